@@ -1,0 +1,295 @@
+"""What a storage driver is: reading, deleting, writing, and nothing about registries.
+
+The types say who may do what: everything before a sweep is handed a :class:`Reader`, which has
+no ``delete``. Paths are as in :mod:`registry_drivers.paths`; errors are
+:mod:`registry_drivers.errors`. Drivers are safe to call from several threads.
+"""
+
+from __future__ import annotations
+
+import enum
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+UNKNOWN_MD5 = b"\0" * 16
+
+
+class Paths(Sequence[str]):
+    """Many paths in one buffer, in the layout of an Arrow string column.
+
+    :param data: the UTF-8 bytes of all paths, one after the other, shape ``(bytes,)``.
+    :param offsets: where each path begins, and the end of the last, shape ``(n + 1,)``, int64.
+    """
+
+    __slots__ = ("data", "offsets")
+
+    def __init__(self, data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> None:
+        self.data = data
+        self.offsets = offsets
+
+    @classmethod
+    def of(cls, paths: Sequence[str]) -> Paths:
+        """Pack *paths*. Names that are no UTF-8 keep their bytes (``surrogateescape``)."""
+        joined = "".join(paths)
+        lengths = np.fromiter(map(len, paths), dtype=np.int64, count=len(paths))
+        data = joined.encode("utf-8", "surrogateescape")
+        if len(data) != len(joined):
+            # Not ASCII: the lengths in bytes are others than those in characters.
+            lengths = np.fromiter(
+                (len(path.encode("utf-8", "surrogateescape")) for path in paths),
+                dtype=np.int64,
+                count=len(paths),
+            )
+        offsets = np.zeros(len(paths) + 1, dtype=np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        return cls(np.frombuffer(data, dtype=np.uint8), offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]  # slices are not needed
+        if index < 0:
+            index += len(self)
+        start, stop = self.offsets[index], self.offsets[index + 1]
+        return self.data[start:stop].tobytes().decode("utf-8", "surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        data = self.data.tobytes()
+        bounds = self.offsets.tolist()
+        for start, stop in zip(bounds, bounds[1:], strict=False):
+            yield data[start:stop].decode("utf-8", "surrogateescape")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One object.
+
+    ``size`` in bytes, ``modified`` in seconds since the epoch by the storage's clock, ``md5`` of
+    the content where the storage tells it. ``shared`` is true when deleting this name frees
+    nothing, because the file has another hard link.
+    """
+
+    path: str
+    size: int
+    modified: float
+    md5: bytes | None = None
+    shared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One answer to a listing, as columns of equal length.
+
+    ``md5s`` has dtype ``V16`` and :data:`UNKNOWN_MD5` where the listing does not tell; None where
+    it never does. ``shared`` is as in :class:`Entry`; None where nothing is.
+    ``hollow`` are folders with no file anywhere below them, which only file systems have
+    (paths without a trailing ``/``).
+    """
+
+    paths: Paths
+    sizes: NDArray[np.int64]
+    modified: NDArray[np.float64]
+    md5s: NDArray[np.void] | None = None
+    shared: NDArray[np.bool_] | None = None
+    hollow: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @classmethod
+    def of(cls, entries: Sequence[Entry], hollow: tuple[str, ...] = ()) -> Page:
+        """Pack *entries*; for drivers and tests where speed does not matter."""
+        md5s = b"".join(entry.md5 or UNKNOWN_MD5 for entry in entries)
+        return cls(
+            paths=Paths.of([entry.path for entry in entries]),
+            sizes=np.array([entry.size for entry in entries], dtype=np.int64),
+            modified=np.array([entry.modified for entry in entries], dtype=np.float64),
+            md5s=np.frombuffer(md5s, dtype="V16"),
+            shared=np.array([entry.shared for entry in entries], dtype=np.bool_),
+            hollow=hollow,
+        )
+
+    def entries(self) -> Iterator[Entry]:
+        """The rows, one object each."""
+        for index, path in enumerate(self.paths):
+            md5 = None if self.md5s is None else self.md5s[index].tobytes()
+            yield Entry(
+                path=path,
+                size=int(self.sizes[index]),
+                modified=float(self.modified[index]),
+                md5=None if md5 == UNKNOWN_MD5 else md5,
+                shared=self.shared is not None and bool(self.shared[index]),
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Children:
+    """The names directly below a folder, sorted; folders without a trailing ``/``."""
+
+    folders: tuple[str, ...]
+    files: tuple[str, ...]
+
+
+class Deletion(enum.Enum):
+    """What became of one delete."""
+
+    DELETED = "deleted"
+    GONE_ALREADY = "gone already"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one path; ``error`` says why it failed, in the storage's own words."""
+
+    path: str
+    result: Deletion
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a storage is like; data, so that nobody asks for a driver's class.
+
+    ``delete_batch``: paths that one request may delete. ``folders``: there are real folders,
+    which stay when they are empty and cost one request to list. ``processes``: work is bound by
+    the interpreter, so that worker processes are faster than threads. ``workers``: how many
+    requests at once serve it best.
+    """
+
+    delete_batch: int
+    folders: bool
+    processes: bool = False
+    workers: int = 16
+
+
+@dataclass(slots=True)
+class Requests:
+    """How often the storage was asked, by kind; adding is safe from several threads."""
+
+    list: int = 0
+    read: int = 0
+    delete: int = 0
+    write: int = 0
+    retries: int = 0
+    _guard: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def add(
+        self, *, list: int = 0, read: int = 0, delete: int = 0, write: int = 0, retries: int = 0
+    ) -> None:
+        """Count requests that were sent."""
+        with self._guard:
+            self.list += list
+            self.read += read
+            self.delete += delete
+            self.write += write
+            self.retries += retries
+
+    def totals(self) -> dict[str, int]:
+        """The counts by name, taken at one moment."""
+        with self._guard:
+            return {
+                "list": self.list,
+                "read": self.read,
+                "delete": self.delete,
+                "write": self.write,
+                "retries": self.retries,
+            }
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """Reading access to one storage root."""
+
+    @property
+    def driver(self) -> str:
+        """The driver's name in the registry's config: ``filesystem``, ``s3``, …"""
+
+    @property
+    def root(self) -> str:
+        """Where this storage is, for people and for comparing storages; holds no secret."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this storage is like."""
+
+    @property
+    def requests(self) -> Requests:
+        """Counts what this driver asked of its storage."""
+
+    def list(self, prefix: str, *, start_after: str | None = None) -> Iterator[Page]:
+        """Every file below *prefix*, at any depth.
+
+        Object stores answer in the order of the keys' UTF-8 bytes; a file system in that of its
+        folders, where all files of one folder come together. ``start_after`` leaves out the
+        paths up to and including it. A prefix that holds nothing yields nothing.
+        Files that vanish while the listing runs are left out or listed, never an error.
+        """
+
+    def children(self, prefix: str) -> Children:
+        """The names directly below *prefix*; both empty when there is no such folder."""
+
+    def read(self, path: str, *, limit: int | None = None) -> bytes:
+        """The bytes of *path*.
+
+        :raises NotFound: it is not there.
+        :raises TooLarge: it has more than *limit* bytes.
+        """
+
+    def stat(self, path: str) -> Entry:
+        """Size, age and, where known, MD5 of *path*.
+
+        :raises NotFound: it is not there, or is a folder.
+        """
+
+    def now(self) -> float:
+        """The storage's own time, in seconds since the epoch."""
+
+    def close(self) -> None:
+        """Let go of connections."""
+
+
+@runtime_checkable
+class Deleter(Protocol):
+    """What only a sweep is handed."""
+
+    def delete(self, paths: Iterable[str]) -> Iterator[Outcome]:
+        """Delete files, never recursively; one outcome for each path, in any order.
+
+        Lazy: takes no more paths from the iterable than one batch before it yields that batch's
+        outcomes. A path that names a folder fails. Raises only when no outcome can be told.
+        """
+
+    def remove_folders(self, folders: Iterable[str], *, floor: str) -> int:
+        """Remove *folders* that are empty, then their parents that became so.
+
+        Never *floor* itself (a prefix) or anything not below it, never a symlink, never a
+        folder that holds something. Returns how many went; 0 where storage has no folders.
+        """
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """For what we keep in the storage ourselves: lock and quarantine."""
+
+    def write(self, path: str, data: bytes, *, if_absent: bool = False) -> None:
+        """Store *data* whole or not at all.
+
+        :raises AlreadyExists: *if_absent* and the path is there, decided by the storage itself.
+        """
+
+    def move(self, source: str, target: str) -> None:
+        """Give an object another path, replacing what is there.
+
+        :raises NotFound: there is no *source*.
+        """
+
+
+@runtime_checkable
+class Storage(Reader, Deleter, Writer, Protocol):
+    """A driver: all three together."""

@@ -1,0 +1,31 @@
+"""The one place where paths are checked.
+
+A path is relative to the storage's root directory, has ``/`` between its parts, and neither
+begins nor ends with one. A prefix is a path that ends with ``/``, or is empty for the root.
+"""
+
+from __future__ import annotations
+
+from registry_drivers.errors import InvalidPath
+
+
+def check_path(path: str, driver: str = "") -> str:
+    """Return *path* when it names an object below the root.
+
+    :raises InvalidPath: empty, absolute, with empty, ``.`` or ``..`` parts, or a NUL.
+    """
+    if not path or "\0" in path or any(part in ("", ".", "..") for part in path.split("/")):
+        raise InvalidPath("not a path below the storage root", path=repr(path), driver=driver)
+    return path
+
+
+def check_prefix(prefix: str, driver: str = "") -> str:
+    """Return *prefix* when it is empty or names a folder below the root, ``/`` at its end.
+
+    :raises InvalidPath: as for :func:`check_path`, or without the ``/``.
+    """
+    if prefix:
+        if not prefix.endswith("/"):
+            raise InvalidPath("a prefix ends with '/'", path=repr(prefix), driver=driver)
+        check_path(prefix[:-1], driver)
+    return prefix
