@@ -98,15 +98,19 @@ class RegistryTree:
 
     def __init__(self, sink: Sink) -> None:
         self.write = sink
-        self._blobs: set[str] = set()
+        self._sizes: dict[str, int] = {}
 
     def blob(self, data: bytes, digest: str | None = None) -> str:
         """Store *data* once and return its digest; *digest* stores it under another name."""
         name = digest or sha256(data)
-        if name not in self._blobs:
+        if name not in self._sizes:
             self.write(blob_path(name), data)
-            self._blobs.add(name)
+            self._sizes[name] = len(data)
         return name
+
+    def size(self, digest: str) -> int:
+        """Bytes of a blob that was written here; 0 for any other."""
+        return self._sizes.get(digest, 0)
 
     def link_layer(self, repository: str, digest: str, target: str | None = None) -> None:
         """Link a layer; *target* is what the link says when it is an alias."""
@@ -163,7 +167,7 @@ class RegistryTree:
             ],
         }
         if subject is not None:
-            document["subject"] = descriptor(OCI_MANIFEST, subject, 0)
+            document["subject"] = descriptor(OCI_MANIFEST, subject, self.size(subject))
         document.update(extra or {})
         return self.manifest(repository, document, tag)
 
@@ -181,7 +185,9 @@ class RegistryTree:
         document: dict[str, Any] = {
             "schemaVersion": 2,
             "mediaType": media_type,
-            "manifests": [descriptor(child_media_type, child, 0) for child in children],
+            "manifests": [
+                descriptor(child_media_type, child, self.size(child)) for child in children
+            ],
         }
         document.update(extra or {})
         return self.manifest(repository, document, tag)

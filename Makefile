@@ -1,0 +1,86 @@
+# One place for every chore: `make help` lists them. All that they make lies in ignored folders.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.ONESHELL:
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Twice quiet: errors only, without what pip has to say about its own settings.
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+PYTEST_ARGS ?= -n 2
+# From the command line only, never from the environment: CONFIG names what `make run` looks at.
+CONFIG :=
+ARGS :=
+EXTRAS :=
+LONG :=
+
+export PIP_ROOT_USER_ACTION := ignore
+# Only what is installed here may be imported.
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+
+comma := ,
+EXTRAS_STAMP := $(VENV)/.installed$(if $(EXTRAS),-$(subst $(comma),-,$(EXTRAS)))
+
+.PHONY: help run test bench readme clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	echo "  make run CONFIG=/etc/docker/registry/config.yml    a dry run on your own registry"
+	echo "           ARGS=-m adds options, EXTRAS=s3 adds what a driver needs (s3, gcs, azure)"
+	echo "  make test LONG=1 PYTEST_ARGS='-n 4 -k guard'       the long tests; other pytest options"
+
+# --dry-run comes last, so that nothing in ARGS can take it back.
+run: $(EXTRAS_STAMP) ## install here and show a collection on a demo registry
+ifeq ($(CONFIG),)
+	@$(BIN)/python benchmarks/demo.py
+else
+	$(BIN)/registry-garbage-collect $(ARGS) --dry-run $(CONFIG)
+endif
+
+test: $(VENV)/.installed-for-tests ## install what the tests need and run them all
+	@contrib/setup/packages docker-registry skopeo
+	echo "==> ruff"
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --check --quiet .
+	echo "==> mypy --strict"
+	$(BIN)/mypy --strict
+	echo "==> sdist and wheel"
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist . >/dev/null
+	contrib/setup/check-dist $(BIN)/python dist
+	echo "==> pytest $(PYTEST_ARGS)$(if $(LONG), --long)"
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(PYTEST_ARGS) $(if $(LONG),--long)
+
+bench: $(VENV)/.installed ## measure against docker-registry and find (takes long)
+	@contrib/setup/packages docker-registry
+	$(BIN)/python benchmarks/side_by_side.py $(ARGS)
+
+readme: $(VENV)/.installed ## put the commands' --help into README.md
+	@$(BIN)/python contrib/fill_help.py
+
+clean: ## remove everything that was made here
+	rm -rf $(VENV) .demo .bench dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@contrib/setup/venv $(VENV)
+
+$(VENV)/.installed: $(BIN)/python pyproject.toml gc/registry_gc/__init__.py
+	@echo "==> installing registry-garbage-collect into $(VENV)"
+	$(PIP) install --editable .
+	touch $@
+
+$(VENV)/.installed-for-tests: $(BIN)/python pyproject.toml gc/registry_gc/__init__.py
+	@echo "==> installing registry-garbage-collect, its extras and what tests it into $(VENV)"
+	$(PIP) install --upgrade 'pip>=25.1'
+	$(PIP) install --editable '.[all]' --group dev
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-%: $(VENV)/.installed
+	@echo "==> installing the extras $(EXTRAS)"
+	$(PIP) install --editable '.[$(EXTRAS)]'
+	touch $@

@@ -1,0 +1,362 @@
+"""A registry on a file system: ``storage.filesystem`` of the registry's config.
+
+Each call runs on one thread. Listing is bound by the interpreter, so that worker processes make
+it faster and threads do not (36,640 blobs: 0.13 s in one process, 0.08 s in two, 0.3 s in two
+threads); ``capabilities.processes`` says so.
+
+Symbolic links below the root are followed for listing and reading, as the registry does, since
+operators put ``blobs`` or ``repositories`` on another disk so. None is ever unlinked or removed.
+A link to nothing is an error, not a missing file: a disk that is not mounted looks like this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+from registry_drivers.base import (
+    Capabilities,
+    Children,
+    Deletion,
+    Entry,
+    Outcome,
+    Page,
+    Requests,
+)
+from registry_drivers.errors import (
+    AlreadyExists,
+    DriverConfigError,
+    InvalidPath,
+    NotFound,
+    StorageError,
+    TooLarge,
+)
+from registry_drivers.filesystem_errors import (
+    DRIVER,
+    MISSING,
+    missing,
+    root_identity,
+    translate,
+)
+from registry_drivers.filesystem_walk import LOST_AND_FOUND, Walk
+from registry_drivers.filesystem_write import move_file, write_file
+from registry_drivers.paths import check_path, check_prefix
+
+# Between two looks at the guard; a file is one request each way.
+_DELETE_BATCH = 256
+# A folder that somebody fills, that is gone, that is a file or a symbolic link, or that is a
+# mount point: it stays, and that is no failure.
+_STAYS = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EBUSY})
+# O_NONBLOCK: opening a pipe that nobody writes to would wait for ever.
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
+
+
+class FilesystemStorage:
+    """A :class:`~registry_drivers.base.Storage` below a folder.
+
+    Listings come in the order of the paths' UTF-8 bytes and take the two shortcuts that
+    :mod:`registry_drivers.filesystem_walk` describes: a file that lies beside the expected one
+    in a digest's or a tag's folder is not listed, but shown by :meth:`children`.
+
+    :param root: the config's ``rootdirectory``. Asking for a root that is not there, or is no
+        folder, raises :class:`~registry_drivers.errors.NotFound`, whatever is asked.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.driver = DRIVER
+        self.root = os.path.abspath(root)
+        self.capabilities = Capabilities(
+            delete_batch=_DELETE_BATCH,
+            folders=True,
+            processes=True,
+            workers=min(8, os.cpu_count() or 1),
+        )
+        self.requests = Requests()
+        self._identity: tuple[int, int] | None = None
+        # What is wrong with the root is said when it is asked for something.
+        with contextlib.suppress(StorageError):
+            self._known_root()
+
+    def _known_root(self) -> tuple[int, int]:
+        """Device and inode that the root had when it was first seen, see :func:`.missing`."""
+        if self._identity is None:
+            self._identity = root_identity(self.root)
+        return self._identity
+
+    def _error(self, error: OSError, path: str) -> StorageError:
+        if error.errno in MISSING:
+            return missing(path, self.root, self._known_root())
+        return translate(error, path, self.root)
+
+    # --- reading
+
+    def list(self, prefix: str, *, start_after: str | None = None) -> Iterator[Page]:
+        """See :class:`~registry_drivers.base.Reader`.
+
+        :raises AccessDenied: a folder that this user may not look into.
+        :raises StorageError: a symbolic link to nothing or in a loop; a folder was replaced
+            while it was listed.
+        """
+        check_prefix(prefix, DRIVER)
+        return self._list(prefix, start_after or "")
+
+    def _list(self, prefix: str, after: str) -> Iterator[Page]:
+        identity = self._known_root()
+        before = self._folder_identity(prefix)
+        if before is None:
+            return
+        yield from Walk(self.root, identity, self.requests, after).pages(prefix)
+        # A disk that goes away under the walk looks like folders that vanish one by one.
+        if self._folder_identity(prefix) not in (before, None):
+            raise StorageError(
+                f"replaced while it was listed, below {self.root}", path=prefix, driver=DRIVER
+            )
+
+    def _folder_identity(self, prefix: str) -> tuple[int, int] | None:
+        """Device and inode of a folder; None when there is none.
+
+        :raises StorageError: a symbolic link on the way dangles, or the root is gone.
+        """
+        try:
+            status = os.stat(f"{self.root}/{prefix}")
+        except OSError as error:
+            if error.errno in MISSING:
+                missing(prefix.rstrip("/"), self.root, self._known_root())
+                return None
+            raise translate(error, prefix.rstrip("/"), self.root) from error
+        return (status.st_dev, status.st_ino)
+
+    def children(self, prefix: str) -> Children:
+        """See :class:`~registry_drivers.base.Reader`."""
+        check_prefix(prefix, DRIVER)
+        self._known_root()
+        self.requests.add(list=1)
+        folders: list[str] = []
+        files: list[str] = []
+        path = prefix.rstrip("/")
+        try:
+            with os.scandir(f"{self.root}/{prefix}") as entries:
+                for entry in entries:
+                    path = prefix + entry.name
+                    if entry.is_dir():
+                        folders.append(entry.name)
+                    elif not entry.is_symlink() or self._leads_somewhere(path):
+                        files.append(entry.name)
+        except OSError as error:
+            if error.errno not in MISSING:
+                raise translate(error, path, self.root) from error
+            missing(path, self.root, self._known_root())
+        if LOST_AND_FOUND in folders:
+            folders.remove(LOST_AND_FOUND)
+        return Children(tuple(sorted(folders)), tuple(sorted(files)))
+
+    def _leads_somewhere(self, link: str) -> bool:
+        """True; False when the link is gone by now.
+
+        :raises StorageError: it is there, and leads to nothing.
+        """
+        try:
+            os.stat(f"{self.root}/{link}")
+        except FileNotFoundError:
+            missing(link, self.root, self._known_root())
+            return False
+        return True
+
+    def read(self, path: str, *, limit: int | None = None) -> bytes:
+        """See :class:`~registry_drivers.base.Reader`."""
+        check_path(path, DRIVER)
+        self.requests.add(read=1)
+        try:
+            handle = os.open(f"{self.root}/{path}", _READ)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                raise self._no_file(path) from error
+            raise self._error(error, path) from error
+        try:
+            return self._read(handle, path, limit)
+        except OSError as error:
+            raise translate(error, path, self.root) from error
+        finally:
+            os.close(handle)
+
+    def _read(self, handle: int, path: str, limit: int | None) -> bytes:
+        status = os.fstat(handle)
+        if stat.S_ISDIR(status.st_mode):
+            raise self._is_folder(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise self._no_file(path)
+        size = status.st_size
+        if limit is not None and size > limit:
+            raise TooLarge(f"{size} bytes, more than {limit}", path=path, driver=DRIVER)
+        data = os.read(handle, size + 1)
+        if len(data) == size:
+            # One byte more was asked for: this is its end.
+            return data
+        chunks = [data]
+        length = len(data)
+        while data:
+            if limit is not None and length > limit:
+                raise TooLarge(f"grows beyond {limit} bytes", path=path, driver=DRIVER)
+            data = os.read(handle, 1 << 20)
+            chunks.append(data)
+            length += len(data)
+        return b"".join(chunks)
+
+    def _is_folder(self, path: str) -> NotFound:
+        return NotFound(f"is a folder, below {self.root}", path=path, driver=DRIVER)
+
+    def _no_file(self, path: str) -> StorageError:
+        return StorageError(
+            f"neither a file nor a folder, below {self.root}", path=path, driver=DRIVER
+        )
+
+    def stat(self, path: str) -> Entry:
+        """See :class:`~registry_drivers.base.Reader`."""
+        check_path(path, DRIVER)
+        self.requests.add(read=1)
+        try:
+            status = os.stat(f"{self.root}/{path}")
+        except OSError as error:
+            raise self._error(error, path) from error
+        if stat.S_ISDIR(status.st_mode):
+            raise self._is_folder(path)
+        return Entry(
+            path=path,
+            size=status.st_size,
+            modified=status.st_mtime,
+            shared=status.st_nlink > 1,
+        )
+
+    def now(self) -> float:
+        """This machine's clock; a file server may have another."""
+        return time.time()
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+    # --- deleting
+
+    def delete(self, paths: Iterable[str]) -> Iterator[Outcome]:
+        """See :class:`~registry_drivers.base.Deleter`; a symbolic link is never unlinked.
+
+        :raises StorageError: the root is another folder than it was: nothing can be told.
+        """
+        remaining = iter(paths)
+        while batch := list(islice(remaining, _DELETE_BATCH)):
+            for path in batch:
+                yield self._delete(path)
+
+    def _delete(self, path: str) -> Outcome:
+        try:
+            check_path(path, DRIVER)
+        except InvalidPath as error:
+            return Outcome(path, Deletion.FAILED, error.message)
+        self.requests.add(delete=1)
+        full = f"{self.root}/{path}"
+        try:
+            mode = os.lstat(full).st_mode
+            if stat.S_ISLNK(mode):
+                return Outcome(path, Deletion.FAILED, "is a symbolic link, which is never unlinked")
+            if stat.S_ISDIR(mode):
+                return Outcome(path, Deletion.FAILED, os.strerror(errno.EISDIR))
+            os.unlink(full)
+        except OSError as error:
+            if error.errno in MISSING:
+                missing(path, self.root, self._known_root())
+                return Outcome(path, Deletion.GONE_ALREADY)
+            return Outcome(path, Deletion.FAILED, translate(error, path, self.root).message)
+        return Outcome(path, Deletion.DELETED)
+
+    def remove_folders(self, folders: Iterable[str], *, floor: str) -> int:
+        """See :class:`~registry_drivers.base.Deleter`.
+
+        :raises AccessDenied: after all others were tried, for the first that refused.
+        """
+        check_prefix(floor, DRIVER)
+        removed = 0
+        refusal: StorageError | None = None
+        for folder in folders:
+            check_path(folder, DRIVER)
+            while folder and folder.startswith(floor):
+                try:
+                    # Fails for a symbolic link and for what is not empty: nothing to check first.
+                    os.rmdir(f"{self.root}/{folder}")
+                except OSError as error:
+                    if error.errno not in _STAYS:
+                        refusal = refusal or translate(error, folder, self.root)
+                    break
+                removed += 1
+                folder = folder.rpartition("/")[0]
+        if refusal is not None:
+            raise refusal
+        return removed
+
+    # --- writing
+
+    def write(self, path: str, data: bytes, *, if_absent: bool = False) -> None:
+        """See :class:`~registry_drivers.base.Writer`; on disk when it returns."""
+        check_path(path, DRIVER)
+        self._same_root()
+        self.requests.add(write=1)
+        try:
+            write_file(f"{self.root}/{path}", data, if_absent=if_absent)
+        except FileExistsError as error:
+            raise AlreadyExists("it is there already", path=path, driver=DRIVER) from error
+        except OSError as error:
+            raise self._write_error(error, path) from error
+
+    def move(self, source: str, target: str) -> None:
+        """See :class:`~registry_drivers.base.Writer`; keeps the file's age and owner.
+
+        :raises StorageError: *source* is a symbolic link, which is never moved.
+        """
+        check_path(source, DRIVER)
+        check_path(target, DRIVER)
+        self._same_root()
+        self.requests.add(write=1)
+        full = f"{self.root}/{source}"
+        try:
+            status = os.lstat(full)
+        except OSError as error:
+            raise self._error(error, source) from error
+        if stat.S_ISDIR(status.st_mode):
+            raise self._is_folder(source)
+        if stat.S_ISLNK(status.st_mode):
+            raise StorageError(
+                "is a symbolic link, which is never moved", path=source, driver=DRIVER
+            )
+        try:
+            move_file(full, f"{self.root}/{target}")
+        except OSError as error:
+            if error.errno in MISSING and not os.path.lexists(full):
+                raise self._error(error, source) from error
+            raise self._write_error(error, target) from error
+
+    def _same_root(self) -> None:
+        # Else a root that was unmounted would be made anew, folder by folder.
+        if root_identity(self.root) != self._known_root():
+            raise missing("", self.root, self._known_root())
+
+    def _write_error(self, error: OSError, path: str) -> StorageError:
+        if error.errno in MISSING:
+            # Not that something is missing: a file stands where a folder is needed.
+            said = error.strerror or type(error).__name__
+            return StorageError(f"{said}, below {self.root}", path=path, driver=DRIVER)
+        return translate(error, path, self.root)
+
+
+def open_filesystem(parameters: Mapping[str, Any]) -> FilesystemStorage:
+    """The storage that a config's ``storage.filesystem`` describes.
+
+    :raises DriverConfigError: ``rootdirectory`` is no text.
+    """
+    root = parameters.get("rootdirectory", "/var/lib/registry")
+    if not isinstance(root, str) or not root:
+        raise DriverConfigError("rootdirectory must be a path", driver=DRIVER)
+    return FilesystemStorage(root)

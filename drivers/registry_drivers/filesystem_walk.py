@@ -1,0 +1,305 @@
+"""The fast walk over a registry's folders.
+
+A registry on disk is mostly folders that hold one file each: ``<hex>/data`` and ``<hex>/link``.
+Opening each of them is what makes ``find`` slow. The walk lists their parent and asks for
+``<hex>/<leaf>`` at once: 0.13 s instead of 0.56 s for 36,640 blobs (warm, one core).
+
+Two shortcuts, and what they do not see:
+
+* :data:`LEAVES`: of a folder that is named by a digest, and lies where the table says, only the
+  expected file is listed when it is there. Other files beside it (signatures of schema 1, a
+  temporary file) are not seen; ``children`` shows them.
+* A tag's folder is taken to hold ``current/link`` and ``index/<algorithm>/…`` and nothing else
+  when both are there.
+
+Where the expected file is missing, the folder is walked like any other.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Generator, Iterator, Sequence
+from stat import S_IFREG, S_ISDIR
+
+import numpy as np
+
+from registry_drivers.base import Page, Paths, Requests
+from registry_drivers.errors import StorageError
+from registry_drivers.filesystem_errors import DRIVER, MISSING, missing, translate
+
+# Parent of the algorithm's folder -> the file that each digest's folder is expected to hold.
+# ``blobs`` has a folder of two hex digits between the two.
+LEAVES = {"blobs": "data", "_layers": "link", "revisions": "link", "index": "link"}
+
+_HEX = b"0123456789abcdef"
+_TWO_HEX = re.compile(r"[0-9a-f]{2}")
+# Rows in a page: enough that a page costs nothing beside its rows, and few enough (500 bytes a
+# row while it is built) that a folder of a million links needs no memory of that size.
+_PAGE_ROWS = 4096
+# Python's own limit is 1,000 frames. Repository names have at most 255 characters.
+_MAX_DEPTH = 300
+# ext's own folder at the top of a disk, readable by root alone; no repository can be called so.
+LOST_AND_FOUND = "lost+found"
+# What a tag's index may hold and still be listed the short way.
+_ALGORITHMS = frozenset({"sha256", "sha512"})
+
+# The bits of a mode that say what kind of file it is; inlined, as a call costs 60 ns.
+_KIND = 0o170000
+
+_Visit = Generator[Page, None, bool]
+
+
+def expected_leaf(folder: str) -> str | None:
+    """The file that each digest's folder below *folder* (with ``/``) holds; None for others."""
+    parts = folder.rsplit("/", 4)
+    if len(parts) >= 3 and parts[-3] != "blobs" and parts[-3] in LEAVES:
+        return LEAVES[parts[-3]]
+    if len(parts) >= 4 and parts[-4] == "blobs" and _TWO_HEX.fullmatch(parts[-2]):
+        return LEAVES["blobs"]
+    return None
+
+
+def all_digests(names: Sequence[str]) -> bool:
+    """Whether all *names* are 32 or more lower-case hex digits."""
+    # Deleting the digits from all names at once takes a tenth of a regular expression's time.
+    rest = byte_order("".join(names)).translate(None, delete=_HEX)
+    return not rest and min(map(len, names), default=32) >= 32
+
+
+def byte_order(name: str) -> bytes:
+    """The key that sorts names as object stores do, by their bytes in UTF-8."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+class Walk:
+    """One listing: every file below a folder, in the order of the paths' UTF-8 bytes.
+
+    :param root: absolute path of the storage root.
+    :param identity: device and inode of the root, see :func:`.filesystem_errors.missing`.
+    :param requests: told of each folder that was listed.
+    :param after: paths up to and including this one are left out; empty for none.
+    """
+
+    def __init__(
+        self, root: str, identity: tuple[int, int], requests: Requests, after: str = ""
+    ) -> None:
+        self._root = root
+        self._identity = identity
+        self._requests = requests
+        self._after = after
+        self._listed = 0
+        self._paths: list[str] = []
+        self._sizes: list[int] = []
+        self._modified: list[float] = []
+        self._shared: list[int] = []
+        self._hollow: list[str] = []
+
+    def pages(self, prefix: str) -> Iterator[Page]:
+        """The files below *prefix*, which is empty or ends with ``/``."""
+        try:
+            yield from self._visit(prefix)
+            if self._paths or self._hollow:
+                yield self._page()
+        finally:
+            self._requests.add(list=self._listed)
+
+    # A visit yields full pages, and returns whether the folder holds anything at all.
+
+    def _visit(self, folder: str) -> _Visit:
+        if folder.count("/") > _MAX_DEPTH:
+            raise StorageError(
+                f"folders nested more than {_MAX_DEPTH} deep", path=folder[:-1], driver=DRIVER
+            )
+        leaf = expected_leaf(folder)
+        if leaf is not None and not self._after.startswith(folder):
+            return (yield from self._visit_digests(folder, leaf))
+        return (yield from self._visit_any(folder))
+
+    def _visit_any(self, folder: str) -> _Visit:
+        try:
+            with os.scandir(f"{self._root}/{folder}") as entries:
+                self._listed += 1
+                # With the "/" that follows it in every path below, a folder sorts as its paths.
+                found = [
+                    (entry.name + "/" if self._is_folder(folder, entry) else entry.name, entry)
+                    for entry in entries
+                ]
+        except OSError as error:
+            self._vanished(error, folder)
+            return False
+        found.sort(key=lambda pair: byte_order(pair[0]))
+        tags = folder.endswith("/_manifests/tags/")
+        holds = False
+        for name, entry in found:
+            path = folder + name
+            if self._is_before(path):
+                holds = True
+            elif not name.endswith("/"):
+                holds |= self._add_file(path)
+            elif tags and not entry.is_symlink() and (yield from self._visit_tag(path)):
+                holds = True
+            elif entry.name != LOST_AND_FOUND:
+                holds |= yield from self._visit_folder(path, entry.is_symlink())
+            if len(self._paths) >= _PAGE_ROWS:
+                yield self._page()
+        return holds
+
+    def _visit_folder(self, folder: str, link: bool) -> _Visit:
+        if link:
+            self._refuse_loop(folder)
+        holds = yield from self._visit(folder)
+        if not holds and not link:
+            self._hollow.append(folder[:-1])
+        # A link to an empty folder is something: it is never removed.
+        return holds or link
+
+    def _visit_digests(self, folder: str, leaf: str) -> _Visit:
+        try:
+            handle = os.open(f"{self._root}/{folder}", os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            self._vanished(error, folder)
+            return False
+        try:
+            names = os.listdir(handle)
+            if not all_digests(names):
+                return (yield from self._visit_any(folder))
+            self._listed += 1
+            return (yield from self._add_digests(folder, leaf, names, handle))
+        finally:
+            os.close(handle)
+
+    def _visit_tag(self, folder: str) -> _Visit:
+        """List a tag's folder; False, with nothing listed, when it has not the usual shape."""
+        full = f"{self._root}/{folder}"
+        index = f"{folder}index/"
+        if self._after.startswith(folder):
+            return False
+        try:
+            current = os.stat(f"{full}current/link")
+            algorithms = os.listdir(f"{full}index")
+        except OSError as error:
+            if error.errno in MISSING:
+                return False
+            raise translate(error, folder[:-1], self._root) from error
+        if current.st_mode & _KIND != S_IFREG or not _ALGORITHMS.issuperset(algorithms):
+            return False
+        self._listed += 1
+        self._add(f"{folder}current/link", current)
+        for algorithm in sorted(algorithms):
+            yield from self._visit_folder(f"{index}{algorithm}/", link=False)
+        return True
+
+    def _add_digests(self, folder: str, leaf: str, names: list[str], handle: int) -> _Visit:
+        """List ``<folder><name>/<leaf>`` for *names*, asked for by way of the open folder."""
+        # The loop that the speed depends on: 3.4 µs a file, of which os.stat takes 2.9.
+        names.sort()
+        suffix = "/" + leaf
+        paths, sizes, modified = self._paths, self._sizes, self._modified
+        ask = os.stat
+        holds = False
+        for name in names:
+            leaf_name = name + suffix
+            try:
+                status = ask(leaf_name, dir_fd=handle)
+            except OSError as error:
+                if error.errno not in MISSING:
+                    raise translate(error, folder + leaf_name, self._root) from error
+                holds |= yield from self._visit_name(folder + name)
+                continue
+            if status.st_mode & _KIND != S_IFREG:
+                holds |= yield from self._visit_name(folder + name)
+                continue
+            if status.st_nlink > 1:
+                self._shared.append(len(paths))
+            paths.append(folder + leaf_name)
+            sizes.append(status.st_size)
+            modified.append(status.st_mtime)
+            holds = True
+            if len(paths) >= _PAGE_ROWS:
+                yield self._page()
+        return holds
+
+    def _visit_name(self, path: str) -> _Visit:
+        """List what has a digest's name and not the file that belongs into it."""
+        try:
+            mode = os.stat(f"{self._root}/{path}").st_mode
+        except OSError as error:
+            self._vanished(error, path)
+            return False
+        if not S_ISDIR(mode):
+            return self._add_file(path)
+        return (yield from self._visit_folder(path + "/", os.path.islink(f"{self._root}/{path}")))
+
+    def _add_file(self, path: str) -> bool:
+        try:
+            status = os.stat(f"{self._root}/{path}")
+        except OSError as error:
+            self._vanished(error, path)
+            return False
+        # Pipes and devices are listed too, with the size 0 that the system gives them: they are
+        # strangers, and are never opened.
+        self._add(path, status)
+        return True
+
+    def _add(self, path: str, status: os.stat_result) -> None:
+        if status.st_nlink > 1:
+            self._shared.append(len(self._paths))
+        self._paths.append(path)
+        self._sizes.append(status.st_size)
+        self._modified.append(status.st_mtime)
+
+    def _is_folder(self, folder: str, entry: os.DirEntry[str]) -> bool:
+        try:
+            return entry.is_dir()
+        except OSError as error:
+            raise translate(error, folder + entry.name, self._root) from error
+
+    def _is_before(self, path: str) -> bool:
+        """Whether *path*, and for a folder everything below it, is left out."""
+        after = self._after
+        if not after or (after.startswith(path) and path.endswith("/")):
+            return False
+        return byte_order(path) <= byte_order(after)
+
+    def _vanished(self, error: OSError, path: str) -> None:
+        """Return when *path* was there and is no more; else raise what *error* means."""
+        path = path.rstrip("/")
+        if error.errno not in MISSING:
+            raise translate(error, path, self._root) from error
+        missing(path, self._root, self._identity)
+
+    def _refuse_loop(self, folder: str) -> None:
+        """Raise when the symbolic link *folder* leads to a folder that it lies in."""
+        # Every loop passes through a link, so plain folders need not be looked at.
+        try:
+            target = os.stat(f"{self._root}/{folder}")
+            parts = folder.split("/")[:-2]
+            for count in range(len(parts) + 1):
+                ancestor = os.stat("/".join([self._root, *parts[:count]]))
+                if os.path.samestat(target, ancestor):
+                    raise StorageError(
+                        "a loop: this symbolic link leads to a folder that it lies in; remove it",
+                        path=folder[:-1],
+                        driver=DRIVER,
+                    )
+        except OSError as error:
+            self._vanished(error, folder)
+
+    def _page(self) -> Page:
+        count = len(self._paths)
+        shared = None
+        if self._shared:
+            shared = np.zeros(count, dtype=np.bool_)
+            shared[self._shared] = True
+        page = Page(
+            paths=Paths.of(self._paths),
+            sizes=np.array(self._sizes, dtype=np.int64),
+            modified=np.array(self._modified, dtype=np.float64),
+            shared=shared,
+            hollow=tuple(self._hollow),
+        )
+        # Emptied in place: the loops hold on to them.
+        for column in (self._paths, self._sizes, self._modified, self._shared, self._hollow):
+            column.clear()
+        return page

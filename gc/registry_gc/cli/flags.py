@@ -1,0 +1,86 @@
+"""Options in the forms that scripts written for the stock command use.
+
+Its three flags are Go's, which take ``=true`` and ``=false``: ``--dry-run=false`` is common in
+scripts that fill in a variable.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+_GO_FLAG = re.compile(r"(-d|--dry-run|-m|--delete-untagged|-q|--quiet)=(.*)", re.DOTALL)
+_LONG = {"-d": "--dry-run", "-m": "--delete-untagged", "-q": "--quiet"}
+# Source: Go's strconv.ParseBool.
+_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
+_FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
+
+
+class DropInCommand(click.Command):
+    """A command that understands the stock command's flags as Go writes them."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Turn ``--flag=true`` into ``--flag``, and ``--flag=false`` into ``--no-flag``."""
+        end = args.index("--") if "--" in args else len(args)
+        plain = [self._plain(ctx, arg) for arg in args[:end]]
+        return super().parse_args(ctx, plain + args[end:])
+
+    def _plain(self, ctx: click.Context, arg: str) -> str:
+        match = _GO_FLAG.fullmatch(arg)
+        if match is None:
+            return arg
+        flag, value = match.groups()
+        flag = _LONG.get(flag, flag)
+        if value in _TRUE:
+            return flag
+        if value in _FALSE:
+            return flag.replace("--", "--no-", 1)
+        raise click.BadParameter(f"{value!r} is neither true nor false", ctx, param_hint=flag)
+
+
+class DurationType(click.ParamType[float]):
+    """A duration as Go writes it, with ``d`` and ``w`` too; its value is seconds."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Read a duration."""
+        from registry_gc.durations import parse_duration
+
+        if isinstance(value, float):
+            return value
+        try:
+            return parse_duration(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class LimitType(click.ParamType[Any]):
+    """A count, or a percentage."""
+
+    name = "n|p%"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read a limit."""
+        from registry_gc.policy import Limit
+
+        try:
+            return value if isinstance(value, Limit) else Limit.parse(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class ReleaseType(click.ParamType[Any]):
+    """A repository, or one digest in it."""
+
+    name = "repository[@digest]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read a release."""
+        from registry_gc.policy import Release
+
+        return value if isinstance(value, Release) else Release.parse(str(value))

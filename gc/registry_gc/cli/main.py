@@ -1,0 +1,66 @@
+"""The two commands: ``registry-garbage-collect``, the drop-in, and ``registry-gc``, the group.
+
+Importing this must stay cheap: whatever needs numpy or an SDK is imported when a command runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from registry_gc import __version__
+from registry_gc.cli.flags import DropInCommand
+from registry_gc.cli.options import collection_options
+
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+EPILOG = """\b
+Exit codes:
+  0    done; or a dry run that found out what it was asked
+  1    failed; what was deleted is in the run file, and all of it was dead
+  2    usage or config error
+  3    done, but something was held, damaged, or could not be deleted
+  4    refused: somebody may be writing, or a limit was hit; nothing was deleted
+  5    stopped on the way: the guard or the lock changed; safe to go on later
+  130  interrupted (143 by SIGTERM); safe to go on later
+
+CONFIG is the registry's own config file; REGISTRY_* variables override it as they do for the
+registry. Without CONFIG its default paths are tried. Every option can be set as RGC_<NAME>,
+such as RGC_GRACE=24h. DURATION is Go's (1h30m), with d and w too.
+"""
+
+HELP = """Delete what no image needs from a container registry's storage.
+
+Marks everything that tags and manifests lead to, then deletes the rest: blobs, links, abandoned
+uploads. Refuses to delete while a registry can still write there; a dry run is always allowed.
+"""
+
+
+def _drop_in(name: str) -> DropInCommand:
+    """The collection as a command called *name*."""
+
+    @click.command(name, cls=DropInCommand, help=HELP, epilog=EPILOG, context_settings=_CONTEXT)
+    @collection_options
+    @click.version_option(__version__, "-V", "--version", prog_name="registry-garbage-collect")
+    @click.argument("config", required=False, type=click.Path(), metavar="[CONFIG]")
+    def command(**options: Any) -> None:
+        from registry_gc.cli.run import run_collection
+
+        sys.exit(run_collection(options))
+
+    assert isinstance(command, DropInCommand)
+    return command
+
+
+registry_garbage_collect = _drop_in("registry-garbage-collect")
+
+
+@click.group("registry-gc", context_settings=_CONTEXT)
+@click.version_option(__version__, "-V", "--version", prog_name="registry-gc")
+def registry_gc() -> None:
+    """Garbage collection for container registries. `run` is registry-garbage-collect."""
+
+
+registry_gc.add_command(_drop_in("run"))

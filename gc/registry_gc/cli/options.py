@@ -1,0 +1,103 @@
+"""The options of a collection, as DESIGN's contract and ``--help`` have them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from registry_gc.cli.flags import DurationType, LimitType, ReleaseType
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _option(*names: str, **settings: Any) -> Callable[[Command], Command]:
+    """An option that can also be set by ``RGC_<NAME>``."""
+    long = next(name for name in names if name.startswith("--"))
+    variable = "RGC_" + long.partition("/")[0][2:].replace("-", "_").upper()
+    return click.option(*names, envvar=variable, **settings)
+
+
+OPTIONS = (
+    _option(
+        "-d", "--dry-run/--no-dry-run", default=False,
+        help="Delete nothing; say what would go.",
+    ),
+    _option(
+        "-m", "--delete-untagged/--no-delete-untagged", default=False,
+        help="Also delete manifests that no tag leads to.",
+    ),
+    _option("-q", "--quiet/--no-quiet", default=False, help="No text on stdout, no progress."),
+    _option("-v", "--verbose", is_flag=True, help="Also name each manifest and blob marked."),
+    _option(
+        "--output", type=click.Choice(["text", "json"]), default="text", show_default=True,
+        help="Lines for people and scripts, or one JSON document.",
+    ),
+    _option(
+        "--registry-stopped", is_flag=True,
+        help="The registry is stopped: go on if every address refuses the connection.",
+    ),
+    _option(
+        "--registry-url", "registry_urls", multiple=True, metavar="URL",
+        help="Another address of a registry on this storage, to be asked whether it is "
+        "read-only. Repeatable.",
+    ),
+    _option(
+        "--registry-auth-file", type=click.Path(exists=True, dir_okay=False), metavar="PATH",
+        help="Credentials for asking the registry, as `docker login` writes them.",
+    ),
+    _option(
+        "--assume-readonly", is_flag=True,
+        help="Take it that nobody writes where that cannot be found out. Is recorded.",
+    ),
+    _option(
+        "--grace", type=DurationType(), default="0", show_default=True, metavar="DURATION",
+        help="Nothing younger is deleted, such as 24h or 7d.",
+    ),
+    _option(
+        "--upload-age", type=DurationType(), metavar="DURATION",
+        help="Unfinished uploads older than this go, also those that have lost their start "
+        "time. Default: the config's uploadpurging, else 168h.",
+    ),
+    _option(
+        "--max-delete", type=LimitType(), metavar="N|P%",
+        help="Refuse to delete more blobs than this, or than this part of them.",
+    ),
+    _option("--allow-empty", is_flag=True, help="Delete even if not one manifest is live."),
+    _option(
+        "--keep-empty-repositories", is_flag=True,
+        help="Leave repositories that become empty in the catalogue.",
+    ),
+    _option(
+        "--release", "releases", type=ReleaseType(), multiple=True,
+        metavar="REPOSITORY[@DIGEST]",
+        help="Do not hold this repository although something in it is damaged. Repeatable. "
+        "Is recorded.",
+    ),
+    _option(
+        "--workers", type=click.IntRange(1, 1024), metavar="N",
+        help="How many requests, or processes, at once. Default: what suits the storage.",
+    ),
+    _option(
+        "--max-requests-per-second", type=click.FloatRange(min=0, min_open=True), metavar="N",
+        help="Ask the storage no more often than this.",
+    ),
+    _option(
+        "--run-file", type=click.Path(dir_okay=False), metavar="PATH",
+        help="Where to write the run file: plan, journal and audit in one SQLite file. "
+        "Default: in the state directory.",
+    ),
+    _option(
+        "--state-dir", type=click.Path(file_okay=False), metavar="PATH",
+        help="Where run files are kept. Default: $XDG_STATE_HOME/registry-gc, for root "
+        "/var/lib/registry-gc.",
+    ),
+)  # fmt: skip
+
+
+def collection_options(command: Command) -> Command:
+    """Give *command* all options of a collection, in their order."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command

@@ -1,0 +1,149 @@
+"""Wires one collection together: config, storage, guard, observers, output, exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from registry_drivers.base import Storage
+from registry_drivers.errors import DriverConfigError
+from registry_drivers.factory import open_storage
+from registry_gc.cli.output import Output
+from registry_gc.collect import Job, Plan, collect
+from registry_gc.config import Config, load_config
+from registry_gc.config_file import ConfigError
+from registry_gc.guard import Guard, GuardOptions
+from registry_gc.interrupts import Interrupts
+from registry_gc.policy import Policy
+from registry_gc.progress import Progress
+from registry_gc.report.document import as_json
+from registry_gc.report.model import Report
+from registry_gc.report.text import plan_lines, summary_lines
+from registry_gc.state_dir import default_state_dir, open_state_dir, run_file_path
+
+
+def run_collection(options: Mapping[str, Any]) -> int:
+    """Run the collection that *options* describe; returns the exit code."""
+    output = Output()
+    interrupts = Interrupts()
+    quiet, text = options["quiet"], options["output"] == "text"
+    progress = Progress(bars=not quiet and sys.stderr.isatty())
+    with interrupts.installed():
+        try:
+            job = _job(options, progress)
+        except (ConfigError, DriverConfigError) as error:
+            _complain(str(error))
+            return 2
+
+        def show(plan: Plan) -> None:
+            if text and not quiet:
+                output.lines(plan_lines(plan, options["verbose"]))
+
+        try:
+            report = collect(job, progress, interrupts, show)
+        finally:
+            progress.finish()
+            job.storage.close()
+        if not text:
+            output.lines([as_json(report)])
+        elif not quiet:
+            output.lines(summary_lines(report))
+    _say(report)
+    output.close()
+    return report.exit_code
+
+
+def _job(options: Mapping[str, Any], progress: Progress) -> Job:
+    config = load_config(options["config"], os.environ)
+    if options["config"] is None:
+        progress.notice(f"using {config.path}")
+    for notice in config.notices:
+        progress.notice(notice)
+    storage = _storage(config, options)
+    guard = Guard(
+        config,
+        storage,
+        GuardOptions(
+            registry_urls=tuple(options["registry_urls"]),
+            registry_stopped=options["registry_stopped"],
+            assume_readonly=options["assume_readonly"],
+            auth_file=options["registry_auth_file"],
+        ),
+    )
+    run = str(uuid.uuid4())
+    return Job(
+        storage=storage,
+        policy=_policy(config, options),
+        check=guard.check,
+        run_file=_run_file(options, run, progress),
+        dry_run=options["dry_run"],
+        workers=options["workers"],
+        run=run,
+    )
+
+
+def _storage(config: Config, options: Mapping[str, Any]) -> Storage:
+    storage = open_storage(config.storage)
+    rate = options["max_requests_per_second"]
+    if rate is None:
+        return storage
+    from registry_drivers.wrappers import Throttled
+
+    return Throttled(storage, rate)
+
+
+def _policy(config: Config, options: Mapping[str, Any]) -> Policy:
+    asked = options["upload_age"]
+    purging = config.upload_purging
+    by_config = purging.age_seconds if purging.enabled else None
+    return Policy(
+        delete_untagged=options["delete_untagged"],
+        grace=options["grace"],
+        upload_age=by_config if asked is None else asked,
+        upload_without_start=asked is not None,
+        max_delete=options["max_delete"],
+        allow_empty=options["allow_empty"],
+        keep_empty_repositories=options["keep_empty_repositories"],
+        releases=tuple(options["releases"]),
+    )
+
+
+def _run_file(options: Mapping[str, Any], run: str, progress: Progress) -> str:
+    if options["run_file"]:
+        return os.path.abspath(str(options["run_file"]))
+    wanted = options["state_dir"] or default_state_dir(os.environ, os.geteuid())
+    state = open_state_dir(wanted)
+    for notice in state.notices:
+        progress.notice(notice)
+    return run_file_path(state.path, run, time.time())
+
+
+def _say(report: Report) -> None:
+    """One line on stderr for everything but plain success."""
+    if report.error is not None:
+        _complain(report.error)
+    elif report.dry_run and report.verdict != "allowed":
+        reasons = "; ".join(finding.message for finding in report.findings)
+        _note(f"a collection would be refused ({report.verdict}): {reasons}")
+    if report.exit_code == 3:
+        _note(
+            f"{len(report.held)} held, {len(report.damaged)} damaged, "
+            f"{len(report.failed)} not deleted; the report says which and why"
+        )
+
+
+def _complain(message: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        click.echo(f"error: {message}", err=True)
+
+
+def _note(message: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        click.echo(f"note: {message}", err=True)

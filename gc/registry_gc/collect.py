@@ -1,0 +1,417 @@
+"""A collection from its first look to its last delete: the public way in.
+
+:func:`collect` never raises for what can go wrong with a registry, a storage or an operator;
+whatever happens is in the report, with the exit code that it means.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from registry_drivers.base import Storage
+from registry_drivers.errors import StorageError
+from registry_gc import __version__
+from registry_gc.catalog import Catalog, is_registry, read_catalog, stream_blobs
+from registry_gc.digest import empty_keys, find
+from registry_gc.engine import Engine, engine_for
+from registry_gc.events import Observer
+from registry_gc.guard import Finding, Verdict
+from registry_gc.interrupts import Interrupted, Interrupts
+from registry_gc.live_set import LiveSet
+from registry_gc.lock import Lock, LockError, blocker
+from registry_gc.mark import Marking, manifests_of, mark
+from registry_gc.plan import dead_blobs, dead_links
+from registry_gc.policy import Policy
+from registry_gc.references import Manifests, State
+from registry_gc.report.model import Report, Tally
+from registry_gc.run_file import Kind, RowState, RunFile, RunFileError
+from registry_gc.signatures import read_signatures
+from registry_gc.sweep import Stop, sweep, tidy
+
+_LOOK_AGAIN = 10.0
+"""Seconds after which guard and lock are looked at again, at the latest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to collect, and how.
+
+    ``check`` is the guard: asked before anything else, and again while deleting.
+    ``run_file``: where the run file is to be written.
+    """
+
+    storage: Storage
+    policy: Policy
+    check: Callable[[], Verdict]
+    run_file: str
+    dry_run: bool = False
+    workers: int | None = None
+    run: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What was found, for those who show it: everything marked, and the file with what goes."""
+
+    catalog: Catalog
+    manifests: Manifests
+    marking: Marking
+    run_file: RunFile
+
+
+class _Refused(Exception):
+    """The guard, the lock or a limit says no; nothing was deleted."""
+
+
+class _StoppedByGuard(Exception):
+    """Guard or lock changed while deleting; what is gone was dead."""
+
+
+def collect(
+    job: Job,
+    observer: Observer,
+    interrupts: Interrupts,
+    show: Callable[[Plan], None] | None = None,
+) -> Report:
+    """Collect, or on a dry run find out what that would delete.
+
+    :param show: called with the plan once it is made, before anything is deleted.
+    """
+    return _Collection(job, observer, interrupts, show).run()
+
+
+class _Collection:
+    def __init__(
+        self,
+        job: Job,
+        observer: Observer,
+        interrupts: Interrupts,
+        show: Callable[[Plan], None] | None,
+    ) -> None:
+        self.job = job
+        self.storage = job.storage
+        self.observer = observer
+        self.interrupts = interrupts
+        self.show = show
+        self.began = time.monotonic()
+        self.marked_at = self.began
+        self.swept_at = self.began
+        self.verdict = "unknown"
+        self.findings: list[Finding] = []
+        self.run_file: RunFile | None = None
+        self.catalog: Catalog | None = None
+        self.marking: Marking | None = None
+        self.blobs_total = 0
+        self.strangers = 0
+        self.hollow: list[str] = []
+        self.emptied = 0
+        self.error: str | None = None
+        self.lock: Lock | None = None
+        self.looked_at = 0.0
+        self.stop_reason = ""
+        self.live_manifests = 0
+
+    def run(self) -> Report:
+        code = 0
+        try:
+            self._run()
+        except _Refused as refusal:
+            code, self.error = 4, str(refusal)
+        except (StorageError, RunFileError) as error:
+            code, self.error = 1, str(error)
+        except LockError as error:
+            self._refuse_with("locked", str(error))
+            code, self.error = 4, str(error)
+        except Interrupted as interrupt:
+            code, self.error = 128 + interrupt.number, f"interrupted by {interrupt}"
+        except _StoppedByGuard as stop:
+            code, self.error = 5, str(stop)
+        return self._report(code)
+
+    def _run(self) -> None:
+        engine = engine_for(self.storage, self.job.workers)
+        with engine:
+            self._ask_guard()
+            with self._locked():
+                self._plan(engine)
+                self._check_limits()
+                if not self.job.dry_run:
+                    self._sweep()
+
+    # Guard and lock
+
+    def _ask_guard(self) -> None:
+        verdict = self.job.check()
+        self.verdict = verdict.verdict
+        self.findings += verdict.findings
+        if not is_registry(self.storage):
+            self._refuse_with(
+                "no-registry",
+                f"{self.storage.root}: no registry there (docker/registry/v2 holds nothing); "
+                "is it mounted, and is the root directory right?",
+            )
+        if self.verdict != "allowed" and not self.job.dry_run:
+            raise _Refused(self._why_not())
+
+    def _refuse_with(self, code: str, message: str) -> None:
+        self.verdict = "refused"
+        self.findings.append(Finding(code, message))
+
+    def _why_not(self) -> str:
+        reasons = "; ".join(finding.message for finding in self.findings)
+        return f"refused, nothing was deleted: {reasons or 'nobody knows who may be writing'}"
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        if self.job.dry_run:
+            held = blocker(self.storage)
+            if held is not None:
+                self._refuse_with("locked", str(held))
+            yield
+            return
+        with self.interrupts.deferred():
+            self.lock = Lock.acquire(self.storage, self.job.run)
+        try:
+            self.interrupts.check()
+            for notice in self.lock.notices:
+                self.observer.notice(notice)
+            yield
+        finally:
+            with self.interrupts.deferred():
+                self.lock.release()
+
+    # Finding out
+
+    def _plan(self, engine: Engine) -> None:
+        policy = self.job.policy
+        cutoff = self.storage.now() - policy.grace
+        catalog = self.catalog = read_catalog(self.storage, engine, self.observer)
+        self.strangers += catalog.strangers
+        self.hollow += catalog.hollow
+        manifests = Manifests(engine, catalog.names, catalog.aliases, self.observer)
+        manifests.load(catalog.revisions.keys)
+        catalog.signatures = read_signatures(self.storage, catalog, manifests)
+        marking = mark(self.storage, catalog, manifests, policy, cutoff)
+        self.run_file = RunFile.create(self.job.run_file)
+        marking = self._plan_blobs(engine, catalog, manifests, marking, cutoff)
+        self.marking = marking
+        links = dead_links(catalog, manifests, marking, policy, cutoff)
+        self.emptied = links.emptied
+        self.run_file.add(links.rows)
+        self.run_file.record_meta(
+            run=self.job.run,
+            version=__version__,
+            created=time.time(),
+            driver=self.storage.driver,
+            root=self.storage.root,
+            dry_run=self.job.dry_run,
+            delete_untagged=policy.delete_untagged,
+            grace=policy.grace,
+            cutoff=cutoff,
+            releases=[f"{item.repository}@{item.digest or ''}" for item in policy.releases],
+            guard={
+                "verdict": self.verdict,
+                "findings": [[found.code, found.message] for found in self.findings],
+            },
+        )
+        self._notices()
+        self.live_manifests = int(
+            np.count_nonzero(manifests.batch.states[manifests_of(marking.live)] != State.MISSING)
+        )
+        self.marked_at = self.swept_at = time.monotonic()
+        if self.show is not None:
+            self.show(Plan(catalog, manifests, marking, self.run_file))
+
+    def _plan_blobs(
+        self,
+        engine: Engine,
+        catalog: Catalog,
+        manifests: Manifests,
+        marking: Marking,
+        cutoff: float,
+    ) -> Marking:
+        """Stream the blobs past the live set; returns what is live then.
+
+        A blob that is younger than the cut-off may be a manifest whose links are all old, as
+        after a restore from a backup. Then it is a root after all, and what it names lives.
+        """
+        assert self.run_file is not None
+        live = LiveSet([marking.digests])
+        young = [empty_keys()]
+        self.observer.phase("listing blobs", None, "blobs")
+        for batch in stream_blobs(self.storage, engine):
+            self.blobs_total += len(batch.keys)
+            self.strangers += batch.strangers
+            self.hollow += batch.hollow
+            found = dead_blobs(batch, live, cutoff, catalog.names)
+            self.run_file.add(found.rows)
+            young.append(found.young)
+            self.observer.advance(len(batch.keys))
+        self.observer.finish()
+        late = np.concatenate(young)
+        if not len(late):
+            return marking
+        again = mark(self.storage, catalog, manifests, self.job.policy, cutoff, young=late)
+        revived = again.digests[~find(marking.digests, again.digests)[1]]
+        self.run_file.drop(Kind.BLOB, catalog.names.texts(revived))
+        return again
+
+    def _notices(self) -> None:
+        assert self.run_file is not None
+        while self.run_file.notices:
+            self.observer.notice(self.run_file.notices.pop(0))
+
+    def _check_limits(self) -> None:
+        assert self.run_file is not None
+        policy = self.job.policy
+        dead = self.run_file.count(Kind.BLOB).rows
+        if self.blobs_total and not self.live_manifests and not policy.allow_empty:
+            self._refuse_with(
+                "no-live-manifests",
+                f"{self.blobs_total} blobs, and not one live manifest: that is a wrong root or a "
+                "lost disk more often than an empty registry; if it is right, --allow-empty",
+            )
+        if policy.max_delete is not None and not policy.max_delete.allows(dead, self.blobs_total):
+            self._refuse_with(
+                "max-delete",
+                f"{dead} of {self.blobs_total} blobs would go, more than the "
+                f"{policy.max_delete} that --max-delete allows",
+            )
+        if self.verdict != "allowed" and not self.job.dry_run:
+            raise _Refused(self._why_not())
+
+    # Deleting
+
+    def _sweep(self) -> None:
+        assert self.run_file is not None
+        with self.interrupts.deferred():
+            try:
+                swept = sweep(
+                    self.run_file,
+                    self.storage,
+                    self.storage.capabilities,
+                    self._look,
+                    self.interrupts,
+                    self.observer,
+                )
+                if swept.stopped is None:
+                    tidy(
+                        self.storage,
+                        self.storage.capabilities,
+                        swept.folders | set(self.hollow),
+                        keep_repositories=self.job.policy.keep_empty_repositories,
+                    )
+            finally:
+                self.swept_at = time.monotonic()
+                self._notices()
+        if swept.stopped is Stop.REFUSED:
+            raise _StoppedByGuard(self.stop_reason)
+        self.interrupts.check()
+
+    def _look(self) -> Stop | None:
+        """Look at guard and lock again; on a filesystem, where that is cheap, at every batch."""
+        now = time.monotonic()
+        interval = 0.0 if self.storage.capabilities.folders else _LOOK_AGAIN
+        if self.looked_at and now - self.looked_at < interval:
+            return None
+        self.looked_at = now
+        assert self.lock is not None
+        try:
+            self.lock.verify()
+        except LockError as error:
+            self._refuse_with("lock-lost", str(error))
+            self.stop_reason = f"stopped: {error}; run again to go on"
+            return Stop.REFUSED
+        verdict = self.job.check()
+        if verdict.verdict != "allowed":
+            self.verdict = verdict.verdict
+            known = set(self.findings)
+            new = [finding for finding in verdict.findings if finding not in known]
+            self.findings += new
+            reason = "; ".join(finding.message for finding in new or verdict.findings)
+            self.stop_reason = f"stopped: {reason}; what was deleted was dead; run again to go on"
+            return Stop.REFUSED
+        return None
+
+    # Reporting
+
+    def _tally(self, kind: Kind) -> Tally:
+        if self.run_file is None:
+            return Tally()
+        eligible = self.run_file.count(kind)
+        deleted = self.run_file.count(kind, RowState.DELETED)
+        return Tally(eligible.rows, eligible.bytes, deleted.rows, deleted.bytes)
+
+    def _uploads(self) -> Tally:
+        if self.run_file is None:
+            return Tally()
+        files = self._tally(Kind.UPLOAD)
+        return Tally(
+            self.run_file.uploads(),
+            files.eligible_bytes,
+            self.run_file.uploads(RowState.DELETED),
+            files.deleted_bytes,
+        )
+
+    def _report(self, code: int) -> Report:
+        ended = time.monotonic()
+        failed: tuple[tuple[str, str], ...] = ()
+        gone = 0
+        emptied = self.emptied
+        if self.run_file is not None:
+            failed = tuple(self.run_file.failures())
+            gone = sum(self.run_file.count(kind, RowState.GONE_ALREADY).rows for kind in Kind)
+            if not self.job.dry_run:
+                emptied -= len(self.run_file.repositories_with(RowState.FAILED))
+        held = self.marking.holds if self.marking else ()
+        damaged = self.marking.damaged if self.marking else ()
+        if code == 0 and (held or damaged or failed):
+            code = 3
+        return Report(
+            run=self.job.run,
+            run_file=None if self.run_file is None else self.run_file.path,
+            version=__version__,
+            dry_run=self.job.dry_run,
+            delete_untagged=self.job.policy.delete_untagged,
+            driver=self.storage.driver,
+            root=self.storage.root,
+            repositories=len(self.catalog.repositories) if self.catalog else 0,
+            emptied=max(0, emptied),
+            marked=len(self.marking.digests) if self.marking else 0,
+            manifests=self._tally(Kind.REVISION),
+            blobs_total=self.blobs_total,
+            blobs=self._tally(Kind.BLOB),
+            layer_links=self._tally(Kind.LAYER_LINK),
+            uploads=self._uploads(),
+            already_gone=gone,
+            held=held,
+            damaged=damaged,
+            failed=failed,
+            strangers=self.strangers,
+            requests=self.storage.requests.totals(),
+            seconds_mark=self.marked_at - self.began,
+            seconds_sweep=self.swept_at - self.marked_at,
+            seconds_total=ended - self.began,
+            peak_rss_bytes=_peak_rss(),
+            verdict=self.verdict,
+            findings=tuple(self.findings),
+            error=self.error,
+            exit_code=code,
+        )
+
+
+def _peak_rss() -> int:
+    """Bytes of memory that this process had at most, and the largest of its workers."""
+    peak = max(
+        resource.getrusage(who).ru_maxrss
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,138 @@
+"""Digests as text, and as 32-byte keys that fit into arrays.
+
+A registry holds millions of digests, nearly all of them sha256. A *key* is 32 bytes: of a sha256
+digest its bytes, of any other the sha256 of its text, with the text kept aside in :class:`Names`.
+So every digest has the same width, and two digests share a key only if sha256 collides.
+
+Source of the grammar: OCI image specification, ``descriptor.md``, "Digests".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+KEY = np.dtype("V32")
+Keys = NDArray[np.void]
+
+_SHA256 = re.compile(r"sha256:[0-9a-f]{64}")
+_ANY = re.compile(r"[a-z0-9]+(?:[+._-][a-z0-9]+)*:[a-zA-Z0-9=_-]+")
+_HEX_LENGTHS = {"sha256": 64, "sha384": 96, "sha512": 128}
+
+LINK_SIZE = len("sha256:") + 64
+"""Bytes of a well-formed link file: a sha256 digest, no newline."""
+
+
+class InvalidDigest(ValueError):
+    """A text that is no digest."""
+
+
+def check_digest(text: str) -> str:
+    """Return *text* when it is a digest.
+
+    :raises InvalidDigest: it is not, or its length is not that of its algorithm.
+    """
+    if _SHA256.fullmatch(text):
+        return text
+    if _ANY.fullmatch(text):
+        algorithm, _, encoded = text.partition(":")
+        wanted = _HEX_LENGTHS.get(algorithm)
+        if wanted is None or re.fullmatch(f"[0-9a-f]{{{wanted}}}", encoded):
+            return text
+    raise InvalidDigest(f"not a digest: {text[:100]!r}")
+
+
+def is_sha256(text: str) -> bool:
+    """Tell whether the digest *text* is one of sha256, whose key is its own bytes."""
+    return text.startswith("sha256:")
+
+
+def key_of(text: str) -> bytes:
+    """The key of a digest that :func:`check_digest` has passed."""
+    if text.startswith("sha256:"):
+        return bytes.fromhex(text[7:])
+    return hashlib.sha256(text.encode()).digest()
+
+
+def check_digests(texts: Sequence[str]) -> None:
+    """Raise what :func:`check_digest` raises for any of *texts*; six at once cost as one."""
+    if _plain_keys(texts) is None:
+        for text in texts:
+            check_digest(text)
+
+
+def _plain_keys(texts: Sequence[str]) -> bytes | None:
+    """The keys of *texts*, one after the other, if all are sha256 digests; else None."""
+    if not all(text.startswith("sha256:") and len(text) == 71 for text in texts):
+        return None
+    joined = "".join([text[7:] for text in texts])
+    try:
+        keys = bytes.fromhex(joined)
+    except ValueError:
+        return None
+    # fromhex takes capitals and blanks; a digest has neither.
+    return keys if keys.hex() == joined else None
+
+
+class Names:
+    """The texts of the keys that are not sha256 digests themselves."""
+
+    __slots__ = ("others",)
+
+    def __init__(self, others: Mapping[bytes, str] | None = None) -> None:
+        self.others: dict[bytes, str] = dict(others or {})
+
+    def key(self, text: str) -> bytes:
+        """The key of a checked digest; remembers its text where the key does not tell it."""
+        key = key_of(text)
+        if not text.startswith("sha256:"):
+            self.others[key] = text
+        return key
+
+    def keys(self, texts: Sequence[str]) -> bytes:
+        """The keys of checked digests, one after the other; see :meth:`key`."""
+        keys = _plain_keys(texts)
+        return b"".join(map(self.key, texts)) if keys is None else keys
+
+    def text(self, key: bytes) -> str:
+        """The digest that *key* stands for."""
+        return self.others.get(key) or "sha256:" + key.hex()
+
+    def texts(self, keys: Keys) -> list[str]:
+        """The digests of many keys, in their order."""
+        joined = keys.tobytes().hex()
+        plain = ["sha256:" + joined[at : at + 64] for at in range(0, len(joined), 64)]
+        if not self.others:
+            return plain
+        return [self.others.get(bytes.fromhex(text[7:]), text) for text in plain]
+
+
+def pack(keys: Iterable[bytes]) -> Keys:
+    """Keys as an array of dtype ``V32``, shape ``(n,)``."""
+    return np.frombuffer(b"".join(keys), dtype=KEY)
+
+
+def empty_keys() -> Keys:
+    """No keys."""
+    return np.empty(0, dtype=KEY)
+
+
+def prefixes(keys: Keys) -> NDArray[np.uint64]:
+    """The first 8 bytes of each key as a big-endian number, so that order is that of the keys."""
+    if not len(keys):
+        return np.empty(0, dtype=np.uint64)
+    words = np.ascontiguousarray(keys).view(">u8").reshape(len(keys), 4)
+    return words[:, 0].astype(np.uint64)
+
+
+def find(sorted_keys: Keys, wanted: Keys) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Where *wanted* keys are in *sorted_keys*: positions, and whether each is there at all."""
+    if not len(sorted_keys) or not len(wanted):
+        return np.zeros(len(wanted), dtype=np.intp), np.zeros(len(wanted), dtype=np.bool_)
+    at = np.searchsorted(sorted_keys, wanted)
+    at[at == len(sorted_keys)] = 0
+    return at, sorted_keys[at] == wanted

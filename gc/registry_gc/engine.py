@@ -1,0 +1,231 @@
+"""Where work units run: here, in threads, or in worker processes.
+
+A *work* is a module-level function of ``(reader, unit)`` that returns values that can be pickled.
+Threads suit storage that is waited for. A warm filesystem is bound by the interpreter instead:
+over 36,640 blobs, two threads took 1.4 times as long as one, two processes 0.55 times.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
+
+from registry_drivers.base import Reader
+
+Unit = TypeVar("Unit")
+Result = TypeVar("Result")
+Work = Callable[[Reader, Unit], Result]
+
+
+class Engine(Protocol):
+    """Runs work units and hands back their results."""
+
+    @property
+    def workers(self) -> int:
+        """How many units run at once."""
+
+    def run(
+        self,
+        work: Work[Unit, Result],
+        units: Iterable[Unit],
+        follow: Callable[[Result], Iterable[Unit]] | None = None,
+    ) -> Iterator[Result]:
+        """Yield the result of each unit, in the order of completion.
+
+        ``follow`` is asked after each result for units that came to light with it. Units are
+        drawn lazily: memory holds a few per worker. The first error ends the run.
+        """
+
+    def __enter__(self) -> Engine:
+        """Begin; workers are ready."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End all workers."""
+
+
+class SerialEngine:
+    """Runs each unit in the caller, in order."""
+
+    workers = 1
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    def __enter__(self) -> SerialEngine:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def run(
+        self,
+        work: Work[Unit, Result],
+        units: Iterable[Unit],
+        follow: Callable[[Result], Iterable[Unit]] | None = None,
+    ) -> Iterator[Result]:
+        """See :class:`Engine`."""
+        extra: deque[Unit] = deque()
+        for unit in _drain(iter(units), extra):
+            result = work(self._reader, unit)
+            if follow is not None:
+                extra.extend(follow(result))
+            yield result
+
+
+def _drain(units: Iterator[Unit], extra: deque[Unit]) -> Iterator[Unit]:
+    """Units that came to light first, then the planned ones, until both are used up."""
+    while True:
+        if extra:
+            yield extra.popleft()
+            continue
+        try:
+            yield next(units)
+        except StopIteration:
+            if not extra:
+                return
+
+
+class _PoolEngine:
+    """What threads and processes share: a window of units under way."""
+
+    def __init__(self, reader: Reader, workers: int) -> None:
+        self._reader = reader
+        self.workers = workers
+        self._executor: Executor | None = None
+
+    def _submit(self, work: Work[Any, Any], unit: Any) -> Future[Any]:
+        raise NotImplementedError
+
+    def _unwrap(self, value: Any) -> Any:
+        return value
+
+    def __exit__(self, *error: object) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, cancel_futures=True)
+            self._executor = None
+
+    def run(
+        self,
+        work: Work[Unit, Result],
+        units: Iterable[Unit],
+        follow: Callable[[Result], Iterable[Unit]] | None = None,
+    ) -> Iterator[Result]:
+        """See :class:`Engine`."""
+        source = iter(units)
+        extra: deque[Unit] = deque()
+        running: set[Future[Any]] = set()
+        try:
+            while True:
+                while len(running) < 2 * self.workers:
+                    unit = next(_drain(source, extra), None)
+                    if unit is None:
+                        break
+                    running.add(self._submit(work, unit))
+                if not running:
+                    return
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    result: Result = self._unwrap(future.result())
+                    if follow is not None:
+                        extra.extend(follow(result))
+                    yield result
+        finally:
+            for future in running:
+                future.cancel()
+
+
+class ThreadEngine(_PoolEngine):
+    """Runs units in threads, which share the reader."""
+
+    def __enter__(self) -> ThreadEngine:
+        from concurrent.futures import ThreadPoolExecutor
+
+        self._executor = ThreadPoolExecutor(self.workers, thread_name_prefix="registry-gc")
+        return self
+
+    def _submit(self, work: Work[Any, Any], unit: Any) -> Future[Any]:
+        assert self._executor is not None
+        return self._executor.submit(work, self._reader, unit)
+
+
+class ProcessEngine(_PoolEngine):
+    """Runs units in forked processes; each inherits the reader as it is when they start.
+
+    Enter it before anything starts a thread or opens a database: a fork copies neither safely.
+    """
+
+    def __enter__(self) -> ProcessEngine:
+        from concurrent.futures import ProcessPoolExecutor
+
+        self._executor = ProcessPoolExecutor(
+            self.workers,
+            mp_context=multiprocessing.get_context("fork"),
+            initializer=_begin_worker,
+            initargs=(self._reader, os.getpid()),
+        )
+        # The first task forks all workers, now, while there is no other thread.
+        self._executor.submit(_nothing).result()
+        return self
+
+    def _submit(self, work: Work[Any, Any], unit: Any) -> Future[Any]:
+        assert self._executor is not None
+        return self._executor.submit(_work_in_process, work, unit)
+
+    def _unwrap(self, value: Any) -> Any:
+        result, requests = value
+        self._reader.requests.add(**requests)
+        return result
+
+
+_worker_reader: Reader | None = None
+
+
+def _nothing() -> None:
+    pass
+
+
+def _begin_worker(reader: Reader, parent: int) -> None:
+    global _worker_reader
+    _worker_reader = reader
+    # Ctrl-C reaches the whole group; the parent decides, and workers only ever read.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+
+
+def _die_with(parent: int) -> None:
+    """End this worker when its parent is gone, as after kill -9: siblings keep the pipe open."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def _work_in_process(work: Work[Any, Any], unit: Any) -> tuple[Any, dict[str, int]]:
+    assert _worker_reader is not None
+    before = _worker_reader.requests.totals()
+    result = work(_worker_reader, unit)
+    after = _worker_reader.requests.totals()
+    return result, {name: after[name] - before[name] for name in after}
+
+
+def engine_for(reader: Reader, workers: int | None) -> Engine:
+    """The engine that suits *reader*; *workers* as the operator asks, None for what fits it."""
+    count = workers or reader.capabilities.workers
+    if count <= 1:
+        return SerialEngine(reader)
+    if reader.capabilities.processes and hasattr(os, "fork"):
+        return ProcessEngine(reader, count)
+    return ThreadEngine(reader, count)

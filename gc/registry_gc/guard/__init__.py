@@ -1,0 +1,246 @@
+"""May anything be deleted at all? What the config, the storage and the running registry say.
+
+Nothing is deleted unless it is known that nobody can write. Known is: the config says read-only,
+and each address answers so or refuses the connection; or the operator says that the registry is
+stopped, and each address refuses the connection. Whatever is not an answer to that is unknown,
+and unknown refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from registry_drivers.base import Reader
+from registry_drivers.errors import NotFound
+from registry_gc.config import Config
+from registry_gc.guard.addresses import Address, UnusableAddress, configured_address, given_address
+from registry_gc.guard.credentials import load_credentials
+from registry_gc.guard.probe import Answer, Kind, Probe
+
+__all__ = ["Finding", "Guard", "GuardOptions", "Verdict"]
+
+LOCKFILES = "docker/registry/lockfiles/"  # GitLab's, "registry/storage/driver/lockers.go"
+SCHEDULER_STATE = "scheduler-state.json"  # a pull-through cache's, in the storage's root
+
+
+@dataclass(frozen=True, slots=True)
+class GuardOptions:
+    """What the operator says about the registry.
+
+    :param registry_urls: further addresses of registries on this storage.
+    :param registry_stopped: no registry runs.
+    :param assume_readonly: take what cannot be known as read-only; what is known to take
+        writes stays refused.
+    :param auth_file: credentials for the probe, as ``docker login`` writes them.
+    :param timeout: seconds to wait for one answer.
+    """
+
+    registry_urls: tuple[str, ...] = ()
+    registry_stopped: bool = False
+    assume_readonly: bool = False
+    auth_file: str | None = None
+    timeout: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was found out: a stable code, and a line that says what to do."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """May be deleted, must not, or nobody knows; only ``allowed`` lets a sweep begin."""
+
+    verdict: Literal["allowed", "refused", "unknown"]
+    findings: tuple[Finding, ...]
+
+    @property
+    def allowed(self) -> bool:
+        """Whether a sweep may begin, or go on."""
+        return self.verdict == "allowed"
+
+
+class Guard:
+    """Looks whether anybody can write; cheap, and safe to call from any thread.
+
+    Each :meth:`check` costs the storage one listing and one look at a file, and each address one
+    short request.
+
+    :raises ConfigError: an address or the file of credentials is not usable.
+    """
+
+    def __init__(self, config: Config, storage: Reader, options: GuardOptions) -> None:
+        self._config = config
+        self._storage = storage
+        self._options = options
+        self._addresses: list[Address] = []
+        self._unusable: Finding | None = None
+        try:
+            address = configured_address(config.http)
+            if address is not None:
+                self._addresses.append(address)
+        except UnusableAddress as error:
+            self._unusable = Finding(
+                "probe-bad-address", f"{config.path}: {error}, so the registry cannot be asked"
+            )
+        self._addresses += [given_address(url) for url in options.registry_urls]
+        credentials = load_credentials(options.auth_file) if options.auth_file else None
+        self._probe = Probe(credentials, options.timeout)
+
+    def check(self) -> Verdict:
+        """What is known at this moment.
+
+        :raises StorageError: the storage could not be asked.
+        """
+        refusals = [*self._proxy(), *self._database()]
+        answers = [(address, self._probe.ask(address)) for address in self._addresses]
+        writing, unknown, confirmed = self._writing(answers)
+        if refusals or writing:
+            return Verdict("refused", (*refusals, *writing, *unknown, *confirmed))
+        return Verdict("unknown" if unknown else "allowed", (*unknown, *confirmed))
+
+    def _proxy(self) -> Iterator[Finding]:
+        if self._config.proxy_remote_url:
+            yield Finding(
+                "pull-through-cache",
+                f"{self._config.path}: proxy.remoteurl is set: a pull-through cache writes on"
+                " every pull, and removes what is old itself; collect no such storage",
+            )
+        try:
+            self._storage.stat(SCHEDULER_STATE)
+        except NotFound:
+            return
+        yield Finding(
+            "scheduler-state",
+            f"{SCHEDULER_STATE} lies in the storage's root: a pull-through cache uses or used"
+            " this storage; if none does any more, remove that file",
+        )
+
+    def _database(self) -> Iterator[Finding]:
+        database = self._config.database
+        files = self._storage.children(LOCKFILES).files
+        if database == "on":
+            yield Finding(
+                "database-in-use",
+                f"{self._config.path}: database.enabled is set: the metadata database says what"
+                " is live, not the storage; use that registry's online collection",
+            )
+        if "database-in-use" in files:
+            yield Finding(
+                "database-in-use",
+                f"{LOCKFILES}database-in-use exists: a registry with a metadata database uses"
+                " this storage; use its online collection",
+            )
+        elif database == "prefer" and "filesystem-in-use" not in files:
+            yield Finding(
+                "filesystem-not-in-use",
+                f"{self._config.path}: database.enabled is 'prefer', and"
+                f" {LOCKFILES}filesystem-in-use is missing: nothing says that the storage and not"
+                " the database knows what is live; start the registry once, or set"
+                " database.enabled to false",
+            )
+
+    def _writing(
+        self, answers: list[tuple[Address, Answer]]
+    ) -> tuple[list[Finding], list[Finding], list[Finding]]:
+        """Findings that somebody can write, that may be so, and that are only told."""
+        kinds = {answer.kind for _, answer in answers}
+        usable = self._unusable is None
+        told: list[Finding] = []
+        if self._options.registry_stopped and usable and kinds <= {Kind.REFUSES}:
+            told.append(_stopped(answers))
+        elif self._config.readonly and usable and kinds <= {Kind.REFUSES, Kind.READ_ONLY}:
+            told.append(_readonly(self._config.path, answers))
+        known, unknown = ([], []) if told else self._doubts(answers)
+        if self._options.assume_readonly:
+            known, doubts = _assumed(known, unknown)
+            return known, [], [*doubts, *told]
+        return known, unknown, told
+
+    def _doubts(self, answers: list[tuple[Address, Answer]]) -> tuple[list[Finding], list[Finding]]:
+        known: list[Finding] = []
+        unknown: list[Finding] = []
+        for address, answer in answers:
+            finding = _doubt(address, answer, stopped=self._options.registry_stopped)
+            if finding is not None:
+                (unknown if finding.code.startswith("probe-") else known).append(finding)
+        if self._unusable is not None:
+            unknown.append(self._unusable)
+        if not self._config.readonly and not self._options.registry_stopped:
+            known.append(_writable_config(self._config.path))
+        return known, unknown
+
+
+def _assumed(known: list[Finding], unknown: list[Finding]) -> tuple[list[Finding], list[Finding]]:
+    """What --assume-readonly does not lift, and what it is told with."""
+    writable = [finding for finding in known if finding.code == "registry-writable"]
+    doubts = [finding for finding in known if finding.code != "registry-writable"] + unknown
+    codes = ", ".join(dict.fromkeys(finding.code for finding in doubts))
+    if codes:
+        message = f"taken as read-only on the operator's word, in spite of {codes}"
+    elif writable:
+        message = "does not help where a registry is known to take writes"
+    else:
+        message = "was given, and not needed"
+    return writable, [Finding("assume-readonly", f"--assume-readonly: {message}"), *doubts]
+
+
+def _stopped(answers: list[tuple[Address, Answer]]) -> Finding:
+    names = ", ".join(address.name for address, _ in answers)
+    if not names:
+        return Finding("nothing-to-probe", "--registry-stopped; no address is known to ask")
+    return Finding("stopped-confirmed", f"--registry-stopped, and {names} refuses the connection")
+
+
+def _readonly(path: str, answers: list[tuple[Address, Answer]]) -> Finding:
+    says = f"{path} says read-only"
+    if not answers:
+        return Finding("nothing-to-probe", f"{says}, and names no address to ask")
+    told = ", ".join(f"{address.name} {answer.kind.value}" for address, answer in answers)
+    return Finding("readonly-confirmed", f"{says}, and {told}")
+
+
+def _writable_config(path: str) -> Finding:
+    return Finding(
+        "writable-config",
+        f"{path}: storage.maintenance.readonly.enabled is not true: set it and restart the"
+        " registry, or stop the registry and pass --registry-stopped",
+    )
+
+
+def _doubt(address: Address, answer: Answer, *, stopped: bool) -> Finding | None:
+    """Why an address' answer does not do; None where it does."""
+    said = f"{address.name} {answer.detail or answer.kind.value}"
+    if answer.kind is Kind.WRITABLE:
+        return Finding(
+            "registry-writable",
+            f"{said}: it takes writes; make it read-only and restart it, or stop it",
+        )
+    if stopped and answer.answered:
+        return Finding(
+            "registry-answers", f"--registry-stopped, but {said}: stop what listens there"
+        )
+    if answer.kind is Kind.UNAUTHORIZED:
+        return Finding(
+            "probe-unauthorized",
+            f"{said}: whether it takes writes stays unknown; give credentials for it with"
+            " --registry-auth-file",
+        )
+    if answer.kind is Kind.SILENT:
+        return Finding(
+            "probe-no-answer",
+            f"{address.name} does not answer: {answer.detail}; whether it takes writes stays"
+            " unknown: make it reachable from here, or stop it",
+        )
+    if answer.kind is Kind.ODD:
+        return Finding(
+            "probe-odd-answer",
+            f"{said} to OPTIONS, as a registry does not: whether it takes writes stays unknown;"
+            " give the registry's own address with --registry-url",
+        )
+    return None

@@ -1,0 +1,236 @@
+"""Asks a registry whether it takes writes, and leaves no trace there.
+
+The question is ``OPTIONS /v2/<name>/blobs/uploads/``, to which CNCF's and GitLab's registry
+answer with the methods they allow: ``GET, HEAD`` when read-only. A ``POST`` to a writable
+registry would begin an upload, so nothing but ``OPTIONS`` is ever sent to one.
+Each question has a connection of its own: one that is kept could lead to a process that is
+about to end, or always to the same node behind a name.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import http.client
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import urllib3
+
+from registry_gc.guard.addresses import Address
+from registry_gc.guard.credentials import (
+    Credentials,
+    Login,
+    NoToken,
+    challenges,
+    fetch_token,
+)
+
+PROBE_NAME = "registry-gc/probe"
+_WRITING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+# What connecting to an IPv6 address says on a machine without IPv6.
+_NO_SUCH_FAMILY = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.ENETUNREACH})
+# A name with more addresses than that is a load balancer's; asking them all would take a while.
+_MOST_ADDRESSES = 8
+
+
+class Kind(enum.Enum):
+    """What an answer, or its absence, tells; from what counts most to what counts least."""
+
+    WRITABLE = "takes writes"
+    UNAUTHORIZED = "wants other credentials"
+    ODD = "answers something else"
+    SILENT = "does not answer"
+    READ_ONLY = "is read-only"
+    REFUSES = "refuses the connection"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a registry said; ``detail`` is for people and holds nothing secret."""
+
+    kind: Kind
+    detail: str = ""
+
+    @property
+    def answered(self) -> bool:
+        """Whether anything at all is there."""
+        return self.kind not in (Kind.REFUSES, Kind.SILENT)
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """One socket address of a registry."""
+
+    family: int
+    sockaddr: tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes] | str
+
+
+class Probe:
+    """Asks registries; safe to use from several threads.
+
+    :param credentials: for registries that answer 401; without, that stays unknown.
+    :param timeout: seconds to wait for a connection, and for each piece of an answer.
+    """
+
+    def __init__(self, credentials: Credentials | None, timeout: float) -> None:
+        self._credentials = credentials
+        self._timeout = timeout
+        self._tokens = urllib3.PoolManager(timeout=timeout, num_pools=4)
+        # What each address accepted last, so that a token is fetched once and not each 10 s.
+        self._accepted: dict[Address, str] = {}
+        self._guard = threading.Lock()
+
+    def ask(self, address: Address) -> Answer:
+        """What *address* answers, or the least reassuring of what its IPs answer."""
+        try:
+            targets = list(_targets(address))
+        except (OSError, UnicodeError) as error:
+            return Answer(Kind.SILENT, f"its name cannot be resolved: {_why(error)}")
+        answers: list[Answer] = []
+        absent: list[Answer] = []
+        for target in targets[:_MOST_ADDRESSES]:
+            try:
+                answers.append(self._ask(address, target))
+            except OSError as error:
+                no_ipv6 = target.family == socket.AF_INET6 and error.errno in _NO_SUCH_FAMILY
+                (absent if no_ipv6 else answers).append(_failure(error, address))
+            except ValueError:  # a host or a prefix that does not fit into a header
+                answers.append(Answer(Kind.SILENT, "its host or its path cannot be asked for"))
+        # IPv6 that this machine does not have says nothing, unless there is nothing else.
+        order = list(Kind)
+        return min(answers or absent, key=lambda answer: order.index(answer.kind))
+
+    def _ask(self, address: Address, target: _Target) -> Answer:
+        """One socket address' answer.
+
+        :raises OSError: there is none.
+        """
+        with self._guard:
+            authorization = self._accepted.get(address, "")
+        answer, offers = self._options(address, target, authorization)
+        login = self._login(address)
+        if answer.kind is not Kind.UNAUTHORIZED or login is None:
+            return answer
+        try:
+            authorization = self._authorization(address, login, offers)
+        except NoToken as error:
+            return Answer(Kind.UNAUTHORIZED, str(error))
+        answer, _ = self._options(address, target, authorization)
+        if answer.kind is not Kind.UNAUTHORIZED:
+            with self._guard:
+                self._accepted[address] = authorization
+        return answer
+
+    def _login(self, address: Address) -> Login | None:
+        if self._credentials is None:
+            return None
+        if address.tls and not address.verify and not address.local:
+            # Whoever answers there has not shown who it is: --registry-url with the name in its
+            # certificate is the way to send it a password.
+            return None
+        own = not address.verify and address.local
+        return self._credentials.find(address.logins, only=own)
+
+    def _authorization(self, address: Address, login: Login, offers: list[str]) -> str:
+        if login.token:
+            return f"Bearer {login.token}"
+        schemes = challenges(offers)
+        if "bearer" not in schemes:
+            return login.basic
+        scope = f"repository:{PROBE_NAME}:pull"
+        token = fetch_token(self._tokens, schemes["bearer"], login, scope, tls=address.tls)
+        return f"Bearer {token}"
+
+    def _options(
+        self, address: Address, target: _Target, authorization: str
+    ) -> tuple[Answer, list[str]]:
+        """The answer of one request, and what authentication it offers."""
+        headers = {"Host": address.host_header, "User-Agent": "registry-gc", "Connection": "close"}
+        if authorization:
+            headers["Authorization"] = authorization
+        connection = http.client.HTTPConnection("registry", timeout=self._timeout)
+        with self._connect(address, target) as connected:
+            connection.sock = connected
+            path = f"{address.prefix}/v2/{PROBE_NAME}/blobs/uploads/"
+            try:
+                connection.request("OPTIONS", path, headers=headers)
+                response = connection.getresponse()
+            except http.client.HTTPException as error:
+                if isinstance(error, OSError):  # the connection was closed without an answer
+                    raise
+                return Answer(Kind.ODD, "answers something that is not HTTP"), []
+            with response:
+                allow = response.headers.get_all("Allow") or []
+                offers = response.headers.get_all("WWW-Authenticate") or []
+                return _judge(response.status, allow), offers
+
+    def _connect(self, address: Address, target: _Target) -> socket.socket:
+        connected = socket.socket(target.family, socket.SOCK_STREAM)
+        try:
+            connected.settimeout(self._timeout)
+            connected.connect(target.sockaddr)
+            if not address.tls:
+                return connected
+            context = ssl.create_default_context()
+            if not address.verify:
+                context.check_hostname = False
+                context.verify_mode = ssl.CERT_NONE
+            name = address.server_name or (address.hosts[0] if address.hosts else "localhost")
+            return context.wrap_socket(connected, server_hostname=name)
+        except BaseException:
+            connected.close()
+            raise
+
+
+def _targets(address: Address) -> Iterator[_Target]:
+    if address.unix_socket:
+        yield _Target(socket.AF_UNIX, address.unix_socket)
+        return
+    seen = set()
+    for host in address.hosts:
+        for found in socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM):
+            target = _Target(found[0], found[4])
+            if target not in seen:
+                seen.add(target)
+                yield target
+
+
+def _judge(status: int, allow: list[str]) -> Answer:
+    if status in (401, 403):
+        return Answer(Kind.UNAUTHORIZED, f"answers {status}")
+    methods = {method.strip().upper() for line in allow for method in line.split(",")} - {""}
+    listed = f"Allow: {', '.join(sorted(methods))}" if methods else "no Allow"
+    # Anything but success is somebody else's word: a proxy's 405 lists what the proxy allows.
+    if status not in (200, 204):
+        return Answer(Kind.ODD, f"answers {status}")
+    if methods & _WRITING:
+        return Answer(Kind.WRITABLE, f"answers {listed[:100]}")
+    if "GET" in methods:
+        return Answer(Kind.READ_ONLY, f"answers {listed[:100]}")
+    return Answer(Kind.ODD, f"answers {status} with {listed[:100]}")
+
+
+def _failure(error: OSError, address: Address) -> Answer:
+    refused: tuple[type[OSError], ...] = (ConnectionRefusedError,)
+    if address.unix_socket:
+        # The registry removes its socket file when it ends.
+        refused += (FileNotFoundError,)
+    if isinstance(error, refused):
+        return Answer(Kind.REFUSES)
+    return Answer(Kind.SILENT, _why(error))
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS fails: {error.reason}"
+    if isinstance(error, TimeoutError):
+        return "it takes too long"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return "the connection was closed" if isinstance(error, ConnectionError) else "it is no name"

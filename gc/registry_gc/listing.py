@@ -1,0 +1,436 @@
+"""Work units of a listing: from pages of paths to columns of digests.
+
+They run in a worker, need nothing but a reader, and return values that are cheap to send.
+What a path means is decided here, and only here, for every kind of storage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from registry_drivers.base import UNKNOWN_MD5, Page, Reader
+from registry_gc.digest import (
+    LINK_SIZE,
+    InvalidDigest,
+    Keys,
+    Names,
+    check_digest,
+    empty_keys,
+)
+from registry_gc.layout import BLOBS, REPOSITORIES, Run, Single, split
+from registry_gc.ranges import Range, Walk
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """Links of one kind, as columns: whose, naming what, of which age.
+
+    ``owner``: int32, the number of a repository or of a tag. ``keys``: ``V32``. ``modified``:
+    seconds since the epoch.
+    """
+
+    owner: NDArray[np.int32]
+    keys: Keys
+    modified: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @classmethod
+    def empty(cls) -> Links:
+        """No links."""
+        return cls(np.empty(0, np.int32), empty_keys(), np.empty(0, np.float64))
+
+
+@dataclass(slots=True)
+class _LinkList:
+    """Collects links run by run, without an object for each."""
+
+    owners: list[int] = field(default_factory=list)
+    keys: list[Keys] = field(default_factory=list)
+    modified: list[NDArray[np.float64]] = field(default_factory=list)
+
+    def add(self, owner: int, keys: Keys, modified: NDArray[np.float64]) -> None:
+        self.owners.append(owner)
+        self.keys.append(keys)
+        self.modified.append(modified)
+
+    def packed(self) -> Links:
+        if not self.keys:
+            return Links.empty()
+        lengths = [len(keys) for keys in self.keys]
+        return Links(
+            np.repeat(np.array(self.owners, dtype=np.int32), lengths),
+            np.concatenate(self.keys),
+            np.concatenate(self.modified),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OddLink:
+    """A link that has to be read: its size, or its algorithm, is not the ordinary one."""
+
+    path: str
+    named: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """A tag with a ``current/link``; ``target`` is its digest, None as long as nobody knows."""
+
+    repository: int
+    name: str
+    path: str
+    modified: float
+    target: str | None
+
+
+@dataclass(slots=True)
+class Upload:
+    """An upload under way: all files below ``_uploads/<uuid>/``."""
+
+    repository: int
+    uuid: str
+    files: list[str] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    youngest: float = 0.0
+    started_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A link to a schema 1 signature, kept by the revision that it belongs to."""
+
+    repository: int
+    revision: str
+    digest: str
+    path: str
+
+
+@dataclass(slots=True)
+class RepositoryBatch:
+    """What one range of ``repositories/`` holds. Owners count within this batch."""
+
+    repositories: list[str]
+    revisions: Links
+    layers: Links
+    tag_folders: list[tuple[int, str]]
+    tag_index: Links
+    tags: list[Tag]
+    uploads: list[Upload]
+    signatures: list[Signature]
+    odd: list[OddLink]
+    others: dict[bytes, str]
+    strangers: int
+    with_strangers: set[int]
+    hollow: list[str]
+    rest: Range | None
+
+
+@dataclass(frozen=True, slots=True)
+class BlobBatch:
+    """What one range of ``blobs/`` holds.
+
+    ``sizes`` are the bytes that deleting frees: 0 where the file has another hard link.
+    """
+
+    keys: Keys
+    sizes: NDArray[np.int64]
+    modified: NDArray[np.float64]
+    others: dict[bytes, str]
+    strangers: int
+    hollow: list[str]
+    rest: Range | None
+
+
+def list_repositories(reader: Reader, unit: Range) -> RepositoryBatch:
+    """List one range of ``repositories/``."""
+    builder = _RepositoryBuilder()
+    walk = Walk(reader, unit)
+    for page in walk.pages():
+        builder.page(page)
+    return builder.batch(walk.rest)
+
+
+def list_blobs(reader: Reader, unit: Range) -> BlobBatch:
+    """List one range of ``blobs/``."""
+    names = Names()
+    keys: list[Keys] = []
+    sizes: list[NDArray[np.int64]] = []
+    modified: list[NDArray[np.float64]] = []
+    hollow: list[str] = []
+    strangers = 0
+    walk = Walk(reader, unit)
+    for page in walk.pages():
+        hollow += page.hollow
+        freed = page.sizes if page.shared is None else np.where(page.shared, 0, page.sizes)
+        for piece in split(page):
+            if isinstance(piece, Run):
+                found = _blob_keys(piece, names)
+                rows = slice(piece.start, piece.stop)
+            else:
+                found = _odd_blob_key(piece.path, names)
+                rows = slice(piece.row, piece.row + 1)
+            if found is None:
+                strangers += rows.stop - rows.start
+                continue
+            keys.append(found)
+            sizes.append(freed[rows])
+            modified.append(page.modified[rows])
+    return BlobBatch(
+        keys=np.concatenate(keys) if keys else empty_keys(),
+        sizes=np.concatenate(sizes) if sizes else np.empty(0, np.int64),
+        modified=np.concatenate(modified) if modified else np.empty(0, np.float64),
+        others=names.others,
+        strangers=strangers,
+        hollow=hollow,
+        rest=walk.rest,
+    )
+
+
+def _blob_keys(run: Run, names: Names) -> Keys | None:
+    """The keys of ``blobs/<alg>/<2 hex>/<64 hex>/data``, None when the run is something else."""
+    if run.leaf != "data" or not run.head.startswith(BLOBS):
+        return None
+    algorithm, _, rest = run.head[len(BLOBS) :].partition("/")
+    bucket = bytes.fromhex(rest[:2]) if len(rest) == 3 and _is_hex(rest[:2]) else b""
+    first = np.ascontiguousarray(run.keys).view(np.uint8).reshape(-1, 32)[:, 0]
+    if not bucket or not (first == bucket[0]).all():
+        return None
+    if algorithm == "sha256":
+        return run.keys
+    return _renamed(algorithm, run.keys, names)
+
+
+def _odd_blob_key(path: str, names: Names) -> Keys | None:
+    parts = path[len(BLOBS) :].split("/")
+    if not path.startswith(BLOBS) or len(parts) != 4 or parts[3] != "data":
+        return None
+    algorithm, bucket, encoded, _ = parts
+    if algorithm == "sha256" or bucket != encoded[:2]:
+        return None
+    try:
+        digest = check_digest(f"{algorithm}:{encoded}")
+    except InvalidDigest:
+        return None
+    return _one_key(digest, names)
+
+
+def _one_key(digest: str, names: Names) -> Keys:
+    return np.frombuffer(names.key(digest), dtype=empty_keys().dtype)
+
+
+def _renamed(algorithm: str, keys: Keys, names: Names) -> Keys | None:
+    """Keys for digests of another algorithm whose hex happens to have 64 characters too."""
+    try:
+        digests = [check_digest(f"{algorithm}:{key.tobytes().hex()}") for key in keys]
+    except InvalidDigest:
+        return None
+    return np.frombuffer(b"".join(map(names.key, digests)), dtype=empty_keys().dtype)
+
+
+def _is_hex(text: str) -> bool:
+    return all(character in "0123456789abcdef" for character in text)
+
+
+class _RepositoryBuilder:
+    """Sorts the rows of pages into columns, by what their paths mean."""
+
+    def __init__(self) -> None:
+        self.names = Names()
+        self.repositories: dict[str, int] = {}
+        self.tag_numbers: dict[tuple[int, str], int] = {}
+        self.revisions = _LinkList()
+        self.layers = _LinkList()
+        self.tag_index = _LinkList()
+        self.candidates: dict[int, list[str]] = {}
+        self.tags: list[tuple[Tag, bytes]] = []
+        self.uploads: dict[tuple[int, str], Upload] = {}
+        self.signatures: list[Signature] = []
+        self.odd: list[OddLink] = []
+        self.strangers = 0
+        self.with_strangers: set[int] = set()
+        self.hollow: list[str] = []
+
+    def page(self, page: Page) -> None:
+        for folder in page.hollow:
+            self.hollow.append(folder)
+            self.owner(folder + "/")
+        for piece in split(page):
+            if isinstance(piece, Run):
+                self.run(page, piece)
+            else:
+                self.single(page, piece)
+
+    def owner(self, path: str) -> tuple[int, list[str]] | None:
+        """The repository that *path* lies in, and the parts below it; None for a stranger."""
+        name, mark, below = path[len(REPOSITORIES) :].partition("/_")
+        if not mark or not name or name.startswith("_"):
+            return None
+        number = self.repositories.setdefault(name, len(self.repositories))
+        return number, ("_" + below).split("/")
+
+    def run(self, page: Page, run: Run) -> None:
+        owned = self.owner(run.head) if run.leaf == "link" else None
+        parts = owned[1] if owned else []
+        rows = slice(run.start, run.stop)
+        match parts:
+            case ["_layers", algorithm, ""]:
+                links, number = self.layers, owned[0] if owned else 0
+            case ["_manifests", "revisions", algorithm, ""]:
+                links, number = self.revisions, owned[0] if owned else 0
+            case ["_manifests", "tags", tag, "index", algorithm, ""]:
+                links = self.tag_index
+                number = self.tag_number(owned[0] if owned else 0, tag)
+            case ["_manifests", "revisions", revised, encoded, "signatures", algorithm, ""]:
+                self.signature(page, run, f"{revised}:{encoded}", algorithm)
+                return
+            case _:
+                self.stranger(run.head, run.stop - run.start)
+                return
+        keys = run.keys if algorithm == "sha256" else _renamed(algorithm, run.keys, self.names)
+        if keys is None:
+            self.stranger(run.head, run.stop - run.start)
+            return
+        links.add(number, keys, page.modified[rows])
+        if links is self.tag_index:
+            self.candidates.setdefault(number, []).extend(self.names.texts(keys))
+        odd = np.flatnonzero(page.sizes[rows] != LINK_SIZE)
+        if algorithm != "sha256":
+            odd = np.arange(run.stop - run.start)
+        for row in odd.tolist():
+            named = self.names.text(keys[row].tobytes())
+            self.odd.append(OddLink(page.paths[run.start + row], named))
+
+    def tag_number(self, repository: int, tag: str) -> int:
+        return self.tag_numbers.setdefault((repository, tag), len(self.tag_numbers))
+
+    def signature(self, page: Page, run: Run, revision: str, algorithm: str) -> None:
+        owned = self.owner(run.head)
+        try:
+            check_digest(revision)
+            for row, key in zip(range(run.start, run.stop), run.keys, strict=True):
+                digest = check_digest(f"{algorithm}:{key.tobytes().hex()}")
+                if owned:
+                    found = Signature(owned[0], revision, digest, page.paths[row])
+                    self.signatures.append(found)
+        except InvalidDigest:
+            self.stranger(run.head, run.stop - run.start)
+
+    def stranger(self, path: str, count: int) -> None:
+        self.strangers += count
+        owned = self.owner(path)
+        if owned:
+            self.with_strangers.add(owned[0])
+
+    def single(self, page: Page, single: Single) -> None:
+        owned = self.owner(single.path)
+        if owned is None:
+            self.strangers += 1
+            return
+        number, parts = owned
+        match parts:
+            case ["_manifests", "tags", tag, "current", "link"]:
+                modified = float(page.modified[single.row])
+                md5 = UNKNOWN_MD5 if page.md5s is None else page.md5s[single.row].tobytes()
+                self.tag_number(number, tag)
+                self.tags.append((Tag(number, tag, single.path, modified, None), md5))
+            case ["_uploads", uuid, _, *_]:
+                upload = self.uploads.setdefault((number, uuid), Upload(number, uuid))
+                upload.files.append(single.path)
+                shared = page.shared is not None and bool(page.shared[single.row])
+                upload.sizes.append(0 if shared else int(page.sizes[single.row]))
+                upload.youngest = max(upload.youngest, float(page.modified[single.row]))
+            case ["_layers", algorithm, encoded, "link"]:
+                self.odd_link(page, single, self.layers, number, algorithm, encoded)
+            case ["_manifests", "revisions", algorithm, encoded, "link"]:
+                self.odd_link(page, single, self.revisions, number, algorithm, encoded)
+            case ["_manifests", "tags", tag, "index", algorithm, encoded, "link"]:
+                tagged = self.tag_number(number, tag)
+                self.odd_link(page, single, self.tag_index, tagged, algorithm, encoded)
+            case ["_manifests", "revisions", a, b, "signatures", c, d, "link"]:
+                self.odd_signature(single, number, f"{a}:{b}", f"{c}:{d}")
+            case _:
+                self.stranger(single.path, 1)
+
+    def odd_link(
+        self, page: Page, single: Single, links: _LinkList, owner: int, algorithm: str, encoded: str
+    ) -> None:
+        """A link whose digest is not of the ordinary form, such as one of sha512."""
+        try:
+            digest = check_digest(f"{algorithm}:{encoded}")
+        except InvalidDigest:
+            self.stranger(single.path, 1)
+            return
+        rows = slice(single.row, single.row + 1)
+        links.add(owner, _one_key(digest, self.names), page.modified[rows])
+        if links is self.tag_index:
+            self.candidates.setdefault(owner, []).append(digest)
+        self.odd.append(OddLink(single.path, digest))
+
+    def odd_signature(self, single: Single, owner: int, revision: str, digest: str) -> None:
+        try:
+            found = Signature(owner, check_digest(revision), check_digest(digest), single.path)
+        except InvalidDigest:
+            self.stranger(single.path, 1)
+            return
+        self.signatures.append(found)
+
+    def batch(self, rest: Range | None) -> RepositoryBatch:
+        return RepositoryBatch(
+            repositories=list(self.repositories),
+            revisions=self.revisions.packed(),
+            layers=self.layers.packed(),
+            tag_folders=list(self.tag_numbers),
+            tag_index=self.tag_index.packed(),
+            tags=[self.resolved(tag, md5) for tag, md5 in self.tags],
+            uploads=list(self.uploads.values()),
+            signatures=self.signatures,
+            odd=self.odd,
+            others=self.names.others,
+            strangers=self.strangers,
+            with_strangers=self.with_strangers,
+            hollow=self.hollow,
+            rest=rest,
+        )
+
+    def resolved(self, tag: Tag, md5: bytes) -> Tag:
+        """The tag with its target, where the listed MD5 is that of one of its own candidates.
+
+        ``current/link`` always holds one of the digests under ``index/``, and an MD5 that is
+        equal to that of a candidate's text is no coincidence: nobody who can write links needs
+        to collide one.
+        """
+        if md5 == UNKNOWN_MD5:
+            return tag
+        for digest in self.candidates.get(self.tag_number(tag.repository, tag.name), ()):
+            if hashlib.md5(digest.encode(), usedforsecurity=False).digest() == md5:
+                return Tag(tag.repository, tag.name, tag.path, tag.modified, digest)
+        return tag
+
+
+def read_links(reader: Reader, paths: tuple[str, ...]) -> list[tuple[str, str | None, str]]:
+    """Read link files: path, the digest in it or None, and what is wrong then.
+
+    A link that has vanished since it was listed is not in the answer.
+    """
+    from registry_drivers.errors import NotFound, TooLarge
+
+    found: list[tuple[str, str | None, str]] = []
+    for path in paths:
+        try:
+            text = reader.read(path, limit=1024).decode("utf-8", "replace").strip()
+        except NotFound:
+            continue
+        except TooLarge:
+            found.append((path, None, "a link of over 1024 bytes"))
+            continue
+        try:
+            found.append((path, check_digest(text), ""))
+        except InvalidDigest:
+            found.append((path, None, "empty link" if not text else "holds no digest"))
+    return found

@@ -1,0 +1,209 @@
+"""What a manifest references: bytes in, references out. Pure.
+
+Every field that may name content is read whatever the media type says, so that a manifest which
+lies about its type, or has none, keeps more alive, never less. What cannot be understood raises
+:class:`UnreadableManifest`, and the caller holds on to everything that it might have named.
+
+Source: OCI image specification 1.1; Docker's image manifest v2 schemas 1 and 2; ORAS.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from registry_gc.digest import InvalidDigest, check_digests
+
+RULES_VERSION = 1
+"""Raised whenever the same bytes would yield other references: caches carry it."""
+
+SIZE_LIMIT = 32 << 20
+"""Bytes. Distribution refuses manifests over 4 MiB; what is far larger is no manifest."""
+
+SCHEMA_1 = frozenset(
+    {
+        "application/vnd.docker.distribution.manifest.v1+json",
+        "application/vnd.docker.distribution.manifest.v1+prettyjws",
+    }
+)
+IMAGES = frozenset(
+    {
+        "application/vnd.docker.distribution.manifest.v2+json",
+        "application/vnd.oci.image.manifest.v1+json",
+    }
+)
+INDEXES = frozenset(
+    {
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+        "application/vnd.oci.image.index.v1+json",
+    }
+)
+ARTIFACTS = frozenset(
+    {
+        "application/vnd.oci.artifact.manifest.v1+json",
+        "application/vnd.cncf.oras.artifact.manifest.v1+json",
+    }
+)
+MANIFESTS = SCHEMA_1 | IMAGES | INDEXES | ARTIFACTS
+
+
+class Kind(enum.IntEnum):
+    """What a manifest is."""
+
+    IMAGE = 1
+    INDEX = 2
+    ARTIFACT = 3
+    SCHEMA_1 = 4
+
+
+class UnreadableManifest(ValueError):
+    """Bytes that are no manifest we understand; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class References:
+    """What one manifest names, as digests in the order of the manifest, each once.
+
+    ``blobs``: config, layers, artifact blobs, and entries of an index that are blobs (a BuildKit
+    cache has them). ``children``: entries of an index that are manifests. ``maybe``: entries
+    whose media type does not tell; they are read, and followed when they are manifests.
+    ``linked``: entries called blobs, followed when some repository links them as manifests.
+    ``subject``: what this describes.
+    """
+
+    kind: Kind
+    blobs: tuple[str, ...]
+    children: tuple[str, ...]
+    maybe: tuple[str, ...]
+    linked: tuple[str, ...]
+    subject: str | None
+
+
+class _Descriptor(msgspec.Struct):
+    digest: str
+    mediaType: str | None = None  # the manifest's own spelling
+
+
+class _FsLayer(msgspec.Struct):
+    blobSum: str  # the manifest's own spelling
+
+
+class _Manifest(msgspec.Struct):
+    mediaType: str | None = None  # the manifest's own spelling
+    schemaVersion: int | None = None  # the manifest's own spelling
+    config: _Descriptor | None = None
+    # Programs in Go write an empty list as null; that is another thing than no list at all.
+    layers: list[_Descriptor] | msgspec.UnsetType | None = msgspec.UNSET
+    blobs: list[_Descriptor] | msgspec.UnsetType | None = msgspec.UNSET
+    manifests: list[_Descriptor] | msgspec.UnsetType | None = msgspec.UNSET
+    fsLayers: list[_FsLayer] | None = None  # the manifest's own spelling
+    subject: _Descriptor | None = None
+
+
+_DECODER = msgspec.json.Decoder(_Manifest)
+_NAMES = {name.lower(): name for name in (*_Manifest.__struct_fields__, "digest", "blobSum")}
+
+
+def parse(data: bytes) -> References:
+    """The references of the manifest *data*.
+
+    :raises UnreadableManifest: not JSON, not an object, a field of another type than the
+        specification's, a text that is no digest, or nothing that a manifest must have.
+    """
+    try:
+        manifest = _DECODER.decode(data)
+        kind = _kind(manifest)
+        if kind is None:
+            # Go's decoder, and so Distribution, takes a key in any case: `Layers` is `layers`.
+            manifest = msgspec.convert(_exact_case(json.loads(data)), _Manifest)
+            kind = _kind(manifest)
+    except (ValueError, RecursionError) as error:
+        raise UnreadableManifest(f"not a manifest: {error}") from error
+    if kind is None:
+        raise UnreadableManifest(_complaint(manifest))
+    try:
+        return _references(kind, manifest)
+    except InvalidDigest as error:
+        raise UnreadableManifest(str(error)) from error
+
+
+def _media_type(text: str | None) -> str:
+    return (text or "").partition(";")[0].strip().lower()
+
+
+def _kind(manifest: _Manifest) -> Kind | None:
+    """What *manifest* is, or None when it lacks what that must have."""
+    media_type = _media_type(manifest.mediaType)
+    if manifest.fsLayers is not None and (manifest.schemaVersion == 1 or media_type in SCHEMA_1):
+        return Kind.SCHEMA_1
+    if media_type in ARTIFACTS:
+        return Kind.ARTIFACT
+    is_index = manifest.manifests is not msgspec.UNSET
+    is_image = manifest.config is not None and manifest.layers is not msgspec.UNSET
+    if media_type in INDEXES or (is_index and media_type not in IMAGES):
+        return Kind.INDEX if is_index else None
+    if is_image:
+        return Kind.IMAGE
+    return Kind.ARTIFACT if manifest.blobs is not msgspec.UNSET else None
+
+
+def _complaint(manifest: _Manifest) -> str:
+    media_type = _media_type(manifest.mediaType) or "no media type"
+    return f"neither an image, an index nor an artifact ({media_type[:100]})"
+
+
+def _exact_case(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_NAMES.get(key.lower(), key): _exact_case(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_exact_case(item) for item in value]
+    return value
+
+
+def _list(field: list[_Descriptor] | msgspec.UnsetType | None) -> list[_Descriptor]:
+    return field if isinstance(field, list) else []
+
+
+def _references(kind: Kind, manifest: _Manifest) -> References:
+    blobs = [] if manifest.config is None else [manifest.config.digest]
+    blobs += [descriptor.digest for descriptor in _list(manifest.layers)]
+    blobs += [descriptor.digest for descriptor in _list(manifest.blobs)]
+    blobs += [layer.blobSum for layer in manifest.fsLayers or ()]
+    children: list[str] = []
+    maybe: list[str] = []
+    linked: list[str] = []
+    for child in _list(manifest.manifests):
+        media_type = _media_type(child.mediaType)
+        if media_type in MANIFESTS:
+            children.append(child.digest)
+        elif _is_blob(media_type):
+            linked.append(child.digest)
+        else:
+            maybe.append(child.digest)
+    subject = None if manifest.subject is None else manifest.subject.digest
+    named = blobs + children + maybe + linked
+    check_digests(named if subject is None else [*named, subject])
+    return References(
+        kind=kind,
+        blobs=tuple(dict.fromkeys(blobs + linked)),
+        children=tuple(dict.fromkeys(children)),
+        maybe=tuple(dict.fromkeys(maybe)),
+        linked=tuple(dict.fromkeys(linked)),
+        subject=subject,
+    )
+
+
+def _is_blob(media_type: str) -> bool:
+    """Tell whether an index entry's media type says that it is no manifest.
+
+    A BuildKit cache is an index of layers and one config.
+    """
+    return (
+        ".layer." in media_type
+        or ".rootfs." in media_type
+        or media_type.startswith("application/vnd.buildkit.")
+    )

@@ -1,0 +1,364 @@
+"""Roots to live: which manifests each repository keeps, and so which digests live.
+
+The rules are those of docs/what-is-deleted.md. A *pair* is a manifest as one repository sees it,
+packed as ``repository << 32 | manifest id``. Live pairs grow from the roots, round by round,
+along children and referrers, until a round adds nothing; what a repository links and is not live
+then, is dead in it. Everything is compared exactly here: an 8-byte prefix would do for what is
+kept, not for what has been visited.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from registry_drivers.base import Reader
+from registry_drivers.errors import NotFound
+from registry_gc.catalog import Catalog, Damage
+from registry_gc.digest import Keys, Names, empty_keys, find, pack
+from registry_gc.layout import blob_path, revision_link
+from registry_gc.policy import Policy
+from registry_gc.references import Edge, Manifests, State
+
+Pairs = NDArray[np.int64]
+
+_ID = (1 << 32) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Why nothing of a repository goes: what could not be read there."""
+
+    repository: str
+    digest: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Marking:
+    """What is live. ``live`` and ``dead`` are sorted pairs; ``dead`` ones are linked.
+
+    ``held``: numbers of repositories of which nothing goes. ``young``: sorted keys that are not
+    dead because something names them that is younger than the grace period. ``digests``: every
+    live key, sorted, each once, whether stored or not.
+    """
+
+    live: Pairs
+    dead: Pairs
+    held: frozenset[int]
+    holds: tuple[Hold, ...]
+    damaged: tuple[Damage, ...]
+    young: Keys
+    digests: Keys
+
+
+def mark(
+    reader: Reader,
+    catalog: Catalog,
+    manifests: Manifests,
+    policy: Policy,
+    cutoff: float,
+    young: Keys | None = None,
+) -> Marking:
+    """Find what is live.
+
+    :param cutoff: seconds since the epoch; what is younger is not dead.
+    :param young: keys known to be young beside those that a link of the catalog shows.
+    :raises StorageError: a manifest could not be read, which is not that it is missing.
+    """
+    return _Marker(reader, catalog, manifests, policy, cutoff, young).run()
+
+
+def repositories_of(pairs: Pairs) -> NDArray[np.int64]:
+    """The repository of each pair."""
+    return pairs >> 32
+
+
+def manifests_of(pairs: Pairs) -> NDArray[np.int64]:
+    """The manifest id of each pair."""
+    return pairs & _ID
+
+
+def _pairs(owner: NDArray[np.integer], ids: NDArray[np.int64]) -> Pairs:
+    return (owner.astype(np.int64) << 32) | ids
+
+
+def _within(sorted_pairs: Pairs, pairs: Pairs) -> NDArray[np.bool_]:
+    if not len(sorted_pairs) or not len(pairs):
+        return np.zeros(len(pairs), dtype=np.bool_)
+    at = np.searchsorted(sorted_pairs, pairs)
+    at[at == len(sorted_pairs)] = 0
+    found: NDArray[np.bool_] = sorted_pairs[at] == pairs
+    return found
+
+
+class _Aliases:
+    """What is stored for a digest that is not sha256: under its own name, or another's."""
+
+    def __init__(self, reader: Reader, names: Names, aliases: dict[bytes, set[bytes]]) -> None:
+        self._reader = reader
+        self._names = names
+        self._aliases = aliases
+        self._stored: dict[bytes, bool] = {}
+
+    def targets(self, key: bytes) -> set[bytes]:
+        """The keys that links of this name hold."""
+        return self._aliases.get(key, set())
+
+    def found(self, key: bytes) -> bool:
+        """Tell whether a blob has this name, or a readable link says what it is called."""
+        if key in self._aliases:
+            return True
+        if key not in self._stored:
+            try:
+                self._reader.stat(blob_path(self._names.text(key)))
+                self._stored[key] = True
+            except NotFound:
+                self._stored[key] = False
+        return self._stored[key]
+
+
+class _Marker:
+    def __init__(
+        self,
+        reader: Reader,
+        catalog: Catalog,
+        manifests: Manifests,
+        policy: Policy,
+        cutoff: float,
+        young: Keys | None,
+    ) -> None:
+        self.catalog = catalog
+        self.manifests = manifests
+        self.policy = policy
+        self.names = catalog.names
+        self.aliases = _Aliases(reader, catalog.names, catalog.aliases)
+        self.young = self._young(cutoff, young)
+        self.young_index = catalog.tag_index.modified > cutoff
+        self.targets = [
+            (tag.repository, tag.target) for tag in catalog.tags if tag.target is not None
+        ]
+        self.target_keys = pack(self.names.key(target) for _, target in self.targets)
+        self.index_owner = np.array([owner for owner, _ in catalog.tag_folders], dtype=np.int64)[
+            catalog.tag_index.owner
+        ]
+        self.holds: dict[tuple[int, str | None], str] = {}
+        self.held: set[int] = set()
+        manifests.load(
+            np.concatenate(
+                [
+                    catalog.revisions.keys,
+                    self.target_keys,
+                    catalog.tag_index.keys[self.young_index],
+                    catalog.tag_index.keys[self._of_broken_tags()],
+                ]
+            )
+        )
+        ids = manifests.ids(catalog.revisions.keys)
+        self.linked = np.unique(_pairs(catalog.revisions.owner, ids))
+        self.linked_ids = np.unique(ids)
+
+    def _young(self, cutoff: float, more: Keys | None) -> Keys:
+        links = (self.catalog.revisions, self.catalog.layers, self.catalog.tag_index)
+        parts = [part.keys[part.modified > cutoff] for part in links]
+        keys = np.concatenate([*parts, empty_keys() if more is None else more])
+        return np.unique(keys) if len(keys) else keys
+
+    def _of_broken_tags(self) -> NDArray[np.bool_]:
+        """Tell for each tag-index entry whether its tag's ``current/link`` holds no digest."""
+        broken = {
+            (tag.repository, tag.name)
+            for tag in self.catalog.tags
+            if tag.target is None and not self.policy.released(self._name(tag.repository), None)
+        }
+        folders = np.array([folder in broken for folder in self.catalog.tag_folders], dtype=bool)
+        if not len(folders):
+            return np.zeros(len(self.catalog.tag_index), dtype=np.bool_)
+        found: NDArray[np.bool_] = folders[self.catalog.tag_index.owner]
+        return found
+
+    def _name(self, repository: int) -> str:
+        return self.catalog.repositories[repository]
+
+    def run(self) -> Marking:
+        self._hold_broken_tags()
+        live = np.empty(0, np.int64)
+        frontier = np.unique(np.concatenate([self._roots(), self._of_held(live)]))
+        while len(frontier):
+            live = np.union1d(live, frontier)
+            reached = [self._children(frontier), self._referrers(live), self._of_held(live)]
+            frontier = np.setdiff1d(np.concatenate(reached), live)
+        return self._marking(live)
+
+    def _hold_broken_tags(self) -> None:
+        for tag in self.catalog.tags:
+            if tag.target is None and not self.policy.released(self._name(tag.repository), None):
+                self.holds[tag.repository, None] = f"the tag {tag.name} holds no digest"
+                self.held.add(tag.repository)
+
+    def _roots(self) -> Pairs:
+        """Where life begins in each repository."""
+        owners = np.array([repository for repository, _ in self.targets], dtype=np.int64)
+        tagged = _pairs(owners, self.manifests.ids(self.target_keys))
+        if not self.policy.delete_untagged:
+            return np.concatenate([self.linked, tagged, self._named_by_index()])
+        keys = self.manifests.batch.keys[manifests_of(self.linked)]
+        young = self.linked[find(self.young, keys)[1]]
+        return np.concatenate([young, tagged, self._named_by_index()])
+
+    def _named_by_index(self) -> Pairs:
+        """What young entries of a tag's index name, and all entries of a broken tag."""
+        rows = self.young_index | self._of_broken_tags()
+        ids = self.manifests.ids(self.catalog.tag_index.keys[rows])
+        there = ~self.manifests.in_state(State.MISSING)[ids] if len(ids) else ids.astype(bool)
+        return _pairs(self.index_owner[rows][there], ids[there])
+
+    def _children(self, frontier: Pairs) -> Pairs:
+        """The manifests that indexes of *frontier* list, linked in that repository or not."""
+        ids = manifests_of(frontier)
+        source, keys, edges = self.manifests.targets_of(ids)
+        followed = (edges == Edge.CHILD) | (edges == Edge.MAYBE)
+        self.manifests.load(keys[followed])
+        children = edges != Edge.BLOB
+        source, keys, edges = source[children], keys[children], edges[children]
+        found = self.manifests.ids(keys)
+        linked = np.isin(found, self.linked_ids)
+        # A child that is not stored ends here; so does one that only might be a manifest.
+        known = found >= 0
+        states = np.full(len(found), State.MISSING, np.uint8)
+        states[known] = self.manifests.batch.states[found[known]]
+        kept = np.where(
+            edges == Edge.CHILD,
+            states != State.MISSING,
+            linked | ((edges == Edge.MAYBE) & (states == State.OK)),
+        )
+        return _pairs(repositories_of(frontier)[source[kept]], found[kept])
+
+    def _referrers(self, live: Pairs) -> Pairs:
+        """Linked manifests whose subject is live there, or not linked there but live anywhere."""
+        with_subject = np.isin(manifests_of(self.linked), self.manifests.with_subject())
+        pairs = self.linked[with_subject]
+        if not len(pairs):
+            return pairs
+        subjects = self.manifests.batch.subjects[manifests_of(pairs)]
+        found = self._is_live_subject(pairs, subjects, live)
+        for row in self._other_names(subjects):
+            stored = pack(sorted(self.aliases.targets(subjects[row].tobytes())))
+            same = np.repeat(pairs[row : row + 1], len(stored))
+            found[row] |= self._is_live_subject(same, stored, live).any()
+        return pairs[found]
+
+    def _is_live_subject(self, pairs: Pairs, subjects: Keys, live: Pairs) -> NDArray[np.bool_]:
+        ids = self.manifests.ids(subjects)
+        there = _pairs(repositories_of(pairs), np.maximum(ids, 0))
+        anywhere = np.isin(ids, manifests_of(live)) & ~_within(self.linked, there)
+        return (ids >= 0) & (_within(live, there) | anywhere)
+
+    def _other_names(self, keys: Keys) -> list[int]:
+        """Which of *keys* are digests of another algorithm than sha256."""
+        if not self.names.others:
+            return []
+        others = pack(sorted(self.names.others))
+        return np.flatnonzero(find(others, keys)[1]).tolist()
+
+    def _of_held(self, live: Pairs) -> Pairs:
+        """All revisions of the repositories that link or reach what could not be read."""
+        damaged = self.manifests.in_state(State.UNREADABLE, State.MISMATCH)
+        if damaged.any():
+            met = np.union1d(self.linked, live)
+            for pair in met[damaged[manifests_of(met)]].tolist():
+                key = self.manifests.batch.keys[pair & _ID].tobytes()
+                self._hold(pair >> 32, key, self.manifests.batch.reasons[pair & _ID])
+        self._hold_dangling(live)
+        if not self.held:
+            return np.empty(0, np.int64)
+        return self.linked[np.isin(repositories_of(self.linked), sorted(self.held))]
+
+    def _hold_dangling(self, live: Pairs) -> None:
+        """Hold repositories that reach a digest of which no name is stored.
+
+        Only for other algorithms than sha256: there a blob may be stored under a name that
+        nobody can tell.
+        """
+        if not self.names.others or not len(live):
+            return
+        source, keys, _ = self.manifests.targets_of(manifests_of(live))
+        for row in self._other_names(keys):
+            key = keys[row].tobytes()
+            if not self.aliases.found(key):
+                repository = int(repositories_of(live[source[row]]))
+                self._hold(repository, key, "referenced, but stored under no known name")
+
+    def _hold(self, repository: int, key: bytes, reason: str) -> None:
+        digest = self.names.text(key)
+        if not self.policy.released(self._name(repository), digest):
+            self.holds[repository, digest] = reason
+            self.held.add(repository)
+
+    def _marking(self, live: Pairs) -> Marking:
+        holds = [
+            Hold(self._name(repository), digest, reason)
+            for (repository, digest), reason in self.holds.items()
+        ]
+        return Marking(
+            live=live,
+            dead=np.setdiff1d(self.linked, live, assume_unique=True),
+            held=frozenset(self.held),
+            holds=tuple(sorted(holds, key=lambda hold: (hold.repository, hold.digest or ""))),
+            damaged=self._damaged(),
+            young=self.young,
+            digests=self._digests(live),
+        )
+
+    def _damaged(self) -> tuple[Damage, ...]:
+        found = set(self.catalog.damaged)
+        batch = self.manifests.batch
+        states = batch.states[manifests_of(self.linked)]
+        for pair in self.linked[states == State.MISSING].tolist():
+            digest = self.names.text(batch.keys[pair & _ID].tobytes())
+            reason = batch.reasons[pair & _ID]
+            found.add(Damage(revision_link(self._name(pair >> 32), digest), reason))
+        for pair in self.linked[states == State.MISMATCH].tolist():
+            digest = self.names.text(batch.keys[pair & _ID].tobytes())
+            found.add(Damage(blob_path(digest), batch.reasons[pair & _ID]))
+        owners = np.array([repository for repository, _ in self.targets], dtype=np.int64)
+        ids = self.manifests.ids(self.target_keys)
+        lost = (batch.states[ids] == State.MISSING) & ~_within(self.linked, _pairs(owners, ids))
+        tags = [tag for tag in self.catalog.tags if tag.target is not None]
+        for at in np.flatnonzero(lost).tolist():
+            found.add(Damage(tags[at].path, batch.reasons[int(ids[at])]))
+        return tuple(sorted(found, key=lambda damage: damage.path))
+
+    def _digests(self, live: Pairs) -> Keys:
+        """Every live key: manifests, what they reference, and whatever must stay beside them."""
+        ids = np.unique(manifests_of(live))
+        _, referenced, _ = self.manifests.targets_of(ids)
+        parts = [self.manifests.batch.keys[ids], referenced, self.young]
+        parts.append(pack(self._signatures(live)))
+        if self.held:
+            held = sorted(self.held)
+            parts.append(self.catalog.layers.keys[np.isin(self.catalog.layers.owner, held)])
+            parts.append(self.catalog.tag_index.keys[np.isin(self.index_owner, held)])
+        keys = np.unique(np.concatenate(parts))
+        stored = [
+            target
+            for row in self._other_names(keys)
+            for target in sorted(self.aliases.targets(keys[row].tobytes()))
+        ]
+        return np.unique(np.concatenate([keys, pack(stored)])) if stored else keys
+
+    def _signatures(self, live: Pairs) -> list[bytes]:
+        """The signature blobs of live schema 1 revisions."""
+        signatures = self.catalog.signatures
+        revisions = pack(self.names.key(signature.revision) for signature in signatures)
+        owners = np.array([signature.repository for signature in signatures], dtype=np.int64)
+        ids = self.manifests.ids(revisions)
+        alive = (ids >= 0) & _within(live, _pairs(owners, np.maximum(ids, 0)))
+        alive |= np.isin(owners, sorted(self.held))
+        return [
+            self.names.key(signature.digest)
+            for signature, kept in zip(signatures, alive.tolist(), strict=True)
+            if kept
+        ]

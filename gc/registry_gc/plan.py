@@ -1,0 +1,268 @@
+"""What is to be deleted, and why. Pure: live sets in, rows out; time is an argument."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from registry_gc.catalog import Catalog
+from registry_gc.digest import Keys, Names, find, pack, prefixes
+from registry_gc.layout import (
+    blob_path,
+    layer_link,
+    revision_link,
+    tag_index_link,
+)
+from registry_gc.listing import BlobBatch, Upload
+from registry_gc.live_set import LiveSet, member
+from registry_gc.mark import Marking, manifests_of, repositories_of
+from registry_gc.policy import Policy
+from registry_gc.references import Manifests
+from registry_gc.run_file import Kind, Row
+
+# Spreads repositories over the 64 bits that a digest's prefix has; any odd number would do.
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)
+
+
+class Links(NamedTuple):
+    """Rows for everything in ``repositories/``, by kind, and how many repositories they empty."""
+
+    rows: list[Row]
+    emptied: int
+
+
+class Blobs(NamedTuple):
+    """The dead blobs of one batch as rows, and the keys that only their age keeps."""
+
+    rows: list[Row]
+    young: Keys
+
+
+def dead_blobs(batch: BlobBatch, live: LiveSet, cutoff: float, names: Names) -> Blobs:
+    """Look which blobs of *batch* are not in the live set, and old enough."""
+    names.others.update(batch.others)
+    unreached = ~live.has(batch.keys)
+    young = unreached & (batch.modified > cutoff)
+    dead = np.flatnonzero(unreached & ~young)
+    digests = names.texts(batch.keys[dead])
+    rows = [
+        Row(
+            kind=Kind.BLOB,
+            repository=None,
+            digest=digest,
+            path=blob_path(digest),
+            size=int(batch.sizes[at]),
+            modified=float(batch.modified[at]),
+            reason="no live manifest references it",
+        )
+        for digest, at in zip(digests, dead.tolist(), strict=True)
+    ]
+    return Blobs(rows, batch.keys[young])
+
+
+def dead_links(
+    catalog: Catalog, manifests: Manifests, marking: Marking, policy: Policy, cutoff: float
+) -> Links:
+    """Everything below ``repositories/`` that goes.
+
+    :param cutoff: seconds since the epoch; nothing younger goes.
+    """
+    layers = _dead_layers(catalog, manifests, marking)
+    entries = _dead_tag_entries(catalog, manifests, marking)
+    uploads = [upload for upload in catalog.uploads if _is_abandoned(upload, policy, cutoff)]
+    rows = [
+        *_tag_index_rows(catalog, entries),
+        *_signature_rows(catalog, manifests, marking),
+        *_revision_rows(catalog, manifests, marking),
+        *_layer_rows(catalog, layers),
+        *_upload_rows(catalog, uploads),
+    ]
+    kept = _kept_repositories(catalog, marking, layers, entries, uploads)
+    return Links(rows, len(catalog.repositories) - len(kept))
+
+
+def _mixed(owner: NDArray[np.integer], keys: Keys) -> NDArray[np.uint64]:
+    """One 64-bit word for a digest in a repository; sharing one can only keep a link."""
+    mixed: NDArray[np.uint64] = prefixes(keys) ^ (owner.astype(np.uint64) * _SPREAD)
+    return mixed
+
+
+def _dead_layers(catalog: Catalog, manifests: Manifests, marking: Marking) -> NDArray[np.bool_]:
+    """Which layer links no live manifest of their repository needs."""
+    layers = catalog.layers
+    ids = manifests_of(marking.live)
+    owners = repositories_of(marking.live)
+    source, targets, _ = manifests.targets_of(ids)
+    needed_by = [owners, owners[source]]
+    needed = [manifests.batch.keys[ids], targets]
+    for name, stored in catalog.aliases.items():
+        # One digest under two names: who needs either keeps the links of both.
+        for other in stored:
+            pair = pack([name, other])
+            for this, that in ((pair[:1], pair[1:]), (pair[1:], pair[:1])):
+                users = owners[source[targets == this[0]]]
+                needed_by.append(users)
+                needed.append(np.repeat(that, len(users)))
+    words = np.unique(_mixed(np.concatenate(needed_by), np.concatenate(needed)))
+    dead = ~member(words, _mixed(layers.owner, layers.keys))
+    dead &= ~find(marking.young, layers.keys)[1]
+    dead &= ~np.isin(layers.owner, sorted(marking.held))
+    return dead
+
+
+def _dead_tag_entries(
+    catalog: Catalog, manifests: Manifests, marking: Marking
+) -> NDArray[np.bool_]:
+    """Which entries of tags' indexes name a manifest that does not live in their repository."""
+    index = catalog.tag_index
+    owners = _index_owners(catalog)
+    ids = manifests.ids(index.keys)
+    pairs = (owners << 32) | np.maximum(ids, 0)
+    alive = (ids >= 0) & np.isin(pairs, marking.live)
+    current = {
+        (tag.repository, tag.name): tag.target for tag in catalog.tags if tag.target is not None
+    }
+    targets = [current.get(folder) for folder in catalog.tag_folders]
+    if any(target is not None for target in targets):
+        keys = pack(
+            b"\0" * 32 if target is None else catalog.names.key(target) for target in targets
+        )
+        alive |= keys[index.owner] == index.keys
+    alive |= find(marking.young, index.keys)[1]
+    alive |= np.isin(owners, sorted(marking.held))
+    dead: NDArray[np.bool_] = ~alive
+    return dead
+
+
+def _index_owners(catalog: Catalog) -> NDArray[np.int64]:
+    owners = np.array([owner for owner, _ in catalog.tag_folders], dtype=np.int64)
+    found: NDArray[np.int64] = owners[catalog.tag_index.owner]
+    return found
+
+
+def _tag_index_rows(catalog: Catalog, dead: NDArray[np.bool_]) -> Iterator[Row]:
+    index = catalog.tag_index
+    digests = catalog.names.texts(index.keys[dead])
+    for digest, at in zip(digests, np.flatnonzero(dead).tolist(), strict=True):
+        owner, tag = catalog.tag_folders[index.owner[at]]
+        repository = catalog.repositories[owner]
+        yield Row(
+            kind=Kind.TAG_INDEX,
+            repository=repository,
+            digest=digest,
+            path=tag_index_link(repository, tag, digest),
+            size=0,
+            modified=float(index.modified[at]),
+            reason=f"the tag {tag} pointed to it once",
+        )
+
+
+def _signature_rows(catalog: Catalog, manifests: Manifests, marking: Marking) -> Iterator[Row]:
+    for signature in catalog.signatures:
+        (number,) = manifests.ids(pack([catalog.names.key(signature.revision)]))
+        pair = np.array([signature.repository << 32 | int(number)], np.int64)
+        if number >= 0 and np.isin(pair, marking.dead)[0]:
+            yield Row(
+                kind=Kind.SIGNATURE,
+                repository=catalog.repositories[signature.repository],
+                digest=signature.digest,
+                path=signature.path,
+                size=0,
+                modified=None,
+                reason=f"it signs the dead manifest {signature.revision}",
+            )
+
+
+def _revision_rows(catalog: Catalog, manifests: Manifests, marking: Marking) -> Iterator[Row]:
+    revisions = catalog.revisions
+    ids = manifests.ids(revisions.keys)
+    dead = np.isin((revisions.owner.astype(np.int64) << 32) | ids, marking.dead)
+    digests = catalog.names.texts(revisions.keys[dead])
+    for digest, at in zip(digests, np.flatnonzero(dead).tolist(), strict=True):
+        repository = catalog.repositories[revisions.owner[at]]
+        yield Row(
+            kind=Kind.REVISION,
+            repository=repository,
+            digest=digest,
+            path=revision_link(repository, digest),
+            size=0,
+            modified=float(revisions.modified[at]),
+            reason="no tag of this repository leads to it",
+        )
+
+
+def _layer_rows(catalog: Catalog, dead: NDArray[np.bool_]) -> Iterator[Row]:
+    layers = catalog.layers
+    digests = catalog.names.texts(layers.keys[dead])
+    for digest, at in zip(digests, np.flatnonzero(dead).tolist(), strict=True):
+        repository = catalog.repositories[layers.owner[at]]
+        yield Row(
+            kind=Kind.LAYER_LINK,
+            repository=repository,
+            digest=digest,
+            path=layer_link(repository, digest),
+            size=0,
+            modified=float(layers.modified[at]),
+            reason="no live manifest of this repository references it",
+        )
+
+
+def _started(upload: Upload) -> float | None:
+    """When the upload began, in seconds since the epoch; None when it does not say."""
+    try:
+        began = datetime.fromisoformat(upload.started_at or "")
+    except ValueError:
+        return None
+    return began.timestamp() if began.tzinfo is not None else None
+
+
+def _is_abandoned(upload: Upload, policy: Policy, cutoff: float) -> bool:
+    """Tell whether an upload is older than the upload age; its age is its youngest part's."""
+    if policy.upload_age is None:
+        return False
+    started = _started(upload)
+    if started is None and not policy.upload_without_start:
+        return False
+    youngest = max(upload.youngest, started or 0.0)
+    # The cut-off already lies one grace period back; uploads may need to be older still.
+    return youngest <= cutoff - max(0.0, policy.upload_age - policy.grace)
+
+
+def _upload_rows(catalog: Catalog, uploads: Sequence[Upload]) -> Iterator[Row]:
+    for upload in uploads:
+        reason = f"upload begun {upload.started_at or 'at an unknown time'} and not finished"
+        for path, size in zip(upload.files, upload.sizes, strict=True):
+            yield Row(
+                kind=Kind.UPLOAD,
+                repository=catalog.repositories[upload.repository],
+                digest=upload.uuid,
+                path=path,
+                size=size,
+                modified=upload.youngest,
+                reason=reason,
+            )
+
+
+def _kept_repositories(
+    catalog: Catalog,
+    marking: Marking,
+    layers: NDArray[np.bool_],
+    entries: NDArray[np.bool_],
+    uploads: Sequence[Upload],
+) -> set[int]:
+    """The repositories in which at least one file stays."""
+    going = {(upload.repository, upload.uuid) for upload in uploads}
+    kept = {tag.repository for tag in catalog.tags} | catalog.with_strangers | set(marking.held)
+    kept.update(repositories_of(marking.live).tolist())
+    kept.update(catalog.layers.owner[~layers].tolist())
+    kept.update(_index_owners(catalog)[~entries].tolist())
+    kept.update(
+        upload.repository
+        for upload in catalog.uploads
+        if (upload.repository, upload.uuid) not in going
+    )
+    return kept

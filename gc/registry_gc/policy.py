@@ -1,0 +1,78 @@
+"""What the operator wants gone: ages, limits and exceptions, in one frozen value. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A repository, or one digest in it, that shall not be held although it is damaged."""
+
+    repository: str
+    digest: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Release:
+        """Read ``REPOSITORY`` or ``REPOSITORY@DIGEST``."""
+        repository, _, digest = text.partition("@")
+        return cls(repository, digest or None)
+
+    def covers(self, repository: str, digest: str | None) -> bool:
+        """Tell whether this lifts a hold of *repository* because of *digest*."""
+        return self.repository == repository and self.digest in (None, digest)
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The most blobs that one run may delete: a count, or a percentage of all."""
+
+    value: float
+    percent: bool
+
+    @classmethod
+    def parse(cls, text: str) -> Limit:
+        """Read ``N`` or ``P%``.
+
+        :raises ValueError: neither.
+        """
+        percent = text.endswith("%")
+        number = text[:-1] if percent else text
+        try:
+            value = float(number) if percent else int(number)
+        except ValueError:
+            value = -1.0
+        if not 0 <= value < float("inf") or (percent and value > 100):
+            raise ValueError(f"{text!r} is neither a count nor a percentage such as 30%")
+        return cls(value, percent)
+
+    def allows(self, eligible: int, total: int) -> bool:
+        """Tell whether deleting *eligible* of *total* blobs stays within this limit."""
+        return eligible <= (self.value * total / 100 if self.percent else self.value)
+
+    def __str__(self) -> str:
+        return f"{self.value:g}%" if self.percent else f"{self.value:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What is to be kept, and how much may go at once.
+
+    ``grace``: seconds; nothing younger is dead, since a push writes blobs before the manifest
+    that references them. ``upload_age``: seconds after which an upload is abandoned, None to
+    keep all (the operator's own ``uploadpurging`` says so). ``upload_without_start``: also judge
+    uploads that have lost their ``startedat``, by the youngest file in them.
+    """
+
+    delete_untagged: bool = False
+    grace: float = 0.0
+    upload_age: float | None = 168 * 3600.0
+    upload_without_start: bool = False
+    max_delete: Limit | None = None
+    allow_empty: bool = False
+    keep_empty_repositories: bool = False
+    releases: tuple[Release, ...] = ()
+
+    def released(self, repository: str, digest: str | None) -> bool:
+        """Tell whether the operator has lifted this hold."""
+        return any(release.covers(repository, digest) for release in self.releases)

@@ -1,0 +1,86 @@
+"""Which process is that, and is it still alive? A pid alone does not say: pids are used again."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """A process as another one, on whatever host, may recognise it.
+
+    ``boot`` is the kernel's boot ID, ``namespace`` the pid namespace (a container has its own),
+    ``started`` the clock ticks between boot and start; empty and 0 where the system (anything
+    but Linux) does not tell.
+    """
+
+    host: str
+    pid: int
+    boot: str = ""
+    namespace: str = ""
+    started: int = 0
+
+    @classmethod
+    def current(cls) -> Process:
+        """The process that asks."""
+        return cls(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            boot=_boot(),
+            namespace=_namespace(),
+            started=_started(os.getpid()) or 0,
+        )
+
+    def alive(self) -> bool | None:
+        """Whether it still runs; None where that cannot be known from here."""
+        here = Process.current()
+        if self.boot:
+            comparable = (self.boot, self.namespace) == (here.boot, here.namespace)
+        else:
+            comparable = self.host == here.host
+        if not comparable or self.pid <= 0:
+            return None
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass  # it is there, and somebody else's
+        except OverflowError:
+            return None
+        if not self.started:
+            return None  # a process with that pid; perhaps another one
+        started = _started(self.pid)
+        return None if started is None else started == self.started
+
+    def on_this_machine(self) -> bool:
+        """Whether it shares a kernel with the one that asks, or did before a reboot."""
+        return self.host == socket.gethostname() or (bool(self.boot) and self.boot == _boot())
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def _namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> int | None:
+    """Field 22 of ``/proc/PID/stat`` (proc(5)); 0 for a zombie, which does nothing any more."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+        # The second field, a name in parentheses, may hold spaces and parentheses itself.
+        fields = text.rpartition(")")[2].split()
+        return 0 if fields[0] in ("Z", "X") else int(fields[19])
+    except (OSError, ValueError, IndexError):
+        return None

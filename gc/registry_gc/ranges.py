@@ -1,0 +1,147 @@
+"""How a listing is cut into work units that keep every worker busy, and no finer.
+
+On a filesystem folders are cheap to look into, so units are made of folders beforehand. On an
+object store each range costs at least one request: listing begins as one range, and only what
+turns out to be long is cut, at folders, into ranges of about :data:`PAGES` pages.
+
+Bounds end in ``/``: SeaweedFS skips the whole subtree under a bound that does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from registry_drivers.base import Page, Reader
+
+PAGES = 10
+
+# Below these a folder holds very many small ones; looking into it costs more than it brings.
+_LEAVES = ("_layers", "_uploads", "revisions", "tags")
+_DEEPEST = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Everything below some prefixes, in order; with bounds only when it is a single prefix.
+
+    ``start_after`` is left out itself; listing ends before ``stop_before``, or after ``pages``.
+    """
+
+    prefixes: tuple[str, ...]
+    start_after: str | None = None
+    stop_before: str | None = None
+    pages: int | None = None
+
+    def cut_short(self, last: str) -> Range:
+        """What is left after a listing of this range has ended with the path *last*."""
+        return replace(self, start_after=last)
+
+
+@dataclass(slots=True)
+class Walk:
+    """Lists one range; afterwards ``rest`` is what is left of it, None when it is done."""
+
+    reader: Reader
+    range: Range
+    rest: Range | None = None
+
+    def pages(self) -> Iterator[Page]:
+        """The pages of the range, cut at its end."""
+        seen = 0
+        for prefix in self.range.prefixes:
+            for page in self.reader.list(prefix, start_after=self.range.start_after):
+                page, ended = self._clip(page)
+                yield page
+                if ended:
+                    return
+                seen += 1
+                if seen == self.range.pages and len(page):
+                    self.rest = self.range.cut_short(page.paths[len(page) - 1])
+                    return
+
+    def _clip(self, page: Page) -> tuple[Page, bool]:
+        stop = self.range.stop_before
+        if stop is None or not len(page) or _before(page.paths[len(page) - 1], stop):
+            return page, False
+        low, high = 0, len(page)
+        while low < high:
+            middle = (low + high) // 2
+            if _before(page.paths[middle], stop):
+                low = middle + 1
+            else:
+                high = middle
+        return head_of(page, low), True
+
+
+def _before(path: str, bound: str) -> bool:
+    return path.encode("utf-8", "surrogateescape") < bound.encode("utf-8", "surrogateescape")
+
+
+def head_of(page: Page, count: int) -> Page:
+    """The first *count* rows of a page."""
+    return Page(
+        paths=type(page.paths)(page.paths.data, page.paths.offsets[: count + 1]),
+        sizes=page.sizes[:count],
+        modified=page.modified[:count],
+        md5s=None if page.md5s is None else page.md5s[:count],
+        shared=None if page.shared is None else page.shared[:count],
+        hollow=page.hollow,
+    )
+
+
+def first_ranges(reader: Reader, prefix: str, workers: int) -> tuple[list[Range], int]:
+    """The ranges to begin with, and how many stray files lie above all of them."""
+    if not reader.capabilities.folders:
+        return [Range((prefix,), pages=PAGES)], 0
+    wanted = 4 * workers if workers > 1 else 1
+    done: list[str] = []
+    frontier = [prefix]
+    strays = 0
+    for _ in range(_DEEPEST):
+        if not frontier or len(frontier) + len(done) >= wanted:
+            break
+        deeper: list[str] = []
+        for folder in frontier:
+            if folder.rstrip("/").rpartition("/")[2] in _LEAVES:
+                done.append(folder)
+                continue
+            below = reader.children(folder)
+            strays += len(below.files)
+            deeper += [f"{folder}{name}/" for name in below.folders]
+            if not below.folders and not below.files:
+                done.append(folder)  # listing it reports it as hollow
+        frontier = deeper
+    folders = sorted(done + frontier)
+    size = max(1, -(-len(folders) // (2 * wanted)))
+    return [Range(tuple(folders[at : at + size])) for at in range(0, len(folders), size)], strays
+
+
+def split_rest(reader: Reader, rest: Range) -> list[Range]:
+    """Cut what is left of a long range at folders; costs one listing of folders."""
+    (prefix,) = rest.prefixes
+    last = rest.start_after or prefix
+    here = last[len(prefix) :].partition("/")[0]
+    below = reader.children(prefix)
+    if below.files or not here:
+        return [rest]
+    bounds = [f"{prefix}{name}/" for name in below.folders]
+    bounds.sort(key=lambda bound: bound.encode("utf-8", "surrogateescape"))
+    ahead = [bound for bound in bounds if _before(last, bound)]
+    if rest.stop_before is not None:
+        ahead = [bound for bound in ahead if _before(bound, rest.stop_before)]
+    inside = f"{prefix}{here}/"
+    if not ahead:
+        # One folder is all that is left: go down into it, where there is more to cut.
+        return [replace(rest, prefixes=(inside,), stop_before=None)]
+    passed = max(1, len(bounds) - len(ahead))
+    cuts = ahead[::passed]
+    ends: list[str | None] = [*cuts[1:], rest.stop_before]
+    current = Range((inside,), start_after=last, pages=rest.pages)
+    return [
+        current,
+        *(
+            Range((prefix,), start_after=cut, stop_before=end, pages=rest.pages)
+            for cut, end in zip(cuts, ends, strict=True)
+        ),
+    ]

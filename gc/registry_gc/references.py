@@ -1,0 +1,275 @@
+"""Manifest digest -> references, each manifest read once, however many repositories link it."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from registry_drivers.base import Reader
+from registry_drivers.errors import NotFound, TooLarge
+from registry_gc.digest import KEY, Keys, Names, empty_keys, find, pack
+from registry_gc.engine import Engine
+from registry_gc.events import Observer
+from registry_gc.layout import blob_path
+from registry_gc.manifests import SIZE_LIMIT, Kind, References, UnreadableManifest, parse
+
+_MANIFESTS_A_UNIT = 64
+
+
+class State(enum.IntEnum):
+    """What came of reading a manifest."""
+
+    OK = 0
+    MISSING = 1
+    UNREADABLE = 2
+    MISMATCH = 3
+
+
+class Edge(enum.IntEnum):
+    """How a manifest names a digest; see :class:`registry_gc.manifests.References`."""
+
+    BLOB = 0
+    CHILD = 1
+    MAYBE = 2
+    LINKED = 3
+
+
+_NO_SUBJECT = b"\0" * 32
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestBatch:
+    """References of some manifests, as columns.
+
+    Row ``i`` has the edges ``offsets[i]:offsets[i + 1]`` of ``targets`` and ``edges``;
+    ``subjects`` is all zeros where there is none. ``reasons`` says by row why one was not read.
+    """
+
+    keys: Keys
+    states: NDArray[np.uint8]
+    kinds: NDArray[np.uint8]
+    offsets: NDArray[np.int64]
+    targets: Keys
+    edges: NDArray[np.uint8]
+    subjects: Keys
+    reasons: dict[int, str]
+    others: dict[bytes, str]
+
+    @classmethod
+    def empty(cls) -> ManifestBatch:
+        """No manifests."""
+        nothing = np.empty(0, np.uint8)
+        return cls(
+            empty_keys(), nothing, nothing, np.zeros(1, np.int64), empty_keys(), nothing,
+            empty_keys(), {}, {},
+        )  # fmt: skip
+
+
+Wanted = tuple[tuple[bytes, str, tuple[str, ...]], ...]
+"""Manifests to read: key, digest, and the digests under which its bytes may be stored."""
+
+
+def read_manifests(reader: Reader, wanted: Wanted) -> ManifestBatch:
+    """Read and check some manifests; a work unit.
+
+    :raises StorageError: one could not be read for another reason than that it is not there.
+    """
+    names = Names()
+    states: list[State] = []
+    kinds: list[int] = []
+    counts: list[int] = []
+    targets: list[bytes] = []
+    edges: list[int] = []
+    subjects: list[bytes] = []
+    reasons: dict[int, str] = {}
+    for row, (_, digest, stored) in enumerate(wanted):
+        state, references, reason = _read_one(reader, digest, stored)
+        states.append(state)
+        if reason:
+            reasons[row] = reason
+        before = len(edges)
+        kind = 0
+        subject = _NO_SUBJECT
+        if references is not None:
+            kind = references.kind
+            _edges(references, names, targets, edges)
+            if references.subject is not None:
+                subject = names.key(references.subject)
+        kinds.append(kind)
+        subjects.append(subject)
+        counts.append(len(edges) - before)
+    return ManifestBatch(
+        keys=pack(key for key, _, _ in wanted),
+        states=np.array(states, dtype=np.uint8),
+        kinds=np.array(kinds, dtype=np.uint8),
+        offsets=np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
+        targets=pack(targets),
+        edges=np.array(edges, dtype=np.uint8),
+        subjects=pack(subjects),
+        reasons=reasons,
+        others=names.others,
+    )
+
+
+def _edges(references: References, names: Names, targets: list[bytes], edges: list[int]) -> None:
+    for digests, edge in (
+        (references.blobs, Edge.BLOB),
+        (references.children, Edge.CHILD),
+        (references.maybe, Edge.MAYBE),
+        (references.linked, Edge.LINKED),
+    ):
+        if digests:
+            targets.append(names.keys(digests))
+            edges += [edge] * len(digests)
+
+
+def _read_one(
+    reader: Reader, digest: str, stored: tuple[str, ...]
+) -> tuple[State, References | None, str]:
+    for name in stored:
+        try:
+            data = reader.read(blob_path(name), limit=SIZE_LIMIT)
+        except NotFound:
+            continue
+        except TooLarge:
+            return State.UNREADABLE, None, f"over {SIZE_LIMIT >> 20} MiB: too large for a manifest"
+        mismatch = _mismatch(data, digest)
+        if mismatch:
+            return State.MISMATCH, None, mismatch
+        try:
+            return State.OK, parse(data), ""
+        except UnreadableManifest as error:
+            return State.UNREADABLE, None, str(error)
+    return State.MISSING, None, "its manifest is not in the store"
+
+
+def _mismatch(data: bytes, digest: str) -> str:
+    algorithm, _, encoded = digest.partition(":")
+    try:
+        actual = hashlib.new(algorithm, data, usedforsecurity=False).hexdigest()
+    except (ValueError, TypeError):
+        return f"no way to check a digest of the algorithm {algorithm}"
+    if actual == encoded:
+        return ""
+    return "empty" if not data else f"its content has the digest {algorithm}:{actual}"
+
+
+class Manifests:
+    """All manifests met so far, numbered; reads those it is asked for and does not know.
+
+    ``ids`` are positions in the columns; they stay valid, new manifests are appended.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        names: Names,
+        aliases: Mapping[bytes, set[bytes]],
+        observer: Observer,
+    ) -> None:
+        self._engine = engine
+        self._names = names
+        self._aliases = aliases
+        self._observer = observer
+        self.batch = ManifestBatch.empty()
+        self._sorted = empty_keys()
+        self._order = np.empty(0, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.batch.keys)
+
+    def ids(self, keys: Keys) -> NDArray[np.int64]:
+        """The number of each of *keys*, -1 for those never loaded."""
+        at, there = find(self._sorted, keys)
+        if not len(self._order):
+            return np.full(len(keys), -1, np.int64)
+        return np.where(there, self._order[at], -1)
+
+    def load(self, keys: Keys) -> None:
+        """Read the manifests of *keys* that are not known yet.
+
+        :raises StorageError: as :func:`read_manifests`.
+        """
+        unique = np.unique(keys) if len(keys) else keys
+        missing = unique[self.ids(unique) < 0]
+        if not len(missing):
+            return
+        self._observer.phase("reading manifests", len(missing), "manifests")
+        parts = [self.batch]
+        for part in self._engine.run(read_manifests, self._units(missing)):
+            parts.append(part)
+            self._observer.advance(len(part.keys))
+        self._observer.finish()
+        # The order of completion is chance; numbers and everything after them must not be.
+        parts[1:] = sorted(parts[1:], key=lambda part: part.keys[0].tobytes())
+        self.batch = _joined(parts)
+        self._names.others.update(self.batch.others)
+        self._order = np.argsort(self.batch.keys, kind="stable")
+        self._sorted = self.batch.keys[self._order]
+
+    def _units(self, missing: Keys) -> Iterable[Wanted]:
+        size = max(1, min(_MANIFESTS_A_UNIT, -(-len(missing) // (4 * self._engine.workers))))
+        for at in range(0, len(missing), size):
+            yield tuple(self._wanted(key.tobytes()) for key in missing[at : at + size])
+
+    def _wanted(self, key: bytes) -> tuple[bytes, str, tuple[str, ...]]:
+        digest = self._names.text(key)
+        stored = sorted(self._names.text(alias) for alias in self._aliases.get(key, ()))
+        return key, digest, (digest, *stored)
+
+    def targets_of(
+        self, ids: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], Keys, NDArray[np.uint8]]:
+        """All edges of *ids*: which position of *ids* they start from, to what, and how."""
+        starts, stops = self.batch.offsets[ids], self.batch.offsets[ids + 1]
+        counts = stops - starts
+        source = np.repeat(np.arange(len(ids), dtype=np.int64), counts)
+        within = np.arange(len(source), dtype=np.int64) - np.repeat(
+            np.cumsum(counts) - counts, counts
+        )
+        rows = np.repeat(starts, counts) + within
+        return source, self.batch.targets[rows], self.batch.edges[rows]
+
+    def with_subject(self) -> NDArray[np.int64]:
+        """The numbers of the manifests that have a subject."""
+        return np.flatnonzero(self.batch.subjects != np.frombuffer(_NO_SUBJECT, dtype=KEY)[0])
+
+    def in_state(self, *states: State) -> NDArray[np.bool_]:
+        """Tell for each manifest whether it is in one of *states*."""
+        found: NDArray[np.bool_] = np.isin(self.batch.states, states)
+        return found
+
+    def of_kind(self, kind: Kind) -> NDArray[np.bool_]:
+        """Tell for each manifest whether it is of *kind*."""
+        found: NDArray[np.bool_] = self.batch.kinds == kind
+        return found
+
+
+def _joined(parts: list[ManifestBatch]) -> ManifestBatch:
+    offsets = [np.zeros(1, np.int64)]
+    reasons: dict[int, str] = {}
+    others: dict[bytes, str] = {}
+    rows = 0
+    edges = 0
+    for part in parts:
+        offsets.append(part.offsets[1:] + edges)
+        reasons.update((rows + row, reason) for row, reason in part.reasons.items())
+        others.update(part.others)
+        rows += len(part.keys)
+        edges += len(part.targets)
+    return ManifestBatch(
+        keys=np.concatenate([part.keys for part in parts]),
+        states=np.concatenate([part.states for part in parts]),
+        kinds=np.concatenate([part.kinds for part in parts]),
+        offsets=np.concatenate(offsets),
+        targets=np.concatenate([part.targets for part in parts]),
+        edges=np.concatenate([part.edges for part in parts]),
+        subjects=np.concatenate([part.subjects for part in parts]),
+        reasons=reasons,
+        others=others,
+    )

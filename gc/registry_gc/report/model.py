@@ -1,0 +1,58 @@
+"""What a run came to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from registry_gc.catalog import Damage
+from registry_gc.guard import Finding
+from registry_gc.mark import Hold
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Objects of one kind: how many there are to delete, and how many were; bytes likewise."""
+
+    eligible: int = 0
+    eligible_bytes: int = 0
+    deleted: int = 0
+    deleted_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One run, finished or not. Times in seconds, sizes in bytes.
+
+    ``verdict`` is what the guard says: ``allowed``, ``refused`` or ``unknown``. ``error`` is the
+    one line that says why ``exit_code`` is not 0 or 3.
+    """
+
+    run: str
+    run_file: str | None
+    version: str
+    dry_run: bool
+    delete_untagged: bool
+    driver: str
+    root: str
+    repositories: int
+    emptied: int
+    marked: int
+    manifests: Tally
+    blobs_total: int
+    blobs: Tally
+    layer_links: Tally
+    uploads: Tally
+    already_gone: int
+    held: tuple[Hold, ...]
+    damaged: tuple[Damage, ...]
+    failed: tuple[tuple[str, str], ...]
+    strangers: int
+    requests: dict[str, int]
+    seconds_mark: float
+    seconds_sweep: float
+    seconds_total: float
+    peak_rss_bytes: int
+    verdict: str
+    findings: tuple[Finding, ...]
+    error: str | None
+    exit_code: int

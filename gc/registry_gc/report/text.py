@@ -1,0 +1,128 @@
+"""The lines that scripts written for the stock command expect, and a summary for people.
+
+Source of the lines: CNCF Distribution 3.1.1, ``registry/storage/garbagecollect.go``. There they
+come in the order of Go's maps; here they are sorted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+
+import humanize
+import numpy as np
+
+from registry_gc.collect import Plan
+from registry_gc.digest import find
+from registry_gc.mark import manifests_of
+from registry_gc.report.model import Report
+from registry_gc.run_file import Kind
+
+
+def plan_lines(plan: Plan, verbose: bool) -> Iterator[str]:
+    """Every repository, what is marked, and what is eligible for deletion."""
+    if verbose:
+        yield from _marking_lines(plan)
+    else:
+        yield from plan.catalog.repositories
+    blobs = plan.run_file.count(Kind.BLOB).rows
+    manifests = plan.run_file.count(Kind.REVISION).rows
+    yield ""
+    yield (
+        f"{len(plan.marking.digests)} blobs marked, {blobs} blobs and {manifests} manifests "
+        "eligible for deletion"
+    )
+    yield from _manifest_lines(plan)
+    for row in plan.run_file.rows(Kind.BLOB):
+        yield f"blob eligible for deletion: {row.digest}"
+    for row in plan.run_file.rows(Kind.LAYER_LINK):
+        yield f"{row.repository}: layer link eligible for deletion: {row.digest}"
+
+
+def _manifest_lines(plan: Plan) -> Iterator[str]:
+    """Dead manifests, each with the tags that pointed to it once."""
+    tags: dict[tuple[str | None, str | None], list[str]] = {}
+    for row in plan.run_file.rows(Kind.TAG_INDEX):
+        tag = row.path.partition("/_manifests/tags/")[2].partition("/")[0]
+        tags.setdefault((row.repository, row.digest), []).append(tag)
+    for row in plan.run_file.rows(Kind.REVISION):
+        history = " ".join(sorted(tags.get((row.repository, row.digest), ())))
+        yield f"manifest eligible for deletion: {{{row.repository} {row.digest} [{history}]}}"
+
+
+def _marking_lines(plan: Plan) -> Iterator[str]:
+    """Repositories with the manifests and blobs they keep; each blob where it is met first."""
+    marked = np.zeros(len(plan.marking.digests), dtype=np.bool_)
+    of_repository = {
+        repository: [pair & 0xFFFFFFFF for pair in pairs]
+        for repository, pairs in groupby(plan.marking.live.tolist(), lambda pair: pair >> 32)
+    }
+    names = plan.catalog.names
+    for number, repository in enumerate(plan.catalog.repositories):
+        yield repository
+        ids = np.array(of_repository.get(number, ()), dtype=np.int64)
+        ids = ids[np.argsort(plan.manifests.batch.keys[ids])]
+        for manifest in ids.tolist():
+            alone = np.array([manifest])
+            key = plan.manifests.batch.keys[manifests_of(alone)]
+            yield f"{repository}: marking manifest {names.text(key[0].tobytes())} "
+            _, targets, _ = plan.manifests.targets_of(alone)
+            marked[find(plan.marking.digests, key)[0]] = True
+            targets = np.unique(targets)
+            at, _ = find(plan.marking.digests, targets)
+            for digest in names.texts(targets[~marked[at]]):
+                yield f"{repository}: marking blob {digest}"
+            marked[at] = True
+
+
+def summary_lines(report: Report) -> Iterator[str]:
+    """What the run came to, in human units."""
+    yield ""
+    done = not report.dry_run
+    size = humanize.naturalsize
+    freed = report.blobs.deleted_bytes + report.uploads.deleted_bytes
+    found = report.blobs.eligible_bytes + report.uploads.eligible_bytes
+    if done:
+        yield f"freed {size(freed)} of {size(found)} found, in {_seconds(report)}"
+    else:
+        yield f"a collection would free {size(found)}; found out in {_seconds(report)}"
+    yield f"  repositories  {_number(report.repositories)}, {_number(report.emptied)} emptied"
+    for name, tally in (
+        ("manifests", report.manifests),
+        ("layer links", report.layer_links),
+        ("blobs", report.blobs),
+        ("uploads", report.uploads),
+    ):
+        line = f"  {name:13} {_number(tally.eligible)} eligible"
+        if tally.eligible_bytes:
+            line += f" ({size(tally.eligible_bytes)})"
+        if name == "blobs":
+            line += f" of {_number(report.blobs_total)}"
+        if done:
+            line += f", {_number(tally.deleted)} deleted"
+        yield line
+    if report.already_gone:
+        yield f"  gone already  {_number(report.already_gone)}"
+    if report.strangers:
+        yield f"  strangers     {_number(report.strangers)} files that are not a registry's, kept"
+    yield from _problem_lines(report)
+    if report.run_file:
+        yield f"  run file      {report.run_file}"
+
+
+def _problem_lines(report: Report) -> Iterator[str]:
+    for hold in report.held:
+        what = f"{hold.repository}@{hold.digest}" if hold.digest else hold.repository
+        yield f"  held          {what}: {hold.reason}"
+    for damage in report.damaged:
+        yield f"  damaged       {damage.path}: {damage.reason}"
+    for path, error in report.failed:
+        yield f"  not deleted   {path}: {error}"
+
+
+def _number(count: int) -> str:
+    return humanize.intcomma(count)
+
+
+def _seconds(report: Report) -> str:
+    return f"{report.seconds_total:.1f} s"

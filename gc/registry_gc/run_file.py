@@ -1,0 +1,293 @@
+"""The durable run file: plan, journal, audit and point to resume from, in one SQLite file.
+
+One row for each thing that a run meant to delete, with its state and the reason. Rows are
+written before anything is deleted, and their state after the storage has answered; a run that
+dies in between finds those objects gone the next time, which is harmless.
+
+A full disk, the usual reason to collect, must not stop a run: the file then moves to
+memory-backed storage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import json
+import os
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+SCHEMA = 1
+
+_TABLES = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE deletions (
+    id INTEGER PRIMARY KEY,
+    phase INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    repository TEXT,
+    digest TEXT,
+    path TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    modified REAL,
+    reason TEXT NOT NULL,
+    state TEXT NOT NULL DEFAULT 'planned',
+    error TEXT,
+    finished REAL
+);
+"""
+_INSERT = (
+    "INSERT INTO deletions (phase, kind, repository, digest, path, size, modified, reason) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
+
+
+class Kind(enum.Enum):
+    """What a row deletes; the order is that of deletion, safe to stop after any single one."""
+
+    TAG_INDEX = (1, "tag-index")
+    SIGNATURE = (2, "signature")
+    REVISION = (3, "revision")
+    LAYER_LINK = (4, "layer-link")
+    BLOB = (5, "blob")
+    UPLOAD = (6, "upload")
+
+    @property
+    def phase(self) -> int:
+        """Its place in the order of deletion."""
+        return self.value[0]
+
+    @property
+    def label(self) -> str:
+        """Its name in the file and in reports."""
+        return self.value[1]
+
+
+class RowState(enum.StrEnum):
+    """How far a row has come."""
+
+    PLANNED = "planned"
+    DELETED = "deleted"
+    GONE_ALREADY = "gone already"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One thing to delete. ``size``: bytes that this frees, 0 for links. ``modified``: epoch."""
+
+    kind: Kind
+    repository: str | None
+    digest: str | None
+    path: str
+    size: int
+    modified: float | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many rows, and their bytes."""
+
+    rows: int = 0
+    bytes: int = 0
+
+
+class RunFileError(Exception):
+    """The run file cannot be written anywhere, or is not one of ours."""
+
+
+class RunFile:
+    """A run file that is being written. ``notices`` says where it had to move, and why."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.notices: list[str] = []
+        self._connection = _create(path)
+
+    @classmethod
+    def create(cls, path: str) -> RunFile:
+        """A new run file at *path*, or on memory-backed storage where that cannot be written.
+
+        :raises RunFileError: *path* exists already, or no place can be written.
+        """
+        if os.path.exists(path):
+            raise RunFileError(f"{path}: the run file exists already; name another")
+        try:
+            os.makedirs(os.path.dirname(os.path.abspath(path)), mode=0o700, exist_ok=True)
+            return cls(path)
+        except (OSError, sqlite3.Error) as error:
+            fallback = cls(_memory_path(os.path.basename(path)))
+            fallback.notices.append(
+                f"{path} cannot be written ({error}); the run file is {fallback.path}, "
+                "which does not survive a reboot"
+            )
+            return fallback
+
+    def record_meta(self, **meta: Any) -> None:
+        """Record facts about the run, as JSON values."""
+        rows = [(key, json.dumps(value)) for key, value in meta.items()]
+        self._write("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
+
+    def meta(self) -> dict[str, Any]:
+        """What :meth:`record_meta` recorded."""
+        return {
+            key: json.loads(value)
+            for key, value in self._connection.execute("SELECT key, value FROM meta")
+        }
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Append rows, all of them or, on an error, none."""
+        self._write(
+            _INSERT,
+            [
+                (
+                    row.kind.phase,
+                    row.kind.label,
+                    row.repository,
+                    row.digest,
+                    row.path,
+                    row.size,
+                    row.modified,
+                    row.reason,
+                )
+                for row in rows
+            ],
+        )
+
+    def drop(self, kind: Kind, digests: Iterable[str]) -> None:
+        """Take rows back that are not dead after all."""
+        self._write(
+            "DELETE FROM deletions WHERE phase = ? AND digest = ?",
+            [(kind.phase, digest) for digest in digests],
+        )
+
+    def count(self, kind: Kind, *states: RowState) -> Count:
+        """How many rows of a kind, in any of *states*, or in all when none is named."""
+        rows, size = self._connection.execute(
+            "SELECT count(*), coalesce(sum(size), 0) FROM deletions "
+            "WHERE phase = ? AND state IN (SELECT value FROM json_each(?))",
+            (kind.phase, json.dumps(states or tuple(RowState))),
+        ).fetchone()
+        return Count(rows, size)
+
+    def uploads(self, *states: RowState) -> int:
+        """How many uploads have rows in any of *states*, or at all; each has several files."""
+        found: int = self._connection.execute(
+            "SELECT count(DISTINCT repository || char(10) || digest) FROM deletions "
+            "WHERE phase = ? AND state IN (SELECT value FROM json_each(?))",
+            (Kind.UPLOAD.phase, json.dumps(states or tuple(RowState))),
+        ).fetchone()[0]
+        return found
+
+    def rows(self, kind: Kind, state: RowState | None = None) -> Iterator[Row]:
+        """The rows of a kind, in the order of repository, digest and path."""
+        query = (
+            "SELECT repository, digest, path, size, modified, reason FROM deletions "
+            "WHERE phase = ? AND (? IS NULL OR state = ?) ORDER BY repository, digest, path"
+        )
+        # A connection of its own would not see rows that are not committed yet; none are.
+        for row in self._connection.execute(query, (kind.phase, state, state)):
+            yield Row(kind, *row)
+
+    def batches(self, kind: Kind, size: int) -> Iterator[list[tuple[int, str]]]:
+        """Rows still to be deleted, as number and path, *size* at a time."""
+        after = 0
+        while True:
+            batch = self._connection.execute(
+                "SELECT id, path FROM deletions WHERE phase = ? AND state = ? AND id > ? "
+                "ORDER BY id LIMIT ?",
+                (kind.phase, RowState.PLANNED, after, size),
+            ).fetchall()
+            if not batch:
+                return
+            after = batch[-1][0]
+            yield batch
+
+    def record(self, outcomes: Sequence[tuple[int, RowState, str]]) -> None:
+        """Write down what became of rows: number, state, error; durable when this returns."""
+        now = time.time()
+        self._write(
+            "UPDATE deletions SET state = ?, error = ?, finished = ? WHERE id = ?",
+            [(state, error or None, now, number) for number, state, error in outcomes],
+        )
+
+    def failures(self) -> Iterator[tuple[str, str]]:
+        """Path and error of all that could not be deleted."""
+        yield from self._connection.execute(
+            "SELECT path, coalesce(error, '') FROM deletions WHERE state = ? ORDER BY path",
+            (RowState.FAILED,),
+        )
+
+    def repositories_with(self, state: RowState) -> set[str]:
+        """The repositories that have rows in *state*."""
+        return {
+            row[0]
+            for row in self._connection.execute(
+                "SELECT DISTINCT repository FROM deletions WHERE state = ?", (state,)
+            )
+            if row[0] is not None
+        }
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def _write(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        try:
+            with self._connection:
+                self._connection.executemany(statement, rows)
+        except sqlite3.OperationalError as error:
+            if not _is_full(error):
+                raise RunFileError(f"{self.path}: {error}") from error
+            self._move(error)
+            with self._connection:
+                self._connection.executemany(statement, rows)
+
+    def _move(self, error: sqlite3.Error) -> None:
+        """Go on in memory-backed storage with all that was committed."""
+        path = _memory_path(os.path.basename(self.path))
+        target = _connect(path)
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.rollback()
+        self._connection.backup(target)
+        self._connection.close()
+        self.notices.append(
+            f"{self.path}: {error}; the run file goes on as {path}, which does not survive a reboot"
+        )
+        self.path, self._connection = path, target
+
+
+def _is_full(error: sqlite3.Error) -> bool:
+    name = getattr(error, "sqlite_errorname", "")
+    return name.startswith(("SQLITE_FULL", "SQLITE_IOERR"))
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    # A stop at the wrong moment must not lose the journal of what was deleted: FULL is the
+    # default and stays; the rollback journal keeps everything in this one file between writes.
+    connection = sqlite3.connect(path, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode = TRUNCATE")
+    return connection
+
+
+def _create(path: str) -> sqlite3.Connection:
+    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    os.close(handle)
+    connection = _connect(path)
+    with connection:
+        connection.executescript(_TABLES)
+        connection.execute(f"PRAGMA user_version = {SCHEMA}")
+    return connection
+
+
+def _memory_path(name: str) -> str:
+    folder = "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()  # noqa: S108  # made below with a name of its own
+    try:
+        return os.path.join(tempfile.mkdtemp(prefix="registry-gc-", dir=folder), name)
+    except OSError as error:
+        raise RunFileError(f"no place for the run file: {error}") from error

@@ -1,0 +1,35 @@
+"""Schema 1 signatures on a filesystem, where the listing does not look into revision folders.
+
+Registries 2.0 to 2.4 kept them as links beside the revision's own. Only a schema 1 manifest can
+have them, or one that cannot be read any more; so only those folders are opened.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from registry_drivers.base import Reader
+from registry_gc.catalog import Catalog
+from registry_gc.layout import revision_folder
+from registry_gc.listing import Signature, list_repositories
+from registry_gc.manifests import Kind
+from registry_gc.ranges import Range
+from registry_gc.references import Manifests, State
+
+
+def read_signatures(reader: Reader, catalog: Catalog, manifests: Manifests) -> list[Signature]:
+    """The signature links of every revision that may have some."""
+    if not reader.capabilities.folders:
+        return catalog.signatures
+    ids = manifests.ids(catalog.revisions.keys)
+    suspects = manifests.of_kind(Kind.SCHEMA_1) | ~manifests.in_state(State.OK)
+    found: list[Signature] = []
+    for row in np.flatnonzero(suspects[ids]).tolist():
+        owner = int(catalog.revisions.owner[row])
+        digest = catalog.names.text(catalog.revisions.keys[row].tobytes())
+        folder = revision_folder(catalog.repositories[owner], digest)
+        batch = list_repositories(reader, Range((folder + "signatures/",)))
+        found += [replace(signature, repository=owner) for signature in batch.signatures]
+    return found

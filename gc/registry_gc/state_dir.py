@@ -1,0 +1,46 @@
+"""Where run files live between runs."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+
+class StateDir(NamedTuple):
+    """A folder that can be written, and what the operator should know about it."""
+
+    path: str
+    notices: tuple[str, ...] = ()
+
+
+def default_state_dir(environ: Mapping[str, str], user: int) -> str:
+    """The state directory when none is named; *user* is the effective user id."""
+    if environ.get("XDG_STATE_HOME"):
+        return os.path.join(environ["XDG_STATE_HOME"], "registry-gc")
+    if user == 0:
+        return "/var/lib/registry-gc"
+    return os.path.join(os.path.expanduser("~"), ".local", "state", "registry-gc")
+
+
+def open_state_dir(path: str) -> StateDir:
+    """Make *path*, or a temporary folder where that is not possible."""
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return StateDir(path)
+    except OSError as error:
+        temporary = tempfile.mkdtemp(prefix="registry-gc-")
+        notice = (
+            f"the state directory {path} cannot be written ({error.strerror or error}); using "
+            f"{temporary} for this run (choose another with --state-dir)"
+        )
+        return StateDir(temporary, (notice,))
+
+
+def run_file_path(state_dir: str, run: str, now: float) -> str:
+    """Where the run file of *run* goes; names sort by time."""
+    stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
+    return os.path.join(state_dir, "runs", f"{stamp}-{run[:8]}.sqlite")

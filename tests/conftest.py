@@ -1,0 +1,35 @@
+"""What every test starts from: no settings of the machine's, a state directory of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+# Time says nothing on a machine with other work: hypothesis would call slow examples failures.
+settings.register_profile("registry-gc", deadline=None, print_blob=True)
+settings.load_profile("registry-gc")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--long``: the numbers of examples that take a night."""
+    parser.addoption("--long", action="store_true", help="run the long forms of the tests")
+
+
+@pytest.fixture(scope="session")
+def long(request: pytest.FixtureRequest) -> bool:
+    """Whether ``--long`` was given."""
+    return bool(request.config.getoption("--long"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the machine's settings out of the tests, and the tests out of its state directory."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("REGISTRY_", "RGC_")):
+                patch.delenv(name)
+        patch.setenv("RGC_STATE_DIR", str(tmp_path_factory.mktemp("state")))
+        yield

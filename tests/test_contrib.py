@@ -1,0 +1,178 @@
+"""``contrib/``: the cron file is one that cron takes, and does what its comments say."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CRON = ROOT / "contrib" / "cron" / "registry-garbage-collect"
+BOUNDS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
+JOB = re.compile(
+    r"(?P<when>(?:[\d*/,-]+ +){4}[\d*/,-]+) +(?P<user>[a-z_][a-z0-9_-]*) +(?P<line>.+)"
+)
+SETTING = re.compile(r"(?P<name>[A-Z]+)=(?P<value>.*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One line of a file in ``/etc/cron.d``."""
+
+    when: str
+    user: str
+    line: str
+
+
+def read(text: str) -> tuple[dict[str, str], list[Job]]:
+    """The settings and jobs of *text*; every line that is no comment must be one of them."""
+    settings: dict[str, str] = {}
+    jobs: list[Job] = []
+    for line in text.splitlines():
+        if not line.strip() or line.startswith("#"):
+            continue
+        if setting := SETTING.fullmatch(line):
+            settings[setting["name"]] = setting["value"]
+            continue
+        job = JOB.fullmatch(line)
+        assert job, f"cron takes no such line: {line}"
+        jobs.append(Job(job["when"], job["user"], job["line"]))
+    return settings, jobs
+
+
+def uncommented() -> str:
+    """The file with its other job instead of the first, as its comment says."""
+    lines = CRON.read_text().splitlines()
+    jobs = [n for n, line in enumerate(lines) if line.lstrip("# ").startswith("5 4 ")]
+    lines[jobs[0]], lines[jobs[1]] = "", lines[jobs[1]].removeprefix("# ")
+    return "\n".join(lines) + "\n"
+
+
+VARIANTS = pytest.mark.parametrize(
+    "text", [CRON.read_text(), uncommented()], ids=["read-only", "stopped"]
+)
+
+
+@VARIANTS
+def test_the_cron_file_has_one_job_on_sundays_at_five_past_four_as_root(text: str) -> None:
+    settings, jobs = read(text)
+    assert [(job.when, job.user) for job in jobs] == [("5 4 * * 0", "root")]
+    assert settings["SHELL"] == "/bin/sh"
+    assert settings["MAILTO"] == "root"
+    assert {"/usr/local/bin", "/usr/bin", "/bin"} <= set(settings["PATH"].split(":"))
+
+
+@VARIANTS
+def test_the_fields_are_within_their_bounds_and_no_percent_sign_ends_the_command(text: str) -> None:
+    (job,) = read(text)[1]
+    for value, (low, high) in zip(job.when.split(), BOUNDS, strict=True):
+        assert value == "*" or low <= int(value) <= high
+    assert "%" not in job.line  # cron takes it for a newline
+
+
+def test_cron_takes_the_file_by_its_name_and_its_last_line_ends() -> None:
+    assert re.fullmatch(r"[A-Za-z0-9_-]+", CRON.name)
+    assert CRON.read_text().endswith("\n")
+
+
+def test_deleting_untagged_manifests_is_off_and_there_to_be_turned_on() -> None:
+    text = CRON.read_text()
+    assert read(text)[0]["OPTIONS"] == ""
+    turned_on = text.replace("OPTIONS=\n", "").replace("# OPTIONS=", "OPTIONS=")
+    assert read(turned_on)[0]["OPTIONS"] == "-m"
+
+
+def run_job(text: str, folder: Path, code: int) -> tuple[subprocess.CompletedProcess[str], str]:
+    """Run the job as cron would, with a collector that ends with *code*; its mail and its calls."""
+    settings, (job,) = read(text)
+    tools = folder / "bin"
+    tools.mkdir()
+    for name in ("registry-garbage-collect", "systemctl"):
+        result = code if name.startswith("registry") else 0
+        stub = tools / name
+        stub.write_text(
+            f'#!/bin/sh\necho "{name} $*" >>"{folder}/calls"\necho said by {name}\nexit {result}\n'
+        )
+        stub.chmod(0o755)
+    environment = {
+        **settings,
+        "PATH": f"{tools}:{settings['PATH']}",
+        "LOG": str(folder / "log"),
+        "LOCK": str(folder / "lock"),
+        "OPTIONS": "-m --quiet",
+    }
+    done = subprocess.run(
+        [settings["SHELL"], "-c", job.line],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done, (folder / "calls").read_text()
+
+
+@VARIANTS
+def test_a_run_that_succeeds_mails_nothing_and_appends_to_the_log(
+    text: str, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    log.write_text("last week\n")
+    done, calls = run_job(text, tmp_path, code=0)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert log.read_text().startswith("last week\n")
+    assert "said by registry-garbage-collect\n" in log.read_text()
+    assert "-m --quiet /etc/docker/registry/config.yml\n" in calls
+
+
+@VARIANTS
+@pytest.mark.parametrize("code", [1, 3, 4])
+def test_a_run_that_fails_mails_its_code_and_the_end_of_the_log(
+    text: str, code: int, tmp_path: Path
+) -> None:
+    done, _ = run_job(text, tmp_path, code)
+    assert f"ended with code {code}." in done.stdout
+    assert "said by registry-garbage-collect" in done.stdout
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_stopped_registry_is_started_again_however_the_run_ends(
+    code: int, tmp_path: Path
+) -> None:
+    _, calls = run_job(uncommented(), tmp_path, code)
+    assert calls.splitlines() == [
+        "systemctl stop docker-registry",
+        "registry-garbage-collect --registry-stopped -m --quiet /etc/docker/registry/config.yml",
+        "systemctl start docker-registry",
+    ]
+
+
+@pytest.mark.parametrize(
+    "script", sorted((ROOT / "contrib" / "setup").iterdir()), ids=lambda path: str(path.name)
+)
+def test_a_set_up_script_is_valid_and_may_be_executed(script: Path) -> None:
+    assert script.stat().st_mode & 0o111
+    subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+def test_nothing_is_installed_when_every_command_is_there() -> None:
+    packages = ROOT / "contrib" / "setup" / "packages"
+    done = subprocess.run(
+        [str(packages), "sh", "cat=no-such-package"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == ""
+
+
+def test_a_missing_command_without_a_package_manager_is_named(tmp_path: Path) -> None:
+    (tmp_path / "id").symlink_to("/usr/bin/id")
+    done = subprocess.run(
+        ["/bin/bash", str(ROOT / "contrib" / "setup" / "packages"), "no-such-command"],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "no-such-command" in done.stderr
