@@ -118,6 +118,8 @@ def read_links(files: Files) -> list[Link]:
                 text = file.data.decode("latin-1")
                 content = text if DIGEST.fullmatch(text) else ""
                 digest = parts.get("digest", "")
+                if digest and not DIGEST.fullmatch(digest):
+                    continue
                 links.append(
                     Link(kind, path, inside[1][:-1], parts.get("owner", ""), digest, content)
                 )

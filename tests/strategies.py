@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -71,8 +72,9 @@ class Registry:
         """Add a sentence to the story."""
         self.story.append(text if self.age == OLD else f"{text} (young)")
 
-    def __repr__(self) -> str:
-        return "Registry:\n  " + "\n  ".join(self.story)
+    def _repr_pretty_(self, printer: Any, _: bool) -> None:
+        # What hypothesis prints of a failing example: the story, not a thousand paths.
+        printer.text("Registry:\n  " + "\n  ".join(self.story))
 
 
 Draw = st.DrawFn

@@ -291,7 +291,8 @@ def test_a_stray_file_under_blobs_is_counted_and_kept(disk: Disk, mode: Mode, st
     assert result.exit_code == 0
     assert collected()
     assert disk.has(f"{V2}/{stray}")
-    assert result.json["strangers"] == 1
+    # The filesystem's own folder is not looked into: often nobody but root may.
+    assert result.json["strangers"] == (0 if "lost+found" in stray else 1)
 
 
 # Left behind.

@@ -202,8 +202,9 @@ def test_unfinished_writes_of_driver_and_nfs_are_counted_and_kept(disk: Disk) ->
     assert result.exit_code == 0
     assert not disk.has_blob(image)
     assert all(disk.has(path) for path in strangers)
-    # The last lies beside blobs and repositories, where nobody needs to look.
-    assert result.json["strangers"] in (5, 6)
+    # What lies beside an expected file is not looked for: that would cost one listing for each
+    # link and blob. The last lies beside blobs and repositories, where nobody needs to look.
+    assert result.json["strangers"] >= 2
 
 
 @BOTH

@@ -211,7 +211,7 @@ def test_only_the_sweep_deletes_and_the_lock_its_own_object() -> None:
         for call in calls(name)
         if name.startswith("registry_gc")
         and call.endswith((".delete", ".remove_folders", ".rmtree", ".rmdir"))
-        and name not in {"registry_gc.sweep", "registry_gc.lock"}
+        and name not in {"registry_gc.sweep", "registry_gc.lock", "registry_gc.claim"}
     ]
     assert wrong == []
 
@@ -224,10 +224,10 @@ def test_a_module_says_what_lives_in_it(name: str) -> None:
 # --- start-up ---------------------------------------------------------------------------------
 
 
-def python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Python with both source roots and nothing else of ours."""
+def python(*arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
+    """Run Python with both source roots and nothing else of ours; *path* goes before PATH."""
     roots = ":".join(map(str, PACKAGES.values()))
-    environment = {"PYTHONPATH": roots, "PATH": "/usr/bin:/bin", "COLUMNS": "80"}
+    environment = {"PYTHONPATH": roots, "PATH": f"{path}/usr/bin:/bin", "COLUMNS": "80"}
     return subprocess.run(
         [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False
     )
@@ -403,3 +403,25 @@ def test_the_readme_shows_the_help_that_the_command_prints() -> None:
         "sys.exit(f.split(readme)[1] != f.block(f.help_text()))\n"
     )
     assert python("-c", program).returncode == 0, "make readme"
+
+
+# --- what is shown ----------------------------------------------------------------------------
+
+
+def test_the_demo_shows_a_collection_and_leaves_every_tag_whole(tmp_path: Path) -> None:
+    command = tmp_path / "bin" / "registry-garbage-collect"
+    command.parent.mkdir()
+    command.write_text(
+        f"#!{sys.executable}\n"
+        "from registry_gc.cli.main import registry_garbage_collect\n"
+        "registry_garbage_collect()\n"
+    )
+    command.chmod(0o755)
+    done = python(
+        str(ROOT / "benchmarks" / "demo.py"), str(tmp_path / "demo"), path=f"{command.parent}:"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Every tag still has all of its manifests, configs and layers." in done.stdout
+    assert "A second run finds nothing more to delete." in done.stdout
+    for what in ("index of 2.0", "night 1", "signature of 2.1", "upload begun"):
+        assert what in done.stdout

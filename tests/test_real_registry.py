@@ -20,6 +20,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     layout.name("one", layout.image(["base", "first"]))
     layout.name("two", layout.image(["base", "second"]))
     layout.name("other", layout.image(["another base"]))
+    layout.name("gone", layout.image(["base", "soon gone"]))
     children = [layout.image(["base", name], name) for name in ("amd64", "arm64")]
     layout.name("multi", layout.index(children))
     layout.name("multi-new", layout.index([children[0], layout.image(["base", "new"], "arm64")]))
@@ -34,7 +35,7 @@ def registry(tmp_path: Path) -> RealRegistry:
 def fill(registry: RealRegistry, layout: Layout) -> dict[str, list[str]]:
     """Push, move and delete tags in both formats; returns the tags that are left."""
     for form, options in (("oci", ()), ("docker", ("--format", "v2s2"))):
-        for name, tag in (("one", "v1"), ("two", "v2"), ("other", "gone"), ("two", "latest")):
+        for name, tag in (("one", "v1"), ("two", "v2"), ("gone", "gone"), ("two", "latest")):
             registry.push(layout.folder, name, f"{form}/app:{tag}", *options)
         registry.push(layout.folder, "one", f"{form}/app:latest", *options)
         registry.push(layout.folder, "multi", f"{form}/app/multi:v1", "--all", *options)
@@ -78,9 +79,9 @@ def test_after_a_collection_every_tag_can_be_pulled_and_new_pushes_work(
         registry.pull_with_skopeo("oci/app/multi:v1", tmp_path / "pulled")
         registry.pull("oci/app/multi", multi)
         # What was deleted can be pushed and pulled again, into the same repositories.
-        registry.push(layout.folder, "other", "oci/app:gone")
+        registry.push(layout.folder, "gone", "oci/app:gone")
         registry.push(layout.folder, "other", "oci/untagged:v1")
-        assert registry.pull("oci/app", "gone") == 2
+        assert registry.pull("oci/app", "gone") == 3
         assert registry.pull("oci/untagged", "v1") == 2
 
     again = collect_here(registry, "--registry-stopped", *mode)
@@ -199,7 +200,7 @@ def test_the_real_run_prints_the_lines_of_the_dry_run(
     real = collect_as_text(registry.root, *arguments, config=registry.config)
 
     def lines(text: str) -> list[str]:
-        return [line for line in text.splitlines() if "eligible" in line]
+        return [line for line in text.splitlines() if "eligible for deletion" in line]
 
     assert lines(real.text) == lines(dry.text)
     assert len(lines(dry.text)) > 10

@@ -87,8 +87,8 @@ class Page:
 
     ``md5s`` has dtype ``V16`` and :data:`UNKNOWN_MD5` where the listing does not tell; None where
     it never does. ``shared`` is as in :class:`Entry`; None where nothing is.
-    ``hollow`` are folders with no file anywhere below them, which only file systems have
-    (paths without a trailing ``/``).
+    ``hollow`` are folders with no file anywhere below them, which only file systems have (paths
+    without a trailing ``/``, deepest first, the listed folder itself among them).
     """
 
     paths: Paths
@@ -225,9 +225,9 @@ class Reader(Protocol):
     def list(self, prefix: str, *, start_after: str | None = None) -> Iterator[Page]:
         """Every file below *prefix*, at any depth.
 
-        Object stores answer in the order of the keys' UTF-8 bytes; a file system in that of its
-        folders, where all files of one folder come together. ``start_after`` leaves out the
-        paths up to and including it. A prefix that holds nothing yields nothing.
+        Every storage answers in the order of the paths' UTF-8 bytes, so that a listing that broke
+        goes on with ``start_after``, which leaves out the paths up to and including it. A prefix
+        that holds nothing yields nothing.
         Files that vanish while the listing runs are left out or listed, never an error.
         """
 

@@ -1,4 +1,8 @@
-"""From a registry's config to a driver; the only place that knows the drivers there are."""
+"""From a registry's config to a driver; the only place that knows the drivers there are.
+
+Drivers and their SDKs are imported when a storage is opened, never before: start-up must not
+pay for what a run does not use.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from typing import Any
 from registry_drivers.base import Storage
 from registry_drivers.errors import DriverConfigError, MissingExtra
 
+# Name in the config -> module, the function in it that opens a storage, and the extra.
 DRIVERS = {
     "filesystem": ("filesystem", "open_filesystem", ""),
     "s3": ("s3", "open_s3", "s3"),
@@ -23,7 +28,10 @@ DRIVERS = {
 
 @dataclass(frozen=True, slots=True)
 class StorageSpec:
-    """Which storage: everything needed to open it, here or on another machine."""
+    """Which storage: everything needed to open it, here or in another process.
+
+    ``parameters`` are those of the config, secrets among them: they are never shown.
+    """
 
     driver: str
     parameters: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -36,22 +44,37 @@ def open_storage(spec: StorageSpec) -> Storage:
     :raises MissingExtra: its SDK is not installed.
     """
     if spec.driver == "inmemory":
-        raise DriverConfigError("an in-memory registry keeps nothing to collect", driver="inmemory")
+        raise DriverConfigError(
+            "an in-memory registry keeps nothing that could be collected", driver=spec.driver
+        )
     if spec.driver not in DRIVERS:
         known = ", ".join(sorted(DRIVERS))
         raise DriverConfigError(f"unknown storage driver {spec.driver!r}; known are {known}")
     module_name, function, extra = DRIVERS[spec.driver]
     try:
         module = importlib.import_module(f"registry_drivers.{module_name}")
-    except ModuleNotFoundError as error:
-        if error.name == f"registry_drivers.{module_name}":
-            raise DriverConfigError(
-                "this driver is known, but not part of this version", driver=spec.driver
-            ) from error
-        raise MissingExtra(
-            f"needs a package that is not installed ({error.name}): "
-            f"pip install 'registry-garbage-collect[{extra}]'",
-            driver=spec.driver,
-        ) from error
-    storage: Storage = getattr(module, function)(spec.parameters)
+        storage: Storage = getattr(module, function)(spec.parameters, **_spelling(spec.driver))
+    except ImportError as error:
+        raise _not_importable(error, spec.driver, module_name, extra) from error
     return storage
+
+
+def _spelling(driver: str) -> dict[str, str]:
+    # A driver with several names is told which one the config has, for its messages.
+    module_name = DRIVERS[driver][0]
+    names = [name for name, (module, _, _) in DRIVERS.items() if module == module_name]
+    return {"driver": driver} if len(names) > 1 else {}
+
+
+def _not_importable(
+    error: ImportError, driver: str, module_name: str, extra: str
+) -> DriverConfigError:
+    if error.name == f"registry_drivers.{module_name}" and isinstance(error, ModuleNotFoundError):
+        return DriverConfigError(
+            "this driver is known, but not part of this version", driver=driver
+        )
+    return MissingExtra(
+        f"needs a package that cannot be imported ({error}): "
+        f"pip install 'registry-garbage-collect[{extra}]'",
+        driver=driver,
+    )

@@ -31,7 +31,6 @@ from registry_drivers.base import (
 )
 from registry_drivers.errors import (
     AlreadyExists,
-    DriverConfigError,
     InvalidPath,
     NotFound,
     StorageError,
@@ -46,8 +45,10 @@ from registry_drivers.filesystem_errors import (
 )
 from registry_drivers.filesystem_walk import LOST_AND_FOUND, Walk
 from registry_drivers.filesystem_write import move_file, write_file
+from registry_drivers.parameters import Parameters
 from registry_drivers.paths import check_path, check_prefix
 
+DEFAULT_ROOT = "/var/lib/registry"
 # Between two looks at the guard; a file is one request each way.
 _DELETE_BATCH = 256
 # A folder that somebody fills, that is gone, that is a file or a symbolic link, or that is a
@@ -55,6 +56,22 @@ _DELETE_BATCH = 256
 _STAYS = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EBUSY})
 # O_NONBLOCK: opening a pipe that nobody writes to would wait for ever.
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
+
+
+def open_filesystem(parameters: Mapping[str, Any]) -> FilesystemStorage:
+    """Open the folder that *parameters* name: ``rootdirectory``, ``maxthreads``.
+
+    Nothing is looked at yet. ``maxthreads`` is the registry's own affair; only its form is
+    checked, as the registry does.
+
+    :raises DriverConfigError: a parameter is of the wrong kind.
+    """
+    given = Parameters(DRIVER, parameters)
+    if "rootdirectory" in parameters and not given.has("rootdirectory"):
+        raise given.error("rootdirectory", "is empty; name the registry's folder")
+    if not given.number("maxthreads", 100.0).is_integer():
+        raise given.error("maxthreads", "expected a whole number")
+    return FilesystemStorage(given.text("rootdirectory", default=DEFAULT_ROOT))
 
 
 class FilesystemStorage:
@@ -349,14 +366,3 @@ class FilesystemStorage:
             said = error.strerror or type(error).__name__
             return StorageError(f"{said}, below {self.root}", path=path, driver=DRIVER)
         return translate(error, path, self.root)
-
-
-def open_filesystem(parameters: Mapping[str, Any]) -> FilesystemStorage:
-    """The storage that a config's ``storage.filesystem`` describes.
-
-    :raises DriverConfigError: ``rootdirectory`` is no text.
-    """
-    root = parameters.get("rootdirectory", "/var/lib/registry")
-    if not isinstance(root, str) or not root:
-        raise DriverConfigError("rootdirectory must be a path", driver=DRIVER)
-    return FilesystemStorage(root)

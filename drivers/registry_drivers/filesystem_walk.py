@@ -6,13 +6,14 @@ Opening each of them is what makes ``find`` slow. The walk lists their parent an
 
 Two shortcuts, and what they do not see:
 
-* :data:`LEAVES`: of a folder that is named by a digest, and lies where the table says, only the
-  expected file is listed when it is there. Other files beside it (signatures of schema 1, a
+* :data:`LEAVES`: where the table says, and all names in a folder are digests, only the expected
+  file of each is listed when it is there. Other files beside it (signatures of schema 1, a
   temporary file) are not seen; ``children`` shows them.
 * A tag's folder is taken to hold ``current/link`` and ``index/<algorithm>/…`` and nothing else
   when both are there.
 
-Where the expected file is missing, the folder is walked like any other.
+Where the expected file is missing, the folder is walked like any other. Symbolic links are
+followed in both ways.
 """
 
 from __future__ import annotations
@@ -98,7 +99,8 @@ class Walk:
     def pages(self, prefix: str) -> Iterator[Page]:
         """The files below *prefix*, which is empty or ends with ``/``."""
         try:
-            yield from self._visit(prefix)
+            if not (yield from self._visit(prefix)) and prefix:
+                self._hollow.append(prefix[:-1])
             if self._paths or self._hollow:
                 yield self._page()
         finally:
@@ -112,7 +114,7 @@ class Walk:
                 f"folders nested more than {_MAX_DEPTH} deep", path=folder[:-1], driver=DRIVER
             )
         leaf = expected_leaf(folder)
-        if leaf is not None and not self._after.startswith(folder):
+        if leaf is not None:
             return (yield from self._visit_digests(folder, leaf))
         return (yield from self._visit_any(folder))
 
@@ -137,13 +139,23 @@ class Walk:
                 holds = True
             elif not name.endswith("/"):
                 holds |= self._add_file(path)
-            elif tags and not entry.is_symlink() and (yield from self._visit_tag(path)):
+            elif (
+                tags and not entry.is_symlink() and (yield from self._visit_tag(path))
+            ) or entry.name == LOST_AND_FOUND:
                 holds = True
-            elif entry.name != LOST_AND_FOUND:
+            else:
                 holds |= yield from self._visit_folder(path, entry.is_symlink())
             if len(self._paths) >= _PAGE_ROWS:
                 yield self._page()
         return holds
+
+    def _visit_child(self, folder: str, entry: os.DirEntry[str], tag: bool) -> _Visit:
+        link = entry.is_symlink()
+        if tag and not link and (yield from self._visit_tag(folder)):
+            return True
+        if entry.name == LOST_AND_FOUND:
+            return True
+        return (yield from self._visit_folder(folder, link))
 
     def _visit_folder(self, folder: str, link: bool) -> _Visit:
         if link:
@@ -172,9 +184,6 @@ class Walk:
     def _visit_tag(self, folder: str) -> _Visit:
         """List a tag's folder; False, with nothing listed, when it has not the usual shape."""
         full = f"{self._root}/{folder}"
-        index = f"{folder}index/"
-        if self._after.startswith(folder):
-            return False
         try:
             current = os.stat(f"{full}current/link")
             algorithms = os.listdir(f"{full}index")
@@ -185,9 +194,13 @@ class Walk:
         if current.st_mode & _KIND != S_IFREG or not _ALGORITHMS.issuperset(algorithms):
             return False
         self._listed += 1
-        self._add(f"{folder}current/link", current)
+        link = f"{folder}current/link"
+        if not self._is_before(link):
+            self._add(link, current)
         for algorithm in sorted(algorithms):
-            yield from self._visit_folder(f"{index}{algorithm}/", link=False)
+            below = f"{folder}index/{algorithm}/"
+            if not self._is_before(below):
+                yield from self._visit_folder(below, link=False)
         return True
 
     def _add_digests(self, folder: str, leaf: str, names: list[str], handle: int) -> _Visit:
@@ -198,7 +211,11 @@ class Walk:
         paths, sizes, modified = self._paths, self._sizes, self._modified
         ask = os.stat
         holds = False
+        resumed = self._after.startswith(folder)
         for name in names:
+            if resumed and self._is_before(f"{folder}{name}/"):
+                holds = True
+                continue
             leaf_name = name + suffix
             try:
                 status = ask(leaf_name, dir_fd=handle)
@@ -210,12 +227,15 @@ class Walk:
             if status.st_mode & _KIND != S_IFREG:
                 holds |= yield from self._visit_name(folder + name)
                 continue
+            holds = True
+            path = folder + leaf_name
+            if resumed and self._is_before(path):
+                continue
             if status.st_nlink > 1:
                 self._shared.append(len(paths))
-            paths.append(folder + leaf_name)
+            paths.append(path)
             sizes.append(status.st_size)
             modified.append(status.st_mtime)
-            holds = True
             if len(paths) >= _PAGE_ROWS:
                 yield self._page()
         return holds
@@ -228,7 +248,7 @@ class Walk:
             self._vanished(error, path)
             return False
         if not S_ISDIR(mode):
-            return self._add_file(path)
+            return self._is_before(path) or self._add_file(path)
         return (yield from self._visit_folder(path + "/", os.path.islink(f"{self._root}/{path}")))
 
     def _add_file(self, path: str) -> bool:

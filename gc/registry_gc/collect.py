@@ -19,8 +19,9 @@ import numpy as np
 from registry_drivers.base import Storage
 from registry_drivers.errors import StorageError
 from registry_gc import __version__
+from registry_gc.arrays import within
 from registry_gc.catalog import Catalog, is_registry, read_catalog, stream_blobs
-from registry_gc.digest import empty_keys, find
+from registry_gc.digest import empty_keys
 from registry_gc.engine import Engine, engine_for
 from registry_gc.events import Observer
 from registry_gc.guard import Finding, Verdict
@@ -260,7 +261,7 @@ class _Collection:
         if not len(late):
             return marking
         again = mark(self.storage, catalog, manifests, self.job.policy, cutoff, young=late)
-        revived = again.digests[~find(marking.digests, again.digests)[1]]
+        revived = again.digests[~within(marking.digests, again.digests)]
         self.run_file.drop(Kind.BLOB, catalog.names.texts(revived))
         return again
 

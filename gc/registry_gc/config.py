@@ -13,7 +13,6 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from registry_drivers.factory import StorageSpec
-
 from registry_gc.config_file import DEFAULT_PATHS, ConfigError, RawConfig, read_config
 from registry_gc.durations import parse_duration
 
@@ -196,7 +195,7 @@ def _kind(value: object) -> str:
 
 
 def _storage(storage: _Section, raw: RawConfig) -> StorageSpec:
-    known = ", ".join(_DRIVERS)
+    known = ", ".join(name for name in _DRIVERS if name != "inmemory")
     drivers = [str(key) for key in storage.values if key not in _BESIDE_DRIVERS]
     named = [driver + raw.origin("storage", driver) for driver in drivers]
     for driver, name in zip(drivers, named, strict=True):

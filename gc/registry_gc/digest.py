@@ -46,6 +46,19 @@ def check_digest(text: str) -> str:
     raise InvalidDigest(f"not a digest: {text[:100]!r}")
 
 
+def stored_digest(algorithm: str, encoded: str) -> str:
+    """The digest that a folder ``<algorithm>/<encoded>`` stands for.
+
+    Only algorithms that registries store under; a folder of any other is a stranger, and what
+    is not understood is never deleted.
+
+    :raises InvalidDigest: it stands for none.
+    """
+    if algorithm not in _HEX_LENGTHS:
+        raise InvalidDigest(f"not an algorithm that registries store under: {algorithm[:100]!r}")
+    return check_digest(f"{algorithm}:{encoded}")
+
+
 def is_sha256(text: str) -> bool:
     """Tell whether the digest *text* is one of sha256, whose key is its own bytes."""
     return text.startswith("sha256:")
@@ -67,15 +80,21 @@ def check_digests(texts: Sequence[str]) -> None:
 
 def _plain_keys(texts: Sequence[str]) -> bytes | None:
     """The keys of *texts*, one after the other, if all are sha256 digests; else None."""
-    if not all(text.startswith("sha256:") and len(text) == 71 for text in texts):
+    count = len(texts)
+    joined = "".join(texts)
+    # No text is longer than 71 and all are so together: each is. "s" is no hex digit, so what is
+    # left after taking out "sha256:" is hex only if each text begins with it and has it once.
+    if not count or len(joined) != 71 * count or max(map(len, texts)) != 71:
         return None
-    joined = "".join([text[7:] for text in texts])
+    encoded = joined.replace("sha256:", "")
+    if joined[::71] != "s" * count or len(encoded) != 64 * count:
+        return None
     try:
-        keys = bytes.fromhex(joined)
+        keys = bytes.fromhex(encoded)
     except ValueError:
         return None
     # fromhex takes capitals and blanks; a digest has neither.
-    return keys if keys.hex() == joined else None
+    return keys if keys.hex() == encoded else None
 
 
 class Names:
@@ -127,12 +146,3 @@ def prefixes(keys: Keys) -> NDArray[np.uint64]:
         return np.empty(0, dtype=np.uint64)
     words = np.ascontiguousarray(keys).view(">u8").reshape(len(keys), 4)
     return words[:, 0].astype(np.uint64)
-
-
-def find(sorted_keys: Keys, wanted: Keys) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """Where *wanted* keys are in *sorted_keys*: positions, and whether each is there at all."""
-    if not len(sorted_keys) or not len(wanted):
-        return np.zeros(len(wanted), dtype=np.intp), np.zeros(len(wanted), dtype=np.bool_)
-    at = np.searchsorted(sorted_keys, wanted)
-    at[at == len(sorted_keys)] = 0
-    return at, sorted_keys[at] == wanted

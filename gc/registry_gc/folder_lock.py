@@ -40,6 +40,7 @@ class FolderLock:
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
+        self._pid = os.getpid()
         try:
             self._fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
@@ -65,11 +66,16 @@ class FolderLock:
             return False
 
     def release(self) -> None:
-        """Let go; more than once does no harm."""
+        """Let go; more than once does no harm, nor does a forked child."""
         _held.discard(self)
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if self._fd < 0:
+            return
+        if os.getpid() == self._pid:
+            # Closing alone would wait for a child that has not yet closed its copy.
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
+        os.close(self._fd)
+        self._fd = -1
 
 
 _held: WeakSet[FolderLock] = WeakSet()

@@ -1,4 +1,12 @@
-"""The lock object: where it lies in a storage, what it says, and how old it is."""
+"""The lock object: where it lies in a storage, what it says, how old it is.
+
+::
+
+    LockError
+    ├── LockHeld        another run has it; nothing was changed
+    ├── LockLost        it was ours and is no more: delete nothing further
+    └── LockUnsafe      this storage cannot keep two runs apart
+"""
 
 from __future__ import annotations
 
@@ -16,6 +24,18 @@ LOCK = f"{FOLDER}/lock"
 # Twenty refreshes missed: longer than any retry, shorter than an operator's patience.
 STALE_SECONDS = 600.0
 _MAX_BYTES = 64 << 10
+
+
+class LockError(Exception):
+    """Something is wrong with the lock; the message is one line for the operator."""
+
+
+class LockLost(LockError):
+    """Another run took the lock over, or somebody removed it."""
+
+
+class LockUnsafe(LockError):
+    """The storage lets two runs create the same lock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +59,14 @@ class Holder(Process):
     def encode(self) -> bytes:
         """The lock object's bytes."""
         return msgspec.json.encode(self)
+
+
+class LockHeld(LockError):
+    """Another run has the lock; ``holder`` is None where its object says nothing."""
+
+    def __init__(self, message: str, holder: Holder | None = None) -> None:
+        super().__init__(message)
+        self.holder = holder
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +107,17 @@ def look(storage: Reader) -> Found | None:
     # The later of the two, as either may have been copied from elsewhere.
     refreshed = max(modified, _seconds(holder.time)) if holder else modified
     return Found(data, holder, storage.now() - refreshed)
+
+
+def held(storage: Reader, found: Found) -> LockHeld:
+    """The error that *found* is in the way."""
+    ahead = found.age < 0
+    when = "at a time ahead of the storage's clock" if ahead else f"{found.age:.0f} s ago"
+    return LockHeld(
+        f"{storage.root}: {found} holds the lock, refreshed {when}: wait until it ends; if you"
+        " know that it is dead: registry-gc unlock",
+        found.holder,
+    )
 
 
 def read_holder(storage: Reader, path: str = LOCK) -> Holder | None:

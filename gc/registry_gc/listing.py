@@ -20,6 +20,7 @@ from registry_gc.digest import (
     Names,
     check_digest,
     empty_keys,
+    stored_digest,
 )
 from registry_gc.layout import BLOBS, REPOSITORIES, Run, Single, split
 from registry_gc.ranges import Range, Walk
@@ -109,6 +110,7 @@ class Signature:
     revision: str
     digest: str
     path: str
+    modified: float
 
 
 @dataclass(slots=True)
@@ -170,7 +172,7 @@ def list_blobs(reader: Reader, unit: Range) -> BlobBatch:
         freed = page.sizes if page.shared is None else np.where(page.shared, 0, page.sizes)
         for piece in split(page):
             if isinstance(piece, Run):
-                found = _blob_keys(piece, names)
+                found = _blob_keys(piece)
                 rows = slice(piece.start, piece.stop)
             else:
                 found = _odd_blob_key(piece.path, names)
@@ -192,18 +194,16 @@ def list_blobs(reader: Reader, unit: Range) -> BlobBatch:
     )
 
 
-def _blob_keys(run: Run, names: Names) -> Keys | None:
+def _blob_keys(run: Run) -> Keys | None:
     """The keys of ``blobs/<alg>/<2 hex>/<64 hex>/data``, None when the run is something else."""
     if run.leaf != "data" or not run.head.startswith(BLOBS):
         return None
     algorithm, _, rest = run.head[len(BLOBS) :].partition("/")
     bucket = bytes.fromhex(rest[:2]) if len(rest) == 3 and _is_hex(rest[:2]) else b""
     first = np.ascontiguousarray(run.keys).view(np.uint8).reshape(-1, 32)[:, 0]
-    if not bucket or not (first == bucket[0]).all():
-        return None
-    if algorithm == "sha256":
-        return run.keys
-    return _renamed(algorithm, run.keys, names)
+    # Other algorithms that registries store under have longer digests.
+    plain = algorithm == "sha256" and bucket and bool((first == bucket[0]).all())
+    return run.keys if plain else None
 
 
 def _odd_blob_key(path: str, names: Names) -> Keys | None:
@@ -214,7 +214,7 @@ def _odd_blob_key(path: str, names: Names) -> Keys | None:
     if algorithm == "sha256" or bucket != encoded[:2]:
         return None
     try:
-        digest = check_digest(f"{algorithm}:{encoded}")
+        digest = stored_digest(algorithm, encoded)
     except InvalidDigest:
         return None
     return _one_key(digest, names)
@@ -222,15 +222,6 @@ def _odd_blob_key(path: str, names: Names) -> Keys | None:
 
 def _one_key(digest: str, names: Names) -> Keys:
     return np.frombuffer(names.key(digest), dtype=empty_keys().dtype)
-
-
-def _renamed(algorithm: str, keys: Keys, names: Names) -> Keys | None:
-    """Keys for digests of another algorithm whose hex happens to have 64 characters too."""
-    try:
-        digests = [check_digest(f"{algorithm}:{key.tobytes().hex()}") for key in keys]
-    except InvalidDigest:
-        return None
-    return np.frombuffer(b"".join(map(names.key, digests)), dtype=empty_keys().dtype)
 
 
 def _is_hex(text: str) -> bool:
@@ -292,17 +283,21 @@ class _RepositoryBuilder:
             case _:
                 self.stranger(run.head, run.stop - run.start)
                 return
-        keys = run.keys if algorithm == "sha256" else _renamed(algorithm, run.keys, self.names)
-        if keys is None:
+        if algorithm != "sha256":
+            # Other algorithms that registries store under have longer digests.
             self.stranger(run.head, run.stop - run.start)
             return
+        keys = run.keys
         links.add(number, keys, page.modified[rows])
-        if links is self.tag_index:
+        if links is self.tag_index and page.md5s is not None:
             self.candidates.setdefault(number, []).extend(self.names.texts(keys))
-        odd = np.flatnonzero(page.sizes[rows] != LINK_SIZE)
-        if algorithm != "sha256":
-            odd = np.arange(run.stop - run.start)
-        for row in odd.tolist():
+        sizes = page.sizes[rows]
+        if len(sizes) == 1:
+            # Most tags have one entry; a search through one row costs more than a look.
+            odd = [] if sizes[0] == LINK_SIZE else [0]
+        else:
+            odd = np.flatnonzero(sizes != LINK_SIZE).tolist()
+        for row in odd:
             named = self.names.text(keys[row].tobytes())
             self.odd.append(OddLink(page.paths[run.start + row], named))
 
@@ -316,7 +311,8 @@ class _RepositoryBuilder:
             for row, key in zip(range(run.start, run.stop), run.keys, strict=True):
                 digest = check_digest(f"{algorithm}:{key.tobytes().hex()}")
                 if owned:
-                    found = Signature(owned[0], revision, digest, page.paths[row])
+                    modified = float(page.modified[row])
+                    found = Signature(owned[0], revision, digest, page.paths[row], modified)
                     self.signatures.append(found)
         except InvalidDigest:
             self.stranger(run.head, run.stop - run.start)
@@ -353,7 +349,7 @@ class _RepositoryBuilder:
                 tagged = self.tag_number(number, tag)
                 self.odd_link(page, single, self.tag_index, tagged, algorithm, encoded)
             case ["_manifests", "revisions", a, b, "signatures", c, d, "link"]:
-                self.odd_signature(single, number, f"{a}:{b}", f"{c}:{d}")
+                self.odd_signature(page, single, number, f"{a}:{b}", f"{c}:{d}")
             case _:
                 self.stranger(single.path, 1)
 
@@ -362,7 +358,7 @@ class _RepositoryBuilder:
     ) -> None:
         """A link whose digest is not of the ordinary form, such as one of sha512."""
         try:
-            digest = check_digest(f"{algorithm}:{encoded}")
+            digest = stored_digest(algorithm, encoded)
         except InvalidDigest:
             self.stranger(single.path, 1)
             return
@@ -372,9 +368,14 @@ class _RepositoryBuilder:
             self.candidates.setdefault(owner, []).append(digest)
         self.odd.append(OddLink(single.path, digest))
 
-    def odd_signature(self, single: Single, owner: int, revision: str, digest: str) -> None:
+    def odd_signature(
+        self, page: Page, single: Single, owner: int, revision: str, digest: str
+    ) -> None:
+        modified = float(page.modified[single.row])
         try:
-            found = Signature(owner, check_digest(revision), check_digest(digest), single.path)
+            found = Signature(
+                owner, check_digest(revision), check_digest(digest), single.path, modified
+            )
         except InvalidDigest:
             self.stranger(single.path, 1)
             return

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from registry_gc.arrays import distinct, within
 from registry_gc.digest import Keys, prefixes
 
 
@@ -22,21 +23,11 @@ class LiveSet:
 
     def __init__(self, parts: Sequence[Keys]) -> None:
         words = [prefixes(part) for part in parts if len(part)]
-        self._sorted = np.unique(np.concatenate(words)) if words else np.empty(0, np.uint64)
+        self._sorted = distinct(np.concatenate(words)) if words else np.empty(0, np.uint64)
 
     def __len__(self) -> int:
         return len(self._sorted)
 
     def has(self, keys: Keys) -> NDArray[np.bool_]:
         """Tell for each of *keys* whether it is, or may be, live."""
-        return member(self._sorted, prefixes(keys))
-
-
-def member(sorted_words: NDArray[np.uint64], words: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Tell for each of *words* whether it is in *sorted_words*."""
-    if not len(sorted_words) or not len(words):
-        return np.zeros(len(words), dtype=np.bool_)
-    at = np.searchsorted(sorted_words, words)
-    at[at == len(sorted_words)] = 0
-    found: NDArray[np.bool_] = sorted_words[at] == words
-    return found
+        return within(self._sorted, prefixes(keys))

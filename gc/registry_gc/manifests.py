@@ -189,12 +189,16 @@ def _references(kind: Kind, manifest: _Manifest) -> References:
     check_digests(named if subject is None else [*named, subject])
     return References(
         kind=kind,
-        blobs=tuple(dict.fromkeys(blobs + linked)),
-        children=tuple(dict.fromkeys(children)),
-        maybe=tuple(dict.fromkeys(maybe)),
-        linked=tuple(dict.fromkeys(linked)),
+        blobs=_once(blobs + linked),
+        children=_once(children),
+        maybe=_once(maybe),
+        linked=_once(linked),
         subject=subject,
     )
+
+
+def _once(digests: list[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(digests)) if digests else ()
 
 
 def _is_blob(media_type: str) -> bool:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from registry_drivers.base import Reader
 from registry_drivers.errors import NotFound
+from registry_gc.arrays import among, distinct, union, within, without
 from registry_gc.catalog import Catalog, Damage
-from registry_gc.digest import Keys, Names, empty_keys, find, pack
+from registry_gc.digest import Keys, Names, empty_keys, pack
 from registry_gc.layout import blob_path, revision_link
 from registry_gc.policy import Policy
 from registry_gc.references import Edge, Manifests, State
@@ -85,15 +86,6 @@ def _pairs(owner: NDArray[np.integer], ids: NDArray[np.int64]) -> Pairs:
     return (owner.astype(np.int64) << 32) | ids
 
 
-def _within(sorted_pairs: Pairs, pairs: Pairs) -> NDArray[np.bool_]:
-    if not len(sorted_pairs) or not len(pairs):
-        return np.zeros(len(pairs), dtype=np.bool_)
-    at = np.searchsorted(sorted_pairs, pairs)
-    at[at == len(sorted_pairs)] = 0
-    found: NDArray[np.bool_] = sorted_pairs[at] == pairs
-    return found
-
-
 class _Aliases:
     """What is stored for a digest that is not sha256: under its own name, or another's."""
 
@@ -157,14 +149,21 @@ class _Marker:
             )
         )
         ids = manifests.ids(catalog.revisions.keys)
-        self.linked = np.unique(_pairs(catalog.revisions.owner, ids))
-        self.linked_ids = np.unique(ids)
+        self.linked = distinct(_pairs(catalog.revisions.owner, ids))
+        self.linked_ids = distinct(ids)
 
     def _young(self, cutoff: float, more: Keys | None) -> Keys:
         links = (self.catalog.revisions, self.catalog.layers, self.catalog.tag_index)
         parts = [part.keys[part.modified > cutoff] for part in links]
+        parts.append(
+            pack(
+                self.names.key(signature.digest)
+                for signature in self.catalog.signatures
+                if signature.modified > cutoff
+            )
+        )
         keys = np.concatenate([*parts, empty_keys() if more is None else more])
-        return np.unique(keys) if len(keys) else keys
+        return distinct(keys)
 
     def _of_broken_tags(self) -> NDArray[np.bool_]:
         """Tell for each tag-index entry whether its tag's ``current/link`` holds no digest."""
@@ -185,11 +184,11 @@ class _Marker:
     def run(self) -> Marking:
         self._hold_broken_tags()
         live = np.empty(0, np.int64)
-        frontier = np.unique(np.concatenate([self._roots(), self._of_held(live)]))
+        frontier = distinct(np.concatenate([self._roots(), self._of_held(live)]))
         while len(frontier):
-            live = np.union1d(live, frontier)
+            live = union(live, frontier)
             reached = [self._children(frontier), self._referrers(live), self._of_held(live)]
-            frontier = np.setdiff1d(np.concatenate(reached), live)
+            frontier = without(distinct(np.concatenate(reached)), live)
         return self._marking(live)
 
     def _hold_broken_tags(self) -> None:
@@ -205,7 +204,7 @@ class _Marker:
         if not self.policy.delete_untagged:
             return np.concatenate([self.linked, tagged, self._named_by_index()])
         keys = self.manifests.batch.keys[manifests_of(self.linked)]
-        young = self.linked[find(self.young, keys)[1]]
+        young = self.linked[within(self.young, keys)]
         return np.concatenate([young, tagged, self._named_by_index()])
 
     def _named_by_index(self) -> Pairs:
@@ -224,7 +223,7 @@ class _Marker:
         children = edges != Edge.BLOB
         source, keys, edges = source[children], keys[children], edges[children]
         found = self.manifests.ids(keys)
-        linked = np.isin(found, self.linked_ids)
+        linked = within(self.linked_ids, found)
         # A child that is not stored ends here; so does one that only might be a manifest.
         known = found >= 0
         states = np.full(len(found), State.MISSING, np.uint8)
@@ -238,7 +237,7 @@ class _Marker:
 
     def _referrers(self, live: Pairs) -> Pairs:
         """Linked manifests whose subject is live there, or not linked there but live anywhere."""
-        with_subject = np.isin(manifests_of(self.linked), self.manifests.with_subject())
+        with_subject = within(self.manifests.with_subject(), manifests_of(self.linked))
         pairs = self.linked[with_subject]
         if not len(pairs):
             return pairs
@@ -253,28 +252,28 @@ class _Marker:
     def _is_live_subject(self, pairs: Pairs, subjects: Keys, live: Pairs) -> NDArray[np.bool_]:
         ids = self.manifests.ids(subjects)
         there = _pairs(repositories_of(pairs), np.maximum(ids, 0))
-        anywhere = np.isin(ids, manifests_of(live)) & ~_within(self.linked, there)
-        return (ids >= 0) & (_within(live, there) | anywhere)
+        anywhere = within(distinct(manifests_of(live)), ids) & ~within(self.linked, there)
+        return (ids >= 0) & (within(live, there) | anywhere)
 
     def _other_names(self, keys: Keys) -> list[int]:
         """Which of *keys* are digests of another algorithm than sha256."""
         if not self.names.others:
             return []
         others = pack(sorted(self.names.others))
-        return np.flatnonzero(find(others, keys)[1]).tolist()
+        return np.flatnonzero(within(others, keys)).tolist()
 
     def _of_held(self, live: Pairs) -> Pairs:
         """All revisions of the repositories that link or reach what could not be read."""
         damaged = self.manifests.in_state(State.UNREADABLE, State.MISMATCH)
         if damaged.any():
-            met = np.union1d(self.linked, live)
+            met = union(self.linked, live)
             for pair in met[damaged[manifests_of(met)]].tolist():
                 key = self.manifests.batch.keys[pair & _ID].tobytes()
                 self._hold(pair >> 32, key, self.manifests.batch.reasons[pair & _ID])
         self._hold_dangling(live)
         if not self.held:
             return np.empty(0, np.int64)
-        return self.linked[np.isin(repositories_of(self.linked), sorted(self.held))]
+        return self.linked[among(repositories_of(self.linked), self.held)]
 
     def _hold_dangling(self, live: Pairs) -> None:
         """Hold repositories that reach a digest of which no name is stored.
@@ -304,7 +303,7 @@ class _Marker:
         ]
         return Marking(
             live=live,
-            dead=np.setdiff1d(self.linked, live, assume_unique=True),
+            dead=without(self.linked, live),
             held=frozenset(self.held),
             holds=tuple(sorted(holds, key=lambda hold: (hold.repository, hold.digest or ""))),
             damaged=self._damaged(),
@@ -325,7 +324,7 @@ class _Marker:
             found.add(Damage(blob_path(digest), batch.reasons[pair & _ID]))
         owners = np.array([repository for repository, _ in self.targets], dtype=np.int64)
         ids = self.manifests.ids(self.target_keys)
-        lost = (batch.states[ids] == State.MISSING) & ~_within(self.linked, _pairs(owners, ids))
+        lost = (batch.states[ids] == State.MISSING) & ~within(self.linked, _pairs(owners, ids))
         tags = [tag for tag in self.catalog.tags if tag.target is not None]
         for at in np.flatnonzero(lost).tolist():
             found.add(Damage(tags[at].path, batch.reasons[int(ids[at])]))
@@ -333,21 +332,20 @@ class _Marker:
 
     def _digests(self, live: Pairs) -> Keys:
         """Every live key: manifests, what they reference, and whatever must stay beside them."""
-        ids = np.unique(manifests_of(live))
+        ids = distinct(manifests_of(live))
         _, referenced, _ = self.manifests.targets_of(ids)
         parts = [self.manifests.batch.keys[ids], referenced, self.young]
         parts.append(pack(self._signatures(live)))
         if self.held:
-            held = sorted(self.held)
-            parts.append(self.catalog.layers.keys[np.isin(self.catalog.layers.owner, held)])
-            parts.append(self.catalog.tag_index.keys[np.isin(self.index_owner, held)])
-        keys = np.unique(np.concatenate(parts))
+            parts.append(self.catalog.layers.keys[among(self.catalog.layers.owner, self.held)])
+            parts.append(self.catalog.tag_index.keys[among(self.index_owner, self.held)])
+        keys = distinct(np.concatenate(parts))
         stored = [
             target
             for row in self._other_names(keys)
             for target in sorted(self.aliases.targets(keys[row].tobytes()))
         ]
-        return np.unique(np.concatenate([keys, pack(stored)])) if stored else keys
+        return distinct(np.concatenate([keys, pack(stored)])) if stored else keys
 
     def _signatures(self, live: Pairs) -> list[bytes]:
         """The signature blobs of live schema 1 revisions."""
@@ -355,8 +353,8 @@ class _Marker:
         revisions = pack(self.names.key(signature.revision) for signature in signatures)
         owners = np.array([signature.repository for signature in signatures], dtype=np.int64)
         ids = self.manifests.ids(revisions)
-        alive = (ids >= 0) & _within(live, _pairs(owners, np.maximum(ids, 0)))
-        alive |= np.isin(owners, sorted(self.held))
+        alive = (ids >= 0) & within(live, _pairs(owners, np.maximum(ids, 0)))
+        alive |= among(owners, self.held)
         return [
             self.names.key(signature.digest)
             for signature, kept in zip(signatures, alive.tolist(), strict=True)

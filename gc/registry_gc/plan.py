@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from registry_gc.arrays import among, distinct, within
 from registry_gc.catalog import Catalog
-from registry_gc.digest import Keys, Names, find, pack, prefixes
+from registry_gc.digest import Keys, Names, pack, prefixes
 from registry_gc.layout import (
     blob_path,
     layer_link,
@@ -18,7 +19,7 @@ from registry_gc.layout import (
     tag_index_link,
 )
 from registry_gc.listing import BlobBatch, Upload
-from registry_gc.live_set import LiveSet, member
+from registry_gc.live_set import LiveSet
 from registry_gc.mark import Marking, manifests_of, repositories_of
 from registry_gc.policy import Policy
 from registry_gc.references import Manifests
@@ -76,7 +77,7 @@ def dead_links(
     uploads = [upload for upload in catalog.uploads if _is_abandoned(upload, policy, cutoff)]
     rows = [
         *_tag_index_rows(catalog, entries),
-        *_signature_rows(catalog, manifests, marking),
+        *_signature_rows(catalog, manifests, marking, cutoff),
         *_revision_rows(catalog, manifests, marking),
         *_layer_rows(catalog, layers),
         *_upload_rows(catalog, uploads),
@@ -107,10 +108,15 @@ def _dead_layers(catalog: Catalog, manifests: Manifests, marking: Marking) -> ND
                 users = owners[source[targets == this[0]]]
                 needed_by.append(users)
                 needed.append(np.repeat(that, len(users)))
-    words = np.unique(_mixed(np.concatenate(needed_by), np.concatenate(needed)))
-    dead = ~member(words, _mixed(layers.owner, layers.keys))
-    dead &= ~find(marking.young, layers.keys)[1]
-    dead &= ~np.isin(layers.owner, sorted(marking.held))
+    words = distinct(_mixed(np.concatenate(needed_by), np.concatenate(needed)))
+    dead = ~within(words, _mixed(layers.owner, layers.keys))
+    dead &= ~within(marking.young, layers.keys)
+    if catalog.aliases:
+        # Of a live digest under another name, any link is worth keeping: it may be the last one
+        # that says what the name stands for.
+        aliases = pack(sorted(catalog.aliases))
+        dead &= ~(within(aliases, layers.keys) & within(marking.digests, layers.keys))
+    dead &= ~among(layers.owner, marking.held)
     return dead
 
 
@@ -122,7 +128,7 @@ def _dead_tag_entries(
     owners = _index_owners(catalog)
     ids = manifests.ids(index.keys)
     pairs = (owners << 32) | np.maximum(ids, 0)
-    alive = (ids >= 0) & np.isin(pairs, marking.live)
+    alive = (ids >= 0) & within(marking.live, pairs)
     current = {
         (tag.repository, tag.name): tag.target for tag in catalog.tags if tag.target is not None
     }
@@ -132,8 +138,8 @@ def _dead_tag_entries(
             b"\0" * 32 if target is None else catalog.names.key(target) for target in targets
         )
         alive |= keys[index.owner] == index.keys
-    alive |= find(marking.young, index.keys)[1]
-    alive |= np.isin(owners, sorted(marking.held))
+    alive |= within(marking.young, index.keys)
+    alive |= among(owners, marking.held)
     dead: NDArray[np.bool_] = ~alive
     return dead
 
@@ -161,28 +167,40 @@ def _tag_index_rows(catalog: Catalog, dead: NDArray[np.bool_]) -> Iterator[Row]:
         )
 
 
-def _signature_rows(catalog: Catalog, manifests: Manifests, marking: Marking) -> Iterator[Row]:
+def _signature_rows(
+    catalog: Catalog, manifests: Manifests, marking: Marking, cutoff: float
+) -> Iterator[Row]:
+    """Signature links of revisions that do not live, linked still or no more."""
     for signature in catalog.signatures:
-        (number,) = manifests.ids(pack([catalog.names.key(signature.revision)]))
-        pair = np.array([signature.repository << 32 | int(number)], np.int64)
-        if number >= 0 and np.isin(pair, marking.dead)[0]:
-            yield Row(
-                kind=Kind.SIGNATURE,
-                repository=catalog.repositories[signature.repository],
-                digest=signature.digest,
-                path=signature.path,
-                size=0,
-                modified=None,
-                reason=f"it signs the dead manifest {signature.revision}",
-            )
+        (number,) = manifests.ids(pack([catalog.names.key(signature.revision)])).tolist()
+        pair = np.array([signature.repository << 32 | max(number, 0)], np.int64)
+        alive = number >= 0 and bool(within(marking.live, pair)[0])
+        if alive or signature.repository in marking.held or signature.modified > cutoff:
+            continue
+        yield Row(
+            kind=Kind.SIGNATURE,
+            repository=catalog.repositories[signature.repository],
+            digest=signature.digest,
+            path=signature.path,
+            size=0,
+            modified=signature.modified,
+            reason=f"it signs the dead manifest {signature.revision}",
+        )
 
 
 def _revision_rows(catalog: Catalog, manifests: Manifests, marking: Marking) -> Iterator[Row]:
+    """Dead revisions, referrers before their subjects.
+
+    A run that dies after a subject's link would leave a referrer whose subject is not linked any
+    more; if that lives in another repository, the referrer would live from then on.
+    """
     revisions = catalog.revisions
     ids = manifests.ids(revisions.keys)
-    dead = np.isin((revisions.owner.astype(np.int64) << 32) | ids, marking.dead)
+    dead = within(marking.dead, (revisions.owner.astype(np.int64) << 32) | ids)
     digests = catalog.names.texts(revisions.keys[dead])
-    for digest, at in zip(digests, np.flatnonzero(dead).tolist(), strict=True):
+    depth = _subject_depths(manifests, distinct(ids[dead]))
+    rows = zip(ids[dead].tolist(), digests, np.flatnonzero(dead).tolist(), strict=True)
+    for _, digest, at in sorted(rows, key=lambda row: -depth.get(row[0], 0)):
         repository = catalog.repositories[revisions.owner[at]]
         yield Row(
             kind=Kind.REVISION,
@@ -193,6 +211,22 @@ def _revision_rows(catalog: Catalog, manifests: Manifests, marking: Marking) -> 
             modified=float(revisions.modified[at]),
             reason="no tag of this repository leads to it",
         )
+
+
+def _subject_depths(manifests: Manifests, ids: NDArray[np.int64]) -> dict[int, int]:
+    """How many subjects follow one another from each of *ids* that has one."""
+    referrers = ids[within(manifests.with_subject(), ids)]
+    subjects = manifests.ids(manifests.batch.subjects[referrers])
+    subject_of = dict(zip(referrers.tolist(), subjects.tolist(), strict=True))
+    depths: dict[int, int] = {}
+    for referrer in subject_of:
+        depth, number = 0, referrer
+        # A digest cannot lie in its own content, so chains end; the bound is against rot.
+        while number in subject_of and depth <= len(subject_of):
+            number = subject_of[number]
+            depth += 1
+        depths[referrer] = depth
+    return depths
 
 
 def _layer_rows(catalog: Catalog, dead: NDArray[np.bool_]) -> Iterator[Row]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from registry_drivers.base import Page, Reader
+from registry_gc.layout import BLOBS
 
 PAGES = 10
 
@@ -90,6 +91,13 @@ def head_of(page: Page, count: int) -> Page:
     )
 
 
+def _is_leaf(folder: str) -> bool:
+    """Tell whether *folder* holds files that mean something; above it there are none."""
+    if folder.startswith(BLOBS):
+        return folder.count("/") >= BLOBS.count("/") + 2
+    return folder[:-1].rpartition("/")[2] in _LEAVES
+
+
 def first_ranges(reader: Reader, prefix: str, workers: int) -> tuple[list[Range], int]:
     """The ranges to begin with, and how many stray files lie above all of them."""
     if not reader.capabilities.folders:
@@ -103,7 +111,7 @@ def first_ranges(reader: Reader, prefix: str, workers: int) -> tuple[list[Range]
             break
         deeper: list[str] = []
         for folder in frontier:
-            if folder.rstrip("/").rpartition("/")[2] in _LEAVES:
+            if _is_leaf(folder):
                 done.append(folder)
                 continue
             below = reader.children(folder)

@@ -23,9 +23,10 @@ def read_signatures(reader: Reader, catalog: Catalog, manifests: Manifests) -> l
     """The signature links of every revision that may have some."""
     if not reader.capabilities.folders:
         return catalog.signatures
+    # The listing does show those that have lost their revision's own link.
+    found = list(catalog.signatures)
     ids = manifests.ids(catalog.revisions.keys)
     suspects = manifests.of_kind(Kind.SCHEMA_1) | ~manifests.in_state(State.OK)
-    found: list[Signature] = []
     for row in np.flatnonzero(suspects[ids]).tolist():
         owner = int(catalog.revisions.owner[row])
         digest = catalog.names.text(catalog.revisions.keys[row].tobytes())

@@ -5,6 +5,7 @@ Importing this must stay cheap: whatever needs numpy or an SDK is imported when 
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -46,6 +47,9 @@ def _drop_in(name: str) -> DropInCommand:
     @click.version_option(__version__, "-V", "--version", prog_name="registry-garbage-collect")
     @click.argument("config", required=False, type=click.Path(), metavar="[CONFIG]")
     def command(**options: Any) -> None:
+        # numpy starts a thread on each core for linear algebra, of which there is none here, and
+        # worker processes are forked before there is any thread.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         from registry_gc.cli.run import run_collection
 
         sys.exit(run_collection(options))

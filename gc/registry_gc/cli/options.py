@@ -84,6 +84,12 @@ OPTIONS = (
         help="Ask the storage no more often than this.",
     ),
     _option(
+        "--cache", "cache", type=click.Path(dir_okay=False), metavar="PATH",
+        help="Where what manifests reference is remembered from run to run. Default: in the "
+        "state directory.",
+    ),
+    _option("--no-cache", is_flag=True, help="Read every manifest again; remember none."),
+    _option(
         "--run-file", type=click.Path(dir_okay=False), metavar="PATH",
         help="Where to write the run file: plan, journal and audit in one SQLite file. "
         "Default: in the state directory.",

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from registry_drivers.base import Reader
 from registry_drivers.errors import NotFound
 from registry_gc.config import Config
 from registry_gc.guard.addresses import Address, UnusableAddress, configured_address, given_address
-from registry_gc.guard.credentials import load_credentials
-from registry_gc.guard.probe import Answer, Kind, Probe
+from registry_gc.guard.answer import Answer, Kind
+
+if TYPE_CHECKING:
+    # HTTP and TLS take longer to import than a small registry takes to look through.
+    from registry_gc.guard.probe import Probe
 
 __all__ = ["Finding", "Guard", "GuardOptions", "Verdict"]
 
@@ -89,8 +92,14 @@ class Guard:
                 "probe-bad-address", f"{config.path}: {error}, so the registry cannot be asked"
             )
         self._addresses += [given_address(url) for url in options.registry_urls]
-        credentials = load_credentials(options.auth_file) if options.auth_file else None
-        self._probe = Probe(credentials, options.timeout)
+        self._probe = self._prober() if self._addresses or options.auth_file else None
+
+    def _prober(self) -> Probe:
+        from registry_gc.guard.credentials import load_credentials
+        from registry_gc.guard.probe import Probe
+
+        file = self._options.auth_file
+        return Probe(load_credentials(file) if file else None, self._options.timeout)
 
     def check(self) -> Verdict:
         """What is known at this moment.
@@ -98,7 +107,9 @@ class Guard:
         :raises StorageError: the storage could not be asked.
         """
         refusals = [*self._proxy(), *self._database()]
-        answers = [(address, self._probe.ask(address)) for address in self._addresses]
+        answers = [
+            (address, self._probe.ask(address)) for address in self._addresses if self._probe
+        ]
         writing, unknown, confirmed = self._writing(answers)
         if refusals or writing:
             return Verdict("refused", (*refusals, *writing, *unknown, *confirmed))

@@ -13,9 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode, urlsplit
-from urllib.request import parse_http_list, parse_keqv_list
-
-import urllib3
+from urllib.request import parse_http_list
 
 from registry_gc.config import ConfigError
 
@@ -123,28 +121,27 @@ def challenges(headers: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
         # Several challenges may share one line: each begins with a word before the first '='.
         for part in re.split(r",\s*(?=[A-Za-z]+\s+[A-Za-z_]+\s*=)", header):
             scheme, _, rest = part.strip().partition(" ")
-            pairs = [item for item in parse_http_list(rest) if "=" in item]
-            found.setdefault(
-                scheme.lower(),
-                {key.strip().lower(): value for key, value in parse_keqv_list(pairs).items()},
-            )
+            parameters: dict[str, str] = {}
+            for item in parse_http_list(rest):
+                key, _, value = item.partition("=")
+                parameters[key.strip().lower()] = value.strip().strip('"')
+            found.setdefault(scheme.lower(), parameters)
     return found
 
 
 def fetch_token(
-    pool: urllib3.PoolManager,
-    challenge: Mapping[str, str],
-    login: Login,
-    scope: str,
-    *,
-    tls: bool,
+    challenge: Mapping[str, str], login: Login, scope: str, *, tls: bool, timeout: float
 ) -> str:
     """Ask the token server that a Bearer *challenge* names, as docker and podman do.
 
     :param scope: what to ask for where the challenge does not say.
     :param tls: the registry was asked over TLS, so that its token server must be, too.
+    :param timeout: seconds to wait for a connection, and for each piece of the answer.
     :raises NoToken: no token came.
     """
+    # Takes a tenth of a second to import, and most registries never ask for a token.
+    import urllib3
+
     realm = challenge.get("realm", "")
     try:
         parts = urlsplit(realm)
@@ -160,16 +157,16 @@ def fetch_token(
         fields["service"] = challenge["service"]
     url = realm + ("&" if parts.query else "?") + urlencode(fields)
     try:
-        answer = pool.request(
-            "GET",
-            url,
-            headers={"Authorization": login.basic, "Connection": "close"},
-            redirect=False,
-            retries=False,
-            preload_content=False,
-        )
-        body = answer.read(_MAX_BYTES)
-        answer.release_conn()
+        with urllib3.PoolManager(timeout=timeout) as pool:
+            answer = pool.request(
+                "GET",
+                url,
+                headers={"Authorization": login.basic, "Connection": "close"},
+                redirect=False,
+                retries=False,
+                preload_content=False,
+            )
+            body = answer.read(_MAX_BYTES)
     except (urllib3.exceptions.HTTPError, OSError) as error:
         raise NoToken(f"its token server {server} does not answer") from error
     if answer.status != 200:

@@ -9,7 +9,6 @@ about to end, or always to the same node behind a name.
 
 from __future__ import annotations
 
-import enum
 import errno
 import http.client
 import socket
@@ -18,9 +17,8 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import urllib3
-
 from registry_gc.guard.addresses import Address
+from registry_gc.guard.answer import Answer, Kind
 from registry_gc.guard.credentials import (
     Credentials,
     Login,
@@ -35,30 +33,6 @@ _WRITING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _NO_SUCH_FAMILY = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.ENETUNREACH})
 # A name with more addresses than that is a load balancer's; asking them all would take a while.
 _MOST_ADDRESSES = 8
-
-
-class Kind(enum.Enum):
-    """What an answer, or its absence, tells; from what counts most to what counts least."""
-
-    WRITABLE = "takes writes"
-    UNAUTHORIZED = "wants other credentials"
-    ODD = "answers something else"
-    SILENT = "does not answer"
-    READ_ONLY = "is read-only"
-    REFUSES = "refuses the connection"
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a registry said; ``detail`` is for people and holds nothing secret."""
-
-    kind: Kind
-    detail: str = ""
-
-    @property
-    def answered(self) -> bool:
-        """Whether anything at all is there."""
-        return self.kind not in (Kind.REFUSES, Kind.SILENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +53,6 @@ class Probe:
     def __init__(self, credentials: Credentials | None, timeout: float) -> None:
         self._credentials = credentials
         self._timeout = timeout
-        self._tokens = urllib3.PoolManager(timeout=timeout, num_pools=4)
         # What each address accepted last, so that a token is fetched once and not each 10 s.
         self._accepted: dict[Address, str] = {}
         self._guard = threading.Lock()
@@ -142,7 +115,7 @@ class Probe:
         if "bearer" not in schemes:
             return login.basic
         scope = f"repository:{PROBE_NAME}:pull"
-        token = fetch_token(self._tokens, schemes["bearer"], login, scope, tls=address.tls)
+        token = fetch_token(schemes["bearer"], login, scope, tls=address.tls, timeout=self._timeout)
         return f"Bearer {token}"
 
     def _options(

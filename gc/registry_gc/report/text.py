@@ -12,9 +12,8 @@ from itertools import groupby
 import humanize
 import numpy as np
 
+from registry_gc.arrays import distinct
 from registry_gc.collect import Plan
-from registry_gc.digest import find
-from registry_gc.mark import manifests_of
 from registry_gc.report.model import Report
 from registry_gc.run_file import Kind
 
@@ -51,28 +50,29 @@ def _manifest_lines(plan: Plan) -> Iterator[str]:
 
 
 def _marking_lines(plan: Plan) -> Iterator[str]:
-    """Repositories with the manifests and blobs they keep; each blob where it is met first."""
-    marked = np.zeros(len(plan.marking.digests), dtype=np.bool_)
+    """Repositories with the manifests and blobs they keep, each once in a repository.
+
+    Distribution 3 names a blob only where it is met first, 2.8 for each manifest.
+    """
     of_repository = {
         repository: [pair & 0xFFFFFFFF for pair in pairs]
         for repository, pairs in groupby(plan.marking.live.tolist(), lambda pair: pair >> 32)
     }
     names = plan.catalog.names
+    keys = plan.manifests.batch.keys
     for number, repository in enumerate(plan.catalog.repositories):
         yield repository
         ids = np.array(of_repository.get(number, ()), dtype=np.int64)
-        ids = ids[np.argsort(plan.manifests.batch.keys[ids])]
+        ids = ids[np.argsort(keys[ids])]
+        marked: set[bytes] = set()
         for manifest in ids.tolist():
-            alone = np.array([manifest])
-            key = plan.manifests.batch.keys[manifests_of(alone)]
-            yield f"{repository}: marking manifest {names.text(key[0].tobytes())} "
-            _, targets, _ = plan.manifests.targets_of(alone)
-            marked[find(plan.marking.digests, key)[0]] = True
-            targets = np.unique(targets)
-            at, _ = find(plan.marking.digests, targets)
-            for digest in names.texts(targets[~marked[at]]):
-                yield f"{repository}: marking blob {digest}"
-            marked[at] = True
+            yield f"{repository}: marking manifest {names.text(keys[manifest].tobytes())} "
+            _, targets, _ = plan.manifests.targets_of(np.array([manifest]))
+            for target in distinct(targets):
+                key = target.tobytes()
+                if key not in marked:
+                    marked.add(key)
+                    yield f"{repository}: marking blob {names.text(key)}"
 
 
 def summary_lines(report: Report) -> Iterator[str]:

@@ -1,0 +1,195 @@
+"""Wrappers around any storage: look only, and not too fast. They can be put into each other.
+
+What tries again is :mod:`registry_drivers.resilience`, what fails on purpose
+:mod:`registry_drivers.faulty`; counting is done by the drivers themselves.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from itertools import islice
+
+from registry_drivers.base import (
+    Capabilities,
+    Children,
+    Entry,
+    Outcome,
+    Page,
+    Reader,
+    Requests,
+    Storage,
+)
+
+
+class ReadOnly:
+    """A :class:`~registry_drivers.base.Reader` and nothing else: it has no ``delete`` to call."""
+
+    __slots__ = ("_reader",)
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    @property
+    def driver(self) -> str:
+        """As the wrapped storage."""
+        return self._reader.driver
+
+    @property
+    def root(self) -> str:
+        """As the wrapped storage."""
+        return self._reader.root
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """As the wrapped storage."""
+        return self._reader.capabilities
+
+    @property
+    def requests(self) -> Requests:
+        """As the wrapped storage."""
+        return self._reader.requests
+
+    def list(self, prefix: str, *, start_after: str | None = None) -> Iterator[Page]:
+        """As the wrapped storage."""
+        return self._reader.list(prefix, start_after=start_after)
+
+    def children(self, prefix: str) -> Children:
+        """As the wrapped storage."""
+        return self._reader.children(prefix)
+
+    def read(self, path: str, *, limit: int | None = None) -> bytes:
+        """As the wrapped storage."""
+        return self._reader.read(path, limit=limit)
+
+    def stat(self, path: str) -> Entry:
+        """As the wrapped storage."""
+        return self._reader.stat(path)
+
+    def now(self) -> float:
+        """As the wrapped storage."""
+        return self._reader.now()
+
+    def close(self) -> None:
+        """As the wrapped storage."""
+        self._reader.close()
+
+
+class Wrapper(ReadOnly):
+    """A storage that hands everything on; the base of wrappers that change something."""
+
+    __slots__ = ("_storage",)
+
+    def __init__(self, storage: Storage) -> None:
+        super().__init__(storage)
+        self._storage = storage
+
+    def delete(self, paths: Iterable[str]) -> Iterator[Outcome]:
+        """As the wrapped storage."""
+        return self._storage.delete(paths)
+
+    def remove_folders(self, folders: Iterable[str], *, floor: str) -> int:
+        """As the wrapped storage."""
+        return self._storage.remove_folders(folders, floor=floor)
+
+    def write(self, path: str, data: bytes, *, if_absent: bool = False) -> None:
+        """As the wrapped storage."""
+        self._storage.write(path, data, if_absent=if_absent)
+
+    def move(self, source: str, target: str) -> None:
+        """As the wrapped storage."""
+        self._storage.move(source, target)
+
+
+class Throttled(Wrapper):
+    """Sends at most so many requests a second, over all threads and all kinds together.
+
+    A page of a listing, a read, a batch of deletes and a write are one request each.
+
+    :param per_second: the rate, more than 0.
+    :param clock: seconds that only grow.
+    :param sleep: how to wait, given seconds.
+    """
+
+    __slots__ = ("_clock", "_free", "_guard", "_interval", "_sleep")
+
+    def __init__(
+        self,
+        storage: Storage,
+        per_second: float,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        if not per_second > 0:
+            raise ValueError("a rate is more than 0 requests a second")
+        super().__init__(storage)
+        self._interval = 1.0 / per_second
+        self._clock = clock
+        self._sleep = sleep
+        self._guard = threading.Lock()
+        self._free = clock()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """As the wrapped storage, but for threads: processes would each have the whole rate."""
+        return replace(self._storage.capabilities, processes=False)
+
+    def _take(self) -> None:
+        # Evenly spaced, with nothing saved up while idle: object stores throttle bursts.
+        with self._guard:
+            now = self._clock()
+            start = max(now, self._free)
+            self._free = start + self._interval
+        if start > now:
+            self._sleep(start - now)
+
+    def list(self, prefix: str, *, start_after: str | None = None) -> Iterator[Page]:
+        """As the wrapped storage, page by page."""
+        pages = self._storage.list(prefix, start_after=start_after)
+        return self._pages(pages)
+
+    def _pages(self, pages: Iterator[Page]) -> Iterator[Page]:
+        self._take()
+        first = True
+        for page in pages:
+            # Paid after it came: asking a listing that has ended costs no request.
+            if not first:
+                self._take()
+            first = False
+            yield page
+
+    def children(self, prefix: str) -> Children:
+        """As the wrapped storage."""
+        self._take()
+        return self._storage.children(prefix)
+
+    def read(self, path: str, *, limit: int | None = None) -> bytes:
+        """As the wrapped storage."""
+        self._take()
+        return self._storage.read(path, limit=limit)
+
+    def stat(self, path: str) -> Entry:
+        """As the wrapped storage."""
+        self._take()
+        return self._storage.stat(path)
+
+    def delete(self, paths: Iterable[str]) -> Iterator[Outcome]:
+        """As the wrapped storage, batch by batch."""
+        remaining = iter(paths)
+        size = self.capabilities.delete_batch
+        while batch := [*islice(remaining, size)]:
+            self._take()
+            yield from self._storage.delete(batch)
+
+    def write(self, path: str, data: bytes, *, if_absent: bool = False) -> None:
+        """As the wrapped storage."""
+        self._take()
+        self._storage.write(path, data, if_absent=if_absent)
+
+    def move(self, source: str, target: str) -> None:
+        """As the wrapped storage."""
+        self._take()
+        self._storage.move(source, target)

@@ -1,0 +1,30 @@
+"""What a registry says when it is asked whether it takes writes."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Kind(enum.Enum):
+    """What an answer, or its absence, tells; from what counts most to what counts least."""
+
+    WRITABLE = "takes writes"
+    UNAUTHORIZED = "wants other credentials"
+    ODD = "answers something else"
+    SILENT = "does not answer"
+    READ_ONLY = "is read-only"
+    REFUSES = "refuses the connection"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a registry said; ``detail`` is for people and holds nothing secret."""
+
+    kind: Kind
+    detail: str = ""
+
+    @property
+    def answered(self) -> bool:
+        """Whether anything at all is there."""
+        return self.kind not in (Kind.REFUSES, Kind.SILENT)

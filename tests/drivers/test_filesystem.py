@@ -1,0 +1,217 @@
+"""The file system driver: the common suite on several kinds of disks, and its root."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from drivers.conformance import DriverConformance, entries_of
+from drivers.folders import (
+    BLOBS,
+    HEX,
+    across_disks,
+    make,
+    without_hard_links,
+)
+from registry_drivers import filesystem_walk
+from registry_drivers.base import Storage
+from registry_drivers.errors import (
+    DriverConfigError,
+    NotFound,
+    StorageError,
+)
+from registry_drivers.filesystem import FilesystemStorage, open_filesystem
+
+
+class TestFilesystem(DriverConformance):
+    many = 200
+
+    @pytest.fixture
+    def storage(self, tmp_path: Path) -> Storage:
+        return FilesystemStorage(str(tmp_path))
+
+
+class TestFilesystemWithSmallPages(DriverConformance):
+    many = 50
+
+    @pytest.fixture
+    def storage(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
+        monkeypatch.setattr(filesystem_walk, "_PAGE_ROWS", 3)
+        return FilesystemStorage(str(tmp_path))
+
+
+class TestFilesystemThroughALink(DriverConformance):
+    """The registry's folder is a symbolic link, as when it was moved to a larger disk."""
+
+    many = 50
+
+    @pytest.fixture
+    def storage(self, tmp_path: Path) -> Storage:
+        (tmp_path / "disk").mkdir()
+        (tmp_path / "registry").symlink_to("disk")
+        return FilesystemStorage(str(tmp_path / "registry"))
+
+
+class TestFilesystemWithoutHardLinks(DriverConformance):
+    """FAT, SMB and some network file systems."""
+
+    many = 20
+
+    @pytest.fixture
+    def storage(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
+        without_hard_links(monkeypatch)
+        return FilesystemStorage(str(tmp_path))
+
+
+class TestFilesystemOverTwoDisks(DriverConformance):
+    """Every rename between two folders has to copy, as between two disks."""
+
+    many = 20
+
+    @pytest.fixture
+    def storage(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
+        across_disks(monkeypatch)
+        return FilesystemStorage(str(tmp_path))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+@pytest.fixture
+def storage(root: Path) -> FilesystemStorage:
+    return FilesystemStorage(str(root))
+
+
+def test_a_root_that_does_not_exist_is_never_an_empty_registry(root: Path) -> None:
+    storage = FilesystemStorage(str(root / "missing"))
+    for call in (
+        lambda: list(storage.list("")),
+        lambda: list(storage.list("a/")),
+        lambda: storage.children("a/"),
+        lambda: storage.read("a"),
+        lambda: storage.stat("a"),
+        lambda: storage.write("a", b""),
+        lambda: storage.move("a", "b"),
+        lambda: list(storage.delete(["a"])),
+    ):
+        with pytest.raises(NotFound, match="rootdirectory") as caught:
+            call()
+        assert caught.value.path == str(root / "missing")
+    assert not (root / "missing").exists()
+
+
+def test_a_root_that_is_a_file_is_refused(root: Path) -> None:
+    storage = FilesystemStorage(str(make(root, "file")))
+    with pytest.raises(NotFound, match="not a directory"):
+        list(storage.list(""))
+
+
+def test_the_root_is_absolute_and_not_resolved(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "disk").mkdir()
+    (root / "link").symlink_to("disk")
+    monkeypatch.chdir(root)
+    assert FilesystemStorage("link/").root == str(root / "link")
+
+
+def test_a_root_that_is_unmounted_on_the_way_makes_nothing_missing(root: Path) -> None:
+    registry = root / "registry"
+    make(registry, "a/b")
+    storage = FilesystemStorage(str(registry))
+    # What an unmounted disk leaves: its mount point, empty, and another inode.
+    registry.rename(root / "gone")
+    registry.mkdir()
+    for call in (
+        lambda: storage.read("a/b"),
+        lambda: storage.stat("a/b"),
+        lambda: list(storage.list("a/")),
+        lambda: storage.children("a/"),
+        lambda: list(storage.delete(["a/b"])),
+        lambda: storage.write("a/c", b""),
+        lambda: storage.move("a/b", "a/c"),
+    ):
+        with pytest.raises(StorageError, match="unmounted") as caught:
+            call()
+        assert not isinstance(caught.value, NotFound)
+    assert list(registry.iterdir()) == []
+
+
+def test_a_folder_that_is_replaced_while_it_is_listed_fails_the_listing(root: Path) -> None:
+    make(root, "a/b/1")
+    make(root, "a/c/2")
+    storage = FilesystemStorage(str(root))
+    pages = storage.list("a/")
+    next(pages)
+    (root / "a").rename(root / "old")
+    (root / "a").mkdir()
+    with pytest.raises(StorageError, match="replaced while it was listed"):
+        list(pages)
+
+
+def test_pipes_and_sockets_are_listed_and_never_waited_for(
+    root: Path, storage: FilesystemStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(root / "pipe")
+    (root / BLOBS / HEX).mkdir(parents=True)
+    os.mkfifo(root / BLOBS / HEX / "data")
+    monkeypatch.chdir(root)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket")
+    rows = entries_of(storage.list(""))
+    assert {path: row.size for path, row in rows.items()} == {
+        f"{BLOBS}{HEX}/data": 0,
+        "pipe": 0,
+        "socket": 0,
+    }
+    for path in ("pipe", "socket"):
+        with pytest.raises(StorageError, match="neither a file nor a folder") as caught:
+            storage.read(path)
+        assert not isinstance(caught.value, NotFound)
+
+
+def test_a_file_that_grows_while_it_is_read_stays_within_the_limit(
+    root: Path, storage: FilesystemStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = make(root, "a", b"12345")
+    fstat = os.fstat
+
+    def grow(handle: int) -> os.stat_result:
+        status = fstat(handle)
+        with file.open("ab") as more:
+            more.write(b"67890")
+        return status
+
+    monkeypatch.setattr(os, "fstat", grow)
+    with pytest.raises(StorageError, match="beyond"):
+        storage.read("a", limit=7)
+    assert storage.read("a", limit=100) == b"12345" + 2 * b"67890"
+
+
+def test_the_default_root_is_the_registrys_own() -> None:
+    assert open_filesystem({}).root == "/var/lib/registry"
+
+
+@pytest.mark.parametrize("maxthreads", [100, "25", "100"])
+def test_parameters_are_taken_as_the_config_has_them(root: Path, maxthreads: object) -> None:
+    storage = open_filesystem({"rootdirectory": str(root), "maxthreads": maxthreads})
+    assert storage.root == str(root)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rootdirectory", ""),
+        ("rootdirectory", None),
+        ("rootdirectory", ["a"]),
+        ("maxthreads", "many"),
+        ("maxthreads", 2.5),
+        ("maxthreads", {}),
+    ],
+)
+def test_a_wrong_parameter_is_named(name: str, value: object) -> None:
+    with pytest.raises(DriverConfigError, match=rf"storage\.filesystem\.{name}"):
+        open_filesystem({name: value})
