@@ -9,6 +9,7 @@ MAKEFLAGS += --no-print-directory
 
 VENV := .venv
 BIN := $(VENV)/bin
+AZURITE := $(VENV)/azurite/node_modules/.bin/azurite-blob
 # Twice quiet: errors only, without what pip has to say about its own settings.
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 PYTEST_ARGS ?= -n 2
@@ -33,15 +34,15 @@ help: ## this list
 	echo "           ARGS=-m adds options, EXTRAS=s3 adds what a driver needs (s3, gcs, azure)"
 	echo "  make test LONG=1 PYTEST_ARGS='-n 4 -k guard'       the long tests; other pytest options"
 
-# --dry-run comes last, so that nothing in ARGS can take it back.
+# --dry-run comes last, so that nothing in ARGS can take it back. The run file stays in here.
 run: $(EXTRAS_STAMP) ## install here and show a collection on a demo registry
 ifeq ($(CONFIG),)
 	@$(BIN)/python benchmarks/demo.py
 else
-	$(BIN)/registry-garbage-collect $(ARGS) --dry-run $(CONFIG)
+	$(BIN)/registry-garbage-collect --state-dir .demo/state $(ARGS) --dry-run $(CONFIG)
 endif
 
-test: $(VENV)/.installed-for-tests ## install what the tests need and run them all
+test: $(VENV)/.installed-for-tests $(AZURITE) ## install what the tests need and run them all
 	@contrib/setup/packages docker-registry skopeo
 	echo "==> ruff"
 	$(BIN)/ruff check --quiet .
@@ -79,6 +80,11 @@ $(VENV)/.installed-for-tests: $(BIN)/python pyproject.toml gc/registry_gc/__init
 	$(PIP) install --upgrade 'pip>=25.1'
 	$(PIP) install --editable '.[all]' --group dev
 	touch $@ $(VENV)/.installed
+
+$(AZURITE): | $(BIN)/python
+	@contrib/setup/packages node=nodejs npm
+	echo "==> installing azurite into $(VENV)"
+	npm install --prefix $(VENV)/azurite --silent --no-audit --no-fund azurite@3.35
 
 $(VENV)/.installed-%: $(VENV)/.installed
 	@echo "==> installing the extras $(EXTRAS)"

@@ -248,7 +248,8 @@ def expect(
     live: dict[str, set[str]] = {repository: set() for repository in repositories}
     before: object = None
     while before != (before := (held.copy(), {r: set(live[r]) for r in live})):
-        anywhere = live_anywhere()
+        # A subject is a manifest, so layers and configs are not looked at here.
+        anywhere = {digest for repository in repositories for digest in live[repository]}
         for repository in repositories:
             own = [link for link in links if link.repository == repository]
             roots = {name for link in own if is_root(link) for name in link.names}

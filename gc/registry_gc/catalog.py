@@ -28,6 +28,7 @@ from registry_gc.listing import (
     list_blobs,
     list_repositories,
     read_links,
+    repository_of,
 )
 from registry_gc.ranges import first_ranges, split_rest
 
@@ -81,7 +82,7 @@ def read_catalog(reader: Reader, engine: Engine, observer: Observer) -> Catalog:
     observer.phase("listing repositories", None, "repositories")
     merge = _Merge()
     units, strays = first_ranges(reader, REPOSITORIES, engine.workers)
-    merge.strangers += strays
+    merge.add_strays(strays)
     for batch in engine.run(
         list_repositories,
         units,
@@ -104,7 +105,7 @@ def stream_blobs(reader: Reader, engine: Engine) -> Iterator[BlobBatch]:
     """
     units, strays = first_ranges(reader, BLOBS, engine.workers)
     if strays:
-        yield replace(_NO_BLOBS, strangers=strays)
+        yield replace(_NO_BLOBS, strangers=len(strays))
     yield from engine.run(
         list_blobs, units, lambda batch: split_rest(reader, batch.rest) if batch.rest else ()
     )
@@ -162,6 +163,15 @@ class _Merge:
         self.strangers += batch.strangers
         self.with_strangers.update(number[owner] for owner in batch.with_strangers)
         self.hollow += batch.hollow
+
+    def add_strays(self, paths: list[str]) -> None:
+        """Count files that lie where a registry has folders only."""
+        self.strangers += len(paths)
+        for path in paths:
+            name = repository_of(path)
+            if name is not None:
+                number = self.numbers.setdefault(name, len(self.numbers))
+                self.with_strangers.add(number)
 
     def catalog(self) -> tuple[Catalog, list[OddLink]]:
         """Everything, renumbered in the order of names; and the links to be read."""

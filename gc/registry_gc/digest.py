@@ -1,8 +1,9 @@
 """Digests as text, and as 32-byte keys that fit into arrays.
 
 A registry holds millions of digests, nearly all of them sha256. A *key* is 32 bytes: of a sha256
-digest its bytes, of any other the sha256 of its text, with the text kept aside in :class:`Names`.
-So every digest has the same width, and two digests share a key only if sha256 collides.
+digest its bytes, of any other the BLAKE2 hash of its text, which is kept aside in :class:`Names`.
+So every digest has the same width, and two share a key only by a collision. (Not sha256 of the
+text: anybody can push a blob that consists of a digest's text, and so has that very sha256.)
 
 Source of the grammar: OCI image specification, ``descriptor.md``, "Digests".
 """
@@ -68,7 +69,7 @@ def key_of(text: str) -> bytes:
     """The key of a digest that :func:`check_digest` has passed."""
     if text.startswith("sha256:"):
         return bytes.fromhex(text[7:])
-    return hashlib.sha256(text.encode()).digest()
+    return hashlib.blake2b(text.encode(), digest_size=32).digest()
 
 
 def check_digests(texts: Sequence[str]) -> None:

@@ -149,6 +149,12 @@ class BlobBatch:
     rest: Range | None
 
 
+def repository_of(path: str) -> str | None:
+    """The repository that a path lies in; None for a stranger. No component begins with ``_``."""
+    name, mark, _ = path[len(REPOSITORIES) :].partition("/_")
+    return name if mark and name and not name.startswith("_") else None
+
+
 def list_repositories(reader: Reader, unit: Range) -> RepositoryBatch:
     """List one range of ``repositories/``."""
     builder = _RepositoryBuilder()
@@ -259,9 +265,10 @@ class _RepositoryBuilder:
 
     def owner(self, path: str) -> tuple[int, list[str]] | None:
         """The repository that *path* lies in, and the parts below it; None for a stranger."""
-        name, mark, below = path[len(REPOSITORIES) :].partition("/_")
-        if not mark or not name or name.startswith("_"):
+        name = repository_of(path)
+        if name is None:
             return None
+        below = path[len(REPOSITORIES) + len(name) + 2 :]
         number = self.repositories.setdefault(name, len(self.repositories))
         return number, ("_" + below).split("/")
 

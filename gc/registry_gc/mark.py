@@ -224,15 +224,13 @@ class _Marker:
         source, keys, edges = source[children], keys[children], edges[children]
         found = self.manifests.ids(keys)
         linked = within(self.linked_ids, found)
-        # A child that is not stored ends here; so does one that only might be a manifest.
+        # A child that is not stored is no error, and live: its referrers stay with it. What only
+        # might be a manifest ends here unless it is one.
         known = found >= 0
         states = np.full(len(found), State.MISSING, np.uint8)
         states[known] = self.manifests.batch.states[found[known]]
-        kept = np.where(
-            edges == Edge.CHILD,
-            states != State.MISSING,
-            linked | ((edges == Edge.MAYBE) & (states == State.OK)),
-        )
+        maybe = linked | ((edges == Edge.MAYBE) & (states == State.OK))
+        kept = known & ((edges == Edge.CHILD) | maybe)
         return _pairs(repositories_of(frontier)[source[kept]], found[kept])
 
     def _referrers(self, live: Pairs) -> Pairs:

@@ -269,7 +269,9 @@ def _is_abandoned(upload: Upload, policy: Policy, cutoff: float) -> bool:
 def _upload_rows(catalog: Catalog, uploads: Sequence[Upload]) -> Iterator[Row]:
     for upload in uploads:
         reason = f"upload begun {upload.started_at or 'at an unknown time'} and not finished"
-        for path, size in zip(upload.files, upload.sizes, strict=True):
+        # What tells its age goes last: a run that dies before would leave an upload of none.
+        files = zip(upload.files, upload.sizes, strict=True)
+        for path, size in sorted(files, key=lambda file: file[0].endswith("/startedat")):
             yield Row(
                 kind=Kind.UPLOAD,
                 repository=catalog.repositories[upload.repository],

@@ -98,14 +98,14 @@ def _is_leaf(folder: str) -> bool:
     return folder[:-1].rpartition("/")[2] in _LEAVES
 
 
-def first_ranges(reader: Reader, prefix: str, workers: int) -> tuple[list[Range], int]:
-    """The ranges to begin with, and how many stray files lie above all of them."""
+def first_ranges(reader: Reader, prefix: str, workers: int) -> tuple[list[Range], list[str]]:
+    """The ranges to begin with, and the stray files that lie above all of them."""
     if not reader.capabilities.folders:
-        return [Range((prefix,), pages=PAGES)], 0
+        return [Range((prefix,), pages=PAGES)], []
     wanted = 4 * workers if workers > 1 else 1
     done: list[str] = []
     frontier = [prefix]
-    strays = 0
+    strays: list[str] = []
     for _ in range(_DEEPEST):
         if not frontier or len(frontier) + len(done) >= wanted:
             break
@@ -115,7 +115,7 @@ def first_ranges(reader: Reader, prefix: str, workers: int) -> tuple[list[Range]
                 done.append(folder)
                 continue
             below = reader.children(folder)
-            strays += len(below.files)
+            strays += [folder + name for name in below.files]
             deeper += [f"{folder}{name}/" for name in below.folders]
             if not below.folders and not below.files:
                 done.append(folder)  # listing it reports it as hollow

@@ -40,9 +40,10 @@ CREATE TABLE deletions (
     finished REAL
 );
 """
+# Names that are no UTF-8 cannot be bound as text; as bytes that are cast to text they can.
 _INSERT = (
     "INSERT INTO deletions (phase, kind, repository, digest, path, size, modified, reason) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    "VALUES (?, ?, CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, CAST(? AS TEXT))"
 )
 
 
@@ -136,8 +137,7 @@ class RunFile:
     def meta(self) -> dict[str, Any]:
         """What :meth:`record_meta` recorded."""
         return {
-            key: json.loads(value)
-            for key, value in self._connection.execute("SELECT key, value FROM meta")
+            key: json.loads(value) for key, value in self._read("SELECT key, value FROM meta")
         }
 
     def add(self, rows: Iterable[Row]) -> None:
@@ -148,12 +148,12 @@ class RunFile:
                 (
                     row.kind.phase,
                     row.kind.label,
-                    row.repository,
-                    row.digest,
-                    row.path,
+                    _encoded(row.repository),
+                    _encoded(row.digest),
+                    _encoded(row.path),
                     row.size,
                     row.modified,
-                    row.reason,
+                    _encoded(row.reason),
                 )
                 for row in rows
             ],
@@ -168,21 +168,21 @@ class RunFile:
 
     def count(self, kind: Kind, *states: RowState) -> Count:
         """How many rows of a kind, in any of *states*, or in all when none is named."""
-        rows, size = self._connection.execute(
+        ((rows, size),) = self._read(
             "SELECT count(*), coalesce(sum(size), 0) FROM deletions "
             "WHERE phase = ? AND state IN (SELECT value FROM json_each(?))",
             (kind.phase, json.dumps(states or tuple(RowState))),
-        ).fetchone()
+        )
         return Count(rows, size)
 
     def uploads(self, *states: RowState) -> int:
         """How many uploads have rows in any of *states*, or at all; each has several files."""
-        found: int = self._connection.execute(
+        ((found,),) = self._read(
             "SELECT count(DISTINCT repository || char(10) || digest) FROM deletions "
             "WHERE phase = ? AND state IN (SELECT value FROM json_each(?))",
             (Kind.UPLOAD.phase, json.dumps(states or tuple(RowState))),
-        ).fetchone()[0]
-        return found
+        )
+        return int(found)
 
     def rows(self, kind: Kind, state: RowState | None = None) -> Iterator[Row]:
         """The rows of a kind, in the order of repository, digest and path."""
@@ -191,18 +191,20 @@ class RunFile:
             "WHERE phase = ? AND (? IS NULL OR state = ?) ORDER BY repository, digest, path"
         )
         # A connection of its own would not see rows that are not committed yet; none are.
-        for row in self._connection.execute(query, (kind.phase, state, state)):
+        for row in self._read(query, (kind.phase, state, state)):
             yield Row(kind, *row)
 
     def batches(self, kind: Kind, size: int) -> Iterator[list[tuple[int, str]]]:
         """Rows still to be deleted, as number and path, *size* at a time."""
         after = 0
         while True:
-            batch = self._connection.execute(
-                "SELECT id, path FROM deletions WHERE phase = ? AND state = ? AND id > ? "
-                "ORDER BY id LIMIT ?",
-                (kind.phase, RowState.PLANNED, after, size),
-            ).fetchall()
+            batch: list[tuple[int, str]] = list(
+                self._read(
+                    "SELECT id, path FROM deletions WHERE phase = ? AND state = ? AND id > ? "
+                    "ORDER BY id LIMIT ?",
+                    (kind.phase, RowState.PLANNED, after, size),
+                )
+            )
             if not batch:
                 return
             after = batch[-1][0]
@@ -212,13 +214,13 @@ class RunFile:
         """Write down what became of rows: number, state, error; durable when this returns."""
         now = time.time()
         self._write(
-            "UPDATE deletions SET state = ?, error = ?, finished = ? WHERE id = ?",
-            [(state, error or None, now, number) for number, state, error in outcomes],
+            "UPDATE deletions SET state = ?, error = CAST(? AS TEXT), finished = ? WHERE id = ?",
+            [(state, _encoded(error or None), now, number) for number, state, error in outcomes],
         )
 
     def failures(self) -> Iterator[tuple[str, str]]:
         """Path and error of all that could not be deleted."""
-        yield from self._connection.execute(
+        yield from self._read(
             "SELECT path, coalesce(error, '') FROM deletions WHERE state = ? ORDER BY path",
             (RowState.FAILED,),
         )
@@ -227,7 +229,7 @@ class RunFile:
         """The repositories that have rows in *state*."""
         return {
             row[0]
-            for row in self._connection.execute(
+            for row in self._read(
                 "SELECT DISTINCT repository FROM deletions WHERE state = ?", (state,)
             )
             if row[0] is not None
@@ -237,16 +239,25 @@ class RunFile:
         """Close the file."""
         self._connection.close()
 
+    def _read(self, query: str, values: Sequence[object] = ()) -> Iterator[Any]:
+        try:
+            yield from self._connection.execute(query, values)
+        except sqlite3.Error as error:
+            raise RunFileError(f"{self.path}: {error}") from error
+
     def _write(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
         try:
-            with self._connection:
-                self._connection.executemany(statement, rows)
-        except sqlite3.OperationalError as error:
-            if not _is_full(error):
-                raise RunFileError(f"{self.path}: {error}") from error
-            self._move(error)
-            with self._connection:
-                self._connection.executemany(statement, rows)
+            try:
+                with self._connection:
+                    self._connection.executemany(statement, rows)
+            except sqlite3.OperationalError as error:
+                if not _is_full(error):
+                    raise
+                self._move(error)
+                with self._connection:
+                    self._connection.executemany(statement, rows)
+        except sqlite3.Error as error:
+            raise RunFileError(f"{self.path}: {error}") from error
 
     def _move(self, error: sqlite3.Error) -> None:
         """Go on in memory-backed storage with all that was committed."""
@@ -254,12 +265,20 @@ class RunFile:
         target = _connect(path)
         with contextlib.suppress(sqlite3.Error):
             self._connection.rollback()
-        self._connection.backup(target)
+        try:
+            self._connection.backup(target)
+        except sqlite3.Error:
+            target.close()
+            raise
         self._connection.close()
         self.notices.append(
             f"{self.path}: {error}; the run file goes on as {path}, which does not survive a reboot"
         )
         self.path, self._connection = path, target
+
+
+def _encoded(text: str | None) -> bytes | None:
+    return None if text is None else text.encode("utf-8", "surrogateescape")
 
 
 def _is_full(error: sqlite3.Error) -> bool:
@@ -271,6 +290,7 @@ def _connect(path: str) -> sqlite3.Connection:
     # A stop at the wrong moment must not lose the journal of what was deleted: FULL is the
     # default and stays; the rollback journal keeps everything in this one file between writes.
     connection = sqlite3.connect(path, check_same_thread=False)
+    connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
     connection.execute("PRAGMA journal_mode = TRUNCATE")
     return connection
 

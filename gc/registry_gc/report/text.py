@@ -14,6 +14,7 @@ import numpy as np
 
 from registry_gc.arrays import distinct
 from registry_gc.collect import Plan
+from registry_gc.references import State
 from registry_gc.report.model import Report
 from registry_gc.run_file import Kind
 
@@ -59,13 +60,13 @@ def _marking_lines(plan: Plan) -> Iterator[str]:
         for repository, pairs in groupby(plan.marking.live.tolist(), lambda pair: pair >> 32)
     }
     names = plan.catalog.names
-    keys = plan.manifests.batch.keys
+    keys, states = plan.manifests.batch.keys, plan.manifests.batch.states
     for number, repository in enumerate(plan.catalog.repositories):
         yield repository
         ids = np.array(of_repository.get(number, ()), dtype=np.int64)
         ids = ids[np.argsort(keys[ids])]
         marked: set[bytes] = set()
-        for manifest in ids.tolist():
+        for manifest in ids[states[ids] != State.MISSING].tolist():
             yield f"{repository}: marking manifest {names.text(keys[manifest].tobytes())} "
             _, targets, _ = plan.manifests.targets_of(np.array([manifest]))
             for target in distinct(targets):

@@ -1,0 +1,109 @@
+"""A driver's parameters as the registry's config has them: YAML values, or strings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from registry_drivers.errors import DriverConfigError
+
+# What Go's strconv.ParseBool takes, which is what the registry reads strings with.
+_TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
+_FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
+
+
+class Parameters:
+    """Typed access to one driver's parameters; what nobody asks for is ignored.
+
+    Texts that were asked for as secrets are remembered in :attr:`secrets`, so that they can be
+    kept out of messages.
+    """
+
+    def __init__(self, driver: str, values: Mapping[str, Any]) -> None:
+        self.driver = driver
+        self.secrets: list[str] = []
+        self._values = values
+
+    def __repr__(self) -> str:
+        return f"Parameters({self.driver!r})"
+
+    def error(self, name: str, message: str) -> DriverConfigError:
+        """An error about the parameter *name*."""
+        return DriverConfigError(f"storage.{self.driver}.{name}: {message}", driver=self.driver)
+
+    def has(self, name: str) -> bool:
+        """Whether *name* is given, and is not empty."""
+        return self._values.get(name) not in (None, "")
+
+    def text(self, *names: str, default: str = "") -> str:
+        """The first of *names* that is given, as text."""
+        for name in names:
+            value = self._values.get(name)
+            if isinstance(value, Mapping | list):
+                raise self.error(name, "expected text")
+            if value not in (None, ""):
+                return str(value)
+        return default
+
+    def required(self, name: str) -> str:
+        """The text of *name*.
+
+        :raises DriverConfigError: it is missing or empty.
+        """
+        value = self.text(name)
+        if not value:
+            raise self.error(name, "missing; the driver needs it")
+        return value
+
+    def secret(self, *names: str) -> str:
+        """As :meth:`text`, for what must never be shown."""
+        value = self.text(*names)
+        if value:
+            self.secrets.append(value)
+        return value
+
+    def flag(self, name: str, default: bool) -> bool:
+        """*name* as a boolean.
+
+        :raises DriverConfigError: it is something else.
+        """
+        value = self._values.get(name)
+        if value is None or value == "":
+            return default
+        if isinstance(value, bool):
+            return value
+        if str(value) in _TRUE:
+            return True
+        if str(value) in _FALSE:
+            return False
+        raise self.error(name, "expected true or false")
+
+    def number(self, name: str, default: float) -> float:
+        """*name* as a number.
+
+        :raises DriverConfigError: it is something else.
+        """
+        value = self._values.get(name)
+        if value is None or value == "":
+            return default
+        try:
+            return float(value)
+        except (TypeError, ValueError) as error:
+            raise self.error(name, "expected a number") from error
+
+    def mapping(self, name: str) -> Mapping[str, Any]:
+        """*name* as a mapping; empty when it is not given.
+
+        :raises DriverConfigError: it is something else.
+        """
+        value = self._values.get(name)
+        if value is None or value == "":
+            return {}
+        if isinstance(value, Mapping):
+            return value
+        raise self.error(name, "expected a mapping")
+
+    def folder(self) -> str:
+        """``rootdirectory`` as the beginning of every key: empty, or with ``/`` at its end."""
+        folder = self.text("rootdirectory").strip("/")
+        return folder + "/" if folder else ""

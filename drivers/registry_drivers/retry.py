@@ -1,0 +1,59 @@
+"""Trying again what failed in passing: exponential backoff with jitter, counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import tenacity
+
+from registry_drivers.base import Requests
+from registry_drivers.errors import Unavailable
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How patiently a storage is asked.
+
+    :ivar times: tries after the first.
+    :ivar first: longest pause before the second try, in seconds; doubled for each further one.
+    :ivar longest: the longest pause of all, in seconds.
+    :ivar sleep: how to pause; tests give one that does not.
+    """
+
+    times: int = 10
+    first: float = 0.2
+    longest: float = 20.0
+    sleep: Callable[[float], None] = time.sleep
+
+    def call(self, work: Callable[[], T], requests: Requests) -> T:
+        """What *work* returns, tried again while it raises :class:`Unavailable`.
+
+        :raises Unavailable: the last one, when patience is at its end.
+        """
+        try:
+            return work()
+        except Unavailable as error:
+            # Most calls end above: tenacity costs as much time as a read of a manifest.
+            failures = [error]
+
+        def again() -> T:
+            if failures:
+                raise failures.pop()
+            return work()
+
+        def count(_: tenacity.RetryCallState) -> None:
+            requests.add(retries=1)
+
+        return tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(Unavailable),
+            stop=tenacity.stop_after_attempt(self.times + 1),
+            wait=tenacity.wait_random_exponential(multiplier=self.first, max=self.longest),
+            sleep=self.sleep,
+            before_sleep=count,
+            reraise=True,
+        )(again)

@@ -1,0 +1,172 @@
+"""What the system refuses: permissions, broken disks, and what each error means."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drivers.folders import (
+    BLOBS,
+    HEX,
+    NOBODY,
+    listed,
+    make,
+)
+from registry_drivers.base import Deletion
+from registry_drivers.errors import (
+    AccessDenied,
+    NotFound,
+    StorageError,
+    Unavailable,
+)
+from registry_drivers.filesystem import FilesystemStorage
+from registry_drivers.filesystem_errors import translate
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+@pytest.fixture
+def storage(root: Path) -> FilesystemStorage:
+    return FilesystemStorage(str(root))
+
+
+def as_nobody(work: Callable[[], object]) -> object:
+    """What *work* returns, or the error it raises, in a process of a user without rights."""
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setgid(NOBODY)
+                os.setuid(NOBODY)
+            try:
+                answer = work()
+            except StorageError as error:
+                answer = error
+            os.write(theirs, pickle.dumps(answer))
+        finally:
+            os._exit(0)
+    os.close(theirs)
+    with open(ours, "rb") as pipe:
+        data = pipe.read()
+    os.waitpid(child, 0)
+    assert data, "the child died"
+    return pickle.loads(data)
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that every user may look into, which tmp_path is not."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+@pytest.mark.parametrize("path", ["closed", "repositories/r/_layers/sha256", f"{BLOBS}{HEX}"])
+def test_a_folder_that_may_not_be_opened_names_path_and_user(public: Path, path: str) -> None:
+    make(public, f"{BLOBS}{HEX}/data")
+    folder = public / path
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0)
+    try:
+        storage = FilesystemStorage(str(public))
+        error = as_nobody(lambda: listed(storage))
+        assert isinstance(error, AccessDenied)
+        assert error.path.startswith(path)
+        assert "(uid " in str(error)
+        assert str(public) in str(error)
+        again = as_nobody(lambda: storage.children(path + "/"))
+        assert isinstance(again, AccessDenied)
+    finally:
+        folder.chmod(0o755)
+
+
+def test_a_root_that_may_not_be_opened_is_denied(public: Path) -> None:
+    (public / "outer/root").mkdir(parents=True)
+    (public / "outer").chmod(0)
+    try:
+        error = as_nobody(lambda: listed(FilesystemStorage(str(public / "outer/root"))))
+        assert isinstance(error, AccessDenied)
+    finally:
+        (public / "outer").chmod(0o755)
+
+
+def test_what_may_not_be_read_written_or_deleted_is_denied_and_stays(public: Path) -> None:
+    file = make(public, "a/b")
+    (public / "a/empty").mkdir()
+    file.chmod(0o600 if os.geteuid() == 0 else 0)
+    (public / "a").chmod(0o555)
+    storage = FilesystemStorage(str(public))
+    try:
+        for call in (
+            lambda: storage.read("a/b"),
+            lambda: storage.write("a/c", b""),
+            lambda: storage.move("a/b", "a/d"),
+            lambda: storage.remove_folders(["a/empty"], floor=""),
+        ):
+            error = as_nobody(call)
+            assert isinstance(error, AccessDenied)
+            assert "(uid " in str(error)
+        outcomes = as_nobody(lambda: list(storage.delete(["a/b"])))
+        assert isinstance(outcomes, list)
+        assert outcomes[0].result is Deletion.FAILED
+        assert "denied" in outcomes[0].error
+    finally:
+        (public / "a").chmod(0o755)
+    assert sorted(os.listdir(public / "a")) == ["b", "empty"]
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.ESTALE, Unavailable),
+        (errno.ETIMEDOUT, Unavailable),
+        (errno.EINTR, Unavailable),
+        (errno.EAGAIN, Unavailable),
+        (errno.EROFS, AccessDenied),
+        (errno.EACCES, AccessDenied),
+        (errno.EPERM, AccessDenied),
+        (errno.ENOENT, NotFound),
+        (errno.ENOTDIR, NotFound),
+        (errno.EIO, StorageError),
+        (errno.ENOSPC, StorageError),
+        (errno.ELOOP, StorageError),
+    ],
+)
+def test_each_error_number_has_one_meaning(number: int, kind: type[StorageError]) -> None:
+    error = translate(OSError(number, os.strerror(number)), "a/b", "/root")
+    assert type(error) is kind
+    assert error.path == "a/b"
+    assert "/root" in str(error)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_a_broken_disk_is_never_taken_for_missing_files(
+    root: Path, storage: FilesystemStorage, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    make(root, f"{BLOBS}{HEX}/data")
+    make(root, "a/b/c")
+    ask = os.stat
+
+    def broken(path: Any, **options: Any) -> os.stat_result:
+        if str(path).endswith(("/data", "/c")):
+            raise OSError(number, os.strerror(number), path)
+        return ask(path, **options)
+
+    monkeypatch.setattr(os, "stat", broken)
+    for prefix in (BLOBS, "a/"):
+        with pytest.raises(StorageError) as caught:
+            listed(storage, prefix)
+        assert not isinstance(caught.value, NotFound)
+        assert isinstance(caught.value, Unavailable) == (number == errno.ESTALE)

@@ -1,0 +1,221 @@
+"""The walk: its shortcuts, what they do not see, and what is hollow."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drivers.folders import (
+    BLOBS,
+    HEX,
+    OTHER_HEX,
+    TAGS,
+    hollow,
+    listed,
+    make,
+    result,
+)
+from registry_drivers.base import Deletion
+from registry_drivers.errors import (
+    StorageError,
+)
+from registry_drivers.filesystem import FilesystemStorage
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+@pytest.fixture
+def storage(root: Path) -> FilesystemStorage:
+    return FilesystemStorage(str(root))
+
+
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The folders that are opened from now on."""
+    names: list[str] = []
+    scandir = os.scandir
+
+    def spy(path: str) -> Any:
+        names.append(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", spy)
+    return names
+
+
+def test_a_digests_folder_is_not_opened_when_its_file_is_there(
+    root: Path, storage: FilesystemStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = [
+        f"{BLOBS}{HEX}/data",
+        "repositories/r/_layers/sha256/" + HEX + "/link",
+        "repositories/r/_manifests/revisions/sha256/" + HEX + "/link",
+        "repositories/r/_manifests/tags/t/current/link",
+        "repositories/r/_manifests/tags/t/index/sha256/" + HEX + "/link",
+    ]
+    for path in expected:
+        make(root, path)
+    folders = opened(monkeypatch)
+    assert listed(storage) == expected
+    assert not [folder for folder in folders if HEX in folder or "current" in folder]
+
+
+def test_files_beside_the_expected_one_are_seen_by_children_only(
+    root: Path, storage: FilesystemStorage
+) -> None:
+    make(root, f"{BLOBS}{HEX}/data")
+    make(root, f"{BLOBS}{HEX}/data.1234.tmp")
+    assert listed(storage) == [f"{BLOBS}{HEX}/data"]
+    assert storage.children(f"{BLOBS}{HEX}/").files == ("data", "data.1234.tmp")
+    assert listed(storage, f"{BLOBS}{HEX}/") == [
+        f"{BLOBS}{HEX}/data",
+        f"{BLOBS}{HEX}/data.1234.tmp",
+    ]
+
+
+def test_strangers_among_digests_are_listed_in_order(
+    root: Path, storage: FilesystemStorage
+) -> None:
+    made = [
+        f"{BLOBS}{HEX}/data",
+        f"{BLOBS}{OTHER_HEX}/other",
+        f"{BLOBS}{OTHER_HEX}/sub/deeper",
+        f"{BLOBS}ab-stray",
+        f"{BLOBS}foo/data",
+        f"{BLOBS}foo/more",
+    ]
+    for path in made:
+        make(root, path)
+    assert listed(storage, BLOBS) == sorted(made)
+    assert set(listed(storage)) == set(made)
+
+
+def test_a_digests_name_on_a_file_or_an_odd_leaf_is_listed(
+    root: Path, storage: FilesystemStorage
+) -> None:
+    make(root, f"{BLOBS}{HEX}")
+    make(root, f"{BLOBS}{OTHER_HEX}/data/inside")
+    assert listed(storage) == [f"{BLOBS}{HEX}", f"{BLOBS}{OTHER_HEX}/data/inside"]
+
+
+def test_hollow_folders_are_told_deepest_first(root: Path, storage: FilesystemStorage) -> None:
+    make(root, f"{BLOBS}{HEX}/data")
+    (root / BLOBS / OTHER_HEX / "deeper").mkdir(parents=True)
+    (root / "docker/registry/v2/repositories/r/_uploads").mkdir(parents=True)
+    assert listed(storage) == [f"{BLOBS}{HEX}/data"]
+    assert hollow(storage) == [
+        f"{BLOBS}{OTHER_HEX}/deeper",
+        f"{BLOBS}{OTHER_HEX}",
+        "docker/registry/v2/repositories/r/_uploads",
+        "docker/registry/v2/repositories/r",
+        "docker/registry/v2/repositories",
+    ]
+    assert storage.remove_folders(hollow(storage), floor="") == 5
+    assert hollow(storage) == []
+
+
+def test_a_listed_folder_that_is_empty_is_hollow_itself(
+    root: Path, storage: FilesystemStorage
+) -> None:
+    (root / "a/b").mkdir(parents=True)
+    assert hollow(storage, "a/b/") == ["a/b"]
+    assert hollow(storage, "missing/") == []
+    (root / "a/b").rmdir()
+    (root / "a").rmdir()
+    assert hollow(storage) == []
+
+
+def test_a_tag_of_another_shape_is_listed_in_full(root: Path, storage: FilesystemStorage) -> None:
+    made = [
+        f"{TAGS}a/current/link",
+        f"{TAGS}a/index/sha256/{HEX}/link",
+        f"{TAGS}b-no-current/index/sha256/{HEX}/link",
+        f"{TAGS}c-no-index/current/link",
+        f"{TAGS}d-odd-index/current/link",
+        f"{TAGS}d-odd-index/index/md5/{HEX[:32]}/link",
+        f"{TAGS}e-stray",
+        f"{TAGS}f/current/link",
+        f"{TAGS}f/index/sha256/stray",
+        f"{TAGS}g/current/other",
+    ]
+    for path in made:
+        make(root, path)
+    assert listed(storage) == made
+
+
+def test_what_belongs_to_the_disk_and_not_to_the_registry_is_left_out(
+    root: Path, storage: FilesystemStorage
+) -> None:
+    (root / "blobs/lost+found").mkdir(parents=True)
+    make(root, "blobs/a")
+    assert storage.children("blobs/").folders == ()
+    assert hollow(storage) == []
+    assert listed(storage) == ["blobs/a"]
+
+
+def test_names_that_are_no_utf8_survive(root: Path, storage: FilesystemStorage) -> None:
+    folder = os.fsencode(root) + b"/a\xff"
+    os.mkdir(folder)
+    with open(folder + b"/b\xfe", "wb") as file:
+        file.write(b"odd")
+    (path,) = listed(storage)
+    assert os.fsencode(path) == b"a\xff/b\xfe"
+    assert storage.read(path) == b"odd"
+    assert storage.children(storage.children("").folders[0] + "/").files == ("b\udcfe",)
+    assert result(storage, path) is Deletion.DELETED
+
+
+def test_folders_nested_without_end_are_refused(root: Path, storage: FilesystemStorage) -> None:
+    path = root
+    for _ in range(320):
+        path /= "d"
+        path.mkdir()
+    with pytest.raises(StorageError, match="deep"):
+        listed(storage)
+
+
+def test_a_listing_counts_the_folders_it_opened(root: Path, storage: FilesystemStorage) -> None:
+    for number in range(5):
+        make(root, f"{BLOBS}ab{number:062x}/data")
+    before = storage.requests.list
+    assert len(listed(storage, BLOBS)) == 5
+    assert storage.requests.list == before + 1
+
+
+def test_what_vanishes_between_listing_and_asking_is_no_error(
+    root: Path, storage: FilesystemStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in ("u/1/data", "u/1/startedat", "u/2/data", "w"):
+        make(root, path)
+    scandir = os.scandir
+
+    def purge(path: str) -> Any:
+        entries = scandir(path)
+        if path.endswith("u/"):
+            for name in ("1/data", "1/startedat"):
+                (root / "u" / name).unlink()
+            (root / "u/1").rmdir()
+        if path.endswith("/2/"):
+            (root / "w").unlink()
+        return entries
+
+    monkeypatch.setattr(os, "scandir", purge)
+    assert listed(storage) == ["u/2/data"]
+
+
+def test_a_digests_folder_that_vanishes_is_no_error(
+    root: Path, storage: FilesystemStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(root, f"{BLOBS}{HEX}/data")
+    listdir = os.listdir
+
+    def more(path: Any) -> list[str]:
+        return [*listdir(path), OTHER_HEX]
+
+    monkeypatch.setattr(os, "listdir", more)
+    assert listed(storage, BLOBS) == [f"{BLOBS}{HEX}/data"]

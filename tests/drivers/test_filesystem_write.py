@@ -1,0 +1,176 @@
+"""Writing, moving and removing: whole or not at all, and never too much."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from drivers.folders import (
+    NOBODY,
+    across_disks,
+    listed,
+    make,
+    without_hard_links,
+)
+from registry_drivers.errors import (
+    NotFound,
+    StorageError,
+)
+from registry_drivers.filesystem import FilesystemStorage
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+@pytest.fixture
+def storage(root: Path) -> FilesystemStorage:
+    return FilesystemStorage(str(root))
+
+
+def test_mount_points_and_the_floor_stay(root: Path, storage: FilesystemStorage) -> None:
+    (root / "r/a/b").mkdir(parents=True)
+    assert storage.remove_folders(["r", "rx"], floor="r/") == 0
+    assert storage.remove_folders(["r/a"], floor="r/") == 0
+    assert storage.remove_folders(["r/a/b"], floor="r/a/") == 1
+    assert (root / "r/a").is_dir()
+    assert storage.remove_folders(["r/a"], floor="") == 2
+    assert root.is_dir()
+
+
+def test_a_mount_point_stops_the_way_up_quietly(
+    root: Path, storage: FilesystemStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "r/a/b").mkdir(parents=True)
+    rmdir = os.rmdir
+
+    def busy(path: str) -> None:
+        if path.endswith("r/a"):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        rmdir(path)
+
+    monkeypatch.setattr(os, "rmdir", busy)
+    assert storage.remove_folders(["r/a/b"], floor="") == 1
+
+
+def test_a_move_to_another_disk_keeps_age_and_mode(
+    root: Path, storage: FilesystemStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = make(root, "a/b", b"content")
+    os.utime(file, (1000, 1000.5))
+    file.chmod(0o640)
+    across_disks(monkeypatch)
+    storage.move("a/b", "c/d")
+    assert listed(storage) == ["c/d"]
+    assert storage.stat("c/d").modified == 1000.5
+    assert (root / "c/d").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_move_to_another_disk_that_is_full_keeps_the_source(
+    root: Path, storage: FilesystemStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(root, "a/b", b"content")
+    make(root, "c/d", b"old")
+    across_disks(monkeypatch)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("shutil.copystat", full)
+    with pytest.raises(StorageError, match="No space"):
+        storage.move("a/b", "c/d")
+    monkeypatch.undo()
+    assert listed(storage) == ["a/b", "c/d"]
+    assert storage.read("c/d") == b"old"
+
+
+@pytest.mark.parametrize("if_absent", [False, True])
+def test_a_write_that_fails_leaves_no_trace(
+    root: Path, storage: FilesystemStorage, monkeypatch: pytest.MonkeyPatch, if_absent: bool
+) -> None:
+    make(root, "a/old", b"old")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    without_hard_links(monkeypatch)
+    for path in ("a/new",) if if_absent else ("a/new", "a/old"):
+        with pytest.raises(StorageError, match="No space"):
+            storage.write(path, b"data", if_absent=if_absent)
+    assert listed(storage) == ["a/old"]
+    assert storage.read("a/old") == b"old"
+
+
+def test_a_write_that_fails_half_way_without_hard_links_leaves_no_trace(
+    root: Path, storage: FilesystemStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "a").mkdir()
+    without_hard_links(monkeypatch)
+    calls = iter([None, OSError(errno.EIO, "broken")])
+
+    def second_fails(_: int) -> None:
+        if (error := next(calls)) is not None:
+            raise error
+
+    monkeypatch.setattr(os, "fsync", second_fails)
+    with pytest.raises(StorageError, match="broken"):
+        storage.write("a/lock", b"data", if_absent=True)
+    assert listed(storage) == []
+
+
+def test_a_link_whose_answer_was_lost_counts_as_made(
+    root: Path, storage: FilesystemStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = os.link
+
+    def twice(source: str, target: str) -> None:
+        link(source, target)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", twice)
+    storage.write("lock", b"data", if_absent=True)
+    assert listed(storage) == ["lock"]
+
+
+def test_a_write_below_a_file_is_an_error_and_no_missing_file(
+    root: Path, storage: FilesystemStorage
+) -> None:
+    make(root, "a")
+    make(root, "b")
+    (root / "folder").mkdir()
+    calls: list[Callable[[], None]] = [
+        lambda: storage.write("a/b", b""),
+        lambda: storage.write("a/b/c", b""),
+        lambda: storage.write("folder", b""),
+        lambda: storage.move("b", "a/c"),
+        lambda: storage.move("b", "folder"),
+    ]
+    for call in calls:
+        with pytest.raises(StorageError) as caught:
+            call()
+        assert not isinstance(caught.value, NotFound)
+    assert listed(storage) == ["a", "b"]
+
+
+def test_a_folder_is_never_moved(root: Path, storage: FilesystemStorage) -> None:
+    make(root, "a/b")
+    with pytest.raises(NotFound, match="folder"):
+        storage.move("a", "c")
+    assert listed(storage) == ["a/b"]
+
+
+def test_what_root_makes_belongs_to_the_folders_owner(
+    root: Path, storage: FilesystemStorage
+) -> None:
+    (root / "reg").mkdir()
+    owner = NOBODY if os.geteuid() == 0 else os.geteuid()
+    os.chown(root / "reg", owner, -1)
+    storage.write("reg/a/b/file", b"")
+    for path in ("reg/a", "reg/a/b", "reg/a/b/file"):
+        assert (root / path).stat().st_uid == owner

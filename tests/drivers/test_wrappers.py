@@ -1,0 +1,148 @@
+"""Wrappers: a storage that can only be read, and one that is asked no faster than allowed."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from drivers.conformance import DriverConformance, paths_of
+from registry_drivers.base import Deleter, Reader, Storage, Writer
+from registry_drivers.filesystem import FilesystemStorage
+from registry_drivers.memory import MemoryStorage
+from registry_drivers.wrappers import ReadOnly, Throttled, Wrapper
+
+
+class Time:
+    """A clock that only sleeping moves."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+class TestWrapper(DriverConformance):
+    many = 30
+
+    @pytest.fixture
+    def storage(self) -> Storage:
+        return Wrapper(MemoryStorage(page_size=7))
+
+
+class TestThrottled(DriverConformance):
+    many = 30
+
+    @pytest.fixture
+    def storage(self) -> Storage:
+        time = Time()
+        return Throttled(MemoryStorage(page_size=7), 50.0, clock=time, sleep=time.sleep)
+
+
+@pytest.fixture
+def memory() -> MemoryStorage:
+    storage = MemoryStorage(page_size=2, delete_batch=2)
+    for number in range(6):
+        storage.put(f"a/{number}", b"x")
+    return storage
+
+
+# --- read only
+
+
+def test_what_is_read_only_has_nothing_to_change_it_with(memory: MemoryStorage) -> None:
+    reader = ReadOnly(memory)
+    assert isinstance(reader, Reader)
+    assert not isinstance(reader, Deleter)
+    assert not isinstance(reader, Writer)
+    for name in ("delete", "remove_folders", "write", "move", "put"):
+        assert not hasattr(reader, name)
+    with pytest.raises(AttributeError):
+        reader.delete = memory.delete  # type: ignore[attr-defined]  # what must not work
+
+
+def test_what_is_read_only_reads_as_the_storage_does(memory: MemoryStorage) -> None:
+    reader = ReadOnly(memory)
+    assert paths_of(reader.list("a/", start_after="a/3")) == ["a/4", "a/5"]
+    assert reader.children("a/") == memory.children("a/")
+    assert reader.read("a/1", limit=1) == b"x"
+    assert reader.stat("a/1") == memory.stat("a/1")
+    assert reader.capabilities is memory.capabilities
+    assert reader.requests is memory.requests
+    assert (reader.driver, reader.root) == ("inmemory", "memory")
+    assert reader.now() > 0
+    reader.close()
+
+
+# --- throttled
+
+
+def test_requests_of_all_kinds_together_keep_the_rate(memory: MemoryStorage) -> None:
+    time = Time()
+    slow = Throttled(memory, 10.0, clock=time, sleep=time.sleep)
+    slow.read("a/1")
+    slow.stat("a/1")
+    slow.children("a/")
+    slow.write("a/6", b"")
+    slow.move("a/6", "a/7")
+    assert time.slept == pytest.approx([0.1] * 4)
+
+
+def test_a_listing_pays_for_each_page(memory: MemoryStorage) -> None:
+    time = Time()
+    slow = Throttled(memory, 10.0, clock=time, sleep=time.sleep)
+    before = memory.requests.list
+    assert len(paths_of(slow.list("a/"))) == 6
+    assert memory.requests.list - before == 3
+    assert time.slept == pytest.approx([0.1] * 2)
+    assert paths_of(slow.list("missing/")) == []
+    assert time.slept == pytest.approx([0.1] * 3)
+
+
+def test_a_delete_pays_for_each_batch(memory: MemoryStorage) -> None:
+    time = Time()
+    slow = Throttled(memory, 10.0, clock=time, sleep=time.sleep)
+    before = memory.requests.delete
+    assert len(list(slow.delete(f"a/{n}" for n in range(5)))) == 5
+    assert memory.requests.delete - before == 3
+    assert time.slept == pytest.approx([0.1] * 2)
+
+
+def test_an_idle_time_saves_nothing_up(memory: MemoryStorage) -> None:
+    time = Time()
+    slow = Throttled(memory, 10.0, clock=time, sleep=time.sleep)
+    slow.read("a/1")
+    time.now += 60
+    slow.read("a/1")
+    slow.read("a/1")
+    assert time.slept == pytest.approx([0.1])
+
+
+def test_threads_share_one_rate(memory: MemoryStorage) -> None:
+    waits: list[float] = []
+    # The clock stands still: the n-th request of all has to wait n tenths.
+    slow = Throttled(memory, 10.0, clock=lambda: 5.0, sleep=waits.append)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(slow.read, ["a/1"] * 40))
+    assert sorted(waits) == pytest.approx([n / 10 for n in range(1, 40)])
+
+
+def test_processes_would_each_have_the_whole_rate_and_are_not_offered(tmp_path: Path) -> None:
+    storage = FilesystemStorage(str(tmp_path))
+    slow = Throttled(storage, 10.0)
+    assert storage.capabilities.processes
+    assert not slow.capabilities.processes
+    assert slow.capabilities.folders
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan")])
+def test_a_rate_that_is_none_is_refused(memory: MemoryStorage, rate: float) -> None:
+    with pytest.raises(ValueError, match="rate"):
+        Throttled(memory, rate)
