@@ -50,9 +50,7 @@ test: $(VENV)/.installed-for-tests $(AZURITE) ## install what the tests need and
 	echo "==> mypy --strict"
 	$(BIN)/mypy --strict
 	echo "==> sdist and wheel"
-	rm -rf dist
-	$(BIN)/python -m build --no-isolation --outdir dist . >/dev/null
-	contrib/setup/check-dist $(BIN)/python dist
+	contrib/setup/dist $(BIN)/python dist
 	echo "==> pytest $(PYTEST_ARGS)$(if $(LONG), --long)"
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(PYTEST_ARGS) $(if $(LONG),--long)
 

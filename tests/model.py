@@ -107,6 +107,12 @@ class Expected:
     damaged: frozenset[str]
 
 
+def is_alias(link: Link) -> bool:
+    """Whether a layer link says under which other name its bytes are stored."""
+    named = not link.digest.startswith("sha256:") and link.content not in ("", link.digest)
+    return link.kind == "layer" and named
+
+
 def read_links(files: Files) -> list[Link]:
     """Every link below ``repositories``."""
     links = []
@@ -185,7 +191,7 @@ def expect(
 
     aliases: dict[str, set[str]] = {}
     for link in links:
-        if link.kind == "layer" and link.content and not link.digest.startswith("sha256:"):
+        if is_alias(link):
             aliases.setdefault(link.digest, set()).add(link.content)
 
     def named(digests: Iterable[str]) -> set[str]:
@@ -268,7 +274,7 @@ def expect(
         if link.repository in held or link.names & young or link.kind == "current":
             return False
         alive = live[link.repository]
-        if link.digest in aliases and link.digest in anywhere:
+        if is_alias(link) and link.digest in anywhere:
             # Where only this link resolves another repository's reference, the next run would
             # find "neither" and delete the target: so what resolves a live reference stays.
             return False

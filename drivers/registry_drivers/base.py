@@ -159,13 +159,16 @@ class Capabilities:
     ``delete_batch``: paths that one request may delete. ``folders``: there are real folders,
     which stay when they are empty and cost one request to list. ``processes``: work is bound by
     the interpreter, so that worker processes are faster than threads. ``workers``: how many
-    requests at once serve it best.
+    requests at once serve it best. ``seekable``: a listing can begin after any path for the price
+    of what it then lists; else ``start_after`` is obeyed by listing and dropping what comes
+    before. Known for certain after the first answer.
     """
 
     delete_batch: int
     folders: bool
     processes: bool = False
     workers: int = 16
+    seekable: bool = True
 
 
 @dataclass(slots=True)

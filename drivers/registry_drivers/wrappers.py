@@ -103,6 +103,47 @@ class Wrapper(ReadOnly):
         self._storage.move(source, target)
 
 
+class Pace:
+    """Called before each request; waits so that no more than so many a second are sent.
+
+    Evenly spaced, with nothing saved up while idle: object stores throttle bursts.
+    """
+
+    __slots__ = ("_clock", "_free", "_guard", "_interval", "_sleep")
+
+    def __init__(
+        self,
+        per_second: float,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        if not per_second > 0:
+            raise ValueError("a rate is more than 0 requests a second")
+        self._interval = 1.0 / per_second
+        self._clock = clock
+        self._sleep = sleep
+        self._guard = threading.Lock()
+        self._free = clock()
+
+    def __call__(self) -> None:
+        """Wait for this request's turn."""
+        with self._guard:
+            now = self._clock()
+            start = max(now, self._free)
+            self._free = start + self._interval
+        if start > now:
+            self._sleep(start - now)
+
+
+def throttled(storage: Storage, per_second: float) -> Storage:
+    """*storage*, asked at most so often; retries count where the driver lets each request wait."""
+    if hasattr(storage, "before_request"):
+        storage.before_request = Pace(per_second)
+        return storage
+    return Throttled(storage, per_second)
+
+
 class Throttled(Wrapper):
     """Sends at most so many requests a second, over all threads and all kinds together.
 
@@ -113,7 +154,7 @@ class Throttled(Wrapper):
     :param sleep: how to wait, given seconds.
     """
 
-    __slots__ = ("_clock", "_free", "_guard", "_interval", "_sleep")
+    __slots__ = ("_take",)
 
     def __init__(
         self,
@@ -123,28 +164,13 @@ class Throttled(Wrapper):
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        if not per_second > 0:
-            raise ValueError("a rate is more than 0 requests a second")
         super().__init__(storage)
-        self._interval = 1.0 / per_second
-        self._clock = clock
-        self._sleep = sleep
-        self._guard = threading.Lock()
-        self._free = clock()
+        self._take = Pace(per_second, clock=clock, sleep=sleep)
 
     @property
     def capabilities(self) -> Capabilities:
         """As the wrapped storage, but for threads: processes would each have the whole rate."""
         return replace(self._storage.capabilities, processes=False)
-
-    def _take(self) -> None:
-        # Evenly spaced, with nothing saved up while idle: object stores throttle bursts.
-        with self._guard:
-            now = self._clock()
-            start = max(now, self._free)
-            self._free = start + self._interval
-        if start > now:
-            self._sleep(start - now)
 
     def list(self, prefix: str, *, start_after: str | None = None) -> Iterator[Page]:
         """As the wrapped storage, page by page."""

@@ -98,12 +98,13 @@ def read_catalog(reader: Reader, engine: Engine, observer: Observer) -> Catalog:
     return catalog
 
 
-def stream_blobs(reader: Reader, engine: Engine) -> Iterator[BlobBatch]:
+def stream_blobs(reader: Reader, engine: Engine, expected: int = 0) -> Iterator[BlobBatch]:
     """List ``blobs/``; each batch is dropped once it was looked at.
 
+    :param expected: about how many there are, as far as that is known.
     :raises StorageError: a folder could not be listed.
     """
-    units, strays = first_ranges(reader, BLOBS, engine.workers)
+    units, strays = first_ranges(reader, BLOBS, engine.workers, expected)
     if strays:
         yield replace(_NO_BLOBS, strangers=len(strays))
     yield from engine.run(

@@ -12,17 +12,18 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from registry_drivers.base import Storage
 from registry_drivers.errors import StorageError
+from registry_drivers.wrappers import ReadOnly
 from registry_gc import __version__
 from registry_gc.arrays import within
 from registry_gc.catalog import Catalog, is_registry, read_catalog, stream_blobs
 from registry_gc.digest import empty_keys
-from registry_gc.engine import Engine, engine_for
+from registry_gc.engine import Engine, WorkerLost, engine_for
 from registry_gc.events import Observer
 from registry_gc.guard import Finding, Verdict
 from registry_gc.interrupts import Interrupted, Interrupts
@@ -99,6 +100,8 @@ class _Collection:
     ) -> None:
         self.job = job
         self.storage = job.storage
+        # All that is done before sweeping is done with this, which has no delete.
+        self.reader = ReadOnly(job.storage)
         self.observer = observer
         self.interrupts = interrupts
         self.show = show
@@ -113,7 +116,8 @@ class _Collection:
         self.blobs_total = 0
         self.strangers = 0
         self.hollow: list[str] = []
-        self.emptied = 0
+        self.emptied: frozenset[str] = frozenset()
+        self.swept = False
         self.error: str | None = None
         self.lock: Lock | None = None
         self.looked_at = 0.0
@@ -126,7 +130,7 @@ class _Collection:
             self._run()
         except _Refused as refusal:
             code, self.error = 4, str(refusal)
-        except (StorageError, RunFileError) as error:
+        except (StorageError, RunFileError, WorkerLost) as error:
             code, self.error = 1, str(error)
         except LockError as error:
             self._refuse_with("locked", str(error))
@@ -135,10 +139,15 @@ class _Collection:
             code, self.error = 128 + interrupt.number, f"interrupted by {interrupt}"
         except _StoppedByGuard as stop:
             code, self.error = 5, str(stop)
-        return self._report(code)
+        with self.interrupts.deferred():
+            try:
+                return self._report(code)
+            finally:
+                if self.run_file is not None:
+                    self.run_file.close()
 
     def _run(self) -> None:
-        engine = engine_for(self.storage, self.job.workers)
+        engine = engine_for(self.reader, self.job.workers)
         with engine:
             self._ask_guard()
             with self._locked():
@@ -153,7 +162,7 @@ class _Collection:
         verdict = self.job.check()
         self.verdict = verdict.verdict
         self.findings += verdict.findings
-        if not is_registry(self.storage):
+        if not is_registry(self.reader):
             self._refuse_with(
                 "no-registry",
                 f"{self.storage.root}: no registry there (docker/registry/v2 holds nothing); "
@@ -194,13 +203,13 @@ class _Collection:
     def _plan(self, engine: Engine) -> None:
         policy = self.job.policy
         cutoff = self.storage.now() - policy.grace
-        catalog = self.catalog = read_catalog(self.storage, engine, self.observer)
+        catalog = self.catalog = read_catalog(self.reader, engine, self.observer)
         self.strangers += catalog.strangers
         self.hollow += catalog.hollow
         manifests = Manifests(engine, catalog.names, catalog.aliases, self.observer)
         manifests.load(catalog.revisions.keys)
-        catalog.signatures = read_signatures(self.storage, catalog, manifests)
-        marking = mark(self.storage, catalog, manifests, policy, cutoff)
+        catalog.signatures = read_signatures(self.reader, catalog, manifests)
+        marking = mark(self.reader, catalog, manifests, policy, cutoff)
         self.run_file = RunFile.create(self.job.run_file)
         marking = self._plan_blobs(engine, catalog, manifests, marking, cutoff)
         self.marking = marking
@@ -248,7 +257,8 @@ class _Collection:
         live = LiveSet([marking.digests])
         young = [empty_keys()]
         self.observer.phase("listing blobs", None, "blobs")
-        for batch in stream_blobs(self.storage, engine):
+        expected = len(catalog.revisions) + len(catalog.layers)
+        for batch in stream_blobs(self.reader, engine, expected):
             self.blobs_total += len(batch.keys)
             self.strangers += batch.strangers
             self.hollow += batch.hollow
@@ -260,7 +270,7 @@ class _Collection:
         late = np.concatenate(young)
         if not len(late):
             return marking
-        again = mark(self.storage, catalog, manifests, self.job.policy, cutoff, young=late)
+        again = mark(self.reader, catalog, manifests, self.job.policy, cutoff, young=late)
         revived = again.digests[~within(marking.digests, again.digests)]
         self.run_file.drop(Kind.BLOB, catalog.names.texts(revived))
         return again
@@ -304,18 +314,26 @@ class _Collection:
                     self.observer,
                 )
                 if swept.stopped is None:
-                    tidy(
-                        self.storage,
-                        self.storage.capabilities,
-                        swept.folders | set(self.hollow),
-                        keep_repositories=self.job.policy.keep_empty_repositories,
-                    )
+                    self.swept = True
+                    self._tidy(swept.folders | set(self.hollow))
             finally:
                 self.swept_at = time.monotonic()
                 self._notices()
         if swept.stopped is Stop.REFUSED:
             raise _StoppedByGuard(self.stop_reason)
         self.interrupts.check()
+
+    def _tidy(self, folders: set[str]) -> None:
+        try:
+            tidy(
+                self.storage,
+                self.storage.capabilities,
+                folders,
+                keep_repositories=self.job.policy.keep_empty_repositories,
+            )
+        except StorageError as error:
+            # All that was dead is gone. An empty folder means nothing; the next run tries again.
+            self.observer.notice(f"some empty folders stay: {error}")
 
     def _look(self) -> Stop | None:
         """Look at guard and lock again; on a filesystem, where that is cheap, at every batch."""
@@ -363,15 +381,28 @@ class _Collection:
         )
 
     def _report(self, code: int) -> Report:
+        try:
+            return self._whole_report(code)
+        except RunFileError as error:
+            # The journal can be read no more; the rest can still be told.
+            assert self.run_file is not None
+            path, self.run_file = self.run_file.path, None
+            self.error = self.error or str(error)
+            return replace(self._whole_report(1 if code in (0, 3) else code), run_file=path)
+
+    def _emptied(self) -> int:
+        """How many repositories nothing is left of; on a dry run, how many that would be."""
+        if self.job.dry_run or self.run_file is None:
+            return len(self.emptied)
+        return len(self.emptied - self.run_file.repositories_with(RowState.FAILED)) * self.swept
+
+    def _whole_report(self, code: int) -> Report:
         ended = time.monotonic()
         failed: tuple[tuple[str, str], ...] = ()
         gone = 0
-        emptied = self.emptied
         if self.run_file is not None:
             failed = tuple(self.run_file.failures())
             gone = sum(self.run_file.count(kind, RowState.GONE_ALREADY).rows for kind in Kind)
-            if not self.job.dry_run:
-                emptied -= len(self.run_file.repositories_with(RowState.FAILED))
         held = self.marking.holds if self.marking else ()
         damaged = self.marking.damaged if self.marking else ()
         if code == 0 and (held or damaged or failed):
@@ -385,7 +416,7 @@ class _Collection:
             driver=self.storage.driver,
             root=self.storage.root,
             repositories=len(self.catalog.repositories) if self.catalog else 0,
-            emptied=max(0, emptied),
+            emptied=self._emptied(),
             marked=len(self.marking.digests) if self.marking else 0,
             manifests=self._tally(Kind.REVISION),
             blobs_total=self.blobs_total,

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
@@ -23,6 +23,13 @@ from registry_drivers.base import Reader
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
 Work = Callable[[Reader, Unit], Result]
+
+
+_NO_MORE: Any = object()
+
+
+class WorkerLost(Exception):
+    """A worker process ended by itself, or was ended."""
 
 
 class Engine(Protocol):
@@ -42,6 +49,8 @@ class Engine(Protocol):
 
         ``follow`` is asked after each result for units that came to light with it. Units are
         drawn lazily: memory holds a few per worker. The first error ends the run.
+
+        :raises WorkerLost: a worker is gone, and with it what it was doing.
         """
 
     def __enter__(self) -> Engine:
@@ -130,8 +139,8 @@ class _PoolEngine:
         try:
             while True:
                 while len(running) < 2 * self.workers:
-                    unit = next(_drain(source, extra), None)
-                    if unit is None:
+                    unit = next(_drain(source, extra), _NO_MORE)
+                    if unit is _NO_MORE:
                         break
                     running.add(self._submit(work, unit))
                 if not running:
@@ -142,6 +151,11 @@ class _PoolEngine:
                     if follow is not None:
                         extra.extend(follow(result))
                     yield result
+        except BrokenExecutor as error:
+            raise WorkerLost(
+                "a worker process was killed, as the system does when memory runs out: "
+                "run again, perhaps with --workers 1"
+            ) from error
         finally:
             for future in running:
                 future.cancel()
@@ -177,7 +191,8 @@ class ProcessEngine(_PoolEngine):
             initargs=(self._reader, os.getpid()),
         )
         # The first task forks all workers, now, while there is no other thread.
-        self._executor.submit(_nothing).result()
+        for _ in self.run(_nothing, [None]):
+            pass
         return self
 
     def _submit(self, work: Work[Any, Any], unit: Any) -> Future[Any]:
@@ -193,7 +208,7 @@ class ProcessEngine(_PoolEngine):
 _worker_reader: Reader | None = None
 
 
-def _nothing() -> None:
+def _nothing(reader: Reader, unit: None) -> None:
     pass
 
 

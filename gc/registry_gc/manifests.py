@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,7 +106,14 @@ class _Manifest(msgspec.Struct):
 
 
 _DECODER = msgspec.json.Decoder(_Manifest)
-_NAMES = {name.lower(): name for name in (*_Manifest.__struct_fields__, "digest", "blobSum")}
+_NAMES = {name.casefold(): name for name in (*_Manifest.__struct_fields__, "digest", "blobSum")}
+_WITH_CAPITAL = (b"mediaType", b"schemaVersion", b"fsLayers", b"blobSum")  # exactly one each
+_CAPITALS = bytes(range(ord("A"), ord("Z") + 1))
+_ODD_KEY = re.compile(
+    rb'"[a-z]*+[A-Z][A-Za-z]*+"'
+    + b"".join(rb'(?<!"%b")' % name for name in _WITH_CAPITAL)
+    + rb"\s*+:"
+)
 
 
 def parse(data: bytes) -> References:
@@ -115,12 +123,13 @@ def parse(data: bytes) -> References:
         specification's, a text that is no digest, or nothing that a manifest must have.
     """
     try:
-        manifest = _DECODER.decode(data)
-        kind = _kind(manifest)
-        if kind is None:
+        if _may_have_odd_keys(data):
             # Go's decoder, and so Distribution, takes a key in any case: `Layers` is `layers`.
-            manifest = msgspec.convert(_exact_case(json.loads(data)), _Manifest)
-            kind = _kind(manifest)
+            exact = json.loads(data.decode(), object_pairs_hook=_exact_case)
+            manifest = msgspec.convert(exact, _Manifest)
+        else:
+            manifest = _DECODER.decode(data)
+        kind = _kind(manifest)
     except (ValueError, RecursionError) as error:
         raise UnreadableManifest(f"not a manifest: {error}") from error
     if kind is None:
@@ -156,12 +165,26 @@ def _complaint(manifest: _Manifest) -> str:
     return f"neither an image, an index nor an artifact ({media_type[:100]})"
 
 
-def _exact_case(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {_NAMES.get(key.lower(), key): _exact_case(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_exact_case(item) for item in value]
-    return value
+def _may_have_odd_keys(data: bytes) -> bool:
+    """Tell whether a key may be spelt in another case, or with escapes; rarely wrong, never late.
+
+    Counting capitals takes a tenth of the decoding's time, and most manifests have no other.
+    """
+    if not data.isascii() or b"\\u" in data:
+        return True
+    capitals = len(data) - len(data.translate(None, _CAPITALS))
+    return capitals != sum(map(data.count, _WITH_CAPITAL)) and bool(_ODD_KEY.search(data))
+
+
+def _exact_case(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object with the keys that mean something in their own spelling.
+
+    :raises ValueError: one is there twice. Which of them counts is not for us to say.
+    """
+    exact = {_NAMES.get(key.casefold(), key): value for key, value in pairs}
+    if len(exact) != len(pairs):
+        raise ValueError("a key is there twice")
+    return exact
 
 
 def _list(field: list[_Descriptor] | msgspec.UnsetType | None) -> list[_Descriptor]:

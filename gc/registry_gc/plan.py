@@ -30,10 +30,10 @@ _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Links(NamedTuple):
-    """Rows for everything in ``repositories/``, by kind, and how many repositories they empty."""
+    """Rows for everything in ``repositories/``, by kind, and the repositories that they empty."""
 
     rows: list[Row]
-    emptied: int
+    emptied: frozenset[str]
 
 
 class Blobs(NamedTuple):
@@ -83,7 +83,8 @@ def dead_links(
         *_upload_rows(catalog, uploads),
     ]
     kept = _kept_repositories(catalog, marking, layers, entries, uploads)
-    return Links(rows, len(catalog.repositories) - len(kept))
+    emptied = (name for at, name in enumerate(catalog.repositories) if at not in kept)
+    return Links(rows, frozenset(emptied))
 
 
 def _mixed(owner: NDArray[np.integer], keys: Keys) -> NDArray[np.uint64]:

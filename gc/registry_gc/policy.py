@@ -51,7 +51,7 @@ class Limit:
         return eligible <= (self.value * total / 100 if self.percent else self.value)
 
     def __str__(self) -> str:
-        return f"{self.value:g}%" if self.percent else f"{self.value:g}"
+        return f"{self.value:g}%" if self.percent else f"{self.value:.0f}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ class Progress:
 
     def notice(self, message: str) -> None:
         """Say something that the operator should know."""
-        if self._notices:
+        if self._notices and sys.stderr is not None:  # print would take stdout instead
             self.finish()
             with contextlib.suppress(OSError, ValueError):
                 print(f"note: {message}", file=sys.stderr, flush=True)  # noqa: T201  # its job

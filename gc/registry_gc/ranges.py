@@ -16,6 +16,7 @@ from registry_drivers.base import Page, Reader
 from registry_gc.layout import BLOBS
 
 PAGES = 10
+KEYS_A_PAGE = 1000
 
 # Below these a folder holds very many small ones; looking into it costs more than it brings.
 _LEAVES = ("_layers", "_uploads", "revisions", "tags")
@@ -98,10 +99,19 @@ def _is_leaf(folder: str) -> bool:
     return folder[:-1].rpartition("/")[2] in _LEAVES
 
 
-def first_ranges(reader: Reader, prefix: str, workers: int) -> tuple[list[Range], list[str]]:
-    """The ranges to begin with, and the stray files that lie above all of them."""
+def first_ranges(
+    reader: Reader, prefix: str, workers: int, expected: int = 0
+) -> tuple[list[Range], list[str]]:
+    """The ranges to begin with, and the stray files that lie above all of them.
+
+    :param expected: how many files are probably there; 0 when nobody knows.
+    """
     if not reader.capabilities.folders:
-        return [Range((prefix,), pages=PAGES)], []
+        if reader.capabilities.seekable:
+            return [Range((prefix,), pages=PAGES)], []
+        # A range cannot be left in the middle there, so what is long is cut beforehand.
+        if expected <= PAGES * KEYS_A_PAGE:
+            return [Range((prefix,))], []
     wanted = 4 * workers if workers > 1 else 1
     done: list[str] = []
     frontier = [prefix]
@@ -126,8 +136,11 @@ def first_ranges(reader: Reader, prefix: str, workers: int) -> tuple[list[Range]
 
 
 def split_rest(reader: Reader, rest: Range) -> list[Range]:
-    """Cut what is left of a long range at folders; costs one listing of folders."""
+    """Cut what is left of a long range at folders; costs a listing of folders, or a few."""
     (prefix,) = rest.prefixes
+    if _is_leaf(prefix) or _is_leaf(prefix[:-1].rpartition("/")[0] + "/"):
+        # Its folders hold one file each: listing them would cost as much as listing the files.
+        return [replace(rest, pages=None)]
     last = rest.start_after or prefix
     here = last[len(prefix) :].partition("/")[0]
     below = reader.children(prefix)
@@ -141,7 +154,7 @@ def split_rest(reader: Reader, rest: Range) -> list[Range]:
     inside = f"{prefix}{here}/"
     if not ahead:
         # One folder is all that is left: go down into it, where there is more to cut.
-        return [replace(rest, prefixes=(inside,), stop_before=None)]
+        return split_rest(reader, replace(rest, prefixes=(inside,), stop_before=None))
     passed = max(1, len(bounds) - len(ahead))
     cuts = ahead[::passed]
     ends: list[str | None] = [*cuts[1:], rest.stop_before]

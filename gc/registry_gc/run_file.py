@@ -15,11 +15,12 @@ import enum
 import json
 import os
 import sqlite3
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from registry_gc.state_dir import IN_MEMORY, temporary_folder
 
 SCHEMA = 1
 
@@ -136,9 +137,7 @@ class RunFile:
 
     def meta(self) -> dict[str, Any]:
         """What :meth:`record_meta` recorded."""
-        return {
-            key: json.loads(value) for key, value in self._read("SELECT key, value FROM meta")
-        }
+        return {key: json.loads(value) for key, value in self._read("SELECT key, value FROM meta")}
 
     def add(self, rows: Iterable[Row]) -> None:
         """Append rows, all of them or, on an error, none."""
@@ -236,7 +235,9 @@ class RunFile:
         }
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and leave no journal beside it."""
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.execute("PRAGMA journal_mode = DELETE")
         self._connection.close()
 
     def _read(self, query: str, values: Sequence[object] = ()) -> Iterator[Any]:
@@ -298,16 +299,21 @@ def _connect(path: str) -> sqlite3.Connection:
 def _create(path: str) -> sqlite3.Connection:
     handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     os.close(handle)
-    connection = _connect(path)
-    with connection:
-        connection.executescript(_TABLES)
-        connection.execute(f"PRAGMA user_version = {SCHEMA}")
+    try:
+        connection = _connect(path)
+        with connection:
+            connection.executescript(_TABLES)
+            connection.execute(f"PRAGMA user_version = {SCHEMA}")
+    except sqlite3.Error:
+        # What a full disk took of it is no run file, and takes room.
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        raise
     return connection
 
 
 def _memory_path(name: str) -> str:
-    folder = "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()  # noqa: S108  # made below with a name of its own
     try:
-        return os.path.join(tempfile.mkdtemp(prefix="registry-gc-", dir=folder), name)
+        return os.path.join(temporary_folder(*IN_MEMORY, None), name)
     except OSError as error:
         raise RunFileError(f"no place for the run file: {error}") from error

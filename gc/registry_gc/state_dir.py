@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
+
+IN_MEMORY = ("/dev/shm",)  # noqa: S108  # folders with names of their own are made there
+"""Where files take no room on a disk."""
 
 
 class StateDir(NamedTuple):
@@ -32,12 +36,25 @@ def open_state_dir(path: str) -> StateDir:
         with tempfile.TemporaryFile(dir=path):
             return StateDir(path)
     except OSError as error:
-        temporary = tempfile.mkdtemp(prefix="registry-gc-")
-        notice = (
-            f"the state directory {path} cannot be written ({error.strerror or error}); using "
-            f"{temporary} for this run (choose another with --state-dir)"
-        )
-        return StateDir(temporary, (notice,))
+        why = f"the state directory {path} cannot be written ({error.strerror or error})"
+    try:
+        temporary = temporary_folder(None, *IN_MEMORY)
+    except OSError:
+        # Nor can anything else: the run ends, with the reason, when it wants to write there.
+        return StateDir(path, (why,))
+    notice = f"{why}; using {temporary} for this run (choose another with --state-dir)"
+    return StateDir(temporary, (notice,))
+
+
+def temporary_folder(*parents: str | None) -> str:
+    """A new folder in the first of *parents* that takes it; None is the system's own choice.
+
+    :raises OSError: none does.
+    """
+    for parent in parents[:-1]:
+        with contextlib.suppress(OSError):
+            return tempfile.mkdtemp(prefix="registry-gc-", dir=parent)
+    return tempfile.mkdtemp(prefix="registry-gc-", dir=parents[-1])
 
 
 def run_file_path(state_dir: str, run: str, now: float) -> str:

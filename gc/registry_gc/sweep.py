@@ -10,10 +10,13 @@ Sweeping fails open: what cannot be deleted is recorded and left.
 from __future__ import annotations
 
 import enum
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from registry_drivers.base import Capabilities, Deleter, Deletion, Outcome
+from registry_drivers.errors import StorageError
 from registry_gc.events import Observer
 from registry_gc.layout import BLOBS, REPOSITORIES
 from registry_gc.run_file import Kind, RowState, RunFile
@@ -32,15 +35,21 @@ class Stop(enum.Enum):
     REFUSED = "refused"
 
 
+_BATCHES_AT_ONCE = 8
+
 Look = Callable[[], Stop | None]
 """Asked before each batch whether deleting is still allowed."""
 
 
 @dataclass(slots=True)
 class Swept:
-    """What a sweep came to. ``folders``: parents of what was deleted, for tidying."""
+    """What a sweep came to. ``folders``: parents of what was deleted, for tidying.
+
+    ``error``: the first batch of which the storage could not tell what became of it.
+    """
 
     stopped: Stop | None = None
+    error: StorageError | None = None
     folders: set[str] = field(default_factory=set)
 
 
@@ -52,56 +61,84 @@ def sweep(
     interrupted: Callable[[], bool],
     observer: Observer,
 ) -> Swept:
-    """Delete every planned row, phase by phase.
+    """Delete every planned row, phase by phase; within one, batches may go side by side.
 
     :param look: asked before each batch; anything but None stops.
-    :param interrupted: asked before each single delete.
+    :param interrupted: asked before each single delete, from any thread.
     :raises StorageError: the storage cannot tell what became of a batch.
     """
     swept = Swept()
-    for kind in Kind:
-        planned = run_file.count(kind, RowState.PLANNED).rows
-        if not planned:
-            continue
-        observer.phase(f"deleting {kind.label}s", planned, "objects")
-        for batch in run_file.batches(kind, capabilities.delete_batch):
-            swept.stopped = look()
-            if swept.stopped is None:
-                _delete(batch, run_file, deleter, interrupted, swept)
-                observer.advance(len(batch))
-            if swept.stopped is not None:
+    # On a filesystem the order of single deletes is kept; elsewhere a batch is one request, in
+    # which there is no order anyway, and the wait for it is what takes the time.
+    workers = 1 if capabilities.folders else min(capabilities.workers, _BATCHES_AT_ONCE)
+    with ThreadPoolExecutor(workers, thread_name_prefix="registry-gc-sweep") as pool:
+        for kind in Kind:
+            planned = run_file.count(kind, RowState.PLANNED).rows
+            if not planned:
+                continue
+            observer.phase(f"deleting {kind.label}s", planned, "objects")
+            running: deque[Future[_Batch]] = deque()
+            try:
+                for rows in run_file.batches(kind, capabilities.delete_batch):
+                    swept.stopped = look() or (Stop.INTERRUPTED if interrupted() else None)
+                    if swept.stopped is not None or swept.error is not None:
+                        break
+                    running.append(pool.submit(_delete, rows, deleter, interrupted))
+                    if len(running) >= workers:
+                        _record(running.popleft().result(), run_file, swept, observer)
+            finally:
+                # Whatever else goes wrong, what is under way is waited for and written down.
+                while running:
+                    _record(running.popleft().result(), run_file, swept, observer)
                 observer.finish()
-                return swept
-        observer.finish()
+            if interrupted():
+                swept.stopped = swept.stopped or Stop.INTERRUPTED
+            if swept.stopped is not None or swept.error is not None:
+                break
+    if swept.error is not None and swept.stopped is None:
+        raise swept.error
     return swept
 
 
-def _delete(
-    batch: list[tuple[int, str]],
-    run_file: RunFile,
-    deleter: Deleter,
-    interrupted: Callable[[], bool],
-    swept: Swept,
-) -> None:
-    numbers = {path: number for number, path in batch}
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What became of one batch; rows without an outcome are as they were."""
 
+    rows: list[tuple[int, str]]
+    outcomes: list[Outcome]
+    error: StorageError | None
+
+
+def _delete(
+    rows: list[tuple[int, str]], deleter: Deleter, interrupted: Callable[[], bool]
+) -> _Batch:
     def paths() -> Iterator[str]:
-        for _, path in batch:
+        for _, path in rows:
             if interrupted():
-                swept.stopped = Stop.INTERRUPTED
                 return
             yield path
 
     outcomes: list[Outcome] = []
     try:
-        outcomes.extend(deleter.delete(paths()))
-    finally:
-        run_file.record(
-            [(numbers[done.path], _STATES[done.result], done.error) for done in outcomes]
-        )
-    swept.folders.update(
-        done.path.rpartition("/")[0] for done in outcomes if done.result is not Deletion.FAILED
+        for outcome in deleter.delete(paths()):
+            outcomes.append(outcome)  # noqa: PERF402  # what came before an error must be kept
+    except StorageError as error:
+        return _Batch(rows, outcomes, error)
+    return _Batch(rows, outcomes, None)
+
+
+def _record(batch: _Batch, run_file: RunFile, swept: Swept, observer: Observer) -> None:
+    numbers = {path: number for number, path in batch.rows}
+    run_file.record(
+        [(numbers[done.path], _STATES[done.result], done.error) for done in batch.outcomes]
     )
+    swept.folders.update(
+        done.path.rpartition("/")[0]
+        for done in batch.outcomes
+        if done.result is not Deletion.FAILED
+    )
+    swept.error = swept.error or batch.error
+    observer.advance(len(batch.outcomes))
 
 
 def tidy(

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterable
 from itertools import islice
 
+import click
+
 _LINES_A_WRITE = 2000
 
 
@@ -15,7 +17,8 @@ class Output:
     """Writes lines to stdout until it refuses one; from then on it writes nothing."""
 
     def __init__(self) -> None:
-        self.broken = False
+        # Python has no stdout where the caller closed it.
+        self.broken = sys.stdout is None
 
     def lines(self, lines: Iterable[str]) -> None:
         """Write *lines*, many at a time."""
@@ -28,17 +31,18 @@ class Output:
 
     def _write(self, text: str) -> None:
         try:
-            # Names that are no UTF-8 are shown, not refused.
-            sys.stdout.write(text.encode("utf-8", "backslashreplace").decode("utf-8"))
+            # What stdout cannot say, such as names that are no UTF-8, is shown, not refused.
+            encoding = sys.stdout.encoding or "utf-8"
+            sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
             sys.stdout.flush()
         except (OSError, ValueError) as error:
             self.broken = True
             with contextlib.suppress(OSError, ValueError):
-                print(f"note: nothing more goes to stdout: {error}", file=sys.stderr)
+                click.echo(f"note: nothing more goes to stdout: {error}", err=True)
 
     def close(self) -> None:
         """Keep the interpreter from complaining at its exit about a closed stdout."""
-        if not self.broken:
+        if not self.broken or sys.stdout is None:
             return
         with contextlib.suppress(OSError, ValueError):
             devnull = os.open(os.devnull, os.O_WRONLY)

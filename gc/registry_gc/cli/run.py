@@ -15,12 +15,13 @@ import click
 from registry_drivers.base import Storage
 from registry_drivers.errors import DriverConfigError
 from registry_drivers.factory import open_storage
+from registry_drivers.parameters import Parameters
 from registry_gc.cli.output import Output
 from registry_gc.collect import Job, Plan, collect
 from registry_gc.config import Config, load_config
 from registry_gc.config_file import ConfigError
 from registry_gc.guard import Guard, GuardOptions
-from registry_gc.interrupts import Interrupts
+from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.policy import Policy
 from registry_gc.progress import Progress
 from registry_gc.report.document import as_json
@@ -33,31 +34,46 @@ def run_collection(options: Mapping[str, Any]) -> int:
     """Run the collection that *options* describe; returns the exit code."""
     output = Output()
     interrupts = Interrupts()
+    try:
+        with interrupts.installed():
+            return _run(options, output, interrupts)
+    except Interrupted as interrupt:
+        # Before the collection has begun, or while its report is shown.
+        _complain(f"interrupted by {interrupt}")
+        return 128 + interrupt.number
+    finally:
+        output.close()
+
+
+def _run(options: Mapping[str, Any], output: Output, interrupts: Interrupts) -> int:
     quiet, text = options["quiet"], options["output"] == "text"
-    progress = Progress(bars=not quiet and sys.stderr.isatty())
-    with interrupts.installed():
-        try:
-            job = _job(options, progress)
-        except (ConfigError, DriverConfigError) as error:
-            _complain(str(error))
-            return 2
+    progress = Progress(bars=not quiet and _is_terminal())
+    try:
+        job = _job(options, progress)
+    except (ConfigError, DriverConfigError) as error:
+        _complain(str(error))
+        return 2
 
-        def show(plan: Plan) -> None:
-            if text and not quiet:
-                output.lines(plan_lines(plan, options["verbose"]))
+    def show(plan: Plan) -> None:
+        if text and not quiet:
+            output.lines(plan_lines(plan, options["verbose"]))
 
-        try:
-            report = collect(job, progress, interrupts, show)
-        finally:
-            progress.finish()
-            job.storage.close()
-        if not text:
-            output.lines([as_json(report)])
-        elif not quiet:
-            output.lines(summary_lines(report))
+    try:
+        report = collect(job, progress, interrupts, show)
+    finally:
+        progress.finish()
+        job.storage.close()
+    if not text:
+        output.lines([as_json(report)])
+    elif not quiet:
+        output.lines(summary_lines(report))
     _say(report)
-    output.close()
     return report.exit_code
+
+
+def _is_terminal() -> bool:
+    # Python has no stderr where the caller closed it.
+    return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
 
 
 def _job(options: Mapping[str, Any], progress: Progress) -> Job:
@@ -91,12 +107,14 @@ def _job(options: Mapping[str, Any], progress: Progress) -> Job:
 
 def _storage(config: Config, options: Mapping[str, Any]) -> Storage:
     storage = open_storage(config.storage)
-    rate = options["max_requests_per_second"]
-    if rate is None:
+    given = Parameters(config.driver, config.storage.parameters)
+    rates = [options["max_requests_per_second"], given.number("maxrequestspersecond", 0)]
+    wanted = [rate for rate in rates if rate]
+    if not wanted:
         return storage
-    from registry_drivers.wrappers import Throttled
+    from registry_drivers.wrappers import throttled
 
-    return Throttled(storage, rate)
+    return throttled(storage, min(wanted))
 
 
 def _policy(config: Config, options: Mapping[str, Any]) -> Policy:

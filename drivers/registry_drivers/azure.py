@@ -1,0 +1,394 @@
+"""Azure Blob Storage.
+
+Parameters: those of Distribution's drivers ``azure`` and GitLab's ``azure_v2``. azure-identity
+gets tokens; the REST API is asked here: its listings tell the Content-MD5, which obstore leaves
+out, and can name keys that begin with ``/``, and 256 deletes are one request.
+
+Distribution 2.8 stored everything under names with a leading ``/``, Distribution 3 without.
+``legacyrootprefix`` or ``trimlegacyrootprefix`` says which; without them both places are looked
+at before the first use, since to take an empty one for an empty registry would be to lose the
+other from sight.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote, unquote_to_bytes, urlsplit
+from xml.sax.saxutils import escape
+
+from registry_drivers.azure_auth import (
+    API_VERSION,
+    Credential,
+    connection_string,
+    credential_of,
+)
+from registry_drivers.base import Capabilities, Deletion, Entry, Outcome
+from registry_drivers.columns import (
+    MalformedListing,
+    columns,
+    http_times,
+    integers,
+    md5s_of_base64,
+    page_of,
+    text_of,
+    unescape,
+)
+from registry_drivers.errors import (
+    AlreadyExists,
+    DriverConfigError,
+    MissingExtra,
+    NotFound,
+    StorageError,
+)
+from registry_drivers.multipart import Part, batch_of, parts_of
+from registry_drivers.object_store import (
+    Answered,
+    Level,
+    Listed,
+    ObjectStorage,
+    addressable,
+    is_passing,
+)
+from registry_drivers.parameters import Parameters
+from registry_drivers.retry import Retry
+from registry_drivers.web import (
+    CONNECT_SECONDS,
+    READ_SECONDS,
+    Answer,
+    Web,
+    ca_certificates,
+    date_of,
+)
+
+DELETE_BATCH = 256
+PAGE = 5000
+COPY_POLL_SECONDS = 1.0
+# What a registry always has below its root; our own lock does not lie there.
+REGISTRY = "docker/registry/v2/"
+_ENCODED_NAME = re.compile(rb'<Name Encoded="true">([^<]*)</Name>')
+
+
+def open_azure(parameters: Mapping[str, Any], *, driver: str = "azure") -> AzureStorage:
+    """Open the container that *parameters* describe; asks the storage for nothing yet.
+
+    :raises DriverConfigError: a parameter is missing or wrong.
+    :raises MissingExtra: obstore or azure-identity is needed and not installed.
+    """
+    try:
+        import obstore  # noqa: F401  # told here rather than at the first read
+    except ImportError as error:
+        raise MissingExtra(
+            f"the Azure driver needs {error.name}: pip install 'registry-garbage-collect[azure]'",
+            driver=driver,
+        ) from error
+    given = Parameters(driver, parameters)
+    container = given.required("container")
+    if given.has("connectionstring"):
+        account, service, credential = connection_string(given)
+    else:
+        account = given.required("accountname")
+        realm = given.text("realm", default="core.windows.net")
+        service = given.text("serviceurl", default=f"https://{account}.blob.{realm}")
+        if "://" not in service:
+            service = f"https://{service}"
+        credential = credential_of(given, account, realm)
+    return AzureStorage(given, account, container, service.rstrip("/"), credential)
+
+
+def _leading_slash(given: Parameters) -> bool | None:
+    """Whether names begin with ``/``; None when nobody says so."""
+    legacy: bool | None = None
+    trim: bool | None = None
+    if given.has("legacyrootprefix"):
+        legacy = given.flag("legacyrootprefix", False)
+    if given.has("trimlegacyrootprefix"):
+        trim = given.flag("trimlegacyrootprefix", False)
+    if legacy is not None and legacy == trim:
+        raise given.error("legacyrootprefix", "contradicts trimlegacyrootprefix")
+    if legacy is not None:
+        return legacy
+    return None if trim is None else not trim
+
+
+class AzureStorage(ObjectStorage):
+    """One container, or a folder of it; see :func:`open_azure`."""
+
+    # "startFrom" came with a service version that is newer than what emulators and stacks speak.
+    seekable = False
+
+    def __init__(
+        self,
+        given: Parameters,
+        account: str,
+        container: str,
+        service: str,
+        credential: Credential,
+    ) -> None:
+        super().__init__(
+            folder=given.folder(),
+            web=Web(verify=not given.flag("skipverify", False)),
+            retry=Retry(times=int(given.number("max_retries", 0)) or Retry().times),
+            secrets=given.secrets,
+        )
+        self.driver = given.driver
+        self.capabilities = Capabilities(
+            delete_batch=DELETE_BATCH, folders=False, workers=32, seekable=False
+        )
+        self.page_size = PAGE
+        self._account = account
+        self._container = container
+        self._service = service
+        self._base = f"{service}/{quote(container)}"
+        self._credential = credential
+        self._skip_verify = given.flag("skipverify", False)
+        self.root = f"{self._base}/{self.folder}".rstrip("/")
+        self._looking = threading.Lock()
+        leading = _leading_slash(given)
+        self._settled = leading is not None
+        if leading:
+            self._settle("/" + self.folder)
+        self._store: Any = None
+        if addressable(self.folder):
+            self._store = self._obstore()
+
+    def _obstore(self) -> Any:
+        from obstore.store import AzureStore
+
+        options: dict[str, Any] = {
+            "allow_http": self._service.startswith("http:"),
+            "allow_invalid_certificates": self._skip_verify,
+            "connect_timeout": f"{CONNECT_SECONDS}s",
+            "timeout": f"{READ_SECONDS}s",
+        }
+        if certificates := ca_certificates():
+            options["root_certificate"] = certificates
+        signing = self._credential.obstore()
+        config = {"account_name": self._account, "endpoint": self._service}
+        config.update(signing.pop("config", {}))
+        return AzureStore(
+            self._container,
+            config=config,  # type: ignore[arg-type]  # a TypedDict that is built in steps
+            client_options=options,  # type: ignore[arg-type]  # likewise
+            retry_config={"max_retries": 0},
+            **signing,
+        )
+
+    # --- with or without a leading slash
+
+    def _settle(self, folder: str) -> None:
+        self.folder = folder
+        self.root = f"{self._base}/{folder}".rstrip("/")
+        self._settled = True
+
+    def _prepare(self) -> None:
+        """Find out once whether names begin with ``/``."""
+        if not self._settled:
+            with self._looking:
+                self._look_for_registry()
+
+    def _look_for_registry(self) -> None:
+        # Another thread may have been first.
+        if not self._settled:
+            plain, legacy = self.folder, "/" + self.folder
+            found = [folder for folder in (plain, legacy) if self._holds(folder + REGISTRY)]
+            if len(found) > 1:
+                raise DriverConfigError(
+                    f"{self._base} holds a registry under {plain + REGISTRY!r} and one under "
+                    f"{legacy + REGISTRY!r}: say which with storage.{self.driver}.legacyrootprefix "
+                    "(true for the leading '/')",
+                    driver=self.driver,
+                )
+            self._settle(found[0] if found else plain)
+            if not addressable(self.folder):
+                self._store = None
+
+    def _holds(self, prefix: str) -> bool:
+        def ask() -> bytes:
+            self.requests.add(list=1)
+            return self._listing(prefix, {"prefix": prefix, "maxresults": "1"})
+
+        document: bytes = self._call(ask)
+        # A page may be empty and yet not be the last.
+        return b"<Blob>" in document or bool(text_of(document, b"NextMarker"))
+
+    # --- requests
+
+    def _request(
+        self,
+        method: str,
+        key: str = "",
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        *,
+        path: str = "",
+        limit: int | None = None,
+        expected: Sequence[int] = (),
+    ) -> Answer:
+        url = self._url(key, query)
+        sent = {"x-ms-version": API_VERSION, **(headers or {})}
+        if body is not None:
+            sent["Content-Length"] = str(len(body))
+        signed = self._credential.sign(method, url, sent)
+        answer = self._send(method, self._credential.url(url), signed, body, limit=limit)
+        if answer.status >= 300 and answer.status not in expected:
+            code, message = _told(answer.headers, answer.data)
+            self._fail(answer.status, code, message, path=path, place=not key)
+        return answer
+
+    def _url(self, key: str, query: Mapping[str, str] | None = None) -> str:
+        url = f"{self._base}/{quote(key, safe='/-_.~')}" if key else self._base
+        if query:
+            url += "?" + "&".join(
+                f"{name}={quote(value, safe='-_.~')}" for name, value in query.items()
+            )
+        return url
+
+    def _listing(self, path: str, query: Mapping[str, str]) -> bytes:
+        whole = {"restype": "container", "comp": "list", **query}
+        document = self._request("GET", query=whole, path=path).data
+        if not document.rstrip().endswith(b"</EnumerationResults>") or (
+            b"<NextMarker" not in document
+        ):
+            raise MalformedListing("the answer is no whole listing")
+        if b"<Name Encoded" in document:
+            document = _ENCODED_NAME.sub(
+                lambda match: b"<Name>%b</Name>" % _escaped(unquote_to_bytes(match[1])), document
+            )
+        return document
+
+    def _list_page(self, prefix: str, after: str, token: str) -> Listed:
+        query = {"prefix": prefix, "maxresults": str(self.page_size)}
+        if token:
+            query["marker"] = token
+        document = self._listing(prefix, query)
+        keys, modified, sizes, md5s = columns(
+            document, b"Blob", [b"Name", b"Last-Modified", b"Content-Length", b"Content-MD5"]
+        )
+        if b"&" in b"".join(keys):
+            keys = [unescape(key) for key in keys]
+        if b"<ResourceType>directory" in document:
+            # Accounts with a hierarchical namespace list their directories as blobs.
+            (kinds,) = columns(document, b"Blob", [b"ResourceType"])
+            pairs = zip(keys, kinds, strict=True)
+            keys = [key + b"/" if kind == b"directory" else key for key, kind in pairs]
+        page = page_of(
+            keys,
+            integers(sizes),
+            http_times(modified),
+            md5s_of_base64(md5s),
+            folder=self.folder.encode(),
+            # Listings cannot begin at a name.
+            after=after.encode(),
+        )
+        return Listed(page, text_of(document, b"NextMarker"))
+
+    def _list_level(self, prefix: str, token: str) -> Level:
+        query = {"prefix": prefix, "delimiter": "/", "maxresults": str(self.page_size)}
+        if token:
+            query["marker"] = token
+        document = self._listing(prefix, query)
+        (folders,) = columns(document, b"BlobPrefix", [b"Name"])
+        (files,) = columns(document, b"Blob", [b"Name"])
+        return Level(
+            [unescape(name).decode() for name in folders],
+            [unescape(name).decode() for name in files],
+            text_of(document, b"NextMarker"),
+        )
+
+    def _ask_time(self) -> Answer:
+        query = {"restype": "container", "comp": "list", "maxresults": "1"}
+        return self._request("GET", query=query)
+
+    def _fetch(self, path: str, key: str, limit: int | None) -> bytes:
+        if self._store is not None:
+            return self._fetch_fast(self._store, path, key, limit)
+        return self._request("GET", key, path=path, limit=limit).data
+
+    def _head(self, path: str, key: str) -> Entry:
+        headers = self._request("HEAD", key, path=path).headers
+        if headers.get("x-ms-meta-hdi_isfolder") == "true":
+            raise NotFound("it is a directory", path=path, driver=self.driver)
+        md5 = md5s_of_base64([headers.get("content-md5", "").encode()])[0].tobytes()
+        return Entry(
+            path=path,
+            size=int(headers.get("content-length", "0")),
+            modified=date_of(headers.get("last-modified", "")) or 0.0,
+            md5=md5 if any(md5) else None,
+        )
+
+    def _delete_keys(self, keys: Sequence[str]) -> Answered:
+        requests = []
+        for key in keys:
+            url = self._url(key)
+            # Each is signed by itself, as if it were sent alone.
+            signed = self._credential.sign("DELETE", url, {"Content-Length": "0"})
+            place = urlsplit(self._credential.url(url))
+            target = f"{place.path}?{place.query}" if place.query else place.path
+            lines = [f"DELETE {target} HTTP/1.1"]
+            lines += [f"{name}: {value}" for name, value in signed.items()]
+            requests.append("\r\n".join(lines))
+        body, content_type = batch_of(requests, "")
+        answer = self._request(
+            "POST",
+            query={"restype": "container", "comp": "batch"},
+            headers={"Content-Type": content_type},
+            body=body,
+        )
+        parts = parts_of(answer)
+        return {
+            key: _outcome(key, parts[number]) if number in parts else "the answer leaves it out"
+            for number, key in enumerate(keys)
+        }
+
+    def _put(self, path: str, key: str, data: bytes, if_absent: bool) -> None:
+        headers = {"x-ms-blob-type": "BlockBlob", "Content-Type": "application/octet-stream"}
+        if if_absent:
+            headers["If-None-Match"] = "*"
+        answer = self._request(
+            "PUT", key, headers=headers, body=data, path=path, expected=(409, 412)
+        )
+        if answer.status < 300:
+            return
+        code, message = _told(answer.headers, answer.data)
+        if if_absent and code in ("BlobAlreadyExists", "ConditionNotMet"):
+            raise AlreadyExists("it is there already", path=path, driver=self.driver)
+        self._fail(answer.status, code, message, path=path)
+
+    def _copy(self, entry: Entry, source: str, target: str) -> None:
+        headers = {"x-ms-copy-source": self._credential.url(self._url(source))}
+        answer = self._request("PUT", target, headers=headers, body=b"", path=entry.path)
+        while (status := answer.headers.get("x-ms-copy-status", "success")) == "pending":
+            self.retry.sleep(COPY_POLL_SECONDS)
+            self.requests.add(read=1)
+            answer = self._request("HEAD", target, path=entry.path)
+        if status != "success":
+            reason = answer.headers.get("x-ms-copy-status-description", "")
+            raise StorageError(
+                f"the copy ended as {status}: {reason}", path=entry.path, driver=self.driver
+            )
+
+
+def _escaped(name: bytes) -> bytes:
+    return escape(name.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+
+
+def _outcome(key: str, part: Part) -> Outcome | str:
+    if part.status < 300:
+        return Outcome(key, Deletion.DELETED)
+    code, message = _told(part.headers, part.data)
+    if code == "BlobNotFound":
+        return Outcome(key, Deletion.GONE_ALREADY)
+    text = f"{code}: {message} (HTTP {part.status})"
+    return text if is_passing(part.status, code) else Outcome(key, Deletion.FAILED, text)
+
+
+def _told(headers: Mapping[str, str], data: bytes) -> tuple[str, str]:
+    """Code and message of an error; a HEAD has a header only."""
+    code = headers.get("x-ms-error-code", "") or text_of(data, b"Code")
+    # The first line: after it come the request's id and time.
+    lines = text_of(data, b"Message").splitlines()
+    return code, lines[0] if lines else "the storage refused"

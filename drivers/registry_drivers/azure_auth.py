@@ -1,0 +1,239 @@
+"""How requests to Azure Blob Storage are signed: shared key, SAS, or a token of Entra ID.
+
+Source of the shared key's scheme: "Authorize with Shared Key" in the REST API's reference.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import formatdate
+from typing import Any, Protocol
+from urllib.parse import parse_qsl, urlsplit
+
+from registry_drivers.errors import AccessDenied, DriverConfigError, MissingExtra, Unavailable
+from registry_drivers.parameters import Parameters
+
+# Has Content-MD5 in listings, names with characters that XML cannot hold, batches of a container.
+API_VERSION = "2021-12-02"
+SCOPE = "https://storage.azure.com/.default"
+_AUTHORITIES = {
+    "core.chinacloudapi.cn": "login.chinacloudapi.cn",
+    "core.usgovcloudapi.net": "login.microsoftonline.us",
+}
+_SIGNED_HEADERS = (
+    "content-encoding",
+    "content-language",
+    "content-length",
+    "content-md5",
+    "content-type",
+    "date",
+    "if-modified-since",
+    "if-match",
+    "if-none-match",
+    "if-unmodified-since",
+    "range",
+)
+
+
+class Credential(Protocol):
+    """Signs requests."""
+
+    def sign(self, method: str, url: str, headers: Mapping[str, str]) -> dict[str, str]:
+        """*headers* with what makes the storage believe us."""
+
+    def url(self, url: str) -> str:
+        """*url* with what has to be in it."""
+
+    def obstore(self) -> dict[str, Any]:
+        """Arguments for obstore's ``AzureStore``."""
+
+
+class SharedKey:
+    """The key of a storage account."""
+
+    def __init__(self, account: str, key: str) -> None:
+        self._account = account
+        self._text = key
+        self._key = base64.b64decode(key, validate=True)
+
+    def __repr__(self) -> str:
+        return f"SharedKey({self._account!r})"
+
+    def sign(self, method: str, url: str, headers: Mapping[str, str]) -> dict[str, str]:
+        """See :class:`Credential`."""
+        signed = {"x-ms-date": formatdate(usegmt=True), **headers}
+        lower = {name.lower(): value for name, value in signed.items()}
+        if lower.get("content-length") == "0":
+            lower["content-length"] = ""
+        own = sorted(name for name in lower if name.startswith("x-ms-"))
+        place = urlsplit(url)
+        query = sorted(
+            (name.lower(), value) for name, value in parse_qsl(place.query, keep_blank_values=True)
+        )
+        lines = [method, *(lower.get(name, "") for name in _SIGNED_HEADERS)]
+        lines += [f"{name}:{lower[name]}" for name in own]
+        lines.append(f"/{self._account}{place.path}")
+        lines += [f"{name}:{value}" for name, value in query]
+        digest = hmac.new(self._key, "\n".join(lines).encode(), hashlib.sha256).digest()
+        signature = base64.b64encode(digest).decode()
+        return {**signed, "Authorization": f"SharedKey {self._account}:{signature}"}
+
+    def url(self, url: str) -> str:
+        """See :class:`Credential`."""
+        return url
+
+    def obstore(self) -> dict[str, Any]:
+        """See :class:`Credential`."""
+        return {"config": {"account_key": self._text}}
+
+
+class SharedAccessSignature:
+    """A signature that is part of each URL."""
+
+    def __init__(self, query: str) -> None:
+        self._query = query.lstrip("?")
+
+    def __repr__(self) -> str:
+        return "SharedAccessSignature()"
+
+    def sign(self, method: str, url: str, headers: Mapping[str, str]) -> dict[str, str]:
+        """See :class:`Credential`."""
+        return dict(headers)
+
+    def url(self, url: str) -> str:
+        """See :class:`Credential`."""
+        return f"{url}{'&' if '?' in url else '?'}{self._query}"
+
+    def obstore(self) -> dict[str, Any]:
+        """See :class:`Credential`."""
+        return {"config": {"sas_key": self._query}}
+
+
+class Token:
+    """Tokens that azure-identity gets, keeps and renews."""
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+
+    def _token(self) -> Any:
+        import azure.core.exceptions
+
+        try:
+            return self._source.get_token(SCOPE)
+        except azure.core.exceptions.ClientAuthenticationError as error:
+            reason = str(error.message).splitlines()[0]
+            raise AccessDenied(f"no token: {reason}", driver="azure") from None
+        except azure.core.exceptions.AzureError as error:
+            raise Unavailable(f"no token: {type(error).__name__}", driver="azure") from None
+
+    def sign(self, method: str, url: str, headers: Mapping[str, str]) -> dict[str, str]:
+        """See :class:`Credential`."""
+        return {**headers, "Authorization": f"Bearer {self._token().token}"}
+
+    def url(self, url: str) -> str:
+        """See :class:`Credential`."""
+        return url
+
+    def obstore(self) -> dict[str, Any]:
+        """See :class:`Credential`."""
+        return {"credential_provider": self._provide}
+
+    def _provide(self) -> Any:
+        token = self._token()
+        return {
+            "token": token.token,
+            "expires_at": datetime.fromtimestamp(token.expires_on, UTC),
+        }
+
+
+def credential_of(given: Parameters, account: str, realm: str) -> Credential:
+    """What the parameters say about signing in.
+
+    :raises DriverConfigError: they do not, or not all of it.
+    :raises MissingExtra: azure-identity is needed and not installed.
+    """
+    inner = Parameters(given.driver, given.mapping("credentials"))
+    kind = inner.text("type", default=given.text("credentials_type"))
+    if kind in ("", "shared_key"):
+        if not given.has("accountkey"):
+            raise given.error("accountkey", "missing; or set connectionstring or credentials.type")
+        return shared_key(given, account, given.secret("accountkey"))
+    try:
+        import azure.identity
+    except ImportError as error:
+        raise MissingExtra(
+            f"credentials of type {kind} need azure-identity: "
+            "pip install 'registry-garbage-collect[azure]'",
+            driver=given.driver,
+        ) from error
+    authority = _AUTHORITIES.get(realm)
+    options = {"authority": authority} if authority else {}
+    if kind in ("default_credentials", "default"):
+        return Token(azure.identity.DefaultAzureCredential(**options))
+    if kind != "client_secret":
+        raise given.error(
+            "credentials.type", "expected shared_key, client_secret or default_credentials"
+        )
+    values = {}
+    for name, spellings in _SECRET_PARAMETERS.items():
+        values[name] = inner.secret(*spellings) or given.secret(*spellings)
+        if not values[name]:
+            raise given.error(f"credentials.{spellings[0]}", "missing for client_secret")
+    given.secrets.append(values["client_secret"])
+    return Token(azure.identity.ClientSecretCredential(**values, **options))
+
+
+_SECRET_PARAMETERS = {
+    "tenant_id": ("tenantid", "tenant_id"),
+    "client_id": ("clientid", "client_id"),
+    "client_secret": ("secret", "client_secret"),
+}
+
+
+def shared_key(given: Parameters, account: str, key: str) -> SharedKey:
+    """The account's key.
+
+    :raises DriverConfigError: it is no key.
+    """
+    try:
+        return SharedKey(account, key)
+    except (ValueError, binascii.Error):
+        raise given.error("accountkey", "not a key: it is no base64") from None
+
+
+def connection_string(given: Parameters) -> tuple[str, str, Credential]:
+    """Account, service URL and credential of ``connectionstring``.
+
+    :raises DriverConfigError: it lacks one of them.
+    """
+    text = given.secret("connectionstring")
+    pairs = (item.partition("=") for item in text.split(";") if item.strip())
+    values = {name.strip().lower(): value.strip() for name, _, value in pairs}
+    if values.get("usedevelopmentstorage", "").lower() == "true":
+        raise given.error("connectionstring", "an emulator has to be named by its BlobEndpoint")
+    account = values.get("accountname", "")
+    service = values.get("blobendpoint", "")
+    if not service:
+        if not account:
+            raise given.error("connectionstring", "has no AccountName and no BlobEndpoint")
+        protocol = values.get("defaultendpointsprotocol", "https")
+        suffix = values.get("endpointsuffix", "core.windows.net")
+        service = f"{protocol}://{account}.blob.{suffix}"
+    if key := values.get("accountkey"):
+        given.secrets.append(key)
+        if not account:
+            raise given.error("connectionstring", "has no AccountName")
+        return account, service, shared_key(given, account, key)
+    if signature := values.get("sharedaccesssignature"):
+        given.secrets += [value for _, value in parse_qsl(signature.lstrip("?")) if len(value) > 20]
+        given.secrets.append(signature)
+        return account, service, SharedAccessSignature(signature)
+    raise DriverConfigError(
+        f"storage.{given.driver}.connectionstring: has no AccountKey and no SharedAccessSignature",
+        driver=given.driver,
+    )

@@ -1,0 +1,117 @@
+"""The driver for Azure Blob Storage when the store, or the way to it, fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from drivers.conformance import paths_of
+from drivers.faults import FaultConformance
+from registry_drivers.azure import open_azure
+from registry_drivers.base import Deletion
+from registry_drivers.errors import DriverConfigError
+from registry_drivers.object_store import ObjectStorage
+from servers.azurite import ACCOUNT, KEY, AzureServer, azurite
+from servers.fault_proxy import Answer, FaultProxy, Request, fault_proxy
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureServer]:
+    with azurite(tmp_path_factory.mktemp("azurite")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def proxy(server: AzureServer) -> Iterator[FaultProxy]:
+    place = urlsplit(server.url)
+    with fault_proxy(f"{place.scheme}://{place.netloc}") as proxy:
+        yield proxy
+
+
+def batch(*parts: tuple[int, str, str]) -> Answer:
+    """The answer to a batch of deletes: status, code and message of each."""
+    body = ""
+    for number, (status, code, message) in enumerate(parts):
+        error = f"<Error><Code>{code}</Code><Message>{message}\nRequestId:1</Message></Error>"
+        body += (
+            "--answer\r\nContent-Type: application/http\r\n"
+            f"Content-ID: {number}\r\n\r\n"
+            f"HTTP/1.1 {status} X\r\n"
+            + (f"x-ms-error-code: {code}\r\n" if code else "")
+            + f"\r\n{error if status >= 300 else ''}\r\n"
+        )
+    headers = {"Content-Type": "multipart/mixed; boundary=answer"}
+    return Answer(202, f"{body}--answer--\r\n".encode(), headers)
+
+
+class TestAzureFaults(FaultConformance):
+    secrets = (KEY,)
+
+    def open(
+        self, proxy: FaultProxy, server: AzureServer, *, missing: bool = False, **parameters: Any
+    ) -> ObjectStorage:
+        container = "does-not-exist" if missing else server.container()
+        parameters.setdefault("trimlegacyrootprefix", True)
+        return open_azure(
+            server.parameters(container, serviceurl=f"{proxy.url}/{ACCOUNT}", **parameters)
+        )
+
+    def is_delete(self, request: Request) -> bool:
+        return "comp=batch" in request.path
+
+    def test_each_key_has_its_own_outcome(self, storage: ObjectStorage, proxy: FaultProxy) -> None:
+        proxy.fail(
+            batch(
+                (202, "", ""),
+                (409, "BlobImmutableDueToPolicy", "This operation is not permitted."),
+                (412, "LeaseIdMissing", "There is currently a lease on the blob."),
+                (404, "BlobNotFound", "The specified blob does not exist."),
+                (503, "ServerBusy", "The server is busy."),
+            )
+        )
+        paths = ["a/1", "a/2", "a/3", "a/4", "a/5"]
+        outcomes = {outcome.path: outcome for outcome in storage.delete(paths)}
+        assert outcomes["a/1"].result is Deletion.DELETED
+        assert outcomes["a/2"].result is outcomes["a/3"].result is Deletion.FAILED
+        said = "BlobImmutableDueToPolicy: This operation is not permitted. (HTTP 409)"
+        assert outcomes["a/2"].error == said
+        assert outcomes["a/3"].error.startswith("LeaseIdMissing: ")
+        assert outcomes["a/4"].result is Deletion.GONE_ALREADY
+        # Only the one that met a passing fault was sent again.
+        assert outcomes["a/5"].result is Deletion.DELETED
+        assert proxy.requests[1].body.count(b"DELETE ") == 1
+        assert paths_of(storage.list("")) == ["a/1", "a/2", "a/3", "a/4"]
+
+
+def test_a_registry_with_a_leading_slash_is_found(server: AzureServer) -> None:
+    container = server.container()
+    legacy = open_azure(server.parameters(container, legacyrootprefix="true"))
+    legacy.write("docker/registry/v2/blobs/x", b"1")
+    for parameters in ({}, {"legacyrootprefix": True}, {"trimlegacyrootprefix": "false"}):
+        storage = open_azure(server.parameters(container, **parameters))
+        assert paths_of(storage.list("docker/")) == ["docker/registry/v2/blobs/x"]
+        assert storage.read("docker/registry/v2/blobs/x") == b"1"
+        assert storage.children("docker/").folders == ("registry",)
+        assert storage.root.endswith(f"{container}//".rstrip("/"))
+    plain = open_azure(server.parameters(container, trimlegacyrootprefix=True))
+    assert paths_of(plain.list("docker/")) == []
+
+
+def test_a_registry_in_both_places_is_refused(server: AzureServer) -> None:
+    container = server.container()
+    for legacy in (True, False):
+        storage = open_azure(server.parameters(container, legacyrootprefix=legacy))
+        storage.write("docker/registry/v2/blobs/x", b"1")
+    storage = open_azure(server.parameters(container))
+    with pytest.raises(DriverConfigError, match="legacyrootprefix"):
+        list(storage.list("docker/"))
+    with pytest.raises(DriverConfigError, match="legacyrootprefix"):
+        storage.read("docker/registry/v2/blobs/x")
+
+
+def test_parameters_that_contradict_each_other_are_refused(server: AzureServer) -> None:
+    with pytest.raises(DriverConfigError, match="contradicts"):
+        open_azure(server.parameters("c", legacyrootprefix=True, trimlegacyrootprefix=True))

@@ -1,0 +1,89 @@
+"""The driver for Google Cloud Storage when the store, or the way to it, fails."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from drivers.conformance import paths_of
+from drivers.faults import FaultConformance
+from registry_drivers.base import Deletion
+from registry_drivers.gcs import open_gcs
+from registry_drivers.object_store import ObjectStorage
+from servers.fake_gcs import GCSServer, fake_gcs
+from servers.fault_proxy import Answer, FaultProxy, Request, fault_proxy
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GCSServer]:
+    with fake_gcs(tmp_path_factory.mktemp("gcs")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def proxy(server: GCSServer) -> Iterator[FaultProxy]:
+    with fault_proxy(server.url, own_host=True) as proxy:
+        yield proxy
+
+
+def batch(*parts: tuple[int, str, str]) -> Answer:
+    """The answer to a batch of deletes: status, reason and message of each."""
+    body = ""
+    for number, (status, reason, message) in enumerate(parts):
+        error = {"error": {"code": status, "message": message, "errors": [{"reason": reason}]}}
+        body += (
+            "--answer\r\nContent-Type: application/http\r\n"
+            f"Content-ID: <response-b+{number}>\r\n\r\n"
+            f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n\r\n"
+            f"{json.dumps(error) if status >= 300 else ''}\r\n"
+        )
+    headers = {"Content-Type": "multipart/mixed; boundary=answer"}
+    return Answer(200, f"{body}--answer--\r\n".encode(), headers)
+
+
+class TestGCSFaults(FaultConformance):
+    def open(
+        self, proxy: FaultProxy, server: GCSServer, *, missing: bool = False, **parameters: Any
+    ) -> ObjectStorage:
+        bucket = "does-not-exist" if missing else server.bucket()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
+            return open_gcs({"bucket": bucket, **parameters})
+
+    def is_delete(self, request: Request) -> bool:
+        return request.path.startswith("/batch/")
+
+    def test_each_key_has_its_own_outcome(self, storage: ObjectStorage, proxy: FaultProxy) -> None:
+        held = "Object 'a/2' is under active Event-Based hold and cannot be deleted."
+        retained = "Object 'a/3' is subject to bucket's retention policy."
+        proxy.fail(
+            batch(
+                (204, "", ""),
+                (403, "forbidden", held),
+                (403, "retentionPolicyNotMet", retained),
+                (404, "notFound", "No such object"),
+                (503, "backendError", "later"),
+            )
+        )
+        paths = ["a/1", "a/2", "a/3", "a/4", "a/5"]
+        outcomes = {outcome.path: outcome for outcome in storage.delete(paths)}
+        assert outcomes["a/1"].result is Deletion.DELETED
+        assert outcomes["a/2"].result is outcomes["a/3"].result is Deletion.FAILED
+        assert held in outcomes["a/2"].error
+        assert outcomes["a/3"].error.startswith("retentionPolicyNotMet")
+        assert outcomes["a/4"].result is Deletion.GONE_ALREADY
+        # Only the one that met a passing fault was sent again.
+        assert outcomes["a/5"].result is Deletion.DELETED
+        assert proxy.requests[1].body.count(b"DELETE ") == 1
+        assert paths_of(storage.list("")) == ["a/1", "a/2", "a/3", "a/4"]
+
+    def test_an_answer_without_a_part_for_each_key_is_asked_for_again(
+        self, storage: ObjectStorage, proxy: FaultProxy
+    ) -> None:
+        proxy.fail(batch((204, "", "")))
+        results = [outcome.result for outcome in storage.delete(["a/1", "a/2"])]
+        assert results == [Deletion.DELETED] * 2
+        assert storage.requests.retries == 1

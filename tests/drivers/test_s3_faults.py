@@ -1,0 +1,166 @@
+"""The S3 driver when moto's server, or the way to it, fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+from urllib3.exceptions import InsecureRequestWarning
+
+from drivers.conformance import paths_of
+from drivers.faults import FaultConformance
+from registry_drivers.base import Deletion
+from registry_drivers.errors import DriverConfigError, StorageError, Unavailable
+from registry_drivers.object_store import ObjectStorage
+from registry_drivers.s3 import open_s3
+from registry_drivers.web import CA_VARIABLES
+from servers.fault_proxy import Answer, FaultProxy, Request, fault_proxy
+from servers.moto import SECRET_KEY, S3Server, moto
+from servers.tls import Tls, make_tls
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with moto(tmp_path_factory.mktemp("moto")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def proxy(server: S3Server) -> Iterator[FaultProxy]:
+    with fault_proxy(server.url) as proxy:
+        yield proxy
+
+
+class TestS3Faults(FaultConformance):
+    secrets = (SECRET_KEY,)
+    tells_gone = False
+
+    def open(
+        self, proxy: FaultProxy, server: S3Server, *, missing: bool = False, **parameters: Any
+    ) -> ObjectStorage:
+        bucket = "does-not-exist" if missing else server.bucket()
+        return open_s3(server.parameters(bucket, regionendpoint=proxy.url, **parameters))
+
+    def is_delete(self, request: Request) -> bool:
+        return request.path.endswith("?delete=")
+
+    def test_each_key_has_its_own_outcome(self, storage: ObjectStorage, proxy: FaultProxy) -> None:
+        document = b"""<?xml version="1.0" encoding="UTF-8"?>
+            <DeleteResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">
+            <Deleted><Key>a/1</Key></Deleted>
+            <Error><Key>a/2</Key><Code>AccessDenied</Code><Message>lock &amp; key</Message></Error>
+            <Error><Key>a/3</Key><Code>SlowDown</Code><Message>later</Message></Error>
+            </DeleteResult>"""
+        proxy.fail(Answer(200, document))
+        outcomes = {outcome.path: outcome for outcome in storage.delete(["a/1", "a/2", "a/3"])}
+        assert outcomes["a/1"].result is Deletion.DELETED
+        assert outcomes["a/2"].result is Deletion.FAILED
+        assert outcomes["a/2"].error == "AccessDenied: lock & key"
+        # Only the one that was throttled was sent again.
+        assert outcomes["a/3"].result is Deletion.DELETED
+        assert b"a/3" in proxy.requests[1].body
+        assert b"a/2" not in proxy.requests[1].body
+        assert paths_of(storage.list("")) == ["a/1", "a/2", "a/4", "a/5"]
+
+    def test_an_answer_that_names_no_key_counts_when_it_is_complete(
+        self, storage: ObjectStorage, proxy: FaultProxy
+    ) -> None:
+        # JuiceFS' gateway.
+        proxy.fail(
+            Answer(200, b"<DeleteResult><Deleted></Deleted><Deleted></Deleted></DeleteResult>")
+        )
+        results = [outcome.result for outcome in storage.delete(["a/1", "a/2"])]
+        assert results == [Deletion.DELETED] * 2
+        assert len(proxy.requests) == 1
+
+    def test_a_key_that_the_answer_leaves_out_is_looked_at(
+        self, storage: ObjectStorage, proxy: FaultProxy
+    ) -> None:
+        proxy.fail(Answer(200, b"<DeleteResult></DeleteResult>"))
+        outcomes = {o.path: o for o in storage.delete(["a/1", "a/missing"])}
+        assert outcomes["a/1"].result is Deletion.FAILED
+        assert "still there" in outcomes["a/1"].error
+        assert outcomes["a/missing"].result is Deletion.DELETED
+
+    def test_an_error_that_comes_with_status_200_is_tried_again(
+        self, storage: ObjectStorage, proxy: FaultProxy
+    ) -> None:
+        proxy.fail(Answer(200, b"<Error><Code>InternalError</Code><Message>x</Message></Error>"))
+        assert [outcome.result for outcome in storage.delete(["a/1"])] == [Deletion.DELETED]
+        assert storage.requests.retries == 1
+
+    def test_another_region_is_named(self, storage: ObjectStorage, proxy: FaultProxy) -> None:
+        proxy.always(Answer(301, b"", {"x-amz-bucket-region": "eu-north-1"}))
+        with pytest.raises(DriverConfigError, match=r"storage\.s3\.region.*eu-north-1"):
+            list(storage.list(""))
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
+    return make_tls(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def secure(server: S3Server, tls: Tls) -> Iterator[FaultProxy]:
+    with fault_proxy(server.url, tls.context()) as proxy:
+        yield proxy
+
+
+@pytest.fixture(autouse=True)
+def _no_authorities_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in CA_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+
+
+def use(storage: ObjectStorage) -> None:
+    """One request by each of the libraries that send any."""
+    storage.write("a/b", b"1")
+    assert storage.read("a/b") == b"1"
+    assert paths_of(storage.list("")) == ["a/b"]
+
+
+@pytest.mark.parametrize("variable", CA_VARIABLES)
+def test_the_operators_authority_is_trusted(
+    server: S3Server,
+    secure: FaultProxy,
+    tls: Tls,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+) -> None:
+    monkeypatch.setenv(variable, str(tls.authority))
+    with closing(open_s3(server.parameters(server.bucket(), regionendpoint=secure.url))) as storage:
+        use(storage)
+
+
+def test_skipverify_trusts_everybody(server: S3Server, secure: FaultProxy) -> None:
+    parameters = server.parameters(server.bucket(), regionendpoint=secure.url, skipverify="true")
+    with pytest.warns(InsecureRequestWarning), closing(open_s3(parameters)) as storage:
+        use(storage)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda storage: list(storage.list("")),
+        lambda storage: storage.read("a/b"),
+        lambda storage: storage.write("a/b", b""),
+    ],
+)
+def test_an_unknown_authority_is_refused_at_once(
+    server: S3Server, secure: FaultProxy, ask: Callable[[ObjectStorage], object]
+) -> None:
+    storage = open_s3(server.parameters("bucket", regionendpoint=secure.url))
+    with closing(storage), pytest.raises(StorageError, match="AWS_CA_BUNDLE") as caught:
+        ask(storage)
+    assert not isinstance(caught.value, Unavailable)
+    assert storage.requests.retries == 0
+
+
+def test_an_authority_that_is_not_there_is_named(
+    server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_CA_BUNDLE", "/missing.pem")
+    with pytest.raises(DriverConfigError, match=r"AWS_CA_BUNDLE.*/missing\.pem"):
+        open_s3(server.parameters("bucket"))
