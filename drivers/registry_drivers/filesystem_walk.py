@@ -205,9 +205,16 @@ class Walk:
 
     def _add_digests(self, folder: str, leaf: str, names: list[str], handle: int) -> _Visit:
         """List ``<folder><name>/<leaf>`` for *names*, asked for by way of the open folder."""
-        # The loop that the speed depends on: 3.4 µs a file, of which os.stat takes 2.9.
         names.sort()
         suffix = "/" + leaf
+        if not self._after.startswith(folder):
+            some = bool(names)
+            while names and self._add_ordinary(folder, suffix, names[:_PAGE_ROWS], handle):
+                del names[:_PAGE_ROWS]
+                if len(self._paths) >= _PAGE_ROWS:
+                    yield self._page()
+            if not names:
+                return some
         paths, sizes, modified = self._paths, self._sizes, self._modified
         ask = os.stat
         holds = False
@@ -239,6 +246,24 @@ class Walk:
             if len(paths) >= _PAGE_ROWS:
                 yield self._page()
         return holds
+
+    def _add_ordinary(self, folder: str, suffix: str, names: list[str], handle: int) -> bool:
+        """List *names* if each has its file; False, with nothing listed, otherwise."""
+        # What the speed depends on: 3.2 µs a file, of which os.stat takes 2.9.
+        ask = os.stat
+        try:
+            found = [ask(name + suffix, dir_fd=handle) for name in names]
+        except OSError:
+            return False
+        if {status.st_mode & _KIND for status in found} != {S_IFREG}:
+            return False
+        if max([status.st_nlink for status in found]) > 1:
+            first = len(self._paths)
+            self._shared += [first + at for at, status in enumerate(found) if status.st_nlink > 1]
+        self._paths += [folder + name + suffix for name in names]
+        self._sizes += [status.st_size for status in found]
+        self._modified += [status.st_mtime for status in found]
+        return True
 
     def _visit_name(self, path: str) -> _Visit:
         """List what has a digest's name and not the file that belongs into it."""

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from registry_drivers.base import Reader
-from registry_gc.digest import Names
+from registry_drivers.errors import NotFound, TooLarge
+from registry_gc.digest import Keys, Names
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
-from registry_gc.layout import BLOBS, REPOSITORIES, V2
+from registry_gc.layout import BLOBS, REPOSITORIES, SHA256_BLOBS, V2
 from registry_gc.listing import (
     BlobBatch,
     Links,
@@ -27,12 +28,16 @@ from registry_gc.listing import (
     Upload,
     list_blobs,
     list_repositories,
+    name_blobs,
     read_links,
     repository_of,
+    stat_blobs,
 )
-from registry_gc.ranges import first_ranges, split_rest
+from registry_gc.live_set import LiveSet
+from registry_gc.ranges import Range, first_ranges, split_rest
 
 _LINKS_A_UNIT = 128
+_BLOBS_A_UNIT = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,18 +103,50 @@ def read_catalog(reader: Reader, engine: Engine, observer: Observer) -> Catalog:
     return catalog
 
 
-def stream_blobs(reader: Reader, engine: Engine, expected: int = 0) -> Iterator[BlobBatch]:
+def stream_blobs(
+    reader: Reader, engine: Engine, expected: int = 0, live: LiveSet | None = None
+) -> Iterator[BlobBatch]:
     """List ``blobs/``; each batch is dropped once it was looked at.
 
     :param expected: about how many there are, as far as that is known.
+    :param live: on a filesystem, where a file's size and age cost a look at each, those of live
+        blobs are not asked for: such blobs are only counted.
     :raises StorageError: a folder could not be listed.
     """
+    if live is not None and reader.capabilities.folders:
+        yield from _stream_unreached(reader, engine, live)
+        return
     units, strays = first_ranges(reader, BLOBS, engine.workers, expected)
     if strays:
         yield replace(_NO_BLOBS, strangers=len(strays))
     yield from engine.run(
         list_blobs, units, lambda batch: split_rest(reader, batch.rest) if batch.rest else ()
     )
+
+
+def _stream_unreached(reader: Reader, engine: Engine, live: LiveSet) -> Iterator[BlobBatch]:
+    """Blobs of which the folder's name is not live; the others are counted by that name."""
+    top = reader.children(BLOBS)
+    sha256 = reader.children(SHA256_BLOBS)
+    buckets = [f"{SHA256_BLOBS}{name}/" for name in sha256.folders if len(name) == 2]
+    whole = [f"{SHA256_BLOBS}{name}/" for name in sha256.folders if len(name) != 2]
+    whole += [f"{BLOBS}{name}/" for name in top.folders if name != "sha256"]
+    size = max(1, -(-len(buckets) // (8 * engine.workers)))
+    units = [tuple(buckets[at : at + size]) for at in range(0, len(buckets), size)]
+    unreached: list[Keys] = []
+    counted = 0
+    for keys, odd in engine.run(name_blobs, units):
+        dead = keys[~live.has(keys)]
+        counted += len(keys) - len(dead)
+        unreached.append(dead)
+        whole += odd
+    yield replace(_NO_BLOBS, strangers=len(top.files) + len(sha256.files), live=counted)
+    keys = np.concatenate([_NO_BLOBS.keys, *unreached])
+    size = max(1, min(_BLOBS_A_UNIT, -(-len(keys) // (4 * engine.workers))))
+    yield from engine.run(
+        stat_blobs, [keys[at : at + size].tobytes() for at in range(0, len(keys), size)]
+    )
+    yield from engine.run(list_blobs, [Range((folder,)) for folder in sorted(whole)])
 
 
 _NO_BLOBS = BlobBatch(
@@ -313,8 +350,6 @@ def _read_upload_starts(engine: Engine, catalog: Catalog) -> None:
 
 def read_texts(reader: Reader, paths: tuple[str, ...]) -> list[tuple[str, str]]:
     """Read small text files; those that have vanished are left out."""
-    from registry_drivers.errors import NotFound, TooLarge
-
     found: list[tuple[str, str]] = []
     for path in paths:
         try:

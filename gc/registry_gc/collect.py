@@ -258,14 +258,14 @@ class _Collection:
         young = [empty_keys()]
         self.observer.phase("listing blobs", None, "blobs")
         expected = len(catalog.revisions) + len(catalog.layers)
-        for batch in stream_blobs(self.reader, engine, expected):
-            self.blobs_total += len(batch.keys)
+        for batch in stream_blobs(self.reader, engine, expected, live):
+            self.blobs_total += len(batch.keys) + batch.live
             self.strangers += batch.strangers
             self.hollow += batch.hollow
             found = dead_blobs(batch, live, cutoff, catalog.names)
             self.run_file.add(found.rows)
             young.append(found.young)
-            self.observer.advance(len(batch.keys))
+            self.observer.advance(len(batch.keys) + batch.live)
         self.observer.finish()
         late = np.concatenate(young)
         if not len(late):
@@ -303,6 +303,7 @@ class _Collection:
 
     def _sweep(self) -> None:
         assert self.run_file is not None
+        self.run_file.make_durable()
         with self.interrupts.deferred():
             try:
                 swept = sweep(

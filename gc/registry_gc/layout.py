@@ -20,6 +20,7 @@ from registry_gc.digest import KEY, Keys
 
 V2 = "docker/registry/v2/"
 BLOBS = V2 + "blobs/"
+SHA256_BLOBS = BLOBS + "sha256/"
 REPOSITORIES = V2 + "repositories/"
 OWN = "docker/registry/registry-gc/"
 """Whatever we write into the storage lies below this."""
@@ -98,25 +99,29 @@ def split(page: Page) -> Iterator[Run | Single]:
         return
     edges = np.flatnonzero(lengths[1:] != lengths[:-1]) + 1
     bounds = [0, *edges.tolist(), len(lengths)]
+    paths: list[str] = []
     for start, stop in zip(bounds, bounds[1:], strict=False):
         if stop - start < _FEW:
-            yield from _one_by_one(page, start, stop)
+            # All paths of a page together cost a tenth of one after the other.
+            paths = paths or list(page.paths)
+            yield from _one_by_one(paths, start, stop)
         else:
             yield from _by_columns(page, start, stop, int(lengths[start]))
 
 
-def _one_by_one(page: Page, start: int, stop: int) -> Iterator[Run | Single]:
+def _one_by_one(paths: list[str], start: int, stop: int) -> Iterator[Run | Single]:
     for row in range(start, stop):
-        path = page.paths[row]
-        head, encoded, leaf = path[:-_TAIL], path[-_TAIL:-5], path[-4:]
-        if head.endswith("/") and path[-5] == "/" and leaf in ("link", "data"):
+        path = paths[row]
+        encoded, leaf = path[-_TAIL:-5], path[-5:]
+        if len(path) > _TAIL and path[-_TAIL - 1] == "/" and leaf in ("/link", "/data"):
             try:
                 key = bytes.fromhex(encoded)
             except ValueError:
                 key = b""
             # fromhex takes capitals and blanks; a digest has neither.
             if len(key) == 32 and key.hex() == encoded:
-                yield Run(head, leaf, row, row + 1, np.frombuffer(key, dtype=KEY))
+                keys = np.frombuffer(key, dtype=KEY)
+                yield Run(path[:-_TAIL], leaf[1:], row, row + 1, keys)
                 continue
         yield Single(path, row)
 

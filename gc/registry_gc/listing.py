@@ -7,12 +7,14 @@ What a path means is decided here, and only here, for every kind of storage.
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from registry_drivers.base import UNKNOWN_MD5, Page, Reader
+from registry_drivers.base import UNKNOWN_MD5, Entry, Page, Reader
+from registry_drivers.errors import NotFound, TooLarge
 from registry_gc.digest import (
     LINK_SIZE,
     InvalidDigest,
@@ -20,10 +22,13 @@ from registry_gc.digest import (
     Names,
     check_digest,
     empty_keys,
+    pack,
     stored_digest,
 )
-from registry_gc.layout import BLOBS, REPOSITORIES, Run, Single, split
+from registry_gc.layout import BLOBS, REPOSITORIES, Run, Single, blob_path, split
 from registry_gc.ranges import Range, Walk
+
+_BUCKET = re.compile(re.escape(BLOBS) + "sha256/([0-9a-f]{2})/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +143,7 @@ class BlobBatch:
     """What one range of ``blobs/`` holds.
 
     ``sizes`` are the bytes that deleting frees: 0 where the file has another hard link.
+    ``live``: how many live blobs there are beside these, where those were left out.
     """
 
     keys: Keys
@@ -147,6 +153,7 @@ class BlobBatch:
     strangers: int
     hollow: list[str]
     rest: Range | None
+    live: int = 0
 
 
 def repository_of(path: str) -> str | None:
@@ -178,14 +185,14 @@ def list_blobs(reader: Reader, unit: Range) -> BlobBatch:
         freed = page.sizes if page.shared is None else np.where(page.shared, 0, page.sizes)
         for piece in split(page):
             if isinstance(piece, Run):
-                found = _blob_keys(piece)
-                rows = slice(piece.start, piece.stop)
+                right = _in_their_place(piece)
+                found = piece.keys[right]
+                rows = np.arange(piece.start, piece.stop)[right]
+                strangers += len(right) - len(found)
             else:
                 found = _odd_blob_key(piece.path, names)
-                rows = slice(piece.row, piece.row + 1)
-            if found is None:
-                strangers += rows.stop - rows.start
-                continue
+                rows = np.arange(piece.row, piece.row + len(found))
+                strangers += 1 - len(found)
             keys.append(found)
             sizes.append(freed[rows])
             modified.append(page.modified[rows])
@@ -200,29 +207,31 @@ def list_blobs(reader: Reader, unit: Range) -> BlobBatch:
     )
 
 
-def _blob_keys(run: Run) -> Keys | None:
-    """The keys of ``blobs/<alg>/<2 hex>/<64 hex>/data``, None when the run is something else."""
-    if run.leaf != "data" or not run.head.startswith(BLOBS):
-        return None
-    algorithm, _, rest = run.head[len(BLOBS) :].partition("/")
-    bucket = bytes.fromhex(rest[:2]) if len(rest) == 3 and _is_hex(rest[:2]) else b""
+def _in_their_place(run: Run) -> NDArray[np.bool_]:
+    """Tell which rows of a run are ``blobs/sha256/<2 hex>/<64 hex>/data``.
+
+    Other algorithms that registries store under have longer digests.
+    """
+    match = _BUCKET.fullmatch(run.head) if run.leaf == "data" else None
+    if match is None:
+        return np.zeros(len(run.keys), dtype=np.bool_)
     first = np.ascontiguousarray(run.keys).view(np.uint8).reshape(-1, 32)[:, 0]
-    # Other algorithms that registries store under have longer digests.
-    plain = algorithm == "sha256" and bucket and bool((first == bucket[0]).all())
-    return run.keys if plain else None
+    right: NDArray[np.bool_] = first == int(match[1], 16)
+    return right
 
 
-def _odd_blob_key(path: str, names: Names) -> Keys | None:
+def _odd_blob_key(path: str, names: Names) -> Keys:
+    """The key of a blob that is stored by another algorithm; none for a stranger."""
     parts = path[len(BLOBS) :].split("/")
     if not path.startswith(BLOBS) or len(parts) != 4 or parts[3] != "data":
-        return None
+        return empty_keys()
     algorithm, bucket, encoded, _ = parts
     if algorithm == "sha256" or bucket != encoded[:2]:
-        return None
+        return empty_keys()
     try:
         digest = stored_digest(algorithm, encoded)
     except InvalidDigest:
-        return None
+        return empty_keys()
     return _one_key(digest, names)
 
 
@@ -230,8 +239,57 @@ def _one_key(digest: str, names: Names) -> Keys:
     return np.frombuffer(names.key(digest), dtype=empty_keys().dtype)
 
 
-def _is_hex(text: str) -> bool:
-    return all(character in "0123456789abcdef" for character in text)
+def name_blobs(reader: Reader, folders: tuple[str, ...]) -> tuple[Keys, tuple[str, ...]]:
+    """The digests that have a folder below some ``blobs/sha256/<2 hex>/``; one look into each.
+
+    Also returns the folders that hold something else too, and have to be listed whole.
+    """
+    names: list[str] = []
+    odd: list[str] = []
+    for folder in folders:
+        below = reader.children(folder)
+        bucket = folder[-3:-1]
+        if (
+            below.files
+            or not below.folders
+            or not all(len(name) == 64 and name.startswith(bucket) for name in below.folders)
+        ):
+            odd.append(folder)
+        else:
+            names += below.folders
+    encoded = "".join(names)
+    try:
+        keys = bytes.fromhex(encoded)
+    except ValueError:
+        return empty_keys(), folders
+    # fromhex takes capitals and blanks; a digest has neither.
+    if keys.hex() != encoded:
+        return empty_keys(), folders
+    return np.frombuffer(keys, dtype=empty_keys().dtype), tuple(odd)
+
+
+def stat_blobs(reader: Reader, keys: bytes) -> BlobBatch:
+    """Size and age of some sha256 blobs; a folder without its file is none."""
+    found: list[bytes] = []
+    entries: list[Entry] = []
+    lone: list[str] = []
+    for at in range(0, len(keys), 32):
+        path = blob_path("sha256:" + keys[at : at + 32].hex())
+        try:
+            entries.append(reader.stat(path))
+            found.append(keys[at : at + 32])
+        except NotFound:
+            lone.append(path.removesuffix("data"))
+    others = list_blobs(reader, Range(tuple(lone)))
+    return BlobBatch(
+        keys=pack(found),
+        sizes=np.array([0 if entry.shared else entry.size for entry in entries], np.int64),
+        modified=np.array([entry.modified for entry in entries], np.float64),
+        others={},
+        strangers=others.strangers,
+        hollow=others.hollow,
+        rest=None,
+    )
 
 
 class _RepositoryBuilder:
@@ -426,8 +484,6 @@ def read_links(reader: Reader, paths: tuple[str, ...]) -> list[tuple[str, str | 
 
     A link that has vanished since it was listed is not in the answer.
     """
-    from registry_drivers.errors import NotFound, TooLarge
-
     found: list[tuple[str, str | None, str]] = []
     for path in paths:
         try:

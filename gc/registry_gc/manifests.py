@@ -107,12 +107,10 @@ class _Manifest(msgspec.Struct):
 
 _DECODER = msgspec.json.Decoder(_Manifest)
 _NAMES = {name.casefold(): name for name in (*_Manifest.__struct_fields__, "digest", "blobSum")}
-_WITH_CAPITAL = (b"mediaType", b"schemaVersion", b"fsLayers", b"blobSum")  # exactly one each
-_CAPITALS = bytes(range(ord("A"), ord("Z") + 1))
+# A key with capitals where it has none, or none where it has some; or one in escapes.
 _ODD_KEY = re.compile(
-    rb'"[a-z]*+[A-Z][A-Za-z]*+"'
-    + b"".join(rb'(?<!"%b")' % name for name in _WITH_CAPITAL)
-    + rb"\s*+:"
+    rb'"(?:(?!mediaType"|schemaVersion"|fsLayers"|blobSum")[a-z]*+[A-Z][A-Za-z]*+'
+    rb'|mediatype|schemaversion|fslayers|blobsum)"\s*+:|\\u'
 )
 
 
@@ -123,12 +121,7 @@ def parse(data: bytes) -> References:
         specification's, a text that is no digest, or nothing that a manifest must have.
     """
     try:
-        if _may_have_odd_keys(data):
-            # Go's decoder, and so Distribution, takes a key in any case: `Layers` is `layers`.
-            exact = json.loads(data.decode(), object_pairs_hook=_exact_case)
-            manifest = msgspec.convert(exact, _Manifest)
-        else:
-            manifest = _DECODER.decode(data)
+        manifest = _decode(data)
         kind = _kind(manifest)
     except (ValueError, RecursionError) as error:
         raise UnreadableManifest(f"not a manifest: {error}") from error
@@ -165,15 +158,33 @@ def _complaint(manifest: _Manifest) -> str:
     return f"neither an image, an index nor an artifact ({media_type[:100]})"
 
 
-def _may_have_odd_keys(data: bytes) -> bool:
-    """Tell whether a key may be spelt in another case, or with escapes; rarely wrong, never late.
+def _decode(data: bytes) -> _Manifest:
+    """The fields of *data*, with keys in any case, as Go's decoder and so Distribution takes them.
 
-    Counting capitals takes a tenth of the decoding's time, and most manifests have no other.
+    Looking for such keys takes as long as decoding. So it is done only where something is missing,
+    or where there are more texts that look like digests than were found.
     """
-    if not data.isascii() or b"\\u" in data:
-        return True
-    capitals = len(data) - len(data.translate(None, _CAPITALS))
-    return capitals != sum(map(data.count, _WITH_CAPITAL)) and bool(_ODD_KEY.search(data))
+    try:
+        manifest = _DECODER.decode(data)
+    except msgspec.ValidationError:
+        if not _may_have_odd_keys(data):
+            raise
+    else:
+        whole = _kind(manifest) is not None and _count(manifest) == data.count(b'"sha')
+        if whole or not _may_have_odd_keys(data):
+            return manifest
+    return msgspec.convert(json.loads(data, object_pairs_hook=_exact_case), _Manifest)
+
+
+def _count(manifest: _Manifest) -> int:
+    """How many digests the fields hold."""
+    lists = _list(manifest.layers), _list(manifest.blobs), _list(manifest.manifests)
+    single = (manifest.config is not None) + (manifest.subject is not None)
+    return single + sum(map(len, lists)) + len(manifest.fsLayers or ())
+
+
+def _may_have_odd_keys(data: bytes) -> bool:
+    return not data.isascii() or _ODD_KEY.search(data) is not None
 
 
 def _exact_case(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

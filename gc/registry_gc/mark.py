@@ -155,15 +155,16 @@ class _Marker:
     def _young(self, cutoff: float, more: Keys | None) -> Keys:
         links = (self.catalog.revisions, self.catalog.layers, self.catalog.tag_index)
         parts = [part.keys[part.modified > cutoff] for part in links]
-        parts.append(
-            pack(
-                self.names.key(signature.digest)
-                for signature in self.catalog.signatures
-                if signature.modified > cutoff
-            )
-        )
-        keys = np.concatenate([*parts, empty_keys() if more is None else more])
-        return distinct(keys)
+        named = [tag.target for tag in self.catalog.tags if tag.target and tag.modified > cutoff]
+        named += [link.digest for link in self.catalog.signatures if link.modified > cutoff]
+        parts.append(pack(map(self.names.key, named)))
+        keys = distinct(np.concatenate([*parts, empty_keys() if more is None else more]))
+        if not self.catalog.aliases:
+            return keys
+        # A link of another name names both that and what it says.
+        names = pack(sorted(self.catalog.aliases))
+        stored = map(self.aliases.targets, map(np.void.tobytes, names[within(keys, names)]))
+        return union(keys, pack(key for targets in stored for key in sorted(targets)))
 
     def _of_broken_tags(self) -> NDArray[np.bool_]:
         """Tell for each tag-index entry whether its tag's ``current/link`` holds no digest."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from registry_gc.events import Observer
 from registry_gc.layout import blob_path
 from registry_gc.manifests import SIZE_LIMIT, Kind, References, UnreadableManifest, parse
 
-_MANIFESTS_A_UNIT = 64
+_MANIFESTS_A_UNIT = 512
 
 
 class State(enum.IntEnum):
@@ -71,8 +71,24 @@ class ManifestBatch:
         )  # fmt: skip
 
 
-Wanted = tuple[tuple[bytes, str, tuple[str, ...]], ...]
-"""Manifests to read: key, digest, and the digests under which its bytes may be stored."""
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Manifests to read: their keys, one after the other.
+
+    ``names``: for those that are not sha256, or stored under another name too: the digest, and
+    then all digests under which its bytes may be stored.
+    """
+
+    keys: bytes
+    names: Mapping[bytes, tuple[str, ...]]
+
+    def __iter__(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Each digest, and where its bytes may be."""
+        encoded = self.keys.hex()
+        for at in range(0, len(encoded), 64):
+            digest = "sha256:" + encoded[at : at + 64]
+            names = self.names.get(self.keys[at // 2 : at // 2 + 32]) if self.names else None
+            yield (names[0], names) if names else (digest, (digest,))
 
 
 def read_manifests(reader: Reader, wanted: Wanted) -> ManifestBatch:
@@ -88,7 +104,7 @@ def read_manifests(reader: Reader, wanted: Wanted) -> ManifestBatch:
     edges: list[int] = []
     subjects: list[bytes] = []
     reasons: dict[int, str] = {}
-    for row, (_, digest, stored) in enumerate(wanted):
+    for row, (digest, stored) in enumerate(wanted):
         state, references, reason = _read_one(reader, digest, stored)
         states.append(state)
         if reason:
@@ -105,7 +121,7 @@ def read_manifests(reader: Reader, wanted: Wanted) -> ManifestBatch:
         subjects.append(subject)
         counts.append(len(edges) - before)
     return ManifestBatch(
-        keys=pack(key for key, _, _ in wanted),
+        keys=np.frombuffer(wanted.keys, dtype=KEY),
         states=np.array(states, dtype=np.uint8),
         kinds=np.array(kinds, dtype=np.uint8),
         offsets=np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
@@ -215,15 +231,18 @@ class Manifests:
         self._order = np.argsort(self.batch.keys, kind="stable")
         self._sorted = self.batch.keys[self._order]
 
-    def _units(self, missing: Keys) -> Iterable[Wanted]:
-        size = max(1, min(_MANIFESTS_A_UNIT, -(-len(missing) // (4 * self._engine.workers))))
+    def _units(self, missing: Keys) -> Iterator[Wanted]:
+        size = max(1, min(_MANIFESTS_A_UNIT, -(-len(missing) // (8 * self._engine.workers))))
+        special = self._names.others.keys() | self._aliases.keys()
         for at in range(0, len(missing), size):
-            yield tuple(self._wanted(key.tobytes()) for key in missing[at : at + size])
-
-    def _wanted(self, key: bytes) -> tuple[bytes, str, tuple[str, ...]]:
-        digest = self._names.text(key)
-        stored = sorted(self._names.text(alias) for alias in self._aliases.get(key, ()))
-        return key, digest, (digest, *stored)
+            keys = missing[at : at + size]
+            names: dict[bytes, tuple[str, ...]] = {}
+            if special:
+                for key in special.intersection(key.tobytes() for key in keys):
+                    stored = sorted(self._names.text(alias) for alias in self._aliases.get(key, ()))
+                    digest = self._names.text(key)
+                    names[key] = (digest, *(name for name in stored if name != digest))
+            yield Wanted(keys.tobytes(), names)
 
     def targets_of(
         self, ids: NDArray[np.int64]

@@ -68,3 +68,16 @@ def registry_gc() -> None:
 
 
 registry_gc.add_command(_drop_in("run"))
+
+
+@registry_gc.command()
+@click.argument("config", required=False, type=click.Path(), metavar="[CONFIG]")
+def unlock(config: str | None) -> None:
+    """Remove the lock that a run left behind on a machine that is gone.
+
+    Refuses nothing: make sure that no run is under way. One on this machine that has died, or on
+    any machine that has been silent for ten minutes, is taken over without this.
+    """
+    from registry_gc.cli.unlock import run_unlock
+
+    sys.exit(run_unlock(config))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 import time
@@ -32,6 +33,10 @@ from registry_gc.state_dir import default_state_dir, open_state_dir, run_file_pa
 
 def run_collection(options: Mapping[str, Any]) -> int:
     """Run the collection that *options* describe; returns the exit code."""
+    # Millions of small objects are made here and no cycles: looking for those takes a sixth of the
+    # time. What is there now stays for ever; worker processes share it.
+    gc.freeze()
+    gc.set_threshold(1_000_000, 10, 10)
     output = Output()
     interrupts = Interrupts()
     try:

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from registry_drivers.memory import MemoryStorage
+from registry_gc.cli.main import registry_gc
+from registry_gc.layout import OWN
+from registry_gc.lock import Lock
+from running import write_config
+
+
+def test_unlock_removes_a_lock_and_says_when_there_was_none(tmp_path: Path) -> None:
+    root = tmp_path / "registry"
+    lock = root / OWN / "lock"
+    lock.parent.mkdir(parents=True)
+    memory = MemoryStorage()
+    Lock.acquire(memory, "a-run-elsewhere", refresh_seconds=None)
+    lock.write_bytes(memory.snapshot()[OWN + "lock"])
+    config = write_config(root)
+    first = CliRunner().invoke(registry_gc, ["unlock", str(config)])
+    assert (first.exit_code, first.stdout) == (0, f"{root}: unlocked\n")
+    assert not lock.exists()
+    second = CliRunner().invoke(registry_gc, ["unlock", str(config)])
+    assert (second.exit_code, second.stdout) == (0, f"{root}: there was no lock\n")
+
+
+def test_unlock_says_what_is_wrong_with_a_config(tmp_path: Path) -> None:
+    missing = CliRunner().invoke(registry_gc, ["unlock", str(tmp_path / "no.yml")])
+    assert missing.exit_code == 2
+    assert missing.stderr.count("\n") == 1
