@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from click.testing import CliRunner
@@ -11,14 +12,21 @@ from registry_gc.lock import Lock
 from running import write_config
 
 
-def test_unlock_removes_a_lock_and_says_when_there_was_none(tmp_path: Path) -> None:
+def test_unlock_removes_a_lock_of_elsewhere_and_says_when_there_was_none(
+    tmp_path: Path,
+) -> None:
     root = tmp_path / "registry"
     lock = root / OWN / "lock"
     lock.parent.mkdir(parents=True)
     memory = MemoryStorage()
     Lock.acquire(memory, "a-run-elsewhere", refresh_seconds=None)
-    lock.write_bytes(memory.snapshot()[OWN + "lock"])
+    holder = json.loads(memory.snapshot()[OWN + "lock"])
     config = write_config(root)
+    lock.write_text(json.dumps(holder))
+    alive = CliRunner().invoke(registry_gc, ["unlock", str(config)])
+    assert alive.exit_code == 4
+    assert lock.exists()
+    lock.write_text(json.dumps({**holder, "host": "elsewhere", "boot": "another"}))
     first = CliRunner().invoke(registry_gc, ["unlock", str(config)])
     assert (first.exit_code, first.stdout) == (0, f"{root}: unlocked\n")
     assert not lock.exists()

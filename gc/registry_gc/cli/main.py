@@ -75,8 +75,8 @@ registry_gc.add_command(_drop_in("run"))
 def unlock(config: str | None) -> None:
     """Remove the lock that a run left behind on a machine that is gone.
 
-    Refuses nothing: make sure that no run is under way. One on this machine that has died, or on
-    any machine that has been silent for ten minutes, is taken over without this.
+    Make sure that no run is under way there. A run of this machine that has died, or one that has
+    been silent for ten minutes anywhere, is taken over without this.
     """
     from registry_gc.cli.unlock import run_unlock
 
