@@ -33,7 +33,6 @@ TREES: dict[str, Callable[[Path], None]] = {
 }
 MODES = {"plain": (), "-m": ("-m",)}
 OURS = "registry-garbage-collect"
-AGAIN = "the same, later runs"
 STOCK = "docker-registry"
 FIND = "find"
 BEGIN = "<!-- figures -->\n"
@@ -104,8 +103,7 @@ def commands(name: str, mode: str, folder: Path) -> dict[str, list[str]]:
     config = str(folder / f"{name}.yml")
     ours = [tool(OURS), "--dry-run", *MODES[mode], "--state-dir"]
     return {
-        OURS: [*ours, str(folder / "state" / "first"), config],
-        AGAIN: [*ours, str(folder / "state" / "later"), config],
+        OURS: [*ours, str(folder / "state"), config],
         STOCK: [STOCK, "garbage-collect", "--dry-run", *MODES[mode], config],
         # With a slash at its end, so that a tree elsewhere can be linked here.
         FIND: [FIND, f"{folder / name}/", "-name", "data", "-printf", "%s\\n"],
@@ -116,14 +114,14 @@ def side_by_side(name: str, mode: str, caches: str, arguments: argparse.Namespac
     """Let the commands take turns on one tree."""
     running = commands(name, mode, arguments.folder)
     runs: dict[str, list[Run]] = {command: [] for command in running}
-    # Not measured: fills the kernel's caches, and the manifests' that later runs find.
-    measure(running[AGAIN], arguments.limit)
+    # Not measured: fills the kernel's caches.
+    measure(running[OURS], arguments.limit)
     measure(running[FIND], arguments.limit)
     for _ in range(arguments.rounds):
         for command, line in running.items():
             if runs[command] and runs[command][-1].cut:
                 continue
-            shutil.rmtree(arguments.folder / "state" / "first", ignore_errors=True)
+            shutil.rmtree(arguments.folder / "state", ignore_errors=True)
             if caches == "cold":
                 forget_files()
             runs[command].append(measure(line, arguments.limit))

@@ -21,6 +21,7 @@ from registry_drivers.errors import StorageError
 from registry_drivers.wrappers import ReadOnly
 from registry_gc import __version__
 from registry_gc.arrays import within
+from registry_gc.cache import ReferenceCache
 from registry_gc.catalog import Catalog, is_registry, read_catalog, stream_blobs
 from registry_gc.digest import empty_keys
 from registry_gc.engine import Engine, WorkerLost, engine_for
@@ -47,13 +48,15 @@ class Job:
     """What to collect, and how.
 
     ``check`` is the guard: asked before anything else, and again while deleting.
-    ``run_file``: where the run file is to be written.
+    ``run_file``: where the run file is to be written. ``cache``: where what manifests reference is
+    remembered; None to read them all.
     """
 
     storage: Storage
     policy: Policy
     check: Callable[[], Verdict]
     run_file: str
+    cache: str | None = None
     dry_run: bool = False
     workers: int | None = None
     run: str = field(default_factory=lambda: str(uuid.uuid4()))
@@ -204,14 +207,22 @@ class _Collection:
         policy = self.job.policy
         cutoff = self.storage.now() - policy.grace
         catalog = self.catalog = read_catalog(self.reader, engine, self.observer)
-        self.strangers += catalog.strangers
-        self.hollow += catalog.hollow
-        manifests = Manifests(engine, catalog.names, catalog.aliases, self.observer)
-        manifests.load(catalog.revisions.keys)
-        catalog.signatures = read_signatures(self.reader, catalog, manifests)
-        marking = mark(self.reader, catalog, manifests, policy, cutoff)
         self.run_file = RunFile.create(self.job.run_file)
-        marking = self._plan_blobs(engine, catalog, manifests, marking, cutoff)
+        cache = None if self.job.cache is None else ReferenceCache.open(self.job.cache)
+        try:
+            manifests, marking = self._mark(engine, catalog, cutoff, cache)
+            if manifests.unconfirmed():
+                self.observer.notice(
+                    f"{manifests.unconfirmed()} manifests that an earlier run has read are gone or "
+                    "of another size; reading all again"
+                )
+                self.run_file.drop_all(Kind.BLOB)
+                manifests, marking = self._mark(engine, catalog, cutoff, None)
+        finally:
+            if cache is not None:
+                cache.close()
+                for notice in cache.notices:
+                    self.observer.notice(notice)
         self.marking = marking
         links = dead_links(catalog, manifests, marking, policy, cutoff)
         self.emptied = links.emptied
@@ -240,6 +251,16 @@ class _Collection:
         if self.show is not None:
             self.show(Plan(catalog, manifests, marking, self.run_file))
 
+    def _mark(
+        self, engine: Engine, catalog: Catalog, cutoff: float, cache: ReferenceCache | None
+    ) -> tuple[Manifests, Marking]:
+        """Mark, and write what blobs are dead into the run file."""
+        manifests = Manifests(engine, catalog.names, catalog.aliases, self.observer, cache)
+        manifests.load(catalog.revisions.keys)
+        catalog.signatures = read_signatures(self.reader, catalog, manifests)
+        marking = mark(self.reader, catalog, manifests, self.job.policy, cutoff)
+        return manifests, self._plan_blobs(engine, catalog, manifests, marking, cutoff)
+
     def _plan_blobs(
         self,
         engine: Engine,
@@ -258,15 +279,21 @@ class _Collection:
         young = [empty_keys()]
         self.observer.phase("listing blobs", None, "blobs")
         expected = len(catalog.revisions) + len(catalog.layers)
-        for batch in stream_blobs(self.reader, engine, expected, live):
+        self.blobs_total, strangers, hollow = 0, 0, list[str]()
+        # Manifests that were remembered instead of read need the sizes of live blobs too.
+        passed = None if manifests.remembers else live
+        for batch in stream_blobs(self.reader, engine, expected, passed):
             self.blobs_total += len(batch.keys) + batch.live
-            self.strangers += batch.strangers
-            self.hollow += batch.hollow
+            strangers += batch.strangers
+            hollow += batch.hollow
+            manifests.check(batch.keys, batch.sizes)
             found = dead_blobs(batch, live, cutoff, catalog.names)
             self.run_file.add(found.rows)
             young.append(found.young)
             self.observer.advance(len(batch.keys) + batch.live)
         self.observer.finish()
+        self.strangers = catalog.strangers + strangers
+        self.hollow = catalog.hollow + hollow
         late = np.concatenate(young)
         if not len(late):
             return marking

@@ -74,15 +74,16 @@ def dead_links(
     """
     layers = _dead_layers(catalog, manifests, marking)
     entries = _dead_tag_entries(catalog, manifests, marking)
+    revisions = _dead_revisions(catalog, manifests, marking)
     uploads = [upload for upload in catalog.uploads if _is_abandoned(upload, policy, cutoff)]
     rows = [
         *_tag_index_rows(catalog, entries),
         *_signature_rows(catalog, manifests, marking, cutoff),
-        *_revision_rows(catalog, manifests, marking),
+        *_revision_rows(catalog, manifests, revisions),
         *_layer_rows(catalog, layers),
         *_upload_rows(catalog, uploads),
     ]
-    kept = _kept_repositories(catalog, marking, layers, entries, uploads)
+    kept = _kept_repositories(catalog, marking, revisions, layers, entries, uploads)
     emptied = (name for at, name in enumerate(catalog.repositories) if at not in kept)
     return Links(rows, frozenset(emptied))
 
@@ -101,24 +102,35 @@ def _dead_layers(catalog: Catalog, manifests: Manifests, marking: Marking) -> ND
     source, targets, _ = manifests.targets_of(ids)
     needed_by = [owners, owners[source]]
     needed = [manifests.batch.keys[ids], targets]
-    for name, stored in catalog.aliases.items():
-        # One digest under two names: who needs either keeps the links of both.
-        for other in stored:
-            pair = pack([name, other])
-            for this, that in ((pair[:1], pair[1:]), (pair[1:], pair[:1])):
-                users = owners[source[targets == this[0]]]
-                needed_by.append(users)
-                needed.append(np.repeat(that, len(users)))
+    # One digest under two names: who needs either keeps the links of both.
+    pairs = [(name, other) for name, stored in catalog.aliases.items() for other in stored]
+    if pairs:
+        order = np.argsort(targets)
+        one, two = (pack(side) for side in zip(*pairs, strict=True))
+        these, those = np.concatenate([one, two]), np.concatenate([two, one])
+        first = np.searchsorted(targets, these, "left", sorter=order)
+        last = np.searchsorted(targets, these, "right", sorter=order)
+        for start, stop, other in zip(first.tolist(), last.tolist(), those, strict=True):
+            needed_by.append(owners[source[order[start:stop]]])
+            needed.append(np.repeat(other, stop - start))
     words = distinct(_mixed(np.concatenate(needed_by), np.concatenate(needed)))
     dead = ~within(words, _mixed(layers.owner, layers.keys))
     dead &= ~within(marking.young, layers.keys)
-    if catalog.aliases:
-        # Of a live digest under another name, any link is worth keeping: it may be the last one
-        # that says what the name stands for.
-        aliases = pack(sorted(catalog.aliases))
-        dead &= ~(within(aliases, layers.keys) & within(marking.digests, layers.keys))
+    dead &= ~_resolves(catalog, marking, layers.keys)
     dead &= ~among(layers.owner, marking.held)
     return dead
+
+
+def _resolves(catalog: Catalog, marking: Marking, keys: Keys) -> NDArray[np.bool_]:
+    """Tell which links of *keys* say what a live digest of another algorithm stands for.
+
+    In whatever repository, of whatever kind, any of them may be the last one: without it the next
+    run would not find what is stored for a reference, and delete it.
+    """
+    if not catalog.aliases:
+        return np.zeros(len(keys), dtype=np.bool_)
+    names = pack(sorted(catalog.aliases))
+    return within(names[within(marking.digests, names)], keys)
 
 
 def _dead_tag_entries(
@@ -139,6 +151,7 @@ def _dead_tag_entries(
             b"\0" * 32 if target is None else catalog.names.key(target) for target in targets
         )
         alive |= keys[index.owner] == index.keys
+    alive |= _resolves(catalog, marking, index.keys)
     alive |= within(marking.young, index.keys)
     alive |= among(owners, marking.held)
     dead: NDArray[np.bool_] = ~alive
@@ -189,7 +202,18 @@ def _signature_rows(
         )
 
 
-def _revision_rows(catalog: Catalog, manifests: Manifests, marking: Marking) -> Iterator[Row]:
+def _dead_revisions(catalog: Catalog, manifests: Manifests, marking: Marking) -> NDArray[np.bool_]:
+    """Which revisions go."""
+    revisions = catalog.revisions
+    pairs = (revisions.owner.astype(np.int64) << 32) | manifests.ids(revisions.keys)
+    dead = within(marking.dead, pairs)
+    dead &= ~_resolves(catalog, marking, revisions.keys)
+    return dead
+
+
+def _revision_rows(
+    catalog: Catalog, manifests: Manifests, dead: NDArray[np.bool_]
+) -> Iterator[Row]:
     """Dead revisions, referrers before their subjects.
 
     A run that dies after a subject's link would leave a referrer whose subject is not linked any
@@ -197,7 +221,6 @@ def _revision_rows(catalog: Catalog, manifests: Manifests, marking: Marking) -> 
     """
     revisions = catalog.revisions
     ids = manifests.ids(revisions.keys)
-    dead = within(marking.dead, (revisions.owner.astype(np.int64) << 32) | ids)
     digests = catalog.names.texts(revisions.keys[dead])
     depth = _subject_depths(manifests, distinct(ids[dead]))
     rows = zip(ids[dead].tolist(), digests, np.flatnonzero(dead).tolist(), strict=True)
@@ -287,14 +310,15 @@ def _upload_rows(catalog: Catalog, uploads: Sequence[Upload]) -> Iterator[Row]:
 def _kept_repositories(
     catalog: Catalog,
     marking: Marking,
+    revisions: NDArray[np.bool_],
     layers: NDArray[np.bool_],
     entries: NDArray[np.bool_],
     uploads: Sequence[Upload],
 ) -> set[int]:
-    """The repositories in which at least one file stays."""
+    """The repositories in which at least one file stays; the arrays tell what goes."""
     going = {(upload.repository, upload.uuid) for upload in uploads}
     kept = {tag.repository for tag in catalog.tags} | catalog.with_strangers | set(marking.held)
-    kept.update(repositories_of(marking.live).tolist())
+    kept.update(catalog.revisions.owner[~revisions].tolist())
     kept.update(catalog.layers.owner[~layers].tolist())
     kept.update(_index_owners(catalog)[~entries].tolist())
     kept.update(

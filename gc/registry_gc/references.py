@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from registry_drivers.base import Reader
 from registry_drivers.errors import NotFound, TooLarge
-from registry_gc.arrays import among, distinct, locate
+from registry_gc.arrays import among, distinct, locate, without
+from registry_gc.cache import ReferenceCache, Remembered, others_of, others_text
 from registry_gc.digest import KEY, Keys, Names, empty_keys, pack
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
@@ -49,9 +50,11 @@ class ManifestBatch:
 
     Row ``i`` has the edges ``offsets[i]:offsets[i + 1]`` of ``targets`` and ``edges``;
     ``subjects`` is all zeros where there is none. ``reasons`` says by row why one was not read.
+    ``sizes``: bytes of the manifest, 0 where it was not read.
     """
 
     keys: Keys
+    sizes: NDArray[np.int64]
     states: NDArray[np.uint8]
     kinds: NDArray[np.uint8]
     offsets: NDArray[np.int64]
@@ -66,8 +69,8 @@ class ManifestBatch:
         """No manifests."""
         nothing = np.empty(0, np.uint8)
         return cls(
-            empty_keys(), nothing, nothing, np.zeros(1, np.int64), empty_keys(), nothing,
-            empty_keys(), {}, {},
+            empty_keys(), np.empty(0, np.int64), nothing, nothing, np.zeros(1, np.int64),
+            empty_keys(), nothing, empty_keys(), {}, {},
         )  # fmt: skip
 
 
@@ -97,6 +100,7 @@ def read_manifests(reader: Reader, wanted: Wanted) -> ManifestBatch:
     :raises StorageError: one could not be read for another reason than that it is not there.
     """
     names = Names()
+    sizes: list[int] = []
     states: list[State] = []
     kinds: list[int] = []
     counts: list[int] = []
@@ -105,8 +109,9 @@ def read_manifests(reader: Reader, wanted: Wanted) -> ManifestBatch:
     subjects: list[bytes] = []
     reasons: dict[int, str] = {}
     for row, (digest, stored) in enumerate(wanted):
-        state, references, reason = _read_one(reader, digest, stored)
+        state, references, size, reason = _read_one(reader, digest, stored)
         states.append(state)
+        sizes.append(size)
         if reason:
             reasons[row] = reason
         before = len(edges)
@@ -122,6 +127,7 @@ def read_manifests(reader: Reader, wanted: Wanted) -> ManifestBatch:
         counts.append(len(edges) - before)
     return ManifestBatch(
         keys=np.frombuffer(wanted.keys, dtype=KEY),
+        sizes=np.array(sizes, dtype=np.int64),
         states=np.array(states, dtype=np.uint8),
         kinds=np.array(kinds, dtype=np.uint8),
         offsets=np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
@@ -147,22 +153,23 @@ def _edges(references: References, names: Names, targets: list[bytes], edges: li
 
 def _read_one(
     reader: Reader, digest: str, stored: tuple[str, ...]
-) -> tuple[State, References | None, str]:
+) -> tuple[State, References | None, int, str]:
     for name in stored:
         try:
             data = reader.read(blob_path(name), limit=SIZE_LIMIT)
         except NotFound:
             continue
         except TooLarge:
-            return State.UNREADABLE, None, f"over {SIZE_LIMIT >> 20} MiB: too large for a manifest"
+            reason = f"over {SIZE_LIMIT >> 20} MiB: too large for a manifest"
+            return State.UNREADABLE, None, 0, reason
         mismatch = _mismatch(data, digest)
         if mismatch:
-            return State.MISMATCH, None, mismatch
+            return State.MISMATCH, None, 0, mismatch
         try:
-            return State.OK, parse(data), ""
+            return State.OK, parse(data), len(data), ""
         except UnreadableManifest as error:
-            return State.UNREADABLE, None, str(error)
-    return State.MISSING, None, "its manifest is not in the store"
+            return State.UNREADABLE, None, 0, str(error)
+    return State.MISSING, None, 0, "its manifest is not in the store"
 
 
 def _mismatch(data: bytes, digest: str) -> str:
@@ -190,7 +197,14 @@ class Manifests:
         names: Names,
         aliases: Mapping[bytes, set[bytes]],
         observer: Observer,
+        cache: ReferenceCache | None = None,
     ) -> None:
+        self._cache = cache
+        # Manifests that were remembered, not read: sorted keys, sizes, and whether the listing
+        # has shown a blob of that size.
+        self._unread = empty_keys()
+        self._unread_sizes = np.empty(0, np.int64)
+        self._unread_seen = np.empty(0, np.bool_)
         self._engine = engine
         self._names = names
         self._aliases = aliases
@@ -218,18 +232,102 @@ class Manifests:
         missing = unique[self.ids(unique) < 0]
         if not len(missing):
             return
-        self._observer.phase("reading manifests", len(missing), "manifests")
         parts = [self.batch]
-        for part in self._engine.run(read_manifests, self._units(missing)):
-            parts.append(part)
-            self._observer.advance(len(part.keys))
-        self._observer.finish()
+        remembered = self._remembered(missing)
+        if remembered is not None:
+            parts.append(remembered)
+            missing = without(missing, remembered.keys)
+        if len(missing):
+            self._observer.phase("reading manifests", len(missing), "manifests")
+            for part in self._engine.run(read_manifests, self._units(missing)):
+                parts.append(part)
+                self._remember(part)
+                self._observer.advance(len(part.keys))
+            self._observer.finish()
         # The order of completion is chance; numbers and everything after them must not be.
         parts[1:] = sorted(parts[1:], key=lambda part: part.keys[0].tobytes())
         self.batch = _joined(parts)
         self._names.others.update(self.batch.others)
         self._order = np.argsort(self.batch.keys, kind="stable")
         self._sorted = self.batch.keys[self._order]
+
+    def _remembered(self, missing: Keys) -> ManifestBatch | None:
+        """What the cache knows of *missing*."""
+        if self._cache is None:
+            return None
+        found = self._cache.find(missing)
+        if not found:
+            return None
+        keys = pack(row.key for row in found)
+        sizes = np.array([row.size for row in found], np.int64)
+        order = np.argsort(np.concatenate([self._unread, keys]), kind="stable")
+        self._unread = np.concatenate([self._unread, keys])[order]
+        self._unread_sizes = np.concatenate([self._unread_sizes, sizes])[order]
+        self._unread_seen = np.zeros(len(order), np.bool_)
+        others: dict[bytes, str] = {}
+        for row in found:
+            if row.others:
+                others.update(others_of(row.others))
+        counts = [len(row.edges) for row in found]
+        return ManifestBatch(
+            keys=keys,
+            sizes=sizes,
+            states=np.full(len(found), State.OK, np.uint8),
+            kinds=np.array([row.kind for row in found], np.uint8),
+            offsets=np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
+            targets=pack(row.targets for row in found),
+            edges=np.frombuffer(b"".join(row.edges for row in found), np.uint8),
+            subjects=pack(row.subject for row in found),
+            reasons={},
+            others=others,
+        )
+
+    def _remember(self, part: ManifestBatch) -> None:
+        """Tell the cache of the manifests that were read and understood."""
+        if self._cache is None:
+            return
+        rows: list[Remembered] = []
+        for at in np.flatnonzero(part.states == State.OK).tolist():
+            key = part.keys[at].tobytes()
+            # What is stored under another name is left to be read: its listing shows that name.
+            if key in self._names.others or key in self._aliases:
+                continue
+            edges = slice(part.offsets[at], part.offsets[at + 1])
+            targets = part.targets[edges].tobytes()
+            named = (targets[word : word + 32] for word in range(0, len(targets), 32))
+            subject = part.subjects[at].tobytes()
+            others = (
+                {word: part.others[word] for word in (*named, subject) if word in part.others}
+                if part.others
+                else {}
+            )
+            rows.append(
+                Remembered(
+                    key=key,
+                    size=int(part.sizes[at]),
+                    kind=int(part.kinds[at]),
+                    subject=subject,
+                    edges=part.edges[edges].tobytes(),
+                    targets=targets,
+                    others=others_text(others),
+                )
+            )
+        self._cache.add(rows)
+
+    def check(self, keys: Keys, sizes: NDArray[np.int64]) -> None:
+        """Be told of blobs that a listing has shown, and their sizes in bytes."""
+        if len(self._unread):
+            at, there = locate(self._unread, keys)
+            self._unread_seen[at[there]] |= self._unread_sizes[at[there]] == sizes[there]
+
+    def unconfirmed(self) -> int:
+        """How many remembered manifests no listed blob was the right size for."""
+        return int(np.count_nonzero(~self._unread_seen))
+
+    @property
+    def remembers(self) -> bool:
+        """Whether anything was remembered instead of read, and has to be checked."""
+        return bool(len(self._unread))
 
     def _units(self, missing: Keys) -> Iterator[Wanted]:
         size = max(1, min(_MANIFESTS_A_UNIT, -(-len(missing) // (8 * self._engine.workers))))
@@ -285,6 +383,7 @@ def _joined(parts: list[ManifestBatch]) -> ManifestBatch:
         edges += len(part.targets)
     return ManifestBatch(
         keys=np.concatenate([part.keys for part in parts]),
+        sizes=np.concatenate([part.sizes for part in parts]),
         states=np.concatenate([part.states for part in parts]),
         kinds=np.concatenate([part.kinds for part in parts]),
         offsets=np.concatenate(offsets),

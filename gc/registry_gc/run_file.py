@@ -140,7 +140,7 @@ class RunFile:
 
         Waiting for the disk after each part of a plan would take longer than making it.
         """
-        self._connection.execute("PRAGMA synchronous = FULL")
+        list(self._read("PRAGMA synchronous = FULL"))
         self.record_meta(planned=True)
 
     def meta(self) -> dict[str, Any]:
@@ -172,6 +172,10 @@ class RunFile:
             "DELETE FROM deletions WHERE phase = ? AND digest = ?",
             [(kind.phase, digest) for digest in digests],
         )
+
+    def drop_all(self, kind: Kind) -> None:
+        """Take all rows of a kind back."""
+        self._write("DELETE FROM deletions WHERE phase = ?", [(kind.phase,)])
 
     def count(self, kind: Kind, *states: RowState) -> Count:
         """How many rows of a kind, in any of *states*, or in all when none is named."""
@@ -276,6 +280,8 @@ class RunFile:
             self._connection.rollback()
         try:
             self._connection.backup(target)
+            (level,) = self._connection.execute("PRAGMA synchronous").fetchone()
+            target.execute(f"PRAGMA synchronous = {level}")
         except sqlite3.Error:
             target.close()
             raise

@@ -33,4 +33,5 @@ def read_signatures(reader: Reader, catalog: Catalog, manifests: Manifests) -> l
         folder = revision_folder(catalog.repositories[owner], digest)
         batch = list_repositories(reader, Range((folder + "signatures/",)))
         found += [replace(signature, repository=owner) for signature in batch.signatures]
-    return found
+    # A revision that has lost its own link may have been shown by both.
+    return list({signature.path: signature for signature in found}.values())

@@ -16,7 +16,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from registry_drivers.base import Capabilities, Deleter, Deletion, Outcome
-from registry_drivers.errors import StorageError
 from registry_gc.events import Observer
 from registry_gc.layout import BLOBS, REPOSITORIES
 from registry_gc.run_file import Kind, RowState, RunFile
@@ -49,7 +48,7 @@ class Swept:
     """
 
     stopped: Stop | None = None
-    error: StorageError | None = None
+    error: Exception | None = None
     folders: set[str] = field(default_factory=set)
 
 
@@ -76,7 +75,7 @@ def sweep(
             planned = run_file.count(kind, RowState.PLANNED).rows
             if not planned:
                 continue
-            observer.phase(f"deleting {kind.label}s", planned, "objects")
+            observer.phase(f"deleting {kind.label}", planned, "objects")
             running: deque[Future[_Batch]] = deque()
             try:
                 for rows in run_file.batches(kind, capabilities.delete_batch):
@@ -106,7 +105,7 @@ class _Batch:
 
     rows: list[tuple[int, str]]
     outcomes: list[Outcome]
-    error: StorageError | None
+    error: Exception | None
 
 
 def _delete(
@@ -122,7 +121,8 @@ def _delete(
     try:
         for outcome in deleter.delete(paths()):
             outcomes.append(outcome)  # noqa: PERF402  # what came before an error must be kept
-    except StorageError as error:
+    except Exception as error:
+        # Even of a bug: what is gone is gone, and has to be written down before it is told.
         return _Batch(rows, outcomes, error)
     return _Batch(rows, outcomes, None)
 

@@ -86,7 +86,7 @@ OPTIONS = (
     _option(
         "--cache", "cache", type=click.Path(dir_okay=False), metavar="PATH",
         help="Where what manifests reference is remembered from run to run. Default: in the "
-        "state directory.",
+        "state directory; on a filesystem, where reading them is as fast, nowhere.",
     ),
     _option("--no-cache", is_flag=True, help="Read every manifest again; remember none."),
     _option(

@@ -99,11 +99,13 @@ def _job(options: Mapping[str, Any], progress: Progress) -> Job:
         ),
     )
     run = str(uuid.uuid4())
+    state_dir = _state_dir(options, progress)
     return Job(
         storage=storage,
         policy=_policy(config, options),
         check=guard.check,
-        run_file=_run_file(options, run, progress),
+        run_file=_run_file(options, state_dir, run),
+        cache=_cache(options, state_dir, storage),
         dry_run=options["dry_run"],
         workers=options["workers"],
         run=run,
@@ -138,14 +140,29 @@ def _policy(config: Config, options: Mapping[str, Any]) -> Policy:
     )
 
 
-def _run_file(options: Mapping[str, Any], run: str, progress: Progress) -> str:
-    if options["run_file"]:
-        return os.path.abspath(str(options["run_file"]))
+def _state_dir(options: Mapping[str, Any], progress: Progress) -> str:
     wanted = options["state_dir"] or default_state_dir(os.environ, os.geteuid())
     state = open_state_dir(wanted)
     for notice in state.notices:
         progress.notice(notice)
-    return run_file_path(state.path, run, time.time())
+    return state.path
+
+
+def _run_file(options: Mapping[str, Any], state_dir: str, run: str) -> str:
+    if options["run_file"]:
+        return os.path.abspath(str(options["run_file"]))
+    return run_file_path(state_dir, run, time.time())
+
+
+def _cache(options: Mapping[str, Any], state_dir: str, storage: Storage) -> str | None:
+    """Where references are remembered: by default only where reading a manifest is a request."""
+    if options["no_cache"]:
+        return None
+    if options["cache"]:
+        return os.path.abspath(str(options["cache"]))
+    if storage.capabilities.folders:
+        return None
+    return os.path.join(state_dir, "references.sqlite")
 
 
 def _say(report: Report) -> None:

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode, urlsplit
-from urllib.request import parse_http_list
 
 from registry_gc.config import ConfigError
 
@@ -116,6 +115,8 @@ def _host(name: str) -> str:
 
 def challenges(headers: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
     """The parameters of each scheme that the ``WWW-Authenticate`` *headers* offer, lower case."""
+    from urllib.request import parse_http_list  # slow to import, and rarely asked
+
     found: dict[str, Mapping[str, str]] = {}
     for header in headers:
         # Several challenges may share one line: each begins with a word before the first '='.

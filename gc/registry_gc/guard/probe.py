@@ -10,9 +10,7 @@ about to end, or always to the same node behind a name.
 from __future__ import annotations
 
 import errno
-import http.client
 import socket
-import ssl
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -125,8 +123,11 @@ class Probe:
         headers = {"Host": address.host_header, "User-Agent": "registry-gc", "Connection": "close"}
         if authorization:
             headers["Authorization"] = authorization
-        connection = http.client.HTTPConnection("registry", timeout=self._timeout)
         with self._connect(address, target) as connected:
+            # Imported only when somebody is there to talk to: it takes as long as a small registry.
+            import http.client
+
+            connection = http.client.HTTPConnection("registry", timeout=self._timeout)
             connection.sock = connected
             path = f"{address.prefix}/v2/{PROBE_NAME}/blobs/uploads/"
             try:
@@ -148,6 +149,8 @@ class Probe:
             connected.connect(target.sockaddr)
             if not address.tls:
                 return connected
+            import ssl
+
             context = ssl.create_default_context()
             if not address.verify:
                 context.check_hostname = False
@@ -198,6 +201,8 @@ def _failure(error: OSError, address: Address) -> Answer:
 
 
 def _why(error: Exception) -> str:
+    import ssl
+
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {error.verify_message}"
     if isinstance(error, ssl.SSLError):

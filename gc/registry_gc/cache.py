@@ -1,0 +1,168 @@
+"""What manifests reference, remembered from run to run: a manifest never changes.
+
+One row for each manifest, keyed by its digest, with a checksum over the row. Rows of other
+extraction rules are thrown away when the file is opened, damaged ones when they are met; a
+manifest that could not be understood is never remembered. Trouble with the file costs time, not
+safety: whatever it does not tell is read from the storage.
+
+That a manifest is remembered does not say that its blob is still there and whole. Its listed size
+says so, and is compared later (:meth:`registry_gc.references.Manifests.check`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import xxhash
+
+from registry_gc.digest import Keys
+from registry_gc.manifests import RULES_VERSION
+
+SCHEMA = 1
+_FORMAT = f"{SCHEMA}.{RULES_VERSION}"
+# A look-up costs about as much as twenty rows of a scan.
+_SCAN_WORTH = 20
+
+
+class Remembered(NamedTuple):
+    """One manifest; ``targets`` are keys, one after the other, ``edges`` a byte for each."""
+
+    key: bytes
+    size: int
+    kind: int
+    subject: bytes
+    edges: bytes
+    targets: bytes
+    others: str
+
+
+@dataclass(slots=True)
+class ReferenceCache:
+    """The file at ``path``; ``notices`` says what was wrong with it."""
+
+    path: str
+    notices: list[str]
+    _connection: sqlite3.Connection | None
+
+    @classmethod
+    def open(cls, path: str) -> ReferenceCache:
+        """Open or make the file; one that is damaged, or of other rules, is begun anew."""
+        notices: list[str] = []
+        try:
+            os.makedirs(os.path.dirname(os.path.abspath(path)), mode=0o700, exist_ok=True)
+            return cls(path, notices, _open(path))
+        except (sqlite3.Error, OSError) as error:
+            notices.append(f"the cache {path} is begun anew: {error}")
+        try:
+            os.unlink(path)
+            return cls(path, notices, _open(path))
+        except (sqlite3.Error, OSError) as error:
+            notices.append(f"the cache {path} cannot be used: {error}")
+            return cls(path, notices, None)
+
+    def find(self, keys: Keys) -> list[Remembered]:
+        """The remembered ones of *keys*, which are sorted and each there once; in that order."""
+        if self._connection is None or not len(keys):
+            return []
+        found: list[Remembered] = []
+        damaged = 0
+        try:
+            for row in self._rows(self._connection, keys):
+                if row[-1] == _checksum(row[:-1]):
+                    found.append(Remembered(*row[:-1]))
+                else:
+                    damaged += 1
+        except (sqlite3.Error, TypeError) as error:
+            self._give_up(error)
+        if damaged:
+            self.notices.append(f"{self.path}: {damaged} damaged rows, which are read again")
+        return found
+
+    def _rows(self, connection: sqlite3.Connection, keys: Keys) -> Iterator[tuple[Any, ...]]:
+        columns = "key, size, kind, subject, edges, targets, others, checksum"
+        query = f"SELECT {columns} FROM manifests WHERE key "  # noqa: S608  # the line above
+        (count,) = connection.execute("SELECT count(*) FROM manifests").fetchone()
+        if len(keys) * _SCAN_WORTH < count:
+            for key in keys:
+                yield from connection.execute(query + "= ?", (key.tobytes(),))
+            return
+        wanted = (key.tobytes() for key in keys)
+        ahead = next(wanted)
+        rows = connection.execute(query + ">= ? ORDER BY key", (ahead,))
+        for row in rows:
+            while ahead < row[0]:
+                following = next(wanted, None)
+                if following is None:
+                    return
+                ahead = following
+            if ahead == row[0]:
+                yield row
+
+    def add(self, manifests: Iterable[Remembered]) -> None:
+        """Remember *manifests*, all or, on an error, none."""
+        if self._connection is None:
+            return
+        rows = sorted((*manifest, _checksum(manifest)) for manifest in manifests)
+        try:
+            with self._connection:
+                self._connection.executemany(
+                    "INSERT OR REPLACE INTO manifests VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows
+                )
+        except sqlite3.Error as error:
+            self._give_up(error)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _give_up(self, error: Exception) -> None:
+        self.notices.append(f"the cache {self.path} is not used any further: {error}")
+        self.close()
+
+
+def others_of(text: str) -> dict[bytes, str]:
+    """Read a row's ``others``: texts of the keys that are not sha256 digests."""
+    return {bytes.fromhex(key): name for key, name in json.loads(text).items()} if text else {}
+
+
+def others_text(others: dict[bytes, str]) -> str:
+    """The form in which a row keeps :func:`others_of`."""
+    return json.dumps({key.hex(): name for key, name in sorted(others.items())}) if others else ""
+
+
+def _checksum(values: tuple[object, ...]) -> int:
+    digest = xxhash.xxh3_64()
+    for value in values:
+        data = value if isinstance(value, bytes) else str(value).encode()
+        digest.update(len(data).to_bytes(8, "big"))
+        digest.update(data)
+    return digest.intdigest() >> 1  # SQLite's integers are signed
+
+
+def _open(path: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=5)
+    try:
+        connection.execute("CREATE TABLE IF NOT EXISTS meta (format TEXT NOT NULL)")
+        row = connection.execute("SELECT format FROM meta").fetchone()
+        if row is None or row[0] != _FORMAT:
+            with connection:
+                connection.execute("DROP TABLE IF EXISTS manifests")
+                connection.execute("DELETE FROM meta")
+                connection.execute("INSERT INTO meta VALUES (?)", (_FORMAT,))
+                connection.execute(
+                    "CREATE TABLE manifests (key BLOB PRIMARY KEY, size INTEGER, kind INTEGER, "
+                    "subject BLOB, edges BLOB, targets BLOB, others TEXT, checksum INTEGER) "
+                    "WITHOUT ROWID"
+                )
+        connection.execute("SELECT count(*) FROM manifests").fetchone()
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
