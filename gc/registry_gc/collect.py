@@ -10,14 +10,14 @@ import resource
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from registry_drivers.base import Storage
-from registry_drivers.errors import StorageError
+from registry_drivers.errors import NotFound, StorageError
 from registry_drivers.wrappers import ReadOnly
 from registry_gc import __version__
 from registry_gc.arrays import within
@@ -70,6 +70,14 @@ class Plan:
     manifests: Manifests
     marking: Marking
     run_file: RunFile
+
+
+_REASSURING = frozenset({"nothing-to-probe", "readonly-confirmed", "stopped-confirmed"})
+
+
+def objections(findings: Sequence[Finding]) -> list[Finding]:
+    """The findings that speak against deleting."""
+    return [finding for finding in findings if finding.code not in _REASSURING]
 
 
 class _Refused(Exception):
@@ -162,10 +170,18 @@ class _Collection:
     # Guard and lock
 
     def _ask_guard(self) -> None:
-        verdict = self.job.check()
+        try:
+            verdict = self.job.check()
+            there = is_registry(self.reader)
+        except NotFound as error:
+            # The root itself: a disk that is not mounted, a bucket of another name.
+            self._refuse_with("no-registry", str(error))
+            if self.job.dry_run:
+                raise
+            raise _Refused(self._why_not()) from error
         self.verdict = verdict.verdict
         self.findings += verdict.findings
-        if not is_registry(self.reader):
+        if not there:
             self._refuse_with(
                 "no-registry",
                 f"{self.storage.root}: no registry there (docker/registry/v2 holds nothing); "
@@ -179,7 +195,7 @@ class _Collection:
         self.findings.append(Finding(code, message))
 
     def _why_not(self) -> str:
-        reasons = "; ".join(finding.message for finding in self.findings)
+        reasons = "; ".join(finding.message for finding in objections(self.findings))
         return f"refused, nothing was deleted: {reasons or 'nobody knows who may be writing'}"
 
     @contextmanager

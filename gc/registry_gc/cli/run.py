@@ -18,7 +18,7 @@ from registry_drivers.errors import DriverConfigError
 from registry_drivers.factory import open_storage
 from registry_drivers.parameters import Parameters
 from registry_gc.cli.output import Output
-from registry_gc.collect import Job, Plan, collect
+from registry_gc.collect import Job, Plan, collect, objections
 from registry_gc.config import Config, load_config
 from registry_gc.config_file import ConfigError
 from registry_gc.guard import Guard, GuardOptions
@@ -70,7 +70,7 @@ def _run(options: Mapping[str, Any], output: Output, interrupts: Interrupts) -> 
         job.storage.close()
     if not text:
         output.lines([as_json(report)])
-    elif not quiet:
+    elif not quiet and report.run_file is not None:
         output.lines(summary_lines(report))
     _say(report)
     return report.exit_code
@@ -113,7 +113,10 @@ def _job(options: Mapping[str, Any], progress: Progress) -> Job:
 
 
 def _storage(config: Config, options: Mapping[str, Any]) -> Storage:
-    storage = open_storage(config.storage)
+    try:
+        storage = open_storage(config.storage)
+    except DriverConfigError as error:
+        raise ConfigError(f"{config.path}: {error}") from error
     given = Parameters(config.driver, config.storage.parameters)
     rates = [options["max_requests_per_second"], given.number("maxrequestspersecond", 0)]
     wanted = [rate for rate in rates if rate]
@@ -170,7 +173,7 @@ def _say(report: Report) -> None:
     if report.error is not None:
         _complain(report.error)
     elif report.dry_run and report.verdict != "allowed":
-        reasons = "; ".join(finding.message for finding in report.findings)
+        reasons = "; ".join(finding.message for finding in objections(report.findings))
         _note(f"a collection would be refused ({report.verdict}): {reasons}")
     if report.exit_code == 3:
         _note(
