@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import socket
@@ -58,11 +59,15 @@ def free_port() -> int:
 
 @dataclass
 class RealRegistry:
-    """A docker-registry on *folder*/registry and a free port; one config file for all commands."""
+    """A docker-registry on a free port; one config file for all commands.
+
+    Keeps its data in *folder*/registry, or where *storage* says: a driver with its parameters.
+    """
 
     folder: Path
     port: int = field(default_factory=free_port)
     extra: Mapping[str, Any] = field(default_factory=dict)
+    storage: Mapping[str, Any] = field(default_factory=dict)
     process: subprocess.Popen[str] | None = None
     _reader: threading.Thread | None = None
 
@@ -88,7 +93,7 @@ class RealRegistry:
     def configure(self, *, readonly: bool) -> None:
         """Write the config file; counts for a registry that is started afterwards."""
         storage: dict[str, Any] = {
-            "filesystem": {"rootdirectory": str(self.root)},
+            **(self.storage or {"filesystem": {"rootdirectory": str(self.root)}}),
             "delete": {"enabled": True},
             "maintenance": {
                 "uploadpurging": {"enabled": False},
@@ -121,6 +126,8 @@ class RealRegistry:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            # Its driver for S3 panics while AWS_CA_BUNDLE is set.
+            env={name: value for name, value in os.environ.items() if name != "AWS_CA_BUNDLE"},
         )
         assert process.stderr is not None
         log = []

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from registry_gc.arrays import locate
 from registry_gc.digest import (
     InvalidDigest,
     Names,
     check_digest,
     check_digests,
     empty_keys,
-    find,
     is_sha256,
     key_of,
     pack,
@@ -156,7 +156,7 @@ def test_no_keys_are_no_keys_everywhere() -> None:
         (empty_keys(), pack([b"a" * 32])),
         (pack([b"a" * 32]), empty_keys()),
     ):
-        at, there = find(sorted_keys, wanted)
+        at, there = locate(sorted_keys, wanted)
         assert len(at) == len(there) == len(wanted)
         assert not there.any()
 
@@ -170,7 +170,7 @@ def test_find_finds_what_is_there_and_nothing_else(
     needles += [b"\0" * 32, b"\x01" + b"\0" * 31, *haystack[:3]]
     ordered = np.sort(pack(haystack))
     assert [key.tobytes() for key in ordered] == sorted(haystack)
-    at, there = find(ordered, pack(needles))
+    at, there = locate(ordered, pack(needles))
     assert there.tolist() == [needle in haystack for needle in needles]
     for needle, position, found in zip(needles, at.tolist(), there.tolist(), strict=True):
         assert not found or ordered[position].tobytes() == needle

@@ -733,6 +733,8 @@ def test_a_registry_without_any_live_manifest_is_refused_unless_allowed(tmp_path
     image = disk.tree.image("a", None, layers=[b"x"])
     result = disk.collect("-m")
     assert result.exit_code == 4
+    assert result.json["guard"]["verdict"] == "refused"
+    assert result.json["guard"]["findings"]
     assert disk.has_image("a", image)
     assert disk.collect("-m", "--dry-run").exit_code == 0
     assert disk.collect("-m", "--allow-empty").exit_code == 0
@@ -749,6 +751,8 @@ def test_more_than_max_delete_of_the_blobs_is_refused(
     result = disk.collect("--max-delete", limit)
     assert result.exit_code == (4 if refused else 0)
     assert all(disk.has_blob(orphan) is refused for orphan in orphans)
+    assert result.json["guard"]["verdict"] == ("refused" if refused else "allowed")
+    assert ("2 of 5" in str(result.json["guard"]["findings"])) is refused
     assert result.json["blobs"]["eligible"] == 2
     assert result.json["blobs"]["total"] == 5
 

@@ -24,6 +24,7 @@ from registry_gc.digest import Keys
 from registry_gc.manifests import RULES_VERSION
 
 SCHEMA = 1
+_APPLICATION = 0x52474343  # what SQLite's header says of the file: "RGCC"
 _FORMAT = f"{SCHEMA}.{RULES_VERSION}"
 # A look-up costs about as much as twenty rows of a scan.
 _SCAN_WORTH = 20
@@ -51,15 +52,24 @@ class ReferenceCache:
 
     @classmethod
     def open(cls, path: str) -> ReferenceCache:
-        """Open or make the file; one that is damaged, or of other rules, is begun anew."""
+        """Open or make the file; one that is damaged, or no cache, is put aside and begun anew.
+
+        Put aside, not removed: a slip in ``--cache`` may name any file.
+        """
         notices: list[str] = []
         try:
             os.makedirs(os.path.dirname(os.path.abspath(path)), mode=0o700, exist_ok=True)
             return cls(path, notices, _open(path))
         except (sqlite3.Error, OSError) as error:
-            notices.append(f"the cache {path} is begun anew: {error}")
+            if _is_busy(error):
+                notices.append(f"the cache {path} is not used: {error}")
+                return cls(path, notices, None)
+            reason = error
         try:
-            os.unlink(path)
+            os.replace(path, f"{path}.damaged")
+            notices.append(
+                f"the cache {path} is begun anew, and what was there is {path}.damaged: {reason}"
+            )
             return cls(path, notices, _open(path))
         except (sqlite3.Error, OSError) as error:
             notices.append(f"the cache {path} cannot be used: {error}")
@@ -146,9 +156,19 @@ def _checksum(values: tuple[object, ...]) -> int:
     return digest.intdigest() >> 1  # SQLite's integers are signed
 
 
+def _is_busy(error: Exception) -> bool:
+    name = getattr(error, "sqlite_errorname", "")
+    return name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+
+
 def _open(path: str) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=5)
     try:
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if tables and application != _APPLICATION:
+            raise sqlite3.DatabaseError("a database of another kind")
+        connection.execute(f"PRAGMA application_id = {_APPLICATION}")
         connection.execute("CREATE TABLE IF NOT EXISTS meta (format TEXT NOT NULL)")
         row = connection.execute("SELECT format FROM meta").fetchone()
         if row is None or row[0] != _FORMAT:

@@ -18,7 +18,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from registry_gc.state_dir import IN_MEMORY, temporary_folder
 
@@ -58,15 +58,11 @@ class Kind(enum.Enum):
     BLOB = (5, "blob")
     UPLOAD = (6, "upload")
 
-    @property
-    def phase(self) -> int:
+    def __init__(self, phase: int, label: str) -> None:
+        self.phase = phase
         """Its place in the order of deletion."""
-        return self.value[0]
-
-    @property
-    def label(self) -> str:
+        self.label = label
         """Its name in the file and in reports."""
-        return self.value[1]
 
 
 class RowState(enum.StrEnum):
@@ -78,8 +74,7 @@ class RowState(enum.StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One thing to delete. ``size``: bytes that this frees, 0 for links. ``modified``: epoch."""
 
     kind: Kind
@@ -149,22 +144,12 @@ class RunFile:
 
     def add(self, rows: Iterable[Row]) -> None:
         """Append rows, all of them or, on an error, none."""
-        self._write(
-            _INSERT,
-            [
-                (
-                    row.kind.phase,
-                    row.kind.label,
-                    _encoded(row.repository),
-                    _encoded(row.digest),
-                    _encoded(row.path),
-                    row.size,
-                    row.modified,
-                    _encoded(row.reason),
-                )
-                for row in rows
-            ],
-        )
+        values = [(row[0].phase, row[0].label, *row[1:]) for row in rows]
+        try:
+            self._write(_INSERT, values)
+        except UnicodeEncodeError:
+            # Names that are no UTF-8; they are rare, and encoding all costs as much as writing.
+            self._write(_INSERT, [tuple(map(_encoded, value)) for value in values])
 
     def drop(self, kind: Kind, digests: Iterable[str]) -> None:
         """Take rows back that are not dead after all."""
@@ -292,8 +277,8 @@ class RunFile:
         self.path, self._connection = path, target
 
 
-def _encoded(text: str | None) -> bytes | None:
-    return None if text is None else text.encode("utf-8", "surrogateescape")
+def _encoded(value: Any) -> Any:
+    return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
 
 
 def _is_full(error: sqlite3.Error) -> bool:

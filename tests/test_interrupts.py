@@ -1,0 +1,102 @@
+"""SIGINT and SIGTERM: at once where that is safe, remembered where it is not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from registry_gc.interrupts import Interrupted, Interrupts
+
+BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+
+
+def send(number: int) -> None:
+    """Send a signal to this process; it is handled before this returns."""
+    os.kill(os.getpid(), number)
+    signal.sigpending()
+
+
+@BOTH
+def test_a_signal_is_raised_at_once(number: signal.Signals) -> None:
+    interrupts = Interrupts()
+    with interrupts.installed(), pytest.raises(Interrupted) as caught:
+        send(number)
+    assert caught.value.number == number
+    assert str(caught.value) == number.name
+    assert interrupts()
+
+
+@BOTH
+def test_a_signal_is_only_remembered_where_that_is_wanted(number: signal.Signals) -> None:
+    interrupts = Interrupts()
+    with interrupts.installed():
+        with interrupts.deferred():
+            assert not interrupts()
+            send(number)
+            assert interrupts()
+        with pytest.raises(Interrupted) as caught:
+            interrupts.check()
+    assert caught.value.number == number
+
+
+def test_without_a_signal_there_is_nothing_to_raise() -> None:
+    interrupts = Interrupts()
+    interrupts.check()
+    assert not interrupts()
+
+
+def test_the_first_signal_is_the_one_that_counts() -> None:
+    interrupts = Interrupts()
+    with interrupts.installed(), interrupts.deferred():
+        send(signal.SIGTERM)
+        send(signal.SIGINT)
+        assert interrupts.number == signal.SIGTERM
+
+
+def test_deferring_inside_deferring_lasts_to_the_outer_end() -> None:
+    interrupts = Interrupts()
+    with interrupts.installed():
+        with interrupts.deferred():
+            with interrupts.deferred():
+                send(signal.SIGINT)
+            send(signal.SIGINT)
+        with pytest.raises(Interrupted):
+            send(signal.SIGINT)
+
+
+def test_an_error_ends_the_deferring_too() -> None:
+    interrupts = Interrupts()
+    with interrupts.installed():
+        with pytest.raises(ValueError, match="x"), interrupts.deferred():
+            raise ValueError("x")
+        with pytest.raises(Interrupted):
+            send(signal.SIGINT)
+
+
+def test_the_handlers_from_before_come_back() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    interrupts = Interrupts()
+    with pytest.raises(Interrupted), interrupts.installed():
+        send(signal.SIGINT)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_outside_the_main_thread_nothing_is_installed_and_nothing_fails() -> None:
+    seen: list[object] = []
+
+    def elsewhere() -> None:
+        with Interrupts().installed():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert seen == [signal.getsignal(signal.SIGINT)]
+
+
+def test_no_handler_for_errors_swallows_an_interrupt_that_is_named_as_one() -> None:
+    """It is no StorageError, no OSError and no RuntimeError, which are caught on the way."""
+    assert Interrupted.__mro__[1] is Exception

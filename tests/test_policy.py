@@ -1,0 +1,73 @@
+"""Ages, limits and exceptions as the operator writes them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from registry_gc.policy import Limit, Policy, Release
+
+
+@pytest.mark.parametrize("text", ["0", "1", "1000000", "0%", "30%", "33.3%", "100%", "1e1%"])
+def test_a_limit_is_a_count_or_a_percentage(text: str) -> None:
+    assert Limit.parse(text).percent is text.endswith("%")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "%", "-1", "-1%", "1.5", "101%", "x", "1 %%", "nan%", "inf%", "inf", "1e3", "0x10", "½"],
+)
+def test_what_is_neither_is_refused_and_says_how_to_write_one(text: str) -> None:
+    with pytest.raises(ValueError, match=r"neither a count nor a percentage such as 30%"):
+        Limit.parse(text)
+
+
+def test_as_much_as_the_limit_may_go_and_no_more() -> None:
+    assert Limit.parse("3").allows(3, 10)
+    assert not Limit.parse("3").allows(4, 10)
+    assert Limit.parse("30%").allows(3, 10)
+    assert not Limit.parse("30%").allows(4, 10)
+    assert Limit.parse("0").allows(0, 0)
+    assert not Limit.parse("0").allows(1, 1)
+    assert Limit.parse("0%").allows(0, 10)
+    assert Limit.parse("100%").allows(10, 10)
+
+
+@given(st.integers(0, 100), st.integers(0, 10**9))
+def test_whole_percentages_are_exact(percent: int, total: int) -> None:
+    limit = Limit.parse(f"{percent}%")
+    most = percent * total // 100
+    assert limit.allows(most, total)
+    assert not limit.allows(most + 1, total)
+
+
+@pytest.mark.parametrize("text", ["0", "7", "1234567", "30%", "33.3%"])
+def test_a_limit_is_shown_as_it_was_written(text: str) -> None:
+    assert str(Limit.parse(text)) == text
+
+
+def test_a_release_names_a_repository_and_perhaps_one_digest_in_it() -> None:
+    assert Release.parse("a/b") == Release("a/b", None)
+    assert Release.parse("a/b@sha256:x") == Release("a/b", "sha256:x")
+    assert Release.parse("a@") == Release("a", None)
+
+
+def test_a_release_covers_what_it_names() -> None:
+    whole, one = Release("a"), Release("a", "sha256:x")
+    assert whole.covers("a", None)
+    assert whole.covers("a", "sha256:x")
+    assert not whole.covers("a/b", None)
+    assert one.covers("a", "sha256:x")
+    assert not one.covers("a", "sha256:y")
+    assert not one.covers("a", None)
+    assert not one.covers("b", "sha256:x")
+
+
+def test_by_default_nothing_is_released_and_nothing_is_risked() -> None:
+    policy = Policy()
+    assert not policy.released("a", None)
+    assert not policy.delete_untagged
+    assert not policy.allow_empty
+    assert policy.upload_age == 7 * 24 * 3600
+    assert Policy(releases=(Release("b"), Release("a", "x"))).released("a", "x")

@@ -1,0 +1,278 @@
+"""Ranges tile a listing: every path is seen once, whatever is cut where."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from registry_drivers.base import Page, Reader
+from registry_drivers.filesystem import FilesystemStorage
+from registry_drivers.memory import MemoryStorage
+from registry_drivers.wrappers import ReadOnly
+from registry_gc.layout import BLOBS, REPOSITORIES
+from registry_gc.ranges import PAGES, Range, Walk, first_ranges, split_rest
+from registry_tree import RegistryTree, folder_sink, repository_path
+
+NAMES = ("a", "a-b", "a.b", "a/b", "a/b/c", "a0", "b", "é", "日本", "z", "_x", "A")
+
+
+class Recording(ReadOnly):
+    """Remembers after what it was asked to list."""
+
+    def __init__(self, reader: Reader) -> None:
+        super().__init__(reader)
+        self.bounds: list[str] = []
+
+    def list(self, prefix: str, *, start_after: str | None = None) -> Iterator[Page]:
+        if start_after is not None:
+            self.bounds.append(start_after)
+        return super().list(prefix, start_after=start_after)
+
+
+def seen(reader: Reader, first: list[Range]) -> Counter[str]:
+    """How often each path is listed when ranges are worked off and split like the catalog does."""
+    found: Counter[str] = Counter()
+    todo = list(first)
+    for _ in range(10_000):
+        if not todo:
+            return found
+        walk = Walk(reader, todo.pop())
+        for page in walk.pages():
+            found.update(page.paths)
+        if walk.rest is not None:
+            todo += split_rest(reader, walk.rest)
+    raise AssertionError("the ranges never end")
+
+
+paths = st.lists(
+    st.builds(
+        "{}{}/{}".format,
+        st.just(REPOSITORIES),
+        st.sampled_from(NAMES),
+        st.sampled_from(
+            [
+                "_layers/x/link",
+                "_layers/y/link",
+                "_manifests/tags/t/current/link",
+                "_uploads/u/data",
+            ]
+        ),
+    ),
+    unique=True,
+    max_size=40,
+)
+
+
+@settings(max_examples=200)
+@given(paths, st.integers(1, 5), st.integers(1, 4), st.booleans())
+def test_every_path_of_an_object_store_is_seen_once(
+    names: list[str], page_size: int, pages: int, stray: bool
+) -> None:
+    storage = MemoryStorage(page_size=page_size)
+    if stray:
+        names = [*names, f"{REPOSITORIES}stray", f"{REPOSITORIES}a/stray"]
+    for name in names:
+        storage.put(name, b"")
+    for outside in ("docker/registry/v2/blobs/x/data", "docker/registry/v2/repositories-/x"):
+        storage.put(outside, b"")
+    assert seen(storage, [Range((REPOSITORIES,), pages=pages)]) == Counter(set(names))
+
+
+def test_a_long_listing_is_cut_into_ranges_that_go_on_side_by_side() -> None:
+    storage = MemoryStorage(page_size=2)
+    for number in range(200):
+        storage.put(f"{REPOSITORIES}r{number:03}/_layers/x/link", b"")
+    (first,), strays = first_ranges(storage, REPOSITORIES, 4)
+    assert (first, strays) == (Range((REPOSITORIES,), pages=PAGES), [])
+    walk = Walk(storage, first)
+    assert sum(map(len, walk.pages())) == 2 * PAGES
+    assert walk.rest is not None
+    parts = split_rest(storage, walk.rest)
+    assert len(parts) > 4
+    assert seen(storage, [first]).total() == 200
+
+
+def test_a_short_listing_is_not_cut_and_costs_its_pages_only() -> None:
+    storage = MemoryStorage(page_size=10)
+    for number in range(85):
+        storage.put(f"{REPOSITORIES}r{number:03}/_layers/x/link", b"")
+    assert seen(storage, first_ranges(storage, REPOSITORIES, 4)[0]).total() == 85
+    assert storage.requests.list == 9
+
+
+@given(paths, st.integers(1, 3))
+def test_bounds_at_which_folders_are_cut_end_with_a_slash(names: list[str], pages: int) -> None:
+    """SeaweedFS skips the whole subtree under a bound that does not."""
+    storage = MemoryStorage(page_size=1)
+    for name in names:
+        storage.put(name, b"")
+    recording = Recording(storage)
+    seen(recording, [Range((REPOSITORIES,), pages=pages)])
+    assert all(bound.endswith("/") or bound in names for bound in recording.bounds)
+
+
+def test_one_huge_folder_is_gone_down_into() -> None:
+    storage = MemoryStorage(page_size=2)
+    names = [f"{REPOSITORIES}only/_layers/sha256/{number:064x}/link" for number in range(120)]
+    for name in names:
+        storage.put(name, b"")
+    first = Range((REPOSITORIES,), pages=2)
+    assert seen(storage, [first]) == Counter(names)
+    walk = Walk(storage, first)
+    list(walk.pages())
+    assert walk.rest is not None
+    (deeper,) = split_rest(storage, walk.rest)
+    assert deeper.prefixes[0].startswith(f"{REPOSITORIES}only/")
+    assert deeper.start_after == walk.rest.start_after
+
+
+def test_a_range_of_several_folders_lists_them_all() -> None:
+    storage = MemoryStorage(page_size=1)
+    for name in ("a/x", "b/x", "b/y", "c/x"):
+        storage.put(name, b"")
+    assert seen(storage, [Range(("a/", "c/", "nothing/"))]) == Counter(["a/x", "c/x"])
+
+
+def test_a_page_is_clipped_at_the_end_of_its_range() -> None:
+    storage = MemoryStorage(page_size=100)
+    for name in ("p/a/x", "p/a-b/x", "p/b/x", "p/b/y"):
+        storage.put(name, b"")
+    found = seen(storage, [Range(("p/",), stop_before="p/a/")])
+    assert found == Counter(["p/a-b/x"])
+    assert seen(storage, [Range(("p/",), start_after="p/a/", stop_before="p/b/")]) == Counter(
+        ["p/a/x"]
+    )
+    assert seen(storage, [Range(("p/",), start_after="p/b/")]) == Counter(["p/b/x", "p/b/y"])
+
+
+def test_names_that_are_no_utf8_are_ordered_by_their_bytes() -> None:
+    storage = MemoryStorage(page_size=1)
+    names = [f"{REPOSITORIES}{name}/x" for name in ("a", "\udcff", "é", "\U0001f600", "\uffff")]
+    for name in names:
+        storage.put(name, b"")
+    assert seen(storage, [Range((REPOSITORIES,), pages=1)]) == Counter(names)
+
+
+class Unseekable(MemoryStorage):
+    """An object store whose listings can only begin at their beginning, as Azure's."""
+
+    def __init__(self) -> None:
+        super().__init__(page_size=3)
+        self.capabilities = replace(self.capabilities, seekable=False)
+
+
+@pytest.mark.parametrize("expected", [0, 10**9])
+def test_where_a_listing_cannot_begin_in_the_middle_it_is_cut_beforehand_or_not_at_all(
+    expected: int,
+) -> None:
+    storage = Unseekable()
+    tree = RegistryTree(storage.put)
+    for number in range(40):
+        tree.image(f"group/r{number}", "v1", layers=[b"%d" % number])
+    for prefix in (REPOSITORIES, BLOBS):
+        ranges, strays = first_ranges(storage, prefix, 4, expected)
+        assert (len(ranges) == 1) is (expected == 0)
+        assert all((unit.start_after, unit.pages) == (None, None) for unit in ranges)
+        assert strays == []
+        found = Recording(storage)
+        assert seen(found, ranges) == Counter(
+            path for path in storage.snapshot() if path.startswith(prefix)
+        )
+        assert found.bounds == []
+
+
+# Folders
+
+
+def every_file(root: Path, prefix: str) -> set[str]:
+    return {
+        f"{os.path.relpath(folder, root)}/{name}"
+        for folder, _, names in os.walk(root / prefix)
+        for name in names
+    }
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 8, 64])
+@pytest.mark.parametrize("images", [0, 1, 3, 40])
+def test_every_file_in_folders_is_seen_once_or_is_a_stray(
+    tmp_path: Path, workers: int, images: int
+) -> None:
+    tree = RegistryTree(folder_sink(tmp_path))
+    for number in range(images):
+        name = NAMES[number % 10]
+        tree.image(name, f"v{number}", layers=[b"%d" % number])
+        tree.upload(name, f"upload-{number}", "2020-01-01T00:00:00Z")
+    sink = folder_sink(tmp_path)
+    for path in ("stray", "a/stray", "a/_manifests/stray", "a/_manifests/tags/stray", "b/_x/y/z"):
+        sink(REPOSITORIES + path, b"")
+    for path in ("stray", "sha256/stray", "sha256/aa/stray", "sha256/aa/b/c", "sha512/x/y/z/data"):
+        sink(BLOBS + path, b"")
+    storage = FilesystemStorage(str(tmp_path))
+    for prefix in (REPOSITORIES, BLOBS):
+        ranges, strays = first_ranges(storage, prefix, workers)
+        found = seen(storage, ranges)
+        found.update(strays)
+        assert found == Counter(every_file(tmp_path, prefix))
+        assert not any(stray.endswith(("/link", "/data")) for stray in strays)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 8])
+def test_few_blobs_are_blobs_however_many_workers_there_are(tmp_path: Path, workers: int) -> None:
+    tree = RegistryTree(folder_sink(tmp_path))
+    tree.image("a", "v1", layers=[b"x"])
+    ranges, strays = first_ranges(FilesystemStorage(str(tmp_path)), BLOBS, workers)
+    assert strays == []
+    assert len(ranges) >= 1
+
+
+def test_there_are_several_ranges_for_each_worker(tmp_path: Path) -> None:
+    tree = RegistryTree(folder_sink(tmp_path))
+    for number in range(60):
+        tree.image(f"group/r{number}", "v1", layers=[b"%d" % number])
+    storage = FilesystemStorage(str(tmp_path))
+    for prefix in (REPOSITORIES, BLOBS):
+        ranges, _ = first_ranges(storage, prefix, 4)
+        assert 16 <= len(ranges) <= 64
+        assert len(first_ranges(storage, prefix, 1)[0]) == 1
+
+
+def test_repositories_that_are_called_like_parts_of_one_are_seen(tmp_path: Path) -> None:
+    tree = RegistryTree(folder_sink(tmp_path))
+    for name in ("tags", "revisions/tags", "blobs/sha256", "link", "data/link"):
+        tree.image(name, "v1", layers=[name.encode()])
+    storage = FilesystemStorage(str(tmp_path))
+    for workers in (1, 2, 8):
+        ranges, strays = first_ranges(storage, REPOSITORIES, workers)
+        assert seen(storage, ranges) == Counter(every_file(tmp_path, REPOSITORIES))
+        assert strays == []
+
+
+@pytest.mark.parametrize("workers", [1, 2, 8])
+def test_a_folder_with_nothing_in_it_is_told_as_hollow(tmp_path: Path, workers: int) -> None:
+    empty = repository_path("empty")
+    (tmp_path / empty / "_layers").mkdir(parents=True)
+    (tmp_path / REPOSITORIES / "bare").mkdir()
+    RegistryTree(folder_sink(tmp_path)).image("a", "v1")
+    storage = FilesystemStorage(str(tmp_path))
+    ranges, _ = first_ranges(storage, REPOSITORIES, workers)
+    hollow = {
+        folder for unit in ranges for page in Walk(storage, unit).pages() for folder in page.hollow
+    }
+    assert f"{empty}/_layers" in hollow
+    assert f"{REPOSITORIES}bare" in hollow
+    assert not any(folder.startswith(f"{REPOSITORIES}a/") for folder in hollow)
+
+
+def test_a_root_without_anything_has_no_paths(tmp_path: Path) -> None:
+    storage = FilesystemStorage(str(tmp_path))
+    for workers in (1, 4):
+        ranges, strays = first_ranges(storage, BLOBS, workers)
+        assert not seen(storage, ranges)
+        assert strays == []

@@ -1,0 +1,432 @@
+"""Deleting: in a safe order, stoppable at each single delete, with nothing claimed but done."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core_support import Watcher
+from registry_drivers.base import Capabilities, Deletion, Outcome
+from registry_drivers.errors import StorageError, Unavailable
+from registry_drivers.filesystem import FilesystemStorage
+from registry_gc.layout import BLOBS, REPOSITORIES, layer_link, revision_link
+from registry_gc.run_file import Kind, Row, RowState, RunFile, RunFileError
+from registry_gc.sweep import Stop, Swept, sweep, tidy
+from registry_tree import RegistryTree, blob_path, folder_sink, layer_link_path, sha256
+
+FOLDERS = Capabilities(delete_batch=4, folders=True)
+OBJECTS = Capabilities(delete_batch=4, folders=False, workers=4)
+BOTH = pytest.mark.parametrize("capabilities", [FOLDERS, OBJECTS], ids=["folders", "objects"])
+
+
+@dataclass
+class Storage:
+    """A deleter that does as it is told, and remembers what it did.
+
+    ``answers``: what becomes of a path, if it is not deleted. ``fail_at``: the number of the
+    delete that raises instead, counted from 1.
+    """
+
+    batch: int = 4
+    answers: dict[str, Outcome] = field(default_factory=dict)
+    fail_at: int = 0
+    error: Exception = field(default_factory=lambda: Unavailable("gone away"))
+    deleted: list[str] = field(default_factory=list)
+    before: Callable[[str], None] = lambda path: None
+    _guard: threading.Lock = field(default_factory=threading.Lock)
+    _count: int = 0
+
+    def delete(self, paths: Iterable[str]) -> Iterator[Outcome]:
+        remaining = iter(paths)
+        while batch := list(islice(remaining, self.batch)):
+            for path in batch:
+                self.before(path)
+                with self._guard:
+                    self._count += 1
+                    if self._count == self.fail_at:
+                        raise self.error
+                    outcome = self.answers.get(path, Outcome(path, Deletion.DELETED))
+                    if outcome.result is Deletion.DELETED:
+                        self.deleted.append(path)
+                yield outcome
+
+    def remove_folders(self, folders: Iterable[str], *, floor: str) -> int:
+        raise AssertionError("sweeping removes no folders")
+
+
+def rows(kind: Kind, count: int, size: int = 10) -> list[Row]:
+    return [
+        Row(kind, "a", f"sha256:{n:064x}", f"{kind.label}/{n}/link", size, None, "dead")
+        for n in range(count)
+    ]
+
+
+@pytest.fixture
+def run_file(tmp_path: Path) -> RunFile:
+    return RunFile.create(str(tmp_path / "run.sqlite"))
+
+
+def states(run_file: RunFile) -> dict[RowState, int]:
+    """How many rows are in each state."""
+    found = {state: sum(run_file.count(kind, state).rows for kind in Kind) for state in RowState}
+    return {state: count for state, count in found.items() if count}
+
+
+def run(
+    run_file: RunFile,
+    storage: Storage,
+    capabilities: Capabilities = FOLDERS,
+    look: Callable[[], Stop | None] = lambda: None,
+    interrupted: Callable[[], bool] = lambda: False,
+    watcher: Watcher | None = None,
+) -> Swept:
+    return sweep(run_file, storage, capabilities, look, interrupted, watcher or Watcher())
+
+
+# What is done
+
+
+@BOTH
+def test_every_planned_row_is_deleted_and_written_down(
+    run_file: RunFile, capabilities: Capabilities
+) -> None:
+    for kind in Kind:
+        run_file.add(rows(kind, 10))
+    storage, watcher = Storage(), Watcher()
+    swept = run(run_file, storage, capabilities, watcher=watcher)
+    assert (swept.stopped, swept.error) == (None, None)
+    assert len(set(storage.deleted)) == len(storage.deleted) == 60
+    assert states(run_file) == {RowState.DELETED: 60}
+    assert watcher.advanced == 60
+    assert watcher.finished == len(watcher.phases) == 6
+    assert all(name.startswith("deleting") and count == 10 for name, count in watcher.phases)
+
+
+@BOTH
+@pytest.mark.parametrize("order", [1, -1])
+def test_one_kind_is_done_with_before_the_next_begins(
+    run_file: RunFile, capabilities: Capabilities, order: int
+) -> None:
+    """However they were planned: links before what they link to."""
+    for kind in list(Kind)[::order]:
+        run_file.add(rows(kind, 9))
+    storage = Storage()
+    run(run_file, storage, capabilities)
+    kinds = [path.partition("/")[0] for path in storage.deleted]
+    wanted = ["tag-index", "signature", "revision", "layer-link", "blob", "upload"]
+    assert kinds == [label for label in wanted for _ in range(9)]
+
+
+def test_on_a_filesystem_the_order_of_the_plan_is_kept(run_file: RunFile) -> None:
+    planned = rows(Kind.REVISION, 30)[::-1]
+    run_file.add(planned)
+    storage = Storage()
+    run(run_file, storage)
+    assert storage.deleted == [row.path for row in planned]
+
+
+def test_rows_that_are_done_already_are_left_alone(run_file: RunFile) -> None:
+    run_file.add(rows(Kind.BLOB, 4))
+    run_file.record([(1, RowState.DELETED, ""), (3, RowState.FAILED, "denied")])
+    storage = Storage()
+    run(run_file, storage)
+    assert storage.deleted == ["blob/1/link", "blob/3/link"]
+
+
+@BOTH
+def test_each_outcome_is_written_down_as_the_storage_told_it(
+    run_file: RunFile, capabilities: Capabilities
+) -> None:
+    run_file.add(rows(Kind.BLOB, 6))
+    storage = Storage(
+        answers={
+            "blob/1/link": Outcome("blob/1/link", Deletion.GONE_ALREADY),
+            "blob/4/link": Outcome("blob/4/link", Deletion.FAILED, "held by a policy"),
+        }
+    )
+    swept = run(run_file, storage, capabilities)
+    assert states(run_file) == {
+        RowState.DELETED: 4,
+        RowState.GONE_ALREADY: 1,
+        RowState.FAILED: 1,
+    }
+    assert list(run_file.failures()) == [("blob/4/link", "held by a policy")]
+    assert run_file.count(Kind.BLOB, RowState.DELETED).bytes == 40
+    assert swept.folders == {f"blob/{number}" for number in range(6)} - {"blob/4"}
+
+
+@BOTH
+def test_a_failed_delete_does_not_stop_the_rest(
+    run_file: RunFile, capabilities: Capabilities
+) -> None:
+    for kind in Kind:
+        run_file.add(rows(kind, 5))
+    paths = [row.path for kind in Kind for row in rows(kind, 5)]
+    failed = {path: Outcome(path, Deletion.FAILED, "no") for path in paths[:10]}
+    run(run_file, Storage(answers=failed), capabilities)
+    assert states(run_file) == {RowState.FAILED: 10, RowState.DELETED: 20}
+
+
+def test_nothing_planned_is_nothing_asked(run_file: RunFile) -> None:
+    watcher = Watcher()
+    asked: list[int] = []
+
+    def look() -> None:
+        asked.append(1)
+
+    run(run_file, Storage(), look=look, watcher=watcher)
+    assert (asked, watcher.phases) == ([], [])
+
+
+# Stopping
+
+
+@BOTH
+def test_the_guard_is_asked_before_each_batch_and_its_no_stops_before_the_batch(
+    run_file: RunFile, capabilities: Capabilities
+) -> None:
+    run_file.add(rows(Kind.REVISION, 8))
+    run_file.add(rows(Kind.BLOB, 8))
+    answers = iter([None, None, None, Stop.REFUSED])
+    storage, watcher = Storage(), Watcher()
+    swept = run(run_file, storage, capabilities, lambda: next(answers), watcher=watcher)
+    assert swept.stopped is Stop.REFUSED
+    assert len(storage.deleted) == 12
+    assert states(run_file) == {RowState.DELETED: 12, RowState.PLANNED: 4}
+    assert watcher.finished == len(watcher.phases)
+
+
+@BOTH
+def test_a_guard_that_says_no_at_once_lets_nothing_go(
+    run_file: RunFile, capabilities: Capabilities
+) -> None:
+    run_file.add(rows(Kind.BLOB, 8))
+    storage = Storage()
+    assert run(run_file, storage, capabilities, lambda: Stop.REFUSED).stopped is Stop.REFUSED
+    assert storage.deleted == []
+
+
+@BOTH
+def test_a_guard_that_cannot_be_asked_lets_nothing_more_go(
+    run_file: RunFile, capabilities: Capabilities
+) -> None:
+    run_file.add(rows(Kind.BLOB, 12))
+    looks = 0
+
+    def look() -> Stop | None:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            raise StorageError("lost")
+        return None
+
+    storage = Storage()
+    with pytest.raises(StorageError, match="lost"):
+        run(run_file, storage, capabilities, look)
+    assert len(storage.deleted) == 4
+    assert states(run_file) == {RowState.DELETED: 4, RowState.PLANNED: 8}
+
+
+@pytest.mark.parametrize("after", range(8))
+def test_an_interrupt_stops_before_the_next_single_delete(run_file: RunFile, after: int) -> None:
+    run_file.add(rows(Kind.REVISION, 3))
+    run_file.add(rows(Kind.BLOB, 5))
+    storage = Storage(batch=1)
+    swept = run(run_file, storage, interrupted=lambda: len(storage.deleted) >= after)
+    assert swept.stopped is Stop.INTERRUPTED
+    assert len(storage.deleted) == after
+    assert states(run_file).get(RowState.DELETED, 0) == after
+    assert states(run_file)[RowState.PLANNED] == 8 - after
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 25), st.booleans(), st.integers(1, 6))
+def test_stopped_anywhere_and_taken_up_again_everything_goes_once(
+    after: int, objects: bool, batch: int
+) -> None:
+    with TemporaryDirectory() as folder:
+        run_file = RunFile.create(f"{folder}/run.sqlite")
+        for kind in Kind:
+            run_file.add(rows(kind, 4))
+        capabilities = OBJECTS if objects else FOLDERS
+        storage = Storage(batch=batch)
+        run(
+            run_file,
+            storage,
+            capabilities,
+            interrupted=lambda: len(storage.deleted) >= after,
+        )
+        done = set(storage.deleted)
+        assert {row.path for kind in Kind for row in run_file.rows(kind, RowState.DELETED)} == done
+        run(run_file, storage, capabilities)
+        assert len(storage.deleted) == len(set(storage.deleted)) == 24
+        assert states(run_file) == {RowState.DELETED: 24}
+        run_file.close()
+
+
+@BOTH
+@pytest.mark.parametrize("fail_at", [1, 3, 4, 5, 12])
+def test_a_batch_that_raises_keeps_what_was_told_before_and_ends_the_sweep(
+    run_file: RunFile, capabilities: Capabilities, fail_at: int
+) -> None:
+    run_file.add(rows(Kind.REVISION, 12))
+    run_file.add(rows(Kind.BLOB, 12))
+    storage, watcher = Storage(fail_at=fail_at), Watcher()
+    with pytest.raises(Unavailable, match="gone away"):
+        run(run_file, storage, capabilities, watcher=watcher)
+    assert not any(path.startswith("blob/") for path in storage.deleted)
+    found = states(run_file)
+    assert found.get(RowState.DELETED, 0) == len(storage.deleted)
+    assert found[RowState.PLANNED] == 24 - len(storage.deleted)
+    if capabilities.folders:
+        assert len(storage.deleted) == fail_at - 1
+    assert watcher.finished == 1
+
+
+@BOTH
+def test_an_error_nobody_expected_is_raised_and_what_was_told_is_kept(
+    run_file: RunFile, capabilities: Capabilities
+) -> None:
+    run_file.add(rows(Kind.BLOB, 12))
+    storage = Storage(fail_at=7, error=RuntimeError("a bug"))
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(run_file, storage, capabilities)
+    assert states(run_file)[RowState.DELETED] == len(storage.deleted)
+
+
+def test_a_journal_that_cannot_be_written_ends_the_sweep(
+    run_file: RunFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_file.add(rows(Kind.REVISION, 12))
+    run_file.add(rows(Kind.BLOB, 12))
+
+    def refuse(*_: object) -> None:
+        raise RunFileError("no room anywhere")
+
+    monkeypatch.setattr(RunFile, "record", refuse)
+    storage = Storage()
+    with pytest.raises(RunFileError, match="no room"):
+        run(run_file, storage)
+    assert len(storage.deleted) == 4
+
+
+def test_batches_go_side_by_side_where_the_wait_is_what_takes_the_time(
+    run_file: RunFile,
+) -> None:
+    run_file.add(rows(Kind.BLOB, 16))
+    together = threading.Barrier(4)
+
+    def wait_for_the_others(path: str) -> None:
+        if path.removesuffix("/link").rpartition("/")[2] in {"0", "4", "8", "12"}:
+            together.wait(timeout=60)
+
+    storage = Storage(before=wait_for_the_others)
+    run(run_file, storage, OBJECTS)
+    assert states(run_file) == {RowState.DELETED: 16}
+
+
+def test_no_batch_is_larger_than_the_storage_takes(run_file: RunFile) -> None:
+    run_file.add(rows(Kind.BLOB, 11))
+    sizes: list[int] = []
+
+    class Counting(Storage):
+        def delete(self, paths: Iterable[str]) -> Iterator[Outcome]:
+            batch = list(paths)
+            sizes.append(len(batch))
+            return super().delete(batch)
+
+    run(run_file, Counting(), OBJECTS)
+    assert sorted(sizes) == [3, 4, 4]
+
+
+# Folders
+
+
+class Folders:
+    """Remembers which folders it was asked to remove."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+
+    def delete(self, paths: Iterable[str]) -> Iterator[Outcome]:
+        raise AssertionError("tidying deletes no files")
+
+    def remove_folders(self, folders: Iterable[str], *, floor: str) -> int:
+        self.asked += [(folder, floor) for folder in folders]
+        return 0
+
+
+def test_on_object_stores_there_is_nothing_to_tidy() -> None:
+    folders = Folders()
+    tidy(folders, OBJECTS, {"x"}, keep_repositories=False)
+    assert folders.asked == []
+
+
+def test_tidying_begins_with_the_deepest_and_ends_at_its_floor() -> None:
+    folders = Folders()
+    digest = sha256(b"x")
+    blob = blob_path(digest).rpartition("/")[0]
+    link = layer_link("a/b", digest).rpartition("/")[0]
+    everything = {
+        blob,
+        link,
+        f"{REPOSITORIES}a",
+        f"{REPOSITORIES}a/b/_layers",
+        REPOSITORIES.rstrip("/"),
+        BLOBS.rstrip("/"),
+        f"{BLOBS}sha256",
+        f"{BLOBS}stray",
+    }
+    tidy(folders, FOLDERS, everything, keep_repositories=False)
+    assert [entry for entry in folders.asked if entry[1] != REPOSITORIES] == [
+        (blob, f"{BLOBS}sha256/")
+    ]
+    assert [folder for folder, floor in folders.asked if floor == REPOSITORIES] == [
+        link,
+        f"{REPOSITORIES}a/b/_layers",
+        f"{REPOSITORIES}a",
+    ]
+
+
+def test_repositories_that_are_kept_keep_their_three_folders() -> None:
+    folders = Folders()
+    digest = sha256(b"x")
+    below = {
+        layer_link("a", digest).rpartition("/")[0],
+        revision_link("a", digest).rpartition("/")[0],
+        f"{REPOSITORIES}a/_uploads/u",
+        f"{REPOSITORIES}a/_layers",
+        f"{REPOSITORIES}a",
+        f"{REPOSITORIES}group",
+    }
+    tidy(folders, FOLDERS, below, keep_repositories=True)
+    assert {(folder, floor) for folder, floor in folders.asked} == {
+        (layer_link("a", digest).rpartition("/")[0], f"{REPOSITORIES}a/_layers/"),
+        (revision_link("a", digest).rpartition("/")[0], f"{REPOSITORIES}a/_manifests/"),
+        (f"{REPOSITORIES}a/_uploads/u", f"{REPOSITORIES}a/_uploads/"),
+    }
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_on_a_real_disk_only_what_is_empty_goes(tmp_path: Path, keep: bool) -> None:
+    tree = RegistryTree(folder_sink(tmp_path))
+    one, other = tree.layer("a", b"1"), tree.layer("a/b", b"2")
+    storage = FilesystemStorage(str(tmp_path))
+    gone = [layer_link_path("a", one), blob_path(one)]
+    assert all(outcome.result is Deletion.DELETED for outcome in storage.delete(gone))
+    folders = {path.rpartition("/")[0] for path in gone}
+    folders.add(layer_link_path("a/b", other).rpartition("/")[0])
+    tidy(storage, storage.capabilities, folders, keep_repositories=keep)
+    assert not (tmp_path / blob_path(one)).parent.exists()
+    assert (tmp_path / REPOSITORIES / "a/_layers").exists() is keep
+    assert not (tmp_path / REPOSITORIES / "a/_layers/sha256").exists()
+    assert (tmp_path / layer_link_path("a/b", other)).exists()
+    assert (tmp_path / BLOBS / "sha256").exists()
