@@ -126,6 +126,18 @@ class ReferenceCache:
         except sqlite3.Error as error:
             self._give_up(error)
 
+    def forget(self, keys: Keys) -> None:
+        """Remember *keys* no longer."""
+        if self._connection is None:
+            return
+        try:
+            with self._connection:
+                self._connection.executemany(
+                    "DELETE FROM manifests WHERE key = ?", [(key.tobytes(),) for key in keys]
+                )
+        except sqlite3.Error as error:
+            self._give_up(error)
+
     def close(self) -> None:
         """Close the file."""
         if self._connection is not None:

@@ -227,11 +227,18 @@ class _Collection:
         cache = None if self.job.cache is None else ReferenceCache.open(self.job.cache)
         try:
             manifests, marking = self._mark(engine, catalog, cutoff, cache)
-            if manifests.unconfirmed():
+            lost = manifests.unconfirmed()
+            if cache is not None and len(lost):
                 self.observer.notice(
-                    f"{manifests.unconfirmed()} manifests that an earlier run has read are gone or "
-                    "of another size; reading all again"
+                    f"{len(lost)} manifests that an earlier run has read are gone or of another "
+                    "size; reading them again"
                 )
+                # Else each run from now on would go this way round.
+                cache.forget(lost)
+                self.run_file.drop_all(Kind.BLOB)
+                manifests, marking = self._mark(engine, catalog, cutoff, cache)
+            if len(manifests.unconfirmed()):
+                # Others, now? Nothing that is remembered is to be relied on.
                 self.run_file.drop_all(Kind.BLOB)
                 manifests, marking = self._mark(engine, catalog, cutoff, None)
         finally:

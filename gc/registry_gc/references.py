@@ -263,7 +263,9 @@ class Manifests:
         order = np.argsort(np.concatenate([self._unread, keys]), kind="stable")
         self._unread = np.concatenate([self._unread, keys])[order]
         self._unread_sizes = np.concatenate([self._unread_sizes, sizes])[order]
-        self._unread_seen = np.zeros(len(order), np.bool_)
+        self._unread_seen = np.concatenate([self._unread_seen, np.zeros(len(keys), np.bool_)])[
+            order
+        ]
         others: dict[bytes, str] = {}
         for row in found:
             if row.others:
@@ -320,9 +322,9 @@ class Manifests:
             at, there = locate(self._unread, keys)
             self._unread_seen[at[there]] |= self._unread_sizes[at[there]] == sizes[there]
 
-    def unconfirmed(self) -> int:
-        """How many remembered manifests no listed blob was the right size for."""
-        return int(np.count_nonzero(~self._unread_seen))
+    def unconfirmed(self) -> Keys:
+        """The remembered manifests for which no listed blob was of the right size."""
+        return self._unread[~self._unread_seen]
 
     @property
     def remembers(self) -> bool:

@@ -42,9 +42,11 @@ CREATE TABLE deletions (
 );
 """
 # Names that are no UTF-8 cannot be bound as text; as bytes that are cast to text they can.
-_INSERT = (
-    "INSERT INTO deletions (phase, kind, repository, digest, path, size, modified, reason) "
-    "VALUES (?, ?, CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, CAST(? AS TEXT))"
+_COLUMNS = "(phase, kind, repository, digest, path, size, modified, reason)"
+_INSERT = f"INSERT INTO deletions {_COLUMNS} VALUES (?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608  # above
+_INSERT_BYTES = (
+    f"INSERT INTO deletions {_COLUMNS} VALUES (?, CAST(? AS TEXT), "  # noqa: S608  # above
+    "CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, CAST(? AS TEXT))"
 )
 
 
@@ -104,6 +106,7 @@ class RunFile:
     def __init__(self, path: str) -> None:
         self.path = path
         self.notices: list[str] = []
+        self._counts: dict[tuple[int, str], Count] | None = None
         self._connection = _create(path)
 
     @classmethod
@@ -149,7 +152,7 @@ class RunFile:
             self._write(_INSERT, values)
         except UnicodeEncodeError:
             # Names that are no UTF-8; they are rare, and encoding all costs as much as writing.
-            self._write(_INSERT, [tuple(map(_encoded, value)) for value in values])
+            self._write(_INSERT_BYTES, [tuple(map(_encoded, value)) for value in values])
 
     def drop(self, kind: Kind, digests: Iterable[str]) -> None:
         """Take rows back that are not dead after all."""
@@ -164,12 +167,19 @@ class RunFile:
 
     def count(self, kind: Kind, *states: RowState) -> Count:
         """How many rows of a kind, in any of *states*, or in all when none is named."""
-        ((rows, size),) = self._read(
-            "SELECT count(*), coalesce(sum(size), 0) FROM deletions "
-            "WHERE phase = ? AND state IN (SELECT value FROM json_each(?))",
-            (kind.phase, json.dumps(states or tuple(RowState))),
-        )
-        return Count(rows, size)
+        if self._counts is None:
+            query = (
+                "SELECT phase, state, count(*), coalesce(sum(size), 0) FROM deletions "
+                "GROUP BY phase, state"
+            )
+            # One pass over the file for all kinds and states: reports ask for most of them.
+            self._counts = {
+                (phase, state): Count(rows, size) for phase, state, rows, size in self._read(query)
+            }
+        found = [
+            self._counts.get((kind.phase, state), Count()) for state in states or tuple(RowState)
+        ]
+        return Count(sum(part.rows for part in found), sum(part.bytes for part in found))
 
     def uploads(self, *states: RowState) -> int:
         """How many uploads have rows in any of *states*, or at all; each has several files."""
@@ -244,6 +254,7 @@ class RunFile:
             raise RunFileError(f"{self.path}: {error}") from error
 
     def _write(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        self._counts = None
         try:
             try:
                 with self._connection:
