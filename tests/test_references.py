@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from core_support import Store, Watcher
 from registry_drivers.errors import AccessDenied
 from registry_drivers.memory import MemoryStorage
+from registry_gc.cache import ReferenceCache
 from registry_gc.digest import Names, empty_keys, key_of, pack
 from registry_gc.engine import SerialEngine, ThreadEngine
 from registry_gc.manifests import SIZE_LIMIT, Kind
@@ -214,3 +217,77 @@ def test_nothing_to_load_is_nothing_to_show(store: Store) -> None:
     manifests.load(pack([key_of(sha256(b"x"))]))
     assert watcher.phases == [("reading manifests", 1)]
     assert (watcher.advanced, watcher.finished) == (1, 1)
+
+
+# Remembered from an earlier run
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[ReferenceCache]:
+    cache = ReferenceCache.open(str(tmp_path / "cache"))
+    yield cache
+    cache.close()
+
+
+def remembering(store: Store, cache: ReferenceCache) -> Manifests:
+    return Manifests(SerialEngine(store.storage), Names(), {}, Watcher(), cache)
+
+
+def test_what_was_read_before_is_not_read_again_and_says_the_same(
+    store: Store, cache: ReferenceCache
+) -> None:
+    image = store.tree.image("a", None, subject=sha512(b"x"), layers=[b"1"])
+    index = store.tree.index("a", None, [image])
+    keys = pack(map(key_of, (image, index)))
+    first = remembering(store, cache)
+    first.load(keys)
+    before = store.storage.requests.read
+    second = remembering(store, cache)
+    second.load(keys)
+    assert store.storage.requests.read == before
+    for digest in (image, index):
+        assert edges(second, digest) == edges(first, digest)
+        assert state(second, digest) is State.OK
+    assert second.batch.subjects.tobytes() == first.batch.subjects.tobytes()
+    assert second._names.others == first._names.others
+    assert (first.remembers, second.remembers) == (False, True)
+
+
+def test_what_is_remembered_counts_once_its_blob_was_listed_with_its_size(
+    store: Store, cache: ReferenceCache
+) -> None:
+    images = [store.tree.image("a", None, layers=[b"%d" % number]) for number in range(3)]
+    keys = pack(map(key_of, images))
+    remembering(store, cache).load(keys)
+    manifests = remembering(store, cache)
+    manifests.load(keys[:2])
+    sizes = np.array([store.tree.size(digest) for digest in images])
+    manifests.check(keys[:1], sizes[:1])
+    manifests.check(keys[1:2], sizes[1:2] + 1)
+    assert manifests.unconfirmed().tobytes() == keys[1:2].tobytes()
+    # More may be met while the listing is under way: what was seen stays seen.
+    manifests.load(keys)
+    manifests.check(keys[1:2], sizes[1:2])
+    assert manifests.unconfirmed().tobytes() == keys[2:].tobytes()
+
+
+def test_what_was_not_understood_is_not_remembered(store: Store, cache: ReferenceCache) -> None:
+    blob, gone = store.tree.blob(b"no manifest"), sha256(b"gone")
+    keys = pack(map(key_of, (blob, gone)))
+    remembering(store, cache).load(keys)
+    before = store.storage.requests.read
+    again = remembering(store, cache)
+    again.load(keys)
+    assert store.storage.requests.read == before + 2
+    assert state(again, blob) is State.UNREADABLE
+    assert state(again, gone) is State.MISSING
+
+
+def test_what_is_forgotten_is_read_again(store: Store, cache: ReferenceCache) -> None:
+    image, other = store.tree.image("a", None), store.tree.image("a", None, layers=[b"1"])
+    keys = pack(map(key_of, (image, other)))
+    remembering(store, cache).load(keys)
+    cache.forget(keys[:1])
+    before = store.storage.requests.read
+    remembering(store, cache).load(keys)
+    assert store.storage.requests.read == before + 1

@@ -156,7 +156,8 @@ def test_sqlite3_reads_it_with_the_tables_that_are_documented(path: Path) -> Non
 
 def test_the_order_of_kinds_is_the_order_of_deletion() -> None:
     order = [kind.label for kind in sorted(Kind, key=lambda kind: kind.phase)]
-    assert order == ["tag-index", "signature", "revision", "layer-link", "blob", "upload"]
+    objects = ["tag-index", "signature", "revision", "layer-link", "blob", "upload"]
+    assert order == [*objects, "versions", "multipart-upload"]
     assert list(Kind) == sorted(Kind, key=lambda kind: kind.phase)
 
 

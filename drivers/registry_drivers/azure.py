@@ -235,7 +235,7 @@ class AzureStorage(ObjectStorage):
         signed = self._credential.sign(method, url, sent)
         answer = self._send(method, self._credential.url(url), signed, body, limit=limit)
         if answer.status >= 300 and answer.status not in expected:
-            code, message = _told(answer.headers, answer.data)
+            code, message = told(answer.headers, answer.data)
             self._fail(answer.status, code, message, path=path, place=not key)
         return answer
 
@@ -320,10 +320,11 @@ class AzureStorage(ObjectStorage):
             md5=md5 if any(md5) else None,
         )
 
-    def _delete_keys(self, keys: Sequence[str]) -> Answered:
+    def _send_deletes(self, blobs: Sequence[tuple[str, Mapping[str, str]]]) -> dict[int, Part]:
+        """Ask once to delete blobs, each with a query that may name a version of it."""
         requests = []
-        for key in keys:
-            url = self._url(key)
+        for key, query in blobs:
+            url = self._url(key, query)
             # Each is signed by itself, as if it were sent alone.
             signed = self._credential.sign("DELETE", url, {"Content-Length": "0"})
             place = urlsplit(self._credential.url(url))
@@ -338,7 +339,10 @@ class AzureStorage(ObjectStorage):
             headers={"Content-Type": content_type},
             body=body,
         )
-        parts = parts_of(answer)
+        return parts_of(answer)
+
+    def _delete_keys(self, keys: Sequence[str]) -> Answered:
+        parts = self._send_deletes([(key, {}) for key in keys])
         return {
             key: _outcome(key, parts[number]) if number in parts else "the answer leaves it out"
             for number, key in enumerate(keys)
@@ -353,7 +357,7 @@ class AzureStorage(ObjectStorage):
         )
         if answer.status < 300:
             return
-        code, message = _told(answer.headers, answer.data)
+        code, message = told(answer.headers, answer.data)
         if if_absent and code in ("BlobAlreadyExists", "ConditionNotMet"):
             raise AlreadyExists("it is there already", path=path, driver=self.driver)
         self._fail(answer.status, code, message, path=path)
@@ -379,14 +383,14 @@ def _escaped(name: bytes) -> bytes:
 def _outcome(key: str, part: Part) -> Outcome | str:
     if part.status < 300:
         return Outcome(key, Deletion.DELETED)
-    code, message = _told(part.headers, part.data)
+    code, message = told(part.headers, part.data)
     if code == "BlobNotFound":
         return Outcome(key, Deletion.GONE_ALREADY)
     text = f"{code}: {message} (HTTP {part.status})"
     return text if is_passing(part.status, code) else Outcome(key, Deletion.FAILED, text)
 
 
-def _told(headers: Mapping[str, str], data: bytes) -> tuple[str, str]:
+def told(headers: Mapping[str, str], data: bytes) -> tuple[str, str]:
     """Code and message of an error; a HEAD has a header only."""
     code = headers.get("x-ms-error-code", "") or text_of(data, b"Code")
     # The first line: after it come the request's id and time.

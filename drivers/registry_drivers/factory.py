@@ -13,6 +13,7 @@ from typing import Any
 
 from registry_drivers.base import Storage
 from registry_drivers.errors import DriverConfigError, MissingExtra
+from registry_drivers.versions import Versioned
 
 # Name in the config -> module, the function in it that opens a storage, and the extra.
 DRIVERS = {
@@ -23,6 +24,13 @@ DRIVERS = {
     "gcs": ("gcs", "open_gcs", "gcs"),
     "azure": ("azure", "open_azure", "azure"),
     "azure_v2": ("azure", "open_azure", "azure"),
+}
+
+# Module of the driver -> module and class that knows what its storage keeps of what is deleted.
+_VERSIONS = {
+    "s3": ("s3_versions", "S3Versions"),
+    "gcs": ("gcs_versions", "GCSVersions"),
+    "azure": ("azure_versions", "AzureVersions"),
 }
 
 
@@ -57,6 +65,19 @@ def open_storage(spec: StorageSpec) -> Storage:
     except ImportError as error:
         raise _not_importable(error, spec.driver, module_name, extra) from error
     return storage
+
+
+def versions_of(storage: Storage) -> Versioned | None:
+    """Who tells what *storage* keeps of what is deleted; None where a delete is a delete.
+
+    :param storage: a driver itself: wrappers count, or wait, for requests that they see.
+    """
+    module_name, class_name = _VERSIONS.get(DRIVERS.get(storage.driver, ("",))[0], ("", ""))
+    if not module_name:
+        return None
+    module = importlib.import_module(f"registry_drivers.{module_name}")
+    versions: Versioned = getattr(module, class_name)(storage)
+    return versions
 
 
 def _spelling(driver: str) -> dict[str, str]:

@@ -17,7 +17,6 @@ import os
 import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
 from typing import Any
 
 from registry_drivers.base import (
@@ -264,10 +263,9 @@ class FilesystemStorage:
 
         :raises StorageError: the root is another folder than it was: nothing can be told.
         """
-        remaining = iter(paths)
-        while batch := list(islice(remaining, _DELETE_BATCH)):
-            for path in batch:
-                yield self._delete(path)
+        # One by one: who is interrupted hands out no further path, and that ends it at once.
+        for path in paths:
+            yield self._delete(path)
 
     def _delete(self, path: str) -> Outcome:
         try:

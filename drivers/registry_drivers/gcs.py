@@ -246,17 +246,20 @@ class GCSStorage(ObjectStorage):
             headers["Content-Type"] = content_type
         answer = self._send(method, url, headers, body, limit=limit)
         if answer.status >= 300:
-            code, message = _told(answer.data)
+            code, message = told(answer.data)
             self._fail(answer.status, code, message, path=path, place=place)
         return answer
 
     def _object(self, key: str) -> str:
         return f"{self._objects}/{quote(key, safe='')}"
 
-    def _list(self, path: str, query: Mapping[str, str]) -> _Items:
+    def _get_list(self, path: str, query: Mapping[str, str]) -> bytes:
         url = f"{self._objects}?{urlencode(query, quote_via=quote)}"
+        return self._request("GET", url, path=path, place=True).data
+
+    def _list(self, path: str, query: Mapping[str, str]) -> _Items:
         try:
-            items = _decode_items(self._request("GET", url, path=path, place=True).data)
+            items = _decode_items(self._get_list(path, query))
         except msgspec.DecodeError as error:
             raise MalformedListing(f"the answer is no listing: {error}") from error
         if items.kind != "storage#objects":
@@ -317,18 +320,22 @@ class GCSStorage(ObjectStorage):
             md5=md5 if any(md5) else None,
         )
 
-    def _delete_keys(self, keys: Sequence[str]) -> Answered:
+    def _send_deletes(self, versions: Sequence[tuple[str, str]]) -> dict[int, Part]:
+        """Ask once to delete keys, each with a query that may name a version of it."""
         place = urlsplit(self._objects)
         body, content_type = batch_of(
             [
-                f"DELETE {place.path}/{quote(key, safe='')} HTTP/1.1\r\n"
+                f"DELETE {place.path}/{quote(key, safe='')}{query} HTTP/1.1\r\n"
                 f"Host: {place.netloc}\r\nContent-Length: 0"
-                for key in keys
+                for key, query in versions
             ],
             "<b+",
         )
         url = f"{self._endpoint}/batch/storage/v1"
-        parts = parts_of(self._request("POST", url, body, content_type))
+        return parts_of(self._request("POST", url, body, content_type))
+
+    def _delete_keys(self, keys: Sequence[str]) -> Answered:
+        parts = self._send_deletes([(key, "") for key in keys])
         return {
             key: _outcome(key, parts[number]) if number in parts else "the answer leaves it out"
             for number, key in enumerate(keys)
@@ -355,7 +362,7 @@ class GCSStorage(ObjectStorage):
         if if_absent and answer.status == 412:
             raise AlreadyExists("it is there already", path=path, driver=self.driver)
         if answer.status >= 300:
-            self._fail(answer.status, *_told(answer.data), path=path)
+            self._fail(answer.status, *told(answer.data), path=path)
 
     def _copy(self, entry: Entry, source: str, target: str) -> None:
         token = ""
@@ -387,12 +394,12 @@ def _outcome(key: str, part: Part) -> Outcome | str:
         return Outcome(key, Deletion.DELETED)
     if part.status == 404:
         return Outcome(key, Deletion.GONE_ALREADY)
-    code, message = _told(part.data)
+    code, message = told(part.data)
     text = f"{code}: {message} (HTTP {part.status})"
     return text if is_passing(part.status, code) else Outcome(key, Deletion.FAILED, text)
 
 
-def _told(content: bytes) -> tuple[str, str]:
+def told(content: bytes) -> tuple[str, str]:
     """Reason and message of an error of the JSON API."""
     try:
         error = json.loads(content)["error"]

@@ -202,7 +202,13 @@ class ObjectStorage(abc.ABC):
 
     def _pages(self, prefix: str, start_after: str | None) -> Iterator[Page]:
         self._prepare()
-        after = self.folder + start_after if start_after else ""
+        after = start_after or ""
+        if not after.startswith(prefix):
+            # Some stores refuse a bound that does not begin with the prefix.
+            if after.encode() > prefix.encode():
+                return
+            after = ""
+        after = self.folder + after if after else ""
         token = ""
         while True:
 

@@ -15,13 +15,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import quote, unquote_to_bytes, urlsplit
-from xml.sax.saxutils import escape
+from urllib.parse import quote, urlsplit
 
 from registry_drivers.base import Capabilities, Deletion, Entry, Outcome
 from registry_drivers.columns import (
-    Column,
-    MalformedListing,
     columns,
     integers,
     md5s_of_etags,
@@ -44,10 +41,10 @@ from registry_drivers.object_store import (
     Listed,
     ObjectStorage,
     addressable,
-    is_passing,
 )
 from registry_drivers.parameters import Parameters
 from registry_drivers.retry import Retry
+from registry_drivers.s3_answers import delete_body, errors_of, names_of, next_token, xml_holds
 from registry_drivers.web import (
     CA_HINT,
     CONNECT_SECONDS,
@@ -280,11 +277,11 @@ class S3Storage(ObjectStorage):
             if after and not token:
                 self.requests.add(list=1)
                 return self._list_page(prefix, after, "")
-        token = _next_token(document)
+        token = next_token(document)
         keys, sizes, modified, etags = columns(
             document, b"Contents", [b"Key", b"Size", b"LastModified", b"ETag"]
         )
-        names = _names(document, keys)
+        names = names_of(document, keys)
         if self.seekable and any(map(operator.ge, names, islice(names, 1, None))):
             raise StorageError(
                 "this storage does not list in order, and is none that is known to do so",
@@ -307,12 +304,12 @@ class S3Storage(ObjectStorage):
         if token:
             query.append(("continuation-token", token))
         document = self._request("GET", query=query, path=prefix).data
-        token = _next_token(document)
+        token = next_token(document)
         (folders,) = columns(document, b"CommonPrefixes", [b"Prefix"])
         (files,) = columns(document, b"Contents", [b"Key"])
         return Level(
-            [name.decode() for name in _names(document, folders)],
-            [name.decode() for name in _names(document, files)],
+            [name.decode() for name in names_of(document, folders)],
+            [name.decode() for name in names_of(document, files)],
             token,
         )
 
@@ -341,30 +338,28 @@ class S3Storage(ObjectStorage):
         return self._encrypted_by_kms or by.startswith("aws:kms")
 
     def _delete_keys(self, keys: Sequence[str]) -> Answered:
-        # Keys with characters that XML cannot hold would spoil the whole request.
-        awkward = [key for key in keys if any(char < " " and char not in "\t\n\r" for char in key)]
+        awkward = [key for key in keys if not xml_holds(key)]
         answered: Answered = {}
         for key in awkward:
             answered[key] = self._delete_key(key)
         rest = [key for key in keys if key not in answered]
         if rest:
-            objects = "".join(f"<Object><Key>{escape(key, _KEPT)}</Key></Object>" for key in rest)
-            answered.update(self._delete_objects(rest, objects))
+            answered.update(self._delete_objects(rest))
         return answered
 
-    def _delete_objects(self, keys: Sequence[str], objects: str) -> Answered:
-        body = (
-            '<?xml version="1.0" encoding="UTF-8"?>'
-            '<Delete xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
-            f"{objects}<Quiet>false</Quiet></Delete>"
-        ).encode()
-        md5 = hashlib.md5(body, usedforsecurity=False).digest()
-        headers = {"Content-MD5": base64.b64encode(md5).decode(), "Content-Type": "application/xml"}
+    def _send_deletes(self, versions: Sequence[tuple[str, str]]) -> bytes:
+        """Ask once to delete keys, or versions of them, and return the whole answer."""
+        body = delete_body(versions)
+        headers = {"Content-MD5": _md5(body), "Content-Type": "application/xml"}
         document = self._request("POST", query=[("delete", "")], headers=headers, body=body).data
         if b"DeleteResult" not in document:
             code, message = text_of(document, b"Code"), text_of(document, b"Message")
             raise Unavailable(f"no answer to a delete: {code} {message}", driver=self.driver)
-        answered = _errors(document)
+        return document
+
+    def _delete_objects(self, keys: Sequence[str]) -> Answered:
+        document = self._send_deletes([(key, "") for key in keys])
+        answered = errors_of(document)
         (deleted,) = columns(document, b"Deleted", [b"Key"])
         named = {unescape(key).decode() for key in deleted if key}
         unnamed = len(deleted) - sum(map(bool, deleted))
@@ -424,7 +419,10 @@ class S3Storage(ObjectStorage):
         self.before_request()
         with self._boto_errors(path):
             try:
-                self._client.put_object(Bucket=self.bucket, Key=key, Body=data, **options)
+                # Where a bucket locks objects by default, it takes none without an MD5.
+                self._client.put_object(
+                    Bucket=self.bucket, Key=key, Body=data, ContentMD5=_md5(data), **options
+                )
             except boto.ClientError as error:
                 status = error.response["ResponseMetadata"]["HTTPStatusCode"]
                 if if_absent and status == 412:
@@ -476,9 +474,6 @@ class S3Storage(ObjectStorage):
         self._client.close()
 
 
-_KEPT = {"\r": "&#13;", "\n": "&#10;", "\t": "&#9;"}
-
-
 def _write_options(given: Parameters) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if given.flag("encrypt", False):
@@ -490,6 +485,10 @@ def _write_options(given: Parameters) -> dict[str, Any]:
     return options
 
 
+def _md5(data: bytes) -> str:
+    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+
+
 def _quote(text: str, safe: str = "") -> str:
     return quote(text, safe=safe + "-_.~")
 
@@ -499,40 +498,3 @@ def _meaning(answer: Answer) -> str:
     return {401: "not signed in", 403: "access denied", 404: "not found"}.get(
         answer.status, "the storage refused"
     )
-
-
-def _next_token(document: bytes) -> str:
-    """What asks for the next page; a page that was cut off is no page."""
-    if not document.rstrip().endswith(b"ListBucketResult>"):
-        raise MalformedListing("the answer is no whole listing")
-    truncated = text_of(document, b"IsTruncated").strip().lower()
-    if truncated == "true":
-        token = text_of(document, b"NextContinuationToken")
-        if not token:
-            raise MalformedListing("the listing goes on, but does not say where")
-        return token
-    if truncated != "false":
-        raise MalformedListing("the listing does not say whether it is whole")
-    return ""
-
-
-def _names(document: bytes, names: Column) -> Column:
-    """Keys as they are, from how they stand in the document."""
-    joined = b"".join(names)
-    if b"&" in joined:
-        names = [unescape(name) for name in names]
-    if (b"%" in joined or b"+" in joined) and text_of(document, b"EncodingType") == "url":
-        names = [unquote_to_bytes(name.replace(b"+", b" ")) for name in names]
-    return names
-
-
-def _errors(document: bytes) -> Answered:
-    found: Answered = {}
-    for key, code, message in zip(
-        *columns(document, b"Error", [b"Key", b"Code", b"Message"]), strict=True
-    ):
-        name = unescape(key).decode()
-        said = unescape(code).decode()
-        text = f"{said}: {unescape(message).decode('utf-8', 'replace')}".rstrip(": ")
-        found[name] = text if is_passing(200, said) else Outcome(name, Deletion.FAILED, text)
-    return found

@@ -193,8 +193,9 @@ def _reason(error: BaseException | None) -> str:
         error = error.reason
     if isinstance(error, urllib3.exceptions.SSLError):
         return f"TLS: {error.args[0] if error.args else error}"
-    if isinstance(error, urllib3.exceptions.TimeoutError):
-        return "timed out"
+    # A refused connection is a kind of time-out to urllib3.
     if isinstance(error, urllib3.exceptions.NewConnectionError):
         return "cannot connect" if error.__cause__ is None else f"cannot connect: {error.__cause__}"
+    if isinstance(error, urllib3.exceptions.TimeoutError):
+        return "timed out"
     return f"{type(error).__name__}: connection broken"

@@ -18,6 +18,8 @@ import numpy as np
 
 from registry_drivers.base import Storage
 from registry_drivers.errors import NotFound, StorageError
+from registry_drivers.factory import versions_of
+from registry_drivers.versions import Keep, VersionReader
 from registry_drivers.wrappers import ReadOnly
 from registry_gc import __version__
 from registry_gc.arrays import within
@@ -35,6 +37,13 @@ from registry_gc.plan import dead_blobs, dead_links
 from registry_gc.policy import Policy
 from registry_gc.references import Manifests, State
 from registry_gc.report.model import Report, Tally
+from registry_gc.retained import (
+    Retained,
+    leftover_rows,
+    leftovers_of,
+    multipart_rows,
+    shows_leftovers,
+)
 from registry_gc.run_file import Kind, RowState, RunFile, RunFileError
 from registry_gc.signatures import read_signatures
 from registry_gc.sweep import Stop, sweep, tidy
@@ -134,6 +143,9 @@ class _Collection:
         self.looked_at = 0.0
         self.stop_reason = ""
         self.live_manifests = 0
+        self.versions = versions_of(job.storage)
+        self.keeps: tuple[Keep, ...] = ()
+        self.retained = Retained()
 
     def run(self) -> Report:
         code = 0
@@ -266,6 +278,8 @@ class _Collection:
                 "findings": [[found.code, found.message] for found in self.findings],
             },
         )
+        if self.versions is not None:
+            self._plan_retained(self.versions, cutoff)
         self._notices()
         self.live_manifests = int(
             np.count_nonzero(manifests.batch.states[manifests_of(marking.live)] != State.MISSING)
@@ -325,6 +339,39 @@ class _Collection:
         self.run_file.drop(Kind.BLOB, catalog.names.texts(revived))
         return again
 
+    def _plan_retained(self, versions: VersionReader, cutoff: float) -> None:
+        """Find out what the storage keeps of what is deleted, and say so before anything goes."""
+        assert self.run_file is not None
+        assert self.catalog is not None
+        assert self.marking is not None
+        policy = self.job.policy
+        self.run_file.add(multipart_rows(versions, policy, cutoff))
+        self.keeps = versions.keeps()
+        if shows_leftovers(self.keeps, purge=policy.purge_versions):
+            live = LiveSet([self.marking.digests])
+            self.observer.phase("listing versions", None, "objects")
+            for found in leftovers_of(versions, self.blobs_total):
+                rows = leftover_rows(found, live, self.catalog.names, cutoff, self.retained)
+                if policy.purge_versions:
+                    self.run_file.add(rows)
+                self.observer.advance(len(found))
+            self.observer.finish()
+        dead = self.run_file.count(Kind.BLOB).bytes + self.run_file.count(Kind.UPLOAD).bytes
+        for keep in self.keeps:
+            self.observer.notice(f"{keep.message}. This concerns {dead} bytes that are to go")
+        if self.retained.objects:
+            what = "go too" if policy.purge_versions else "stay; --purge-versions deletes them"
+            self.observer.notice(
+                f"{self.retained.bytes} bytes in old versions of {self.retained.objects} objects "
+                f"that were deleted before: those {what}"
+            )
+        for path in self.retained.recoverable:
+            self.observer.notice(f"{path} is live, but deleted; old versions of it are kept")
+
+    def _purges(self) -> bool:
+        """Whether versions of what this run deletes are there, and have to go."""
+        return self.job.policy.purge_versions and any(keep.listed for keep in self.keeps)
+
     def _notices(self) -> None:
         assert self.run_file is not None
         while self.run_file.notices:
@@ -363,6 +410,8 @@ class _Collection:
                     self._look,
                     self.interrupts,
                     self.observer,
+                    self.versions,
+                    purge=self._purges(),
                 )
                 if swept.stopped is None:
                     self.swept = True
@@ -474,6 +523,10 @@ class _Collection:
             blobs=self._tally(Kind.BLOB),
             layer_links=self._tally(Kind.LAYER_LINK),
             uploads=self._uploads(),
+            keeps=self.keeps,
+            retained=self.retained,
+            versions=self._tally(Kind.VERSIONS),
+            multipart_uploads=self._tally(Kind.MULTIPART),
             already_gone=gone,
             held=held,
             damaged=damaged,

@@ -61,7 +61,8 @@ class Policy:
     ``grace``: seconds; nothing younger is dead, since a push writes blobs before the manifest
     that references them. ``upload_age``: seconds after which an upload is abandoned, None to
     keep all (the operator's own ``uploadpurging`` says so). ``upload_without_start``: also judge
-    uploads that have lost their ``startedat``, by the youngest file in them.
+    uploads that have lost their ``startedat``, by the youngest file in them. ``purge_versions``:
+    delete what the storage keeps of what is deleted, now or before.
     """
 
     delete_untagged: bool = False
@@ -71,6 +72,7 @@ class Policy:
     max_delete: Limit | None = None
     allow_empty: bool = False
     keep_empty_repositories: bool = False
+    purge_versions: bool = False
     releases: tuple[Release, ...] = ()
 
     def released(self, repository: str, digest: str | None) -> bool:

@@ -59,12 +59,19 @@ class Kind(enum.Enum):
     LAYER_LINK = (4, "layer-link")
     BLOB = (5, "blob")
     UPLOAD = (6, "upload")
+    # What the storage keeps of what was deleted, before this run or by it.
+    VERSIONS = (7, "versions")
+    MULTIPART = (8, "multipart-upload")
 
     def __init__(self, phase: int, label: str) -> None:
         self.phase = phase
         """Its place in the order of deletion."""
         self.label = label
         """Its name in the file and in reports."""
+
+
+OBJECT_KINDS = tuple(kind for kind in Kind if kind not in (Kind.VERSIONS, Kind.MULTIPART))
+"""The kinds of which each row is an object; the others are what the storage keeps."""
 
 
 class RowState(enum.StrEnum):
@@ -164,6 +171,23 @@ class RunFile:
     def drop_all(self, kind: Kind) -> None:
         """Take all rows of a kind back."""
         self._write("DELETE FROM deletions WHERE phase = ?", [(kind.phase,)])
+
+    def add_versions_of_deleted(self) -> None:
+        """Append the versions of all that this run has deleted; their bytes are counted already."""
+        self._write(
+            "INSERT INTO deletions (phase, kind, repository, digest, path, size, modified, reason) "
+            "SELECT ?, ?, NULL, digest, path, 0, modified, 'versions of what this run has deleted' "
+            "FROM deletions WHERE phase < ? AND state IN (?, ?) ORDER BY path",
+            [
+                (
+                    Kind.VERSIONS.phase,
+                    Kind.VERSIONS.label,
+                    Kind.VERSIONS.phase,
+                    RowState.DELETED,
+                    RowState.GONE_ALREADY,
+                )
+            ],
+        )
 
     def count(self, kind: Kind, *states: RowState) -> Count:
         """How many rows of a kind, in any of *states*, or in all when none is named."""

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from registry_drivers.base import Capabilities, Deleter, Deletion, Outcome
+from registry_drivers.versions import VersionDeleter
 from registry_gc.events import Observer
 from registry_gc.layout import BLOBS, REPOSITORIES
-from registry_gc.run_file import Kind, RowState, RunFile
+from registry_gc.retained import multipart_of
+from registry_gc.run_file import OBJECT_KINDS, Kind, RowState, RunFile
 
 _STATES = {
     Deletion.DELETED: RowState.DELETED,
@@ -59,9 +61,14 @@ def sweep(
     look: Look,
     interrupted: Callable[[], bool],
     observer: Observer,
+    versions: VersionDeleter | None = None,
+    *,
+    purge: bool = False,
 ) -> Swept:
     """Delete every planned row, phase by phase; within one, batches may go side by side.
 
+    :param versions: deletes uploads in parts; None where there can be none.
+    :param purge: also delete all versions of what this run deletes.
     :param look: asked before each batch; anything but None stops.
     :param interrupted: asked before each single delete, from any thread.
     :raises StorageError: the storage cannot tell what became of a batch.
@@ -72,17 +79,20 @@ def sweep(
     workers = 1 if capabilities.folders else min(capabilities.workers, _BATCHES_AT_ONCE)
     with ThreadPoolExecutor(workers, thread_name_prefix="registry-gc-sweep") as pool:
         for kind in Kind:
+            if kind is Kind.VERSIONS and purge:
+                run_file.add_versions_of_deleted()
             planned = run_file.count(kind, RowState.PLANNED).rows
             if not planned:
                 continue
             observer.phase(f"deleting {kind.label}", planned, "objects")
+            send = _sender(kind, deleter, versions)
             running: deque[Future[_Batch]] = deque()
             try:
                 for rows in run_file.batches(kind, capabilities.delete_batch):
                     swept.stopped = look() or (Stop.INTERRUPTED if interrupted() else None)
                     if swept.stopped is not None or swept.error is not None:
                         break
-                    running.append(pool.submit(_delete, rows, deleter, interrupted))
+                    running.append(pool.submit(_delete, rows, send, interrupted))
                     if len(running) >= workers:
                         _record(running.popleft().result(), run_file, swept, observer)
             finally:
@@ -108,9 +118,27 @@ class _Batch:
     error: Exception | None
 
 
-def _delete(
-    rows: list[tuple[int, str]], deleter: Deleter, interrupted: Callable[[], bool]
-) -> _Batch:
+_Send = Callable[[Iterable[str]], Iterator[Outcome]]
+
+
+def _sender(kind: Kind, deleter: Deleter, versions: VersionDeleter | None) -> _Send:
+    """What deletes rows of a kind. Nothing that purges can touch a current object."""
+    if kind in OBJECT_KINDS:
+        return deleter.delete
+    assert versions is not None
+    if kind is Kind.VERSIONS:
+        return versions.delete_versions
+    abort = versions.abort
+
+    def send(paths: Iterable[str]) -> Iterator[Outcome]:
+        for path in paths:
+            for outcome in abort([multipart_of(path)]):
+                yield replace(outcome, path=path)
+
+    return send
+
+
+def _delete(rows: list[tuple[int, str]], send: _Send, interrupted: Callable[[], bool]) -> _Batch:
     def paths() -> Iterator[str]:
         for _, path in rows:
             if interrupted():
@@ -119,7 +147,7 @@ def _delete(
 
     outcomes: list[Outcome] = []
     try:
-        for outcome in deleter.delete(paths()):
+        for outcome in send(paths()):
             outcomes.append(outcome)  # noqa: PERF402  # what came before an error must be kept
     except Exception as error:
         # Even of a bug: what is gone is gone, and has to be written down before it is told.

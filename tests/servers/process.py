@@ -37,9 +37,11 @@ def running(
     *,
     folder: Path,
     environment: Mapping[str, str] | None = None,
+    patience: float = 10.0,
 ) -> Iterator[None]:
     """A process that listens on *ports*; its output is in ``<folder>/log``.
 
+    :param patience: seconds that it has to end by itself.
     :raises RuntimeError: it ended, or does not listen in time.
     """
     log = folder / "log"
@@ -67,7 +69,7 @@ def running(
         finally:
             process.terminate()
             try:
-                process.wait(10)
+                process.wait(patience)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

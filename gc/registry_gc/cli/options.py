@@ -70,6 +70,11 @@ OPTIONS = (
         help="Leave repositories that become empty in the catalogue.",
     ),
     _option(
+        "--purge-versions", is_flag=True,
+        help="In a bucket that keeps versions, delete those of all that is deleted, by this run "
+        "or before it, for good.",
+    ),
+    _option(
         "--release", "releases", type=ReleaseType(), multiple=True,
         metavar="REPOSITORY[@DIGEST]",
         help="Do not hold this repository although something in it is damaged. Repeatable. "

@@ -139,6 +139,7 @@ def _policy(config: Config, options: Mapping[str, Any]) -> Policy:
         max_delete=options["max_delete"],
         allow_empty=options["allow_empty"],
         keep_empty_repositories=options["keep_empty_repositories"],
+        purge_versions=options["purge_versions"],
         releases=tuple(options["releases"]),
     )
 

@@ -42,6 +42,23 @@ def document(report: Report) -> dict[str, Any]:
             "deleted": report.uploads.deleted,
             "deleted_bytes": report.uploads.deleted_bytes,
         },
+        "versions": {
+            "keeps": [{"code": keep.code, "message": keep.message} for keep in report.keeps],
+            "objects": report.retained.objects,
+            "bytes": report.retained.bytes,
+            "soft_deleted_bytes": report.retained.soft_deleted,
+            "recoverable": list(report.retained.recoverable),
+            "eligible": report.versions.eligible,
+            "eligible_bytes": report.versions.eligible_bytes,
+            "deleted": report.versions.deleted,
+            "deleted_bytes": report.versions.deleted_bytes,
+        },
+        "multipart_uploads": {
+            "eligible": report.multipart_uploads.eligible,
+            "eligible_bytes": report.multipart_uploads.eligible_bytes,
+            "deleted": report.multipart_uploads.deleted,
+            "deleted_bytes": report.multipart_uploads.deleted_bytes,
+        },
         "already_gone": report.already_gone,
         "held": [
             {"repository": hold.repository, "digest": hold.digest, "reason": hold.reason}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from registry_drivers.versions import Keep
 from registry_gc.catalog import Damage
 from registry_gc.guard import Finding
 from registry_gc.mark import Hold
+from registry_gc.retained import Retained
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,9 @@ class Report:
     """One run, finished or not. Times in seconds, sizes in bytes.
 
     ``verdict`` is what the guard says: ``allowed``, ``refused`` or ``unknown``. ``error`` is the
-    one line that says why ``exit_code`` is not 0 or 3.
+    one line that says why ``exit_code`` is not 0 or 3. ``keeps`` are the settings by which the
+    storage keeps what is deleted; ``versions`` what goes of that, its bytes without those of
+    what this run itself deletes, which ``blobs`` and ``uploads`` count.
     """
 
     run: str
@@ -56,3 +60,7 @@ class Report:
     findings: tuple[Finding, ...]
     error: str | None
     exit_code: int
+    keeps: tuple[Keep, ...] = ()
+    retained: Retained = field(default_factory=Retained)
+    versions: Tally = field(default_factory=Tally)
+    multipart_uploads: Tally = field(default_factory=Tally)

@@ -81,8 +81,9 @@ def summary_lines(report: Report) -> Iterator[str]:
     yield ""
     done = not report.dry_run
     size = humanize.naturalsize
-    freed = report.blobs.deleted_bytes + report.uploads.deleted_bytes
-    found = report.blobs.eligible_bytes + report.uploads.eligible_bytes
+    tallies = (report.blobs, report.uploads, report.versions, report.multipart_uploads)
+    freed = sum(tally.deleted_bytes for tally in tallies)
+    found = sum(tally.eligible_bytes for tally in tallies)
     if done:
         yield f"freed {size(freed)} of {size(found)} found, in {_seconds(report)}"
     else:
@@ -93,7 +94,11 @@ def summary_lines(report: Report) -> Iterator[str]:
         ("layer links", report.layer_links),
         ("blobs", report.blobs),
         ("uploads", report.uploads),
+        ("old versions", report.versions),
+        ("upload parts", report.multipart_uploads),
     ):
+        if tally.eligible == 0 and tally in (report.versions, report.multipart_uploads):
+            continue
         line = f"  {name:13} {_number(tally.eligible)} eligible"
         if tally.eligible_bytes:
             line += f" ({size(tally.eligible_bytes)})"
@@ -102,6 +107,7 @@ def summary_lines(report: Report) -> Iterator[str]:
         if done:
             line += f", {_number(tally.deleted)} deleted"
         yield line
+    yield from _retained_lines(report)
     if report.already_gone:
         yield f"  gone already  {_number(report.already_gone)}"
     if report.strangers:
@@ -109,6 +115,22 @@ def summary_lines(report: Report) -> Iterator[str]:
     yield from _problem_lines(report)
     if report.run_file:
         yield f"  run file      {report.run_file}"
+
+
+def _retained_lines(report: Report) -> Iterator[str]:
+    """What the storage goes on keeping."""
+    size = humanize.naturalsize
+    for keep in report.keeps:
+        yield f"  kept          {keep.message}"
+    if report.retained.objects:
+        yield (
+            f"  leftovers     {size(report.retained.bytes)} in old versions of "
+            f"{_number(report.retained.objects)} objects that were deleted before this run"
+        )
+    if report.retained.soft_deleted:
+        yield f"  soft-deleted  {size(report.retained.soft_deleted)}, until the storage lets go"
+    for path in report.retained.recoverable:
+        yield f"  recoverable   {path}: live, but deleted; old versions of it are there"
 
 
 def _problem_lines(report: Report) -> Iterator[str]:

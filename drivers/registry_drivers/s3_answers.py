@@ -1,0 +1,86 @@
+"""What S3's XML says, and what it has to be told: keys, pages, deletes and their errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import unquote_to_bytes
+from xml.sax.saxutils import escape
+
+from registry_drivers.base import Deletion, Outcome
+from registry_drivers.columns import Column, MalformedListing, columns, text_of, unescape
+from registry_drivers.object_store import Answered, is_passing
+
+_WHITE = {"\r": "&#13;", "\n": "&#10;", "\t": "&#9;"}
+
+
+def xml_holds(key: str) -> bool:
+    """Whether XML can name *key*; one that it cannot would spoil a whole request."""
+    return not any(char < " " and char not in _WHITE for char in key)
+
+
+def delete_body(versions: Sequence[tuple[str, str]]) -> bytes:
+    """What DeleteObjects is sent: keys, each with a version's id or an empty one for none."""
+    objects = "".join(
+        f"<Object><Key>{escape(key, _WHITE)}</Key>"
+        f"{f'<VersionId>{escape(version)}</VersionId>' if version else ''}</Object>"
+        for key, version in versions
+    )
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>'
+        '<Delete xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+        f"{objects}<Quiet>false</Quiet></Delete>"
+    ).encode()
+
+
+def is_truncated(document: bytes, *ends: bytes) -> bool:
+    """Whether a listing goes on.
+
+    :param ends: how a whole document may end; a page that was cut off is no page.
+    """
+    if not document.rstrip().endswith(ends):
+        raise MalformedListing("the answer is no whole listing")
+    truncated = text_of(document, b"IsTruncated").strip().lower()
+    if truncated not in ("true", "false"):
+        raise MalformedListing("the listing does not say whether it is whole")
+    return truncated == "true"
+
+
+def next_token(document: bytes) -> str:
+    """What asks for the next page of a listing of objects; empty after the last."""
+    if not is_truncated(document, b"ListBucketResult>"):
+        return ""
+    token = text_of(document, b"NextContinuationToken")
+    if not token:
+        raise MalformedListing("the listing goes on, but does not say where")
+    return token
+
+
+def next_key(document: bytes) -> str:
+    """The last key of a page of versions or uploads, after which the next one begins."""
+    (key,) = names_of(document, [escape(text_of(document, b"NextKeyMarker")).encode()])
+    if not key:
+        raise MalformedListing("the listing goes on, but does not say where")
+    return key.decode()
+
+
+def names_of(document: bytes, names: Column) -> Column:
+    """Keys as they are, from how they stand in the document."""
+    joined = b"".join(names)
+    if b"&" in joined:
+        names = [unescape(name) for name in names]
+    if (b"%" in joined or b"+" in joined) and text_of(document, b"EncodingType") == "url":
+        names = [unquote_to_bytes(name.replace(b"+", b" ")) for name in names]
+    return names
+
+
+def errors_of(document: bytes) -> Answered:
+    """What an answer to DeleteObjects says against keys."""
+    found: Answered = {}
+    for key, code, message in zip(
+        *columns(document, b"Error", [b"Key", b"Code", b"Message"]), strict=True
+    ):
+        name = unescape(key).decode()
+        said = unescape(code).decode()
+        text = f"{said}: {unescape(message).decode('utf-8', 'replace')}".rstrip(": ")
+        found[name] = text if is_passing(200, said) else Outcome(name, Deletion.FAILED, text)
+    return found

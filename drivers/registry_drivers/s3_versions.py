@@ -1,0 +1,322 @@
+"""Versions, delete markers, object lock and uploads in parts, on S3 and its like."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+
+from registry_drivers.base import Deletion, Outcome
+from registry_drivers.columns import (
+    Column,
+    MalformedListing,
+    columns,
+    integers,
+    text_of,
+    times,
+    unescape,
+)
+from registry_drivers.errors import AccessDenied, NotFound, StorageError, Unavailable, Unsupported
+from registry_drivers.object_store import is_passing
+from registry_drivers.object_versions import (
+    Denied,
+    Gone,
+    ObjectVersions,
+    Passing,
+    Removed,
+    State,
+    Version,
+    Versions,
+)
+from registry_drivers.paths import check_prefix
+from registry_drivers.s3 import S3Storage
+from registry_drivers.s3_answers import is_truncated, names_of, next_key, xml_holds
+from registry_drivers.versions import Keep, MultipartUpload
+
+_VERSION = (b"Key", b"VersionId", b"IsLatest", b"LastModified", b"Size")
+_SAME_PAGE = "the storage sends the same page again"
+_PURGE = "--purge-versions deletes them"
+
+
+class S3Versions(ObjectVersions[S3Storage]):
+    """What one bucket keeps; see :class:`~registry_drivers.versions.Versioned`."""
+
+    marked = True
+
+    @property
+    def seekable(self) -> bool:  # type: ignore[override]  # SeaweedFS is found out while it lists
+        """As the storage's own listings."""
+        return self._storage.seekable
+
+    # --- settings
+
+    def keeps(self) -> tuple[Keep, ...]:
+        """See :class:`~registry_drivers.versions.Versioned`; two requests."""
+        return (*self._versioning(), *self._object_lock())
+
+    def _setting(self, name: str) -> bytes | Keep | None:
+        """The document of a setting; None where the store has none, or does not know of it."""
+        storage = self._storage
+
+        def ask() -> bytes:
+            return storage._request("GET", query=[(name, "")]).data
+
+        try:
+            return self._ask(ask, "", read=1)
+        except AccessDenied as error:
+            message = (
+                f"nobody knows whether the bucket keeps what is deleted: its setting {name!r} "
+                f"may not be read: {error.message}"
+            )
+            return Keep("unknown", message, listed=name == "versioning")
+        except Unsupported:
+            return None
+        except NotFound as error:
+            if "NoSuchBucket" in error.message:
+                raise
+            return None
+        except StorageError as error:
+            # Stores other than Amazon's say so in one of these ways.
+            if isinstance(error, Unavailable) or not any(
+                said in error.message for said in ("HTTP 400", "HTTP 405")
+            ):
+                raise
+            return None
+
+    def _versioning(self) -> Iterator[Keep]:
+        document = self._setting("versioning")
+        if isinstance(document, Keep):
+            yield document
+            return
+        status = text_of(document or b"", b"Status")
+        if status == "Enabled":
+            message = (
+                "versioning is on: deleting an object frees nothing while its versions stay; "
+                + _PURGE
+            )
+            yield Keep("versioning", message, listed=True)
+        elif status == "Suspended":
+            message = (
+                "versioning is suspended: objects written while it was on keep their versions, "
+                f"and take room after a delete; {_PURGE}"
+            )
+            yield Keep("versioning-suspended", message, listed=True)
+        if text_of(document or b"", b"MfaDelete") == "Enabled":
+            message = "MFA delete is on: versions cannot be deleted without the owner's device"
+            yield Keep("mfa-delete", message)
+
+    def _object_lock(self) -> Iterator[Keep]:
+        document = self._setting("object-lock")
+        if isinstance(document, Keep):
+            yield document
+            return
+        if document is None or text_of(document, b"ObjectLockEnabled") != "Enabled":
+            return
+        mode = text_of(document, b"Mode")
+        message = "object lock is on: a version under retention or legal hold cannot be deleted"
+        if mode:
+            days, years = text_of(document, b"Days"), text_of(document, b"Years")
+            time = f"{years} years" if days in ("", "0") else f"{days} days"
+            message += f"; by default each is retained for {time} ({mode.lower()})"
+        yield Keep("object-lock", message)
+
+    # --- versions
+
+    def _list(self, prefix: str, start: str, token: str) -> Versions:
+        query = [("encoding-type", "url")]
+        key, _, version = token.partition("\0")
+        if not token and start > prefix and self.seekable:
+            # A marker is exclusive, and nothing of a registry lies between these two.
+            key = start[:-1]
+        if key:
+            query.append(("key-marker", key))
+        query += [("max-keys", str(self._storage.page_size)), ("prefix", prefix)]
+        if version:
+            query.append(("version-id-marker", version))
+        query.append(("versions", ""))
+        document = self._storage._request("GET", query=query, path=prefix).data
+        truncated = is_truncated(document, b"VersionsResult>")
+        rows = [*_rows(document, b"Version"), *_rows(document, b"DeleteMarker")]
+        if not truncated:
+            return Versions(rows, "", "")
+        last = next_key(document)
+        return Versions(rows, last, f"{last}\0{text_of(document, b'NextVersionIdMarker')}")
+
+    def _remove(self, versions: Sequence[Version]) -> Removed:
+        awkward = [version for version in versions if not xml_holds(version.key)]
+        removed: dict[Version, Gone | Denied | Passing] = {}
+        for version in awkward:
+            query = [("versionId", version.id)]
+            self._storage._request("DELETE", version.key, query, path=version.key)
+            removed[version] = Gone()
+        rest = [version for version in versions if version not in removed]
+        if rest:
+            removed.update(self._remove_at_once(rest))
+        return removed
+
+    def _remove_at_once(self, versions: Sequence[Version]) -> Removed:
+        document = self._storage._send_deletes([(version.key, version.id) for version in versions])
+        gone, unnamed = _deleted(document)
+        errors = _errors(document)
+        silent = 0
+        removed: dict[Version, Gone | Denied | Passing] = {}
+        for version in versions:
+            named = (version.key, version.id)
+            # Some stores name the key of what failed, and not the version.
+            error = errors.get(named) or errors.get((version.key, ""))
+            if error is not None:
+                removed[version] = error
+            elif named in gone:
+                removed[version] = Gone()
+            else:
+                silent += 1
+        for version in versions:
+            if version not in removed:
+                removed[version] = (
+                    Gone() if silent == unnamed else Passing("the answer leaves it out")
+                )
+        return removed
+
+    # --- uploads in parts
+
+    def abandoned_uploads(self, prefix: str, *, before: float) -> Iterator[MultipartUpload]:
+        """See :class:`~registry_drivers.versions.Versioned`.
+
+        One request for each page, and one for each upload that was begun before *before*. MinIO
+        lists only the uploads of a key that is named in full: there nothing is found.
+        """
+        check_prefix(prefix, self._storage.driver)
+        self._storage._prepare()
+        return self._abandoned(self._storage.folder + prefix, before)
+
+    def _abandoned(self, prefix: str, before: float) -> Iterator[MultipartUpload]:
+        after: tuple[str, str] | None = ("", "")
+        while after is not None:
+            uploads, following = self._uploads(prefix, *after)
+            for key, upload, initiated in uploads:
+                if initiated < before and key.startswith(prefix):
+                    found = self._look_at(key, upload, initiated)
+                    if found is not None and found.youngest < before:
+                        yield found
+            if following == after:
+                raise StorageError(_SAME_PAGE, path=prefix, driver=self._storage.driver)
+            after = following
+
+    def _uploads(
+        self, prefix: str, key: str, upload: str
+    ) -> tuple[list[tuple[str, str, float]], tuple[str, str] | None]:
+        """A page of keys, uploads and their times, and where the next one begins."""
+        query = [("encoding-type", "url")]
+        query += [("key-marker", key)] * bool(key)
+        query += [("max-uploads", str(self._storage.page_size)), ("prefix", prefix)]
+        query += [("upload-id-marker", upload)] * bool(upload)
+        query.append(("uploads", ""))
+
+        def ask() -> tuple[list[tuple[str, str, float]], tuple[str, str] | None]:
+            document = self._storage._request("GET", query=query, path=prefix).data
+            keys, ids, begun = columns(document, b"Upload", [b"Key", b"UploadId", b"Initiated"])
+            names = [name.decode() for name in names_of(document, keys)]
+            rows = [*zip(names, _texts(ids), times(begun).tolist(), strict=True)]
+            if not is_truncated(document, b"ListMultipartUploadsResult>"):
+                return rows, None
+            return rows, (next_key(document), text_of(document, b"NextUploadIdMarker"))
+
+        return self._ask(ask, prefix, list=1)
+
+    def _look_at(self, key: str, upload: str, initiated: float) -> MultipartUpload | None:
+        """Size and age of an upload's parts; None when it is no more."""
+        path = key[len(self._storage.folder) :]
+        size, youngest = 0, initiated
+        after: str | None = ""
+        while after is not None:
+            try:
+                sizes, modified, following = self._parts(path, key, upload, after)
+            except NotFound:
+                return None
+            size += sum(sizes)
+            youngest = max([youngest, *modified])
+            if following == after:
+                raise StorageError(_SAME_PAGE, path=path, driver=self._storage.driver)
+            after = following
+        return MultipartUpload(path, upload, initiated, youngest, size)
+
+    def _parts(
+        self, path: str, key: str, upload: str, after: str
+    ) -> tuple[list[int], list[float], str | None]:
+        """Sizes and times of a page of parts, and after which part the next one begins."""
+        query = [("part-number-marker", after)] * bool(after) + [("uploadId", upload)]
+
+        def ask() -> tuple[list[int], list[float], str | None]:
+            document = self._storage._request("GET", key, query, path=path).data
+            modified, sizes = columns(document, b"Part", [b"LastModified", b"Size"])
+            following = None
+            if is_truncated(document, b"PartsResult>", b"PartsResponse>"):
+                following = text_of(document, b"NextPartNumberMarker")
+            return integers(sizes).tolist(), times(modified).tolist(), following
+
+        return self._ask(ask, path, list=1)
+
+    def abort(self, uploads: Iterable[MultipartUpload]) -> Iterator[Outcome]:
+        """See :class:`~registry_drivers.versions.Versioned`; one request each."""
+        for upload in uploads:
+            yield self._abort(upload)
+
+    def _abort(self, upload: MultipartUpload) -> Outcome:
+        storage = self._storage
+        key = storage._key(upload.path)
+
+        def ask() -> None:
+            storage.requests.add(delete=1)
+            storage._request("DELETE", key, [("uploadId", upload.upload_id)], path=upload.path)
+
+        try:
+            storage._call(ask)
+        except NotFound:
+            return Outcome(upload.path, Deletion.GONE_ALREADY)
+        except StorageError as error:
+            return Outcome(upload.path, Deletion.FAILED, error.message)
+        return Outcome(upload.path, Deletion.DELETED)
+
+
+def _rows(document: bytes, row: bytes) -> Iterator[Version]:
+    data = row == b"Version"
+    wanted = _VERSION if data else _VERSION[:-1]
+    keys, ids, latest, modified, *sizes = columns(document, row, wanted)
+    if not keys:
+        return
+    for name, number, last, time, size in zip(
+        names_of(document, keys),
+        ids,
+        latest,
+        times(modified).tolist(),
+        integers(sizes[0]).tolist() if sizes else itertools.repeat(0),
+        # Sizes of delete markers have no end.
+        strict=False,
+    ):
+        if not name or not number or last not in (b"true", b"false"):
+            raise MalformedListing("a row of the listing has no name, version or place")
+        state = State.OLD
+        if last == b"true":
+            state = State.CURRENT if data else State.MARKER
+        yield Version(name.decode(), unescape(number).decode(), size, time, state)
+
+
+def _texts(column: Column) -> list[str]:
+    return [unescape(text).decode("utf-8", "replace") for text in column]
+
+
+def _deleted(document: bytes) -> tuple[set[tuple[str, str]], int]:
+    """Keys and versions that the answer says are gone, and how many it does not name."""
+    keys, ids = columns(document, b"Deleted", [b"Key", b"VersionId"])
+    named = {pair for pair in zip(_texts(keys), _texts(ids), strict=True) if all(pair)}
+    return named, len(keys) - len(named)
+
+
+def _errors(document: bytes) -> dict[tuple[str, str], Denied | Passing]:
+    """What the answer says against keys and versions; where it names no version, against all."""
+    found: dict[tuple[str, str], Denied | Passing] = {}
+    wanted = [b"Key", b"VersionId", b"Code", b"Message"]
+    told = (_texts(column) for column in columns(document, b"Error", wanted))
+    for key, number, code, message in zip(*told, strict=True):
+        text = f"{code}: {message}".rstrip(": ")
+        found[key, number] = Passing(text) if is_passing(200, code) else Denied(text)
+    return found
