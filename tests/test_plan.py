@@ -235,6 +235,16 @@ def test_so_does_a_revision_or_an_entry_that_resolves_one(store: Store, where: s
     assert plan(store) == []
 
 
+def test_a_link_of_that_name_that_says_nothing_about_another_does_not_stay(store: Store) -> None:
+    """Stored under its own name as well, and linked so where nobody needs it."""
+    store.tree.blob(b"x")
+    store.tree.link_layer("a", sha512(b"x"), sha256(b"x"))
+    store.tree.blob(b"x", sha512(b"x"))
+    store.tree.link_layer("b", sha512(b"x"))
+    by_sha512(store, "a", "v1", b"x")
+    assert paths(plan(store)) == [layer_link_path("b", sha512(b"x"))]
+
+
 def test_a_name_that_nobody_needs_goes_with_what_it_stands_for(store: Store) -> None:
     store.tree.blob(b"x")
     store.tree.link_layer("a", sha512(b"x"), sha256(b"x"))
@@ -347,6 +357,14 @@ def test_the_keys_of_young_blobs_are_told(store: Store) -> None:
     rows, keys = blob_rows(store.storage, found)
     assert [row.digest for row in rows] == [sha256(b"old")]
     assert found.catalog.names.texts(keys) == [young]
+
+
+def test_an_old_link_by_another_name_to_something_young_stays(store: Store) -> None:
+    store.tree.blob(b"x")
+    store.tree.link_layer("a", sha512(b"x"), sha256(b"x"))
+    store.tree.link_layer("b", sha256(b"x"))
+    store.touch(layer_link_path("b", sha256(b"x")))
+    assert plan(store, UNTAGGED_GO_WITH_GRACE) == []
 
 
 # Uploads

@@ -55,6 +55,7 @@ class Catalog:
     ``tag_index`` is owned by positions in ``tag_folders``, pairs of repository and tag.
     ``tags`` are those with a ``current/link``; a target of None means that it holds no digest.
     ``aliases``: what links of another name say: key of that name -> keys of what is stored.
+    ``alias_links``: the paths of those links.
     """
 
     repositories: list[str]
@@ -67,6 +68,7 @@ class Catalog:
     signatures: list[Signature]
     names: Names
     aliases: dict[bytes, set[bytes]]
+    alias_links: set[str]
     damaged: list[Damage]
     strangers: int
     with_strangers: set[int]
@@ -248,6 +250,7 @@ class _Merge:
             ],
             names=self.names,
             aliases={},
+            alias_links=set(),
             damaged=[],
             strangers=self.strangers,
             with_strangers={renumber[owner] for owner in self.with_strangers},
@@ -327,6 +330,7 @@ def _read_odd_links(engine: Engine, catalog: Catalog, odd: list[OddLink]) -> Non
         elif target != link.named:
             named = catalog.names.key(link.named)
             catalog.aliases.setdefault(named, set()).add(catalog.names.key(target))
+            catalog.alias_links.add(link.path)
             if link.named.startswith("sha256:"):
                 catalog.damaged.append(Damage(link.path, f"holds {target}"))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -116,21 +116,37 @@ def _dead_layers(catalog: Catalog, manifests: Manifests, marking: Marking) -> ND
     words = distinct(_mixed(np.concatenate(needed_by), np.concatenate(needed)))
     dead = ~within(words, _mixed(layers.owner, layers.keys))
     dead &= ~within(marking.young, layers.keys)
-    dead &= ~_resolves(catalog, marking, layers.keys)
+    dead &= ~_resolves(
+        catalog,
+        marking,
+        layers.keys,
+        lambda at, digest: layer_link(catalog.repositories[layers.owner[at]], digest),
+    )
     dead &= ~among(layers.owner, marking.held)
     return dead
 
 
-def _resolves(catalog: Catalog, marking: Marking, keys: Keys) -> NDArray[np.bool_]:
+def _resolves(
+    catalog: Catalog, marking: Marking, keys: Keys, path: Callable[[int, str], str]
+) -> NDArray[np.bool_]:
     """Tell which links of *keys* say what a live digest of another algorithm stands for.
 
     In whatever repository, of whatever kind, any of them may be the last one: without it the next
-    run would not find what is stored for a reference, and delete it.
+    run would not find what is stored for a reference, and delete it. And those that say something
+    young stay, as any link to it does.
     """
-    if not catalog.aliases:
+    names = [
+        name
+        for name, stored in sorted(catalog.aliases.items())
+        if within(marking.digests, pack([name]))[0] or within(marking.young, pack(stored)).any()
+    ]
+    if not names:
         return np.zeros(len(keys), dtype=np.bool_)
-    names = pack(sorted(catalog.aliases))
-    return within(names[within(marking.digests, names)], keys)
+    found = within(pack(names), keys)
+    for at in np.flatnonzero(found).tolist():
+        digest = catalog.names.text(keys[at].tobytes())
+        found[at] = path(at, digest) in catalog.alias_links
+    return found
 
 
 def _dead_tag_entries(
@@ -151,7 +167,9 @@ def _dead_tag_entries(
             b"\0" * 32 if target is None else catalog.names.key(target) for target in targets
         )
         alive |= keys[index.owner] == index.keys
-    alive |= _resolves(catalog, marking, index.keys)
+    alive |= _resolves(
+        catalog, marking, index.keys, lambda at, digest: _entry_path(catalog, at, digest)
+    )
     alive |= within(marking.young, index.keys)
     alive |= among(owners, marking.held)
     dead: NDArray[np.bool_] = ~alive
@@ -162,6 +180,12 @@ def _index_owners(catalog: Catalog) -> NDArray[np.int64]:
     owners = np.array([owner for owner, _ in catalog.tag_folders], dtype=np.int64)
     found: NDArray[np.int64] = owners[catalog.tag_index.owner]
     return found
+
+
+def _entry_path(catalog: Catalog, at: int, digest: str) -> str:
+    """The path of the entry in row *at* of the tags' indexes."""
+    owner, tag = catalog.tag_folders[catalog.tag_index.owner[at]]
+    return tag_index_link(catalog.repositories[owner], tag, digest)
 
 
 def _tag_index_rows(catalog: Catalog, dead: NDArray[np.bool_]) -> Iterator[Row]:
@@ -207,7 +231,12 @@ def _dead_revisions(catalog: Catalog, manifests: Manifests, marking: Marking) ->
     revisions = catalog.revisions
     pairs = (revisions.owner.astype(np.int64) << 32) | manifests.ids(revisions.keys)
     dead = within(marking.dead, pairs)
-    dead &= ~_resolves(catalog, marking, revisions.keys)
+    dead &= ~_resolves(
+        catalog,
+        marking,
+        revisions.keys,
+        lambda at, digest: revision_link(catalog.repositories[revisions.owner[at]], digest),
+    )
     return dead
 
 
