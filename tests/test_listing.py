@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core_support import NOW, OLD, YOUNG, Store
-from registry_drivers.base import Entry, Page
-from registry_drivers.errors import AccessDenied
+from registry_drivers.base import Entry, Page, Reader, Storage
+from registry_drivers.errors import AccessDenied, NotFound
 from registry_drivers.filesystem import FilesystemStorage
 from registry_drivers.memory import MemoryStorage
+from registry_drivers.wrappers import Wrapper
 from registry_gc.catalog import Catalog, is_registry, read_catalog, stream_blobs
 from registry_gc.digest import key_of
 from registry_gc.engine import Engine, SerialEngine, ThreadEngine
@@ -44,7 +45,7 @@ from registry_tree import (
 HEX = "ab" * 32
 
 
-def catalog_of(storage: MemoryStorage | FilesystemStorage, engine: Engine | None = None) -> Catalog:
+def catalog_of(storage: Reader, engine: Engine | None = None) -> Catalog:
     return read_catalog(storage, engine or SerialEngine(storage), Silence())
 
 
@@ -474,6 +475,31 @@ def test_links_that_vanish_are_left_out() -> None:
     storage = MemoryStorage()
     storage.put("there", sha256(b"x").encode() + b"\n")
     assert read_links(storage, ("there", "gone")) == [("there", sha256(b"x"), "")]
+
+
+class _Vanishing(Wrapper):
+    """Storage in which one path is listed, and gone when it is read."""
+
+    def __init__(self, storage: Storage, path: str) -> None:
+        super().__init__(storage)
+        self._gone = path
+
+    def read(self, path: str, *, limit: int | None = None) -> bytes:
+        if path == self._gone:
+            raise NotFound("gone", path=path)
+        return super().read(path, limit=limit)
+
+
+def test_a_tag_that_is_listed_and_then_gone_is_a_tag_of_which_nobody_knows_the_target(
+    tmp_path: Path,
+) -> None:
+    RegistryTree(folder_sink(tmp_path)).image("a", "v1", layers=[b"x"])
+    link = f"{repository_path('a')}/_manifests/tags/v1/current/link"
+    catalog = catalog_of(_Vanishing(FilesystemStorage(str(tmp_path)), link))
+    assert [(tag.name, tag.target) for tag in catalog.tags] == [("v1", None)]
+    assert [(damage.path, damage.reason) for damage in catalog.damaged] == [
+        (link, "vanished while it was read")
+    ]
 
 
 # The root

@@ -307,14 +307,15 @@ def _read_tags(engine: Engine, catalog: Catalog, observer: Observer) -> None:
     for tag in catalog.tags:
         if tag.target is not None:
             known.append(tag)
-        elif tag.path in contents:
-            target, reason = contents[tag.path]
+        else:
+            # A tag that was listed and cannot be found now was deleted, or is being written
+            # anew: nobody knows where to, so it counts as one that holds no digest.
+            target, reason = contents.get(tag.path, (None, "vanished while it was read"))
             known.append(Tag(tag.repository, tag.name, tag.path, tag.modified, target))
             if target is None:
                 catalog.damaged.append(Damage(tag.path, reason))
             else:
                 catalog.names.key(target)
-        # Else the tag was deleted since it was listed: it is no tag.
     catalog.tags = known
 
 

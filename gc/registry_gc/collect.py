@@ -14,28 +14,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from registry_drivers.base import Storage
 from registry_drivers.errors import NotFound, StorageError
 from registry_drivers.factory import versions_of
 from registry_drivers.versions import Keep, VersionReader
 from registry_drivers.wrappers import ReadOnly
 from registry_gc import __version__
-from registry_gc.arrays import within
-from registry_gc.cache import ReferenceCache
-from registry_gc.catalog import Catalog, is_registry, read_catalog, stream_blobs
-from registry_gc.digest import empty_keys
+from registry_gc.catalog import Catalog, is_registry
 from registry_gc.engine import Engine, WorkerLost, engine_for
 from registry_gc.events import Observer
 from registry_gc.guard import Finding, Verdict
 from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.live_set import LiveSet
 from registry_gc.lock import Lock, LockError, blocker
-from registry_gc.mark import Marking, manifests_of, mark
-from registry_gc.plan import dead_blobs, dead_links
+from registry_gc.mark import Marking
+from registry_gc.plan import dead_links
 from registry_gc.policy import Policy
-from registry_gc.references import Manifests, State
+from registry_gc.references import Manifests
 from registry_gc.report.model import Report, Tally
 from registry_gc.retained import (
     Retained,
@@ -45,7 +40,7 @@ from registry_gc.retained import (
     shows_leftovers,
 )
 from registry_gc.run_file import Kind, RowState, RunFile, RunFileError
-from registry_gc.signatures import read_signatures
+from registry_gc.survey import Survey, Surveyor
 from registry_gc.sweep import Stop, sweep, tidy
 
 _LOOK_AGAIN = 10.0
@@ -132,7 +127,7 @@ class _Collection:
         self.findings: list[Finding] = []
         self.run_file: RunFile | None = None
         self.catalog: Catalog | None = None
-        self.marking: Marking | None = None
+        self.survey: Survey | None = None
         self.blobs_total = 0
         self.strangers = 0
         self.hollow: list[str] = []
@@ -142,7 +137,6 @@ class _Collection:
         self.lock: Lock | None = None
         self.looked_at = 0.0
         self.stop_reason = ""
-        self.live_manifests = 0
         self.versions = versions_of(job.storage)
         self.keeps: tuple[Keep, ...] = ()
         self.retained = Retained()
@@ -234,31 +228,15 @@ class _Collection:
     def _plan(self, engine: Engine) -> None:
         policy = self.job.policy
         cutoff = self.storage.now() - policy.grace
-        catalog = self.catalog = read_catalog(self.reader, engine, self.observer)
+        surveyor = Surveyor(self.reader, engine, policy, cutoff, self.observer, self.job.cache)
+        catalog = self.catalog = surveyor.catalog()
         self.run_file = RunFile.create(self.job.run_file)
-        cache = None if self.job.cache is None else ReferenceCache.open(self.job.cache)
-        try:
-            manifests, marking = self._mark(engine, catalog, cutoff, cache)
-            lost = manifests.unconfirmed()
-            if cache is not None and len(lost):
-                self.observer.notice(
-                    f"{len(lost)} manifests that an earlier run has read are gone or of another "
-                    "size; reading them again"
-                )
-                # Else each run from now on would go this way round.
-                cache.forget(lost)
-                self.run_file.drop_all(Kind.BLOB)
-                manifests, marking = self._mark(engine, catalog, cutoff, cache)
-            if len(manifests.unconfirmed()):
-                # Others, now? Nothing that is remembered is to be relied on.
-                self.run_file.drop_all(Kind.BLOB)
-                manifests, marking = self._mark(engine, catalog, cutoff, None)
-        finally:
-            if cache is not None:
-                cache.close()
-                for notice in cache.notices:
-                    self.observer.notice(notice)
-        self.marking = marking
+        survey = self.survey = surveyor.plan_blobs(catalog, self.run_file)
+        marking, manifests = survey.marking, survey.manifests
+        assert survey.blobs is not None
+        self.blobs_total = survey.blobs.total
+        self.strangers = catalog.strangers + survey.blobs.strangers
+        self.hollow = catalog.hollow + survey.blobs.hollow
         links = dead_links(catalog, manifests, marking, policy, cutoff)
         self.emptied = links.emptied
         self.run_file.add(links.rows)
@@ -281,74 +259,20 @@ class _Collection:
         if self.versions is not None:
             self._plan_retained(self.versions, cutoff)
         self._notices()
-        self.live_manifests = int(
-            np.count_nonzero(manifests.batch.states[manifests_of(marking.live)] != State.MISSING)
-        )
         self.marked_at = self.swept_at = time.monotonic()
         if self.show is not None:
             self.show(Plan(catalog, manifests, marking, self.run_file))
-
-    def _mark(
-        self, engine: Engine, catalog: Catalog, cutoff: float, cache: ReferenceCache | None
-    ) -> tuple[Manifests, Marking]:
-        """Mark, and write what blobs are dead into the run file."""
-        manifests = Manifests(engine, catalog.names, catalog.aliases, self.observer, cache)
-        manifests.load(catalog.revisions.keys)
-        catalog.signatures = read_signatures(self.reader, catalog, manifests)
-        marking = mark(self.reader, catalog, manifests, self.job.policy, cutoff)
-        return manifests, self._plan_blobs(engine, catalog, manifests, marking, cutoff)
-
-    def _plan_blobs(
-        self,
-        engine: Engine,
-        catalog: Catalog,
-        manifests: Manifests,
-        marking: Marking,
-        cutoff: float,
-    ) -> Marking:
-        """Stream the blobs past the live set; returns what is live then.
-
-        A blob that is younger than the cut-off may be a manifest whose links are all old, as
-        after a restore from a backup. Then it is a root after all, and what it names lives.
-        """
-        assert self.run_file is not None
-        live = LiveSet([marking.digests])
-        young = [empty_keys()]
-        self.observer.phase("listing blobs", None, "blobs")
-        expected = len(catalog.revisions) + len(catalog.layers)
-        self.blobs_total, strangers, hollow = 0, 0, list[str]()
-        # Manifests that were remembered instead of read need the sizes of live blobs too.
-        passed = None if manifests.remembers else live
-        for batch in stream_blobs(self.reader, engine, expected, passed):
-            self.blobs_total += len(batch.keys) + batch.live
-            strangers += batch.strangers
-            hollow += batch.hollow
-            manifests.check(batch.keys, batch.sizes)
-            found = dead_blobs(batch, live, cutoff, catalog.names)
-            self.run_file.add(found.rows)
-            young.append(found.young)
-            self.observer.advance(len(batch.keys) + batch.live)
-        self.observer.finish()
-        self.strangers = catalog.strangers + strangers
-        self.hollow = catalog.hollow + hollow
-        late = np.concatenate(young)
-        if not len(late):
-            return marking
-        again = mark(self.reader, catalog, manifests, self.job.policy, cutoff, young=late)
-        revived = again.digests[~within(marking.digests, again.digests)]
-        self.run_file.drop(Kind.BLOB, catalog.names.texts(revived))
-        return again
 
     def _plan_retained(self, versions: VersionReader, cutoff: float) -> None:
         """Find out what the storage keeps of what is deleted, and say so before anything goes."""
         assert self.run_file is not None
         assert self.catalog is not None
-        assert self.marking is not None
+        assert self.survey is not None
         policy = self.job.policy
         self.run_file.add(multipart_rows(versions, policy, cutoff))
         self.keeps = versions.keeps()
         if shows_leftovers(self.keeps, purge=policy.purge_versions):
-            live = LiveSet([self.marking.digests])
+            live = LiveSet([self.survey.marking.digests])
             self.observer.phase("listing versions", None, "objects")
             for found in leftovers_of(versions, self.blobs_total):
                 rows = leftover_rows(found, live, self.catalog.names, cutoff, self.retained)
@@ -379,9 +303,10 @@ class _Collection:
 
     def _check_limits(self) -> None:
         assert self.run_file is not None
+        assert self.survey is not None
         policy = self.job.policy
         dead = self.run_file.count(Kind.BLOB).rows
-        if self.blobs_total and not self.live_manifests and not policy.allow_empty:
+        if self.blobs_total and not self.survey.live_manifests and not policy.allow_empty:
             self._refuse_with(
                 "no-live-manifests",
                 f"{self.blobs_total} blobs, and not one live manifest: that is a wrong root or a "
@@ -503,8 +428,9 @@ class _Collection:
         if self.run_file is not None:
             failed = tuple(self.run_file.failures())
             gone = sum(self.run_file.count(kind, RowState.GONE_ALREADY).rows for kind in Kind)
-        held = self.marking.holds if self.marking else ()
-        damaged = self.marking.damaged if self.marking else ()
+        marking = self.survey.marking if self.survey else None
+        held = marking.holds if marking else ()
+        damaged = marking.damaged if marking else ()
         if code == 0 and (held or damaged or failed):
             code = 3
         return Report(
@@ -517,7 +443,7 @@ class _Collection:
             root=self.storage.root,
             repositories=len(self.catalog.repositories) if self.catalog else 0,
             emptied=self._emptied(),
-            marked=len(self.marking.digests) if self.marking else 0,
+            marked=len(marking.digests) if marking else 0,
             manifests=self._tally(Kind.REVISION),
             blobs_total=self.blobs_total,
             blobs=self._tally(Kind.BLOB),

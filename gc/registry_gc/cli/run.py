@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
-import sys
 import time
 import uuid
 from collections.abc import Mapping
 from typing import Any
 
-import click
-
-from registry_drivers.base import Storage
 from registry_drivers.errors import DriverConfigError
-from registry_drivers.factory import open_storage
-from registry_drivers.parameters import Parameters
 from registry_gc.cli.output import Output
+from registry_gc.cli.wiring import (
+    cache_path,
+    complain,
+    guard_of,
+    is_terminal,
+    note,
+    read_config,
+    state_folder,
+    storage_of,
+)
 from registry_gc.collect import Job, Plan, collect, objections
-from registry_gc.config import Config, load_config
+from registry_gc.config import Config
 from registry_gc.config_file import ConfigError
-from registry_gc.guard import Guard, GuardOptions
 from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.policy import Policy
 from registry_gc.progress import Progress
 from registry_gc.report.document import as_json
 from registry_gc.report.model import Report
 from registry_gc.report.text import plan_lines, summary_lines
-from registry_gc.state_dir import default_state_dir, open_state_dir, run_file_path
+from registry_gc.state_dir import run_file_path
 
 
 def run_collection(options: Mapping[str, Any]) -> int:
@@ -44,7 +46,7 @@ def run_collection(options: Mapping[str, Any]) -> int:
             return _run(options, output, interrupts)
     except Interrupted as interrupt:
         # Before the collection has begun, or while its report is shown.
-        _complain(f"interrupted by {interrupt}")
+        complain(f"interrupted by {interrupt}")
         return 128 + interrupt.number
     finally:
         output.close()
@@ -52,11 +54,11 @@ def run_collection(options: Mapping[str, Any]) -> int:
 
 def _run(options: Mapping[str, Any], output: Output, interrupts: Interrupts) -> int:
     quiet, text = options["quiet"], options["output"] == "text"
-    progress = Progress(bars=not quiet and _is_terminal())
+    progress = Progress(bars=not quiet and is_terminal())
     try:
         job = _job(options, progress)
     except (ConfigError, DriverConfigError) as error:
-        _complain(str(error))
+        complain(str(error))
         return 2
 
     def show(plan: Plan) -> None:
@@ -76,55 +78,22 @@ def _run(options: Mapping[str, Any], output: Output, interrupts: Interrupts) -> 
     return report.exit_code
 
 
-def _is_terminal() -> bool:
-    # Python has no stderr where the caller closed it.
-    return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
-
-
 def _job(options: Mapping[str, Any], progress: Progress) -> Job:
-    config = load_config(options["config"], os.environ)
-    if options["config"] is None:
-        progress.notice(f"using {config.path}")
-    for notice in config.notices:
-        progress.notice(notice)
-    storage = _storage(config, options)
-    guard = Guard(
-        config,
-        storage,
-        GuardOptions(
-            registry_urls=tuple(options["registry_urls"]),
-            registry_stopped=options["registry_stopped"],
-            assume_readonly=options["assume_readonly"],
-            auth_file=options["registry_auth_file"],
-        ),
-    )
+    config = read_config(options["config"], progress)
+    storage = storage_of(config, options["max_requests_per_second"])
+    guard = guard_of(config, storage, options)
     run = str(uuid.uuid4())
-    state_dir = _state_dir(options, progress)
+    state_dir = state_folder(options, progress)
     return Job(
         storage=storage,
         policy=_policy(config, options),
         check=guard.check,
         run_file=_run_file(options, state_dir, run),
-        cache=_cache(options, state_dir, storage),
+        cache=cache_path(options, state_dir, storage),
         dry_run=options["dry_run"],
         workers=options["workers"],
         run=run,
     )
-
-
-def _storage(config: Config, options: Mapping[str, Any]) -> Storage:
-    try:
-        storage = open_storage(config.storage)
-    except DriverConfigError as error:
-        raise ConfigError(f"{config.path}: {error}") from error
-    given = Parameters(config.driver, config.storage.parameters)
-    rates = [options["max_requests_per_second"], given.number("maxrequestspersecond", 0)]
-    wanted = [rate for rate in rates if rate]
-    if not wanted:
-        return storage
-    from registry_drivers.wrappers import throttled
-
-    return throttled(storage, min(wanted))
 
 
 def _policy(config: Config, options: Mapping[str, Any]) -> Policy:
@@ -144,50 +113,21 @@ def _policy(config: Config, options: Mapping[str, Any]) -> Policy:
     )
 
 
-def _state_dir(options: Mapping[str, Any], progress: Progress) -> str:
-    wanted = options["state_dir"] or default_state_dir(os.environ, os.geteuid())
-    state = open_state_dir(wanted)
-    for notice in state.notices:
-        progress.notice(notice)
-    return state.path
-
-
 def _run_file(options: Mapping[str, Any], state_dir: str, run: str) -> str:
     if options["run_file"]:
         return os.path.abspath(str(options["run_file"]))
     return run_file_path(state_dir, run, time.time())
 
 
-def _cache(options: Mapping[str, Any], state_dir: str, storage: Storage) -> str | None:
-    """Where references are remembered: by default only where reading a manifest is a request."""
-    if options["no_cache"]:
-        return None
-    if options["cache"]:
-        return os.path.abspath(str(options["cache"]))
-    if storage.capabilities.folders:
-        return None
-    return os.path.join(state_dir, "references.sqlite")
-
-
 def _say(report: Report) -> None:
     """One line on stderr for everything but plain success."""
     if report.error is not None:
-        _complain(report.error)
+        complain(report.error)
     elif report.dry_run and report.verdict != "allowed":
         reasons = "; ".join(finding.message for finding in objections(report.findings))
-        _note(f"a collection would be refused ({report.verdict}): {reasons}")
+        note(f"a collection would be refused ({report.verdict}): {reasons}")
     if report.exit_code == 3:
-        _note(
+        note(
             f"{len(report.held)} held, {len(report.damaged)} damaged, "
             f"{len(report.failed)} not deleted; the report says which and why"
         )
-
-
-def _complain(message: str) -> None:
-    with contextlib.suppress(OSError, ValueError):
-        click.echo(f"error: {message}", err=True)
-
-
-def _note(message: str) -> None:
-    with contextlib.suppress(OSError, ValueError):
-        click.echo(f"note: {message}", err=True)

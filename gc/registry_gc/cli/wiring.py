@@ -1,0 +1,135 @@
+"""What every command does before and after its work: config, storage, guard, state, errors."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from registry_drivers.base import Storage
+from registry_drivers.errors import DriverConfigError, StorageError
+from registry_drivers.factory import open_storage
+from registry_drivers.parameters import Parameters
+from registry_gc.config import Config, load_config
+from registry_gc.config_file import ConfigError
+from registry_gc.guard import Guard, GuardOptions
+from registry_gc.lock import LockError
+from registry_gc.progress import Progress
+from registry_gc.state_dir import default_state_dir, open_state_dir
+
+
+def complain(message: str) -> None:
+    """Say on stderr what failed; a closed stderr is no failure of its own."""
+    with contextlib.suppress(OSError, ValueError):
+        click.echo(f"error: {message}", err=True)
+
+
+def note(message: str) -> None:
+    """Say on stderr what the operator should know."""
+    with contextlib.suppress(OSError, ValueError):
+        click.echo(f"note: {message}", err=True)
+
+
+def is_terminal() -> bool:
+    """Whether stderr is a terminal; Python has no stderr where the caller closed it."""
+    return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
+
+
+def read_config(path: str | None, progress: Progress) -> Config:
+    """The registry's config at *path*, or at the first default path that exists; says which.
+
+    :raises ConfigError: there is none, or it cannot be understood.
+    """
+    config = load_config(path, os.environ)
+    if path is None:
+        progress.notice(f"using {config.path}")
+    for notice in config.notices:
+        progress.notice(notice)
+    return config
+
+
+def storage_of(config: Config, requests_per_second: float | None = None) -> Storage:
+    """The storage that *config* names, at the lower of the config's and the given rate.
+
+    :raises ConfigError: its section cannot be understood, or its extra is not installed.
+    """
+    try:
+        storage = open_storage(config.storage)
+    except DriverConfigError as error:
+        raise ConfigError(f"{config.path}: {error}") from error
+    given = Parameters(config.driver, config.storage.parameters)
+    rates = [requests_per_second, given.number("maxrequestspersecond", 0)]
+    wanted = [rate for rate in rates if rate]
+    if not wanted:
+        return storage
+    from registry_drivers.wrappers import throttled
+
+    return throttled(storage, min(wanted))
+
+
+def guard_of(config: Config, storage: Storage, options: Mapping[str, Any]) -> Guard:
+    """The guard, with what the command line says about the registry."""
+    return Guard(
+        config,
+        storage,
+        GuardOptions(
+            registry_urls=tuple(options["registry_urls"]),
+            registry_stopped=options["registry_stopped"],
+            assume_readonly=options["assume_readonly"],
+            auth_file=options["registry_auth_file"],
+        ),
+    )
+
+
+def state_folder(options: Mapping[str, Any], progress: Progress) -> str:
+    """The state directory, or a temporary one, which is said."""
+    wanted = options["state_dir"] or default_state_dir(os.environ, os.geteuid())
+    state = open_state_dir(wanted)
+    for notice in state.notices:
+        progress.notice(notice)
+    return state.path
+
+
+def cache_path(options: Mapping[str, Any], state_dir: str, storage: Storage) -> str | None:
+    """Where references are remembered: by default only where reading a manifest is a request."""
+    if options["no_cache"]:
+        return None
+    if options["cache"]:
+        return os.path.abspath(str(options["cache"]))
+    if storage.capabilities.folders:
+        return None
+    return os.path.join(state_dir, "references.sqlite")
+
+
+def exit_code_of(work: Callable[[], int]) -> int:
+    """Run a command's *work*; what can go wrong with a registry becomes a line and a code."""
+    try:
+        return work()
+    except (ConfigError, DriverConfigError) as error:
+        complain(str(error))
+        return 2
+    except LockError as error:
+        complain(str(error))
+        return 4
+    except StorageError as error:
+        complain(str(error))
+        return 1
+
+
+@contextmanager
+def registry(path: str | None, progress: Progress) -> Iterator[tuple[Config, Storage]]:
+    """The config at *path* and its storage, closed at the end.
+
+    :raises ConfigError: see :func:`read_config` and :func:`storage_of`.
+    """
+    config = read_config(path, progress)
+    storage = storage_of(config)
+    try:
+        yield config, storage
+    finally:
+        storage.close()

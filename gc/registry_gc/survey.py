@@ -1,0 +1,188 @@
+"""Finding out: what the registry holds, what of it is live, and which blobs are dead.
+
+Reads only. A collection, a plan, and those who merely ask (verify, explain, report) share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from registry_drivers.base import Reader
+from registry_gc.arrays import within
+from registry_gc.cache import ReferenceCache
+from registry_gc.catalog import Catalog, read_catalog, stream_blobs
+from registry_gc.digest import Keys, empty_keys
+from registry_gc.engine import Engine
+from registry_gc.events import Observer
+from registry_gc.listing import BlobBatch
+from registry_gc.live_set import LiveSet
+from registry_gc.mark import Marking, manifests_of, mark
+from registry_gc.plan import dead_blobs
+from registry_gc.policy import Policy
+from registry_gc.references import Manifests, State
+from registry_gc.run_file import Kind, Row
+from registry_gc.signatures import read_signatures
+
+
+class BlobSink(Protocol):
+    """Takes the rows of dead blobs, and takes some back; a run file is one."""
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Append rows."""
+
+    def drop(self, kind: Kind, digests: Iterable[str]) -> None:
+        """Take rows back that are not dead after all."""
+
+    def drop_all(self, kind: Kind) -> None:
+        """Take all rows of a kind back."""
+
+
+@dataclass(slots=True)
+class Blobs:
+    """What a pass over ``blobs/`` has counted. ``hollow``: folders that hold no file."""
+
+    total: int
+    strangers: int
+    hollow: list[str]
+
+
+@dataclass(slots=True)
+class Survey:
+    """What was found out about a registry. ``blobs`` is None where nobody asked for them."""
+
+    catalog: Catalog
+    manifests: Manifests
+    marking: Marking
+    blobs: Blobs | None = None
+
+    @property
+    def live_manifests(self) -> int:
+        """How many live revisions have their manifest in the store."""
+        states = self.manifests.batch.states[manifests_of(self.marking.live)]
+        return int(np.count_nonzero(states != State.MISSING))
+
+
+class Surveyor:
+    """Makes one survey of one registry.
+
+    :param cutoff: seconds since the epoch; nothing younger is dead.
+    :param cache: the path of the reference cache; None to read every manifest.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        engine: Engine,
+        policy: Policy,
+        cutoff: float,
+        observer: Observer,
+        cache: str | None = None,
+    ) -> None:
+        self._reader = reader
+        self._engine = engine
+        self._policy = policy
+        self._cutoff = cutoff
+        self._observer = observer
+        self._cache = cache
+
+    def catalog(self) -> Catalog:
+        """List ``repositories/``.
+
+        :raises StorageError: a folder or a link could not be read.
+        """
+        return read_catalog(self._reader, self._engine, self._observer)
+
+    def mark(self, catalog: Catalog) -> Survey:
+        """What is live, without a look at ``blobs/``: what the cache says is not checked."""
+        return self._marked(catalog, None)
+
+    def plan_blobs(self, catalog: Catalog, sink: BlobSink) -> Survey:
+        """What is live, and all dead blobs into *sink*.
+
+        :raises StorageError: something could not be read; *sink* is worth nothing then.
+        """
+        if self._cache is None:
+            return self._with_blobs(catalog, sink, None)
+        cache = ReferenceCache.open(self._cache)
+        try:
+            return self._remembering(catalog, sink, cache)
+        finally:
+            cache.close()
+            for notice in cache.notices:
+                self._observer.notice(notice)
+
+    def _remembering(self, catalog: Catalog, sink: BlobSink, cache: ReferenceCache) -> Survey:
+        survey = self._with_blobs(catalog, sink, cache)
+        lost = survey.manifests.unconfirmed()
+        if len(lost):
+            self._observer.notice(
+                f"{len(lost)} manifests that an earlier run has read are gone or of another "
+                "size; reading them again"
+            )
+            # Else each run from now on would go this way round.
+            cache.forget(lost)
+            sink.drop_all(Kind.BLOB)
+            survey = self._with_blobs(catalog, sink, cache)
+        if len(survey.manifests.unconfirmed()):
+            # Others, now? Nothing that is remembered is to be relied on.
+            sink.drop_all(Kind.BLOB)
+            survey = self._with_blobs(catalog, sink, None)
+        return survey
+
+    def _marked(self, catalog: Catalog, cache: ReferenceCache | None) -> Survey:
+        manifests = Manifests(self._engine, catalog.names, catalog.aliases, self._observer, cache)
+        manifests.load(catalog.revisions.keys)
+        catalog.signatures = read_signatures(self._reader, catalog, manifests)
+        marking = mark(self._reader, catalog, manifests, self._policy, self._cutoff)
+        return Survey(catalog, manifests, marking)
+
+    def _with_blobs(self, catalog: Catalog, sink: BlobSink, cache: ReferenceCache | None) -> Survey:
+        """Mark, then stream the blobs past the live set.
+
+        A blob that is younger than the cut-off may be a manifest whose links are all old, as
+        after a restore from a backup. Then it is a root after all, and what it names lives.
+        """
+        survey = self._marked(catalog, cache)
+        live = LiveSet([survey.marking.digests])
+        young = [empty_keys()]
+        self._observer.phase("listing blobs", None, "blobs")
+        survey.blobs = Blobs(0, 0, [])
+        # Manifests that were remembered instead of read need the sizes of live blobs too.
+        passed = None if survey.manifests.remembers else live
+        expected = len(catalog.revisions) + len(catalog.layers)
+        for batch in stream_blobs(self._reader, self._engine, expected, passed):
+            _count(survey.blobs, batch)
+            survey.manifests.check(batch.keys, batch.sizes)
+            found = dead_blobs(batch, live, self._cutoff, catalog.names)
+            sink.add(found.rows)
+            young.append(found.young)
+            self._observer.advance(len(batch.keys) + batch.live)
+        self._observer.finish()
+        late = np.concatenate(young)
+        if len(late):
+            self._revive(survey, sink, late)
+        return survey
+
+    def _revive(self, survey: Survey, sink: BlobSink, late: Keys) -> None:
+        """Mark again with the young blobs *late* as roots; what that reaches is dead no more."""
+        before = survey.marking.digests
+        survey.marking = mark(
+            self._reader,
+            survey.catalog,
+            survey.manifests,
+            self._policy,
+            self._cutoff,
+            young=late,
+        )
+        after = survey.marking.digests
+        sink.drop(Kind.BLOB, survey.catalog.names.texts(after[~within(before, after)]))
+
+
+def _count(blobs: Blobs, batch: BlobBatch) -> None:
+    blobs.total += len(batch.keys) + batch.live
+    blobs.strangers += batch.strangers
+    blobs.hollow += batch.hollow
