@@ -41,7 +41,7 @@ from registry_gc.retained import (
 )
 from registry_gc.run_file import Kind, RowState, RunFile, RunFileError
 from registry_gc.survey import Survey, Surveyor
-from registry_gc.sweep import Stop, sweep, tidy
+from registry_gc.sweep import Settled, Stop, sweep, tidy
 
 _LOOK_AGAIN = 10.0
 """Seconds after which guard and lock are looked at again, at the latest."""
@@ -53,7 +53,8 @@ class Job:
 
     ``check`` is the guard: asked before anything else, and again while deleting.
     ``run_file``: where the run file is to be written. ``cache``: where what manifests reference is
-    remembered; None to read them all.
+    remembered; None to read them all. ``settled``: told of each batch of deletes, see
+    :data:`registry_gc.sweep.Settled`.
     """
 
     storage: Storage
@@ -63,6 +64,7 @@ class Job:
     cache: str | None = None
     dry_run: bool = False
     workers: int | None = None
+    settled: tuple[Settled, ...] = ()
     run: str = field(default_factory=lambda: str(uuid.uuid4()))
 
 
@@ -337,6 +339,7 @@ class _Collection:
                     self.observer,
                     self.versions,
                     purge=self._purges(),
+                    settled=self.job.settled,
                 )
                 if swept.stopped is None:
                     self.swept = True

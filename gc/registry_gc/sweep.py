@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -41,6 +41,9 @@ _BATCHES_AT_ONCE = 8
 Look = Callable[[], Stop | None]
 """Asked before each batch whether deleting is still allowed."""
 
+Settled = Callable[[RunFile, Sequence[tuple[int, Outcome]]], None]
+"""Told, in the thread that sweeps, of rows whose outcome is known and in the run file."""
+
 
 @dataclass(slots=True)
 class Swept:
@@ -64,6 +67,7 @@ def sweep(
     versions: VersionDeleter | None = None,
     *,
     purge: bool = False,
+    settled: Sequence[Settled] = (),
 ) -> Swept:
     """Delete every planned row, phase by phase; within one, batches may go side by side.
 
@@ -71,6 +75,7 @@ def sweep(
     :param purge: also delete all versions of what this run deletes.
     :param look: asked before each batch; anything but None stops.
     :param interrupted: asked before each single delete, from any thread.
+    :param settled: told of each batch once its outcome is durable.
     :raises StorageError: the storage cannot tell what became of a batch.
     """
     swept = Swept()
@@ -94,11 +99,11 @@ def sweep(
                         break
                     running.append(pool.submit(_delete, rows, send, interrupted))
                     if len(running) >= workers:
-                        _record(running.popleft().result(), run_file, swept, observer)
+                        _record(running.popleft().result(), run_file, swept, observer, settled)
             finally:
                 # Whatever else goes wrong, what is under way is waited for and written down.
                 while running:
-                    _record(running.popleft().result(), run_file, swept, observer)
+                    _record(running.popleft().result(), run_file, swept, observer, settled)
                 observer.finish()
             if interrupted():
                 swept.stopped = swept.stopped or Stop.INTERRUPTED
@@ -155,11 +160,18 @@ def _delete(rows: list[tuple[int, str]], send: _Send, interrupted: Callable[[], 
     return _Batch(rows, outcomes, None)
 
 
-def _record(batch: _Batch, run_file: RunFile, swept: Swept, observer: Observer) -> None:
+def _record(
+    batch: _Batch,
+    run_file: RunFile,
+    swept: Swept,
+    observer: Observer,
+    settled: Sequence[Settled],
+) -> None:
     numbers = {path: number for number, path in batch.rows}
-    run_file.record(
-        [(numbers[done.path], _STATES[done.result], done.error) for done in batch.outcomes]
-    )
+    outcomes = [(numbers[done.path], done) for done in batch.outcomes]
+    run_file.record([(number, _STATES[done.result], done.error) for number, done in outcomes])
+    for tell in settled:
+        tell(run_file, outcomes)
     swept.folders.update(
         done.path.rpartition("/")[0]
         for done in batch.outcomes
