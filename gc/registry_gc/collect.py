@@ -434,6 +434,7 @@ class _Collection:
         marking = self.survey.marking if self.survey else None
         held = marking.holds if marking else ()
         damaged = marking.damaged if marking else ()
+        blobs = self.survey.blobs if self.survey else None
         if code == 0 and (held or damaged or failed):
             code = 3
         return Report(
@@ -456,6 +457,13 @@ class _Collection:
             retained=self.retained,
             versions=self._tally(Kind.VERSIONS),
             multipart_uploads=self._tally(Kind.MULTIPART),
+            blobs_bytes=None if blobs is None or blobs.unsized else blobs.bytes,
+            uploads_bytes=sum(sum(one.sizes) for one in self.catalog.uploads)
+            if self.catalog
+            else 0,
+            held_blobs=blobs.held if blobs else 0,
+            held_bytes=blobs.held_bytes if blobs else 0,
+            live_manifests=self.survey.live_manifests if self.survey else 0,
             already_gone=gone,
             held=held,
             damaged=damaged,

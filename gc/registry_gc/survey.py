@@ -6,13 +6,13 @@ Reads only. A collection, a plan, and those who merely ask (verify, explain, rep
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
 from registry_drivers.base import Reader
-from registry_gc.arrays import within
+from registry_gc.arrays import within, without
 from registry_gc.cache import ReferenceCache
 from registry_gc.catalog import Catalog, read_catalog, stream_blobs
 from registry_gc.digest import Keys, empty_keys
@@ -22,7 +22,7 @@ from registry_gc.listing import BlobBatch
 from registry_gc.live_set import LiveSet
 from registry_gc.mark import Marking, manifests_of, mark
 from registry_gc.plan import dead_blobs
-from registry_gc.policy import Policy
+from registry_gc.policy import Policy, Release
 from registry_gc.references import Manifests, State
 from registry_gc.run_file import Kind, Row
 from registry_gc.signatures import read_signatures
@@ -43,11 +43,19 @@ class BlobSink(Protocol):
 
 @dataclass(slots=True)
 class Blobs:
-    """What a pass over ``blobs/`` has counted. ``hollow``: folders that hold no file."""
+    """What a pass over ``blobs/`` has counted. ``hollow``: folders that hold no file.
+
+    ``bytes``: of all but ``unsized``, the live blobs whose size a filesystem was not asked for.
+    ``held`` of them, with ``held_bytes``, live only because a repository is held.
+    """
 
     total: int
     strangers: int
     hollow: list[str]
+    bytes: int = 0
+    unsized: int = 0
+    held: int = 0
+    held_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -152,10 +160,12 @@ class Surveyor:
         self._observer.phase("listing blobs", None, "blobs")
         survey.blobs = Blobs(0, 0, [])
         # Manifests that were remembered instead of read need the sizes of live blobs too.
-        passed = None if survey.manifests.remembers else live
+        held = self._only_held(survey)
+        needed = LiveSet([without(survey.marking.digests, held)]) if len(held) else live
+        passed = None if survey.manifests.remembers else needed
         expected = len(catalog.revisions) + len(catalog.layers)
         for batch in stream_blobs(self._reader, self._engine, expected, passed):
-            _count(survey.blobs, batch)
+            _count(survey.blobs, batch, held)
             survey.manifests.check(batch.keys, batch.sizes)
             found = dead_blobs(batch, live, self._cutoff, catalog.names)
             sink.add(found.rows)
@@ -166,6 +176,16 @@ class Surveyor:
         if len(late):
             self._revive(survey, sink, late)
         return survey
+
+    def _only_held(self, survey: Survey) -> Keys:
+        """Sorted keys that live for no other reason than that a repository is held."""
+        holds = survey.marking.holds
+        if not holds:
+            return empty_keys()
+        releases = tuple(Release(name) for name in sorted({hold.repository for hold in holds}))
+        policy = replace(self._policy, releases=(*self._policy.releases, *releases))
+        lifted = mark(self._reader, survey.catalog, survey.manifests, policy, self._cutoff)
+        return without(survey.marking.digests, lifted.digests)
 
     def _revive(self, survey: Survey, sink: BlobSink, late: Keys) -> None:
         """Mark again with the young blobs *late* as roots; what that reaches is dead no more."""
@@ -182,7 +202,13 @@ class Surveyor:
         sink.drop(Kind.BLOB, survey.catalog.names.texts(after[~within(before, after)]))
 
 
-def _count(blobs: Blobs, batch: BlobBatch) -> None:
+def _count(blobs: Blobs, batch: BlobBatch, held: Keys) -> None:
+    if len(held):
+        of_held = within(held, batch.keys)
+        blobs.held += int(np.count_nonzero(of_held))
+        blobs.held_bytes += int(batch.sizes[of_held].sum())
     blobs.total += len(batch.keys) + batch.live
+    blobs.bytes += int(batch.sizes.sum())
+    blobs.unsized += batch.live
     blobs.strangers += batch.strangers
     blobs.hollow += batch.hollow

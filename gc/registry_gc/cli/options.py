@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from registry_gc.cli.flags import DurationType, LimitType, ReleaseType
+from registry_gc.cli.flags import DurationType, LimitType, ReleaseType, SizeType
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -103,6 +103,25 @@ OPTIONS = (
         "--state-dir", type=click.Path(file_okay=False), metavar="PATH",
         help="Where run files are kept. Default: $XDG_STATE_HOME/registry-gc, for root "
         "/var/lib/registry-gc.",
+    ),
+    _option(
+        "--metrics-file", type=click.Path(dir_okay=False), metavar="PATH",
+        help="Write metrics to this file, for node_exporter's textfile collector.",
+    ),
+    _option("--pushgateway", metavar="URL", help="Send metrics to this Prometheus Pushgateway."),
+    _option(
+        "--capacity", type=SizeType(), metavar="SIZE",
+        help="How much the storage may hold, such as 2TB or 500GiB, for metrics. Default: on a "
+        "filesystem, its size.",
+    ),
+    _option(
+        "--audit-log", metavar="PATH|syslog[:WHERE]",
+        help="Append a JSON line for each deletion and each hold to this file, or send it to "
+        "syslog; WHERE is a facility, a socket's path, or [tcp:]HOST[:PORT].",
+    ),
+    _option(
+        "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True,
+        help="What stderr gets: lines for people, or JSON objects, one a line, without bars.",
     ),
 )  # fmt: skip
 

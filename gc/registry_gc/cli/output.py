@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from itertools import islice
 
-import click
+from registry_gc.cli.wiring import note
 
 _LINES_A_WRITE = 2000
 
@@ -37,8 +37,7 @@ class Output:
             sys.stdout.flush()
         except (OSError, ValueError) as error:
             self.broken = True
-            with contextlib.suppress(OSError, ValueError):
-                click.echo(f"note: nothing more goes to stdout: {error}", err=True)
+            note(f"nothing more goes to stdout: {error}")
 
     def close(self) -> None:
         """Keep the interpreter from complaining at its exit about a closed stdout."""

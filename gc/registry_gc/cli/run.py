@@ -11,11 +11,14 @@ from typing import Any
 
 from registry_drivers.errors import DriverConfigError
 from registry_gc.cli.output import Output
+from registry_gc.cli.records import Records
 from registry_gc.cli.wiring import (
     cache_path,
     complain,
     guard_of,
     is_terminal,
+    log_as_json,
+    logs_json,
     note,
     read_config,
     state_folder,
@@ -54,19 +57,29 @@ def run_collection(options: Mapping[str, Any]) -> int:
 
 def _run(options: Mapping[str, Any], output: Output, interrupts: Interrupts) -> int:
     quiet, text = options["quiet"], options["output"] == "text"
-    progress = Progress(bars=not quiet and is_terminal())
+    progress = Progress(bars=not quiet and is_terminal(), as_json=logs_json())
+    if logs_json():
+        log_as_json()
     try:
-        job = _job(options, progress)
+        records = Records.of(options, progress)
+        recorder = records.recorder(_job(options, progress))
     except (ConfigError, DriverConfigError) as error:
         complain(str(error))
         return 2
 
     def show(plan: Plan) -> None:
+        recorder.planned(plan)
         if text and not quiet:
             output.lines(plan_lines(plan, options["verbose"]))
 
+    job = recorder.job
     try:
-        report = collect(job, progress, interrupts, show)
+        report = collect(job, records.observer, interrupts, show)
+        with interrupts.deferred():
+            report = recorder.ended(report)
+    except Exception:
+        recorder.crashed()
+        raise
     finally:
         progress.finish()
         job.storage.close()

@@ -28,7 +28,9 @@ class Report:
     ``verdict`` is what the guard says: ``allowed``, ``refused`` or ``unknown``. ``error`` is the
     one line that says why ``exit_code`` is not 0 or 3. ``keeps`` are the settings by which the
     storage keeps what is deleted; ``versions`` what goes of that, its bytes without those of
-    what this run itself deletes, which ``blobs`` and ``uploads`` count.
+    what this run itself deletes, which ``blobs`` and ``uploads`` count. ``blobs_bytes``: of all
+    blobs before anything was deleted, None where not every size was asked for; ``held_blobs``
+    live only because a repository is held; ``live_manifests``: revisions that stay and are stored.
     """
 
     run: str
@@ -64,3 +66,8 @@ class Report:
     retained: Retained = field(default_factory=Retained)
     versions: Tally = field(default_factory=Tally)
     multipart_uploads: Tally = field(default_factory=Tally)
+    blobs_bytes: int | None = None
+    uploads_bytes: int = 0
+    held_blobs: int = 0
+    held_bytes: int = 0
+    live_manifests: int = 0
