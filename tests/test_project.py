@@ -274,12 +274,15 @@ def sources() -> set[str]:
     }
 
 
-def test_the_wheel_holds_both_packages_and_nothing_else(dist: Path) -> None:
+def test_the_wheel_holds_both_packages_and_what_is_shared_and_nothing_else(dist: Path) -> None:
     (wheel,) = dist.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if not name.endswith("/")}
     info = f"{wheel.name.removesuffix('-py3-none-any.whl')}.dist-info"
-    assert names == sources() | {
+    share = ROOT / "contrib" / "share"
+    shared = {path.relative_to(share).as_posix() for path in share.rglob("*") if path.is_file()}
+    data = info.replace(".dist-info", ".data/data/share")
+    assert names == sources() | {f"{data}/{path}" for path in shared} | {
         f"{info}/{name}"
         for name in ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")
     }
