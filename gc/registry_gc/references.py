@@ -140,8 +140,11 @@ def read_manifests(reader: Reader, wanted: Wanted) -> ManifestBatch:
 
 
 def _edges(references: References, names: Names, targets: list[bytes], edges: list[int]) -> None:
+    blobs = references.blobs
+    if blobs:
+        targets.append(references.blob_keys or names.keys(blobs))
+        edges += [Edge.BLOB] * len(blobs)
     for digests, edge in (
-        (references.blobs, Edge.BLOB),
         (references.children, Edge.CHILD),
         (references.maybe, Edge.MAYBE),
         (references.linked, Edge.LINKED),
