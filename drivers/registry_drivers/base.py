@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -109,8 +110,7 @@ class Paths(Sequence[str]):
             yield data[start:stop].decode("utf-8", "surrogateescape")
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """One object.
 
     ``size`` in bytes, ``modified`` in seconds since the epoch by the storage's clock, ``md5`` of
@@ -125,8 +125,7 @@ class Entry:
     shared: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(msgspec.Struct, frozen=True):
     """One answer to a listing, as columns of equal length.
 
     ``md5s`` has dtype ``V16`` and :data:`UNKNOWN_MD5` where the listing does not tell; None where
@@ -171,8 +170,7 @@ class Page:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Children:
+class Children(msgspec.Struct, frozen=True):
     """The names directly below a folder, sorted; folders without a trailing ``/``."""
 
     folders: tuple[str, ...]
@@ -187,8 +185,7 @@ class Deletion(enum.Enum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """What became of one path; ``error`` says why it failed, in the storage's own words."""
 
     path: str
@@ -196,8 +193,7 @@ class Outcome:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
+class Capabilities(msgspec.Struct, frozen=True):
     """What a storage is like; data, so that nobody asks for a driver's class.
 
     ``delete_batch``: paths that one request may delete. ``folders``: there are real folders,

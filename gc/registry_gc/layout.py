@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from registry_drivers.base import Group, Page
@@ -70,8 +70,7 @@ def tag_index_link(repository: str, tag: str, digest: str) -> str:
     return f"{tag_folder(repository, tag)}index/{digest.replace(':', '/', 1)}/link"
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(msgspec.Struct, frozen=True):
     """Rows ``start:stop`` of a page: ``<head><64 hex>/<leaf>``, all with the same head.
 
     ``keys`` are the decoded hex parts, dtype ``V32``; ``head`` ends with ``/``.
@@ -84,8 +83,7 @@ class Run:
     keys: Keys
 
 
-@dataclass(frozen=True, slots=True)
-class Single:
+class Single(msgspec.Struct, frozen=True):
     """One row of a page that does not have the form of a :class:`Run`."""
 
     path: str

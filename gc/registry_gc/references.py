@@ -5,8 +5,8 @@ from __future__ import annotations
 import enum
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,8 +44,7 @@ class Edge(enum.IntEnum):
 _NO_SUBJECT = b"\0" * 32
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestBatch:
+class ManifestBatch(msgspec.Struct, frozen=True):
     """References of some manifests, as columns.
 
     Row ``i`` has the edges ``offsets[i]:offsets[i + 1]`` of ``targets`` and ``edges``;
@@ -74,8 +73,7 @@ class ManifestBatch:
         )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """Manifests to read: their keys, one after the other.
 
     ``names``: for those that are not sha256, or stored under another name too: the digest, and

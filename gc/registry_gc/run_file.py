@@ -18,8 +18,9 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+import msgspec
 
 from registry_gc.state_dir import IN_MEMORY, temporary_folder
 
@@ -97,8 +98,7 @@ class Row(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Count:
+class Count(msgspec.Struct, frozen=True):
     """How many rows, and their bytes."""
 
     rows: int = 0
