@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from generated_shape import BORROWED, KEY, OLD, OWN, Content, Numbers, Shape, hex_of
+from generated_shape import BORROWED, KEY, OLD, OWN, TAGGED, Content, Numbers, Shape, hex_of
 from registry_drivers.base import (
     Capabilities,
     Children,
@@ -215,9 +215,10 @@ class GeneratedStorage:
             md5s.append(bytes(16 * (len(keys) + len(revisions))))
             for tag in range(self.shape.tags):
                 folder = head + b"_manifests/tags/v%d/" % tag
-                text = b"sha256:" + own[tag].tobytes().hex().encode()
+                target = own[TAGGED[tag] : TAGGED[tag] + 1]
+                text = b"sha256:" + target.tobytes().hex().encode()
                 tables.append(_table(folder + b"current/link", 1))
-                tables.append(_links(folder + b"index/sha256/", own[tag : tag + 1]))
+                tables.append(_links(folder + b"index/sha256/", target))
                 md5s.append(hashlib.md5(text, usedforsecurity=False).digest() + bytes(16))
         lengths = np.repeat([table.shape[1] for table in tables], [len(table) for table in tables])
         offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
@@ -262,9 +263,12 @@ class GeneratedStorage:
             return (), ()
         low, high = self._numbers_below(prefix)
         below = prefix[len(REPOSITORIES) :]
+        step = self.shape.teams or 1
+        if below or not self.shape.teams:
+            step = 1
         names = {
             f"{self.shape.repository(number)}/"[len(below) :].partition("/")[0]
-            for number in range(low, high)
+            for number in range(low, high, step)
         }
         if names != {""}:
             return tuple(sorted(names)), ()
@@ -293,7 +297,7 @@ class GeneratedStorage:
         if not mark or not rest.endswith("/current/link"):
             return None
         number = self._first_from(name + "/")
-        own = self.content.digests_of(number * OWN + int(rest.partition("/")[0]), 1)
+        own = self.content.digests_of(number * OWN + TAGGED[int(rest.partition("/")[0])], 1)
         return b"sha256:" + own[0].tobytes().hex().encode()
 
     def stat(self, path: str) -> Entry:

@@ -1,8 +1,8 @@
 """The registry that :mod:`generated` serves: numbers to digests, vectorised, from a seed alone.
 
-A repository has ten manifests of its own: ``0`` is an index of 1 to 7 and of three of its
-neighbour's, ``1`` to ``7`` are images, ``8`` is an image that no tag reaches, ``9`` refers to
-``1`` by its subject. It also links its neighbour's 1 to 4. An image names a config, a base layer
+A repository has ten manifests of its own: ``0`` is an index of 1 to 5 and of its neighbour's 1 to
+5, which the repository links too; ``1`` to ``8`` are images, of which no tag reaches ``8``; ``9``
+refers to ``1`` by its subject. An image names a config, a base layer
 that many share, and eight layers of its own: ten references each, as an index has.
 
 Digests of layers and configs are made up, in sorted order: the first 64 bits grow with the
@@ -23,7 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 OWN = 10
-BORROWED = (1, 2, 3, 4)
+BORROWED = (1, 2, 3, 4, 5)
+"""What a repository links of its neighbour's manifests; its index lists them."""
+TAGGED = (0, 6, 7)
+"""What its tags point to."""
 LAYERS = 9
 KEY = np.dtype("V32")
 OLD = 1_600_000_000.0
@@ -39,13 +42,13 @@ class Shape:
     """How large a registry is. ``repositories`` of 10 manifests; ``blobs`` is the total.
 
     ``stale``: layer links in each repository that no manifest needs. ``tags`` in each repository,
-    at most 9: the first points to the index, the others to images. ``teams``: folders above the
+    at most 3: one for the index, the others for images 6 and 7. ``teams``: folders above the
     repositories; 0 for none.
     """
 
     repositories: int
     blobs: int
-    stale: int = 20
+    stale: int = 10
     tags: int = 3
     teams: int = 100
     seed: int = 1
@@ -178,7 +181,7 @@ class Content:
         shape = self.shape
         folder = folder or os.path.join(tempfile.gettempdir(), "registry-gc-generated")
         os.makedirs(folder, mode=0o700, exist_ok=True)
-        name = f"{shape.repositories}-{shape.blobs}-{shape.seed}"
+        name = f"v2-{shape.repositories}-{shape.blobs}-{shape.seed}"
         self._digests = os.path.join(folder, f"{name}.digests")
         self._sorted = os.path.join(folder, f"{name}.sorted")
         if not os.path.exists(self._sorted):
@@ -240,7 +243,7 @@ class Content:
         first = number - own
         if own == 0:
             neighbour = (number // OWN + 1) % self.shape.repositories * OWN
-            keys = [*self.digests_of(first + 1, 7), *self.digests_of(neighbour + 1, 3)]
+            keys = [*self.digests_of(first + 1, 5), *self.digests_of(neighbour + 1, 5)]
             return _index([key.tobytes().hex() for key in keys])
         (parts,) = self._parts(np.array([number], dtype=np.int64))
         subject = self.digests_of(first + 1, 1)[0].tobytes().hex() if own == 9 else None
