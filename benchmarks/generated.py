@@ -32,8 +32,8 @@ V2 = "docker/registry/v2/"
 REPOSITORIES = V2 + "repositories/"
 SHA256 = V2 + "blobs/sha256/"
 _ROWS = 1000
-_OTHERS_A_STEP = 4500
-_REPOSITORIES_A_STEP = 24
+_OTHERS_A_STEP = 1800
+_REPOSITORIES_A_STEP = 12
 
 
 @dataclass(frozen=True, slots=True)
