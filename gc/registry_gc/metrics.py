@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from registry_gc.layout import BLOBS
 from registry_gc.report.model import Report
@@ -49,8 +50,7 @@ class Use(NamedTuple):
 NOBODY_KNOWS = Use(None, None)
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
+class Figures(msgspec.Struct, frozen=True):
     """What metrics are made of.
 
     ``phases``: seconds by name. ``totals``: rows of the run file by kind and state; None where

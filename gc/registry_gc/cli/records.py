@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from registry_gc.audit import AuditLog
 from registry_gc.audit_sinks import sink_of
@@ -26,8 +28,7 @@ from registry_gc.report.model import Report
 from registry_gc.run_file import RunFileError, read_totals
 
 
-@dataclass(frozen=True, slots=True)
-class Records:
+class Records(msgspec.Struct, frozen=True):
     """What *options* ask for, wired to one run. ``capacity`` in bytes."""
 
     observer: PhaseTimer
