@@ -104,6 +104,11 @@ OPTIONS = (
         help="Where run files are kept. Default: $XDG_STATE_HOME/registry-gc, for root "
         "/var/lib/registry-gc.",
     ),
+    _option(
+        "--keep-runs", type=click.IntRange(min=1), metavar="N",
+        help="At the end remove older run files than the N newest. Those of runs that go on, or "
+        "left something undecided, stay.",
+    ),
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from registry_drivers.errors import DriverConfigError
 from registry_gc.cli.output import Output
+from registry_gc.cli.runs import prune_runs
 from registry_gc.cli.wiring import (
     cache_path,
     complain,
@@ -75,6 +76,7 @@ def _run(options: Mapping[str, Any], output: Output, interrupts: Interrupts) -> 
     elif not quiet and report.run_file is not None:
         output.lines(summary_lines(report))
     _say(report)
+    prune_runs(options, report.run_file)
     return report.exit_code
 
 

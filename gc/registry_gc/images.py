@@ -1,0 +1,153 @@
+"""The largest and the oldest images: what a tag points to, with all that it leads to. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from registry_gc.arrays import among, distinct
+from registry_gc.digest import pack
+from registry_gc.inventory import Inventory
+from registry_gc.references import Edge, State
+
+_DEPTH = 64  # of indexes within indexes; a bound against rot, as none can hold its own digest
+_MANIFESTS_AT_ONCE = 65_536  # bounds the memory that their edges take
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What tags of one repository point to. ``bytes``: everything it leads to, each blob once.
+
+    ``pushed``: when the youngest of ``tags`` was set, in seconds since the epoch.
+    """
+
+    repository: str
+    digest: str
+    tags: tuple[str, ...]
+    bytes: int
+    pushed: float
+
+
+class Images(NamedTuple):
+    """The first of all images, by two orders."""
+
+    largest: tuple[Image, ...]
+    oldest: tuple[Image, ...]
+
+
+def largest_and_oldest_images(inventory: Inventory, top: int) -> Images:
+    """The *top* largest, and the *top* oldest images of all repositories."""
+    return _Finder(inventory).find(top)
+
+
+class _Finder:
+    """Images are pairs of repository and manifest id, as in :mod:`registry_gc.mark`."""
+
+    def __init__(self, inventory: Inventory) -> None:
+        self.catalog = inventory.catalog
+        self.manifests = inventory.manifests
+        self.stored = inventory.stored
+        self.sizes: dict[int, int] = {}
+        tags = [tag for tag in self.catalog.tags if tag.target is not None]
+        ids = self.manifests.ids(pack(self.catalog.names.key(tag.target or "") for tag in tags))
+        fine = ids >= 0
+        fine[fine] = self.manifests.batch.states[ids[fine]] == State.OK
+        self.tags = [tag for tag, good in zip(tags, fine.tolist(), strict=True) if good]
+        owner = np.array([tag.repository for tag in self.tags], np.int64)
+        self.tagged = (owner << 32) | ids[fine]
+        self.images = distinct(self.tagged)
+        self.pushed = np.full(len(self.images), -np.inf)
+        modified = np.array([tag.modified for tag in self.tags], np.float64)
+        np.maximum.at(self.pushed, np.searchsorted(self.images, self.tagged), modified)
+
+    def find(self, top: int) -> Images:
+        largest = self._largest(top)
+        oldest = np.argsort(self.pushed, kind="stable")[:top].tolist()
+        return Images(self._named(largest), self._named(oldest))
+
+    def _largest(self, top: int) -> list[int]:
+        """Positions of the largest images.
+
+        What parts of an index share is counted more than once in the bounds, so sizes are worked
+        out one by one from the largest bound down, until no bound can beat what was found.
+        """
+        bounds = self._bounds()[self.images & 0xFFFFFFFF] if len(self.images) else []
+        best: list[tuple[int, int]] = []
+        for at in np.argsort(-np.asarray(bounds), kind="stable").tolist():
+            if len(best) == top and bounds[at] <= -best[-1][0]:
+                break
+            best = sorted([*best, (-self._size(int(self.images[at]) & 0xFFFFFFFF), at)])[:top]
+        return [at for _, at in best]
+
+    def _bounds(self) -> NDArray[np.int64]:
+        """For each manifest at least as many bytes as it leads to."""
+        count = len(self.manifests)
+        own_rows = self.stored.rows(self.manifests.batch.keys, self.catalog.aliases)
+        own = np.where(own_rows >= 0, self._sizes_of(own_rows), 0)
+        flat = own.copy()
+        parents, children = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        for start in range(0, count, _MANIFESTS_AT_ONCE):
+            ids = np.arange(start, min(start + _MANIFESTS_AT_ONCE, count), dtype=np.int64)
+            source, targets, edges = self.manifests.targets_of(ids)
+            rows = self.stored.rows(targets, self.catalog.aliases)
+            np.add.at(flat, ids[source], np.where(rows >= 0, self._sizes_of(rows), 0))
+            found = self.manifests.ids(targets)
+            below = (found >= 0) & among(edges, (Edge.CHILD, Edge.MAYBE, Edge.LINKED))
+            parents.append(ids[source[below]])
+            children.append(found[below])
+        above, below_it = np.concatenate(parents), np.concatenate(children)
+        bounds = flat
+        for _ in range(_DEPTH):
+            more = flat.copy()
+            np.add.at(more, above, bounds[below_it] - own[below_it])
+            if (more == bounds).all():
+                break
+            bounds = more
+        return bounds
+
+    def _sizes_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        if not len(self.stored):
+            return np.zeros(len(rows), np.int64)
+        return self.stored.sizes[np.maximum(rows, 0)]
+
+    def _size(self, number: int) -> int:
+        """Bytes of all that a manifest leads to, each blob once."""
+        if number in self.sizes:
+            return self.sizes[number]
+        seen: set[int] = set()
+        frontier = [number]
+        keys = [self.manifests.batch.keys[[number]]]
+        while frontier:
+            seen.update(frontier)
+            _, targets, edges = self.manifests.targets_of(np.array(frontier, np.int64))
+            keys.append(targets)
+            found = self.manifests.ids(targets)
+            below = (found >= 0) & among(edges, (Edge.CHILD, Edge.MAYBE, Edge.LINKED))
+            frontier = sorted(set(found[below].tolist()) - seen)
+        rows = distinct(self.stored.rows(np.concatenate(keys), self.catalog.aliases))
+        self.sizes[number] = int(self._sizes_of(rows[rows >= 0]).sum())
+        return self.sizes[number]
+
+    def _named(self, positions: Sequence[int]) -> tuple[Image, ...]:
+        tags: dict[int, list[str]] = {int(self.images[at]): [] for at in positions}
+        for tag, image in zip(self.tags, self.tagged.tolist(), strict=True):
+            if image in tags:
+                tags[image].append(tag.name)
+        found: list[Image] = []
+        for at in positions:
+            image = int(self.images[at])
+            key = self.manifests.batch.keys[image & 0xFFFFFFFF].tobytes()
+            found.append(
+                Image(
+                    repository=self.catalog.repositories[image >> 32],
+                    digest=self.catalog.names.text(key),
+                    tags=tuple(sorted(tags[image])),
+                    bytes=self._size(image & 0xFFFFFFFF),
+                    pushed=float(self.pushed[at]),
+                )
+            )
+        return tuple(found)
