@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from registry_gc.growth import Freed, Growth, Point
 from registry_gc.images import Image

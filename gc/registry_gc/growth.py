@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+
+import msgspec
 
 from registry_gc.runs import past_runs
 from registry_gc.usage import Usage
@@ -16,8 +17,7 @@ from registry_gc.usage import Usage
 _FILE = "usage.jsonl"
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(msgspec.Struct, frozen=True):
     """What one report measured. ``time``: seconds since the epoch; sizes in bytes."""
 
     time: float
@@ -28,8 +28,7 @@ class Point:
     reclaimable_untagged: int
 
 
-@dataclass(frozen=True, slots=True)
-class Freed:
+class Freed(msgspec.Struct, frozen=True):
     """What one run freed, in bytes, and when it ended."""
 
     time: float
@@ -37,8 +36,7 @@ class Freed:
     run: str
 
 
-@dataclass(frozen=True, slots=True)
-class Growth:
+class Growth(msgspec.Struct, frozen=True):
     """Both, each in the order of time."""
 
     points: tuple[Point, ...]
@@ -63,7 +61,7 @@ def remember(state_dir: str, driver: str, root: str, point: Point) -> None:
 
     :raises OSError: the state directory cannot be written.
     """
-    fields = {name: getattr(point, name) for name in Point.__dataclass_fields__}
+    fields = {name: getattr(point, name) for name in Point.__struct_fields__}
     line = json.dumps({"driver": driver, "root": root, **fields}) + "\n"
     handle = os.open(os.path.join(state_dir, _FILE), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:

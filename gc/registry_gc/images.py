@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,8 +18,7 @@ _DEPTH = 64  # of indexes within indexes; a bound against rot, as none can hold 
 _MANIFESTS_AT_ONCE = 65_536  # bounds the memory that their edges take
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(msgspec.Struct, frozen=True):
     """What tags of one repository point to. ``bytes``: everything it leads to, each blob once.
 
     ``pushed``: when the youngest of ``tags`` was set, in seconds since the epoch.

@@ -7,8 +7,8 @@ for each policy that is asked about: marking reads nothing a second time.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,8 +28,7 @@ from registry_gc.references import Manifests
 from registry_gc.signatures import read_signatures
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(msgspec.Struct, frozen=True):
     """All blobs, sorted by key, one row each.
 
     ``sizes``: the bytes that deleting frees, 0 for a file with another hard link. ``modified``:
@@ -58,8 +57,7 @@ class Stored:
         return rows
 
 
-@dataclass(frozen=True, slots=True)
-class Outlook:
+class Outlook(msgspec.Struct, frozen=True):
     """What a collection under one policy would come to.
 
     ``dead`` tells for each row of :class:`Stored` whether it would go.
@@ -71,8 +69,7 @@ class Outlook:
     uploads: tuple[Upload, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Inventory:
+class Inventory(msgspec.Struct, frozen=True):
     """What there is, and an outlook for each policy, in the order in which they were given."""
 
     catalog: Catalog

@@ -12,9 +12,10 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import quote
+
+import msgspec
 
 from registry_gc.processes import Process
 from registry_gc.run_file import SCHEMA, Kind, RowState
@@ -40,8 +41,7 @@ class RunState(enum.StrEnum):
     """The file cannot be read as a run file."""
 
 
-@dataclass(frozen=True, slots=True)
-class PastRun:
+class PastRun(msgspec.Struct, frozen=True):
     """One run. Times in seconds since the epoch; None and 0 for what its file does not tell.
 
     ``left``: rows that are still planned. ``unsettled``: rows in any state but deleted, gone
@@ -63,7 +63,7 @@ class PastRun:
     exit_code: int | None = None
     eligible_bytes: int = 0
     deleted_bytes: int = 0
-    deleted: Mapping[str, int] = field(default_factory=dict)
+    deleted: Mapping[str, int] = msgspec.field(default_factory=dict)
     failed: int = 0
     gone_already: int = 0
     left: int = 0
@@ -80,7 +80,7 @@ class PastRun:
 
 def beginning() -> dict[str, Any]:
     """What a run file says from the start, so that others can tell whether it goes on."""
-    return {"process": asdict(Process.current())}
+    return {"process": msgspec.structs.asdict(Process.current())}
 
 
 def ending(ended: float, document: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,8 +200,7 @@ def _state(meta: Mapping[str, Any], finished: bool) -> RunState:
     return RunState.RUNNING if alive else RunState.STOPPED
 
 
-@dataclass(frozen=True, slots=True)
-class Pruned:
+class Pruned(msgspec.Struct, frozen=True):
     """Which run files went, and those that could not, with the reason."""
 
     removed: tuple[str, ...]

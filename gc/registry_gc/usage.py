@@ -11,8 +11,8 @@ A *pair* is a blob as one repository, or one group, uses it, packed as ``owner <
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,8 +42,7 @@ _ROW = (1 << 32) - 1
 _MANIFESTS_AT_ONCE = 65_536  # bounds the memory that their edges take
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(msgspec.Struct, frozen=True):
     """What one repository, or one group of them, uses. Sizes in bytes, times since the epoch.
 
     ``untagged``: manifests that no tag leads to. ``reclaimable``: what a collection would free
@@ -73,8 +72,7 @@ class Share:
         return self.logical - self.unique
 
 
-@dataclass(frozen=True, slots=True)
-class Totals:
+class Totals(msgspec.Struct, frozen=True):
     """The whole storage; what several repositories use counts once. Sizes in bytes.
 
     ``unused``: what no repository uses. ``logical``: the sum of all repositories' logical bytes.
@@ -102,8 +100,7 @@ class Totals:
     strangers: int
 
 
-@dataclass(frozen=True, slots=True)
-class AgeClass:
+class AgeClass(msgspec.Struct, frozen=True):
     """The blobs that are younger than ``below`` and not in the class before; None: the rest.
 
     ``goes``: bytes that any collection would free; ``goes_untagged``: bytes that only ``-m``
@@ -118,8 +115,7 @@ class AgeClass:
     goes_untagged: int
 
 
-@dataclass(frozen=True, slots=True)
-class Blob:
+class Blob(msgspec.Struct, frozen=True):
     """One blob: by how many repositories it is used, one of them, and what becomes of it.
 
     ``fate``: ``kept``, ``goes`` or ``goes with -m``.
@@ -133,8 +129,7 @@ class Blob:
     fate: str
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True):
     """All figures. ``repositories`` and ``groups`` are in the order of their names."""
 
     made: float
@@ -166,8 +161,7 @@ def group_of(name: str, depth: int) -> str:
     return "/".join(name.split("/")[:depth])
 
 
-@dataclass(frozen=True, slots=True)
-class _Counts:
+class _Counts(msgspec.Struct, frozen=True):
     """What is counted link by link: one number for each repository."""
 
     tags: Bytes

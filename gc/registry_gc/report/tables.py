@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import compress
 
+import msgspec
 from rich import box
 from rich.console import Console, Group
 from rich.table import Table
@@ -17,8 +17,7 @@ from registry_gc.report.names import shown
 _WIDE = 110  # columns of a terminal
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(msgspec.Struct, frozen=True):
     """One column of a table.
 
     ``number``: it holds numbers, which stand at its right. ``fold``: long values may take several
@@ -32,8 +31,7 @@ class Column:
     style: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(msgspec.Struct, frozen=True):
     """How wide the lines may be, and whether the reader's terminal shows colour."""
 
     width: int = 160

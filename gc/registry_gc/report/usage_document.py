@@ -6,9 +6,10 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
+
+import msgspec
 
 from registry_gc import __version__
 from registry_gc.growth import Growth
@@ -19,8 +20,7 @@ from registry_gc.usage import Blob, Share, Usage, group_of
 SCHEMA = 1
 
 
-@dataclass(frozen=True, slots=True)
-class UsageReport:
+class UsageReport(msgspec.Struct, frozen=True):
     """All that is to be shown: whose storage, what is in it, how it has grown.
 
     ``top``: how many of the largest and oldest to name.
@@ -111,7 +111,7 @@ def usage_document(report: UsageReport) -> dict[str, Any]:
             "images": [_image(image) for image in usage.oldest_images],
             "blobs": [_blob(blob) for blob in usage.oldest_blobs],
         },
-        "held": [asdict(hold) for hold in usage.holds],
+        "held": [msgspec.structs.asdict(hold) for hold in usage.holds],
         "growth": {
             "reports": [
                 {

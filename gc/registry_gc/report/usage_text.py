@@ -23,6 +23,7 @@ def usage_lines(report: UsageReport, look: Look) -> Iterator[str]:
     drawn: list[Table | Text] = [
         _heading(report),
         _totals(usage, look),
+        Text(),
         _shares(_title("Groups", usage.groups, top), by_size(usage.groups, top), usage.made, look),
         _shares(
             _title("Repositories", usage.repositories, top),
