@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry_gc.arrays import among, distinct
-from registry_gc.digest import pack
+from registry_gc.digest import Keys, pack
 from registry_gc.inventory import Inventory
 from registry_gc.references import Edge, State
 
@@ -85,15 +85,13 @@ class _Finder:
     def _bounds(self) -> NDArray[np.int64]:
         """For each manifest at least as many bytes as it leads to."""
         count = len(self.manifests)
-        own_rows = self.stored.rows(self.manifests.batch.keys, self.catalog.aliases)
-        own = np.where(own_rows >= 0, self._sizes_of(own_rows), 0)
+        own = self._total(count, np.arange(count), self.manifests.batch.keys)
         flat = own.copy()
         parents, children = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for start in range(0, count, _MANIFESTS_AT_ONCE):
             ids = np.arange(start, min(start + _MANIFESTS_AT_ONCE, count), dtype=np.int64)
             source, targets, edges = self.manifests.targets_of(ids)
-            rows = self.stored.rows(targets, self.catalog.aliases)
-            np.add.at(flat, ids[source], np.where(rows >= 0, self._sizes_of(rows), 0))
+            flat += self._total(count, ids[source], targets)
             found = self.manifests.ids(targets)
             below = (found >= 0) & among(edges, (Edge.CHILD, Edge.MAYBE, Edge.LINKED))
             parents.append(ids[source[below]])
@@ -108,10 +106,12 @@ class _Finder:
             bounds = more
         return bounds
 
-    def _sizes_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        if not len(self.stored):
-            return np.zeros(len(rows), np.int64)
-        return self.stored.sizes[np.maximum(rows, 0)]
+    def _total(self, count: int, sources: NDArray[np.int64], keys: Keys) -> NDArray[np.int64]:
+        """For each of *count* sources the bytes of its keys."""
+        found, rows = self.stored.find(sources, keys, self.catalog.aliases)
+        sums = np.zeros(count, np.int64)
+        np.add.at(sums, found, self.stored.sizes[rows])
+        return sums
 
     def _size(self, number: int) -> int:
         """Bytes of all that a manifest leads to, each blob once."""
@@ -127,8 +127,10 @@ class _Finder:
             found = self.manifests.ids(targets)
             below = (found >= 0) & among(edges, (Edge.CHILD, Edge.MAYBE, Edge.LINKED))
             frontier = sorted(set(found[below].tolist()) - seen)
-        rows = distinct(self.stored.rows(np.concatenate(keys), self.catalog.aliases))
-        self.sizes[number] = int(self._sizes_of(rows[rows >= 0]).sum())
+        joined = np.concatenate(keys)
+        zeros = np.zeros(len(joined), np.int64)
+        _, rows = self.stored.find(zeros, joined, self.catalog.aliases)
+        self.sizes[number] = int(self.stored.sizes[distinct(rows)].sum())
         return self.sizes[number]
 
     def _named(self, positions: Sequence[int]) -> tuple[Image, ...]:

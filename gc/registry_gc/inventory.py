@@ -42,19 +42,32 @@ class Stored(msgspec.Struct, frozen=True):
     def __len__(self) -> int:
         return len(self.keys)
 
-    def rows(self, keys: Keys, aliases: Mapping[bytes, set[bytes]]) -> NDArray[np.int64]:
-        """The row of each of *keys*, also under another name; -1 for what is not stored."""
+    def find(
+        self,
+        sources: NDArray[np.int64],
+        keys: Keys,
+        aliases: Mapping[bytes, set[bytes]],
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The rows of those of *keys* that are stored, each beside its source.
+
+        A key that stands for another digest too leads to both, where both are stored.
+        """
         at, there = locate(self.keys, keys)
-        rows = np.where(there, at, -1).astype(np.int64)
-        if aliases:
-            names = pack(sorted(aliases))
-            place, named = locate(names, keys)
-            # More than one target is damage; the first will do for a figure.
-            targets = pack(min(aliases[name.tobytes()]) for name in names)
-            target_at, target_there = locate(self.keys, targets)
-            missing = named & (rows < 0)
-            rows[missing] = np.where(target_there, target_at, -1)[place[missing]]
-        return rows
+        found, rows = sources[there], at[there].astype(np.int64)
+        pairs = [(name, key) for name in sorted(aliases) for key in sorted(aliases[name])]
+        if not pairs:
+            return found, rows
+        names, targets = (pack(side) for side in zip(*pairs, strict=True))
+        first = np.searchsorted(names, keys, "left")
+        counts = np.searchsorted(names, keys, "right") - first
+        sources = np.repeat(sources, counts)
+        within_name = np.arange(len(sources)) - np.repeat(np.cumsum(counts) - counts, counts)
+        meant = targets[np.repeat(first, counts) + within_name]
+        at, there = locate(self.keys, meant)
+        return (
+            np.concatenate([found, sources[there]]),
+            np.concatenate([rows, at[there].astype(np.int64)]),
+        )
 
 
 class Outlook(msgspec.Struct, frozen=True):

@@ -150,10 +150,15 @@ def _query(path: str, mode: str) -> tuple[dict[str, Any], _Counts]:
         return meta, list(connection.execute(query))
 
 
-def _told(path: str, meta: Mapping[str, Any], counts: _Counts) -> PastRun:
+def _told(path: str, meta: dict[str, Any], counts: _Counts) -> PastRun:
     report = meta.get("report") or {}
-    dry_run = bool(meta.get("dry_run"))
-    ended = meta.get("ended")
+    # A run that failed before it had a plan says who it was in its report only.
+    storage = report.get("storage", {})
+    meta = {"run": report.get("run"), "dry_run": report.get("dry_run"), **storage, **meta}
+    dry_run = bool(meta["dry_run"])
+    ended, seconds = meta.get("ended"), report.get("seconds", {}).get("total")
+    if None not in (ended, seconds):
+        meta.setdefault("created", ended - seconds)
     left = sum(rows for _, state, rows, _ in counts if state == RowState.PLANNED)
     unsettled = sum(rows for _, state, rows, _ in counts if state not in _SETTLED)
     done = [count for count in counts if count[1] == RowState.DELETED]
@@ -163,7 +168,7 @@ def _told(path: str, meta: Mapping[str, Any], counts: _Counts) -> PastRun:
         path=path,
         state=_state(meta, ended is not None and (dry_run or not left)),
         reason=str(report.get("error") or ""),
-        run=str(meta.get("run", "")),
+        run=str(meta["run"] or ""),
         version=str(meta.get("version", "")),
         driver=str(meta.get("driver", "")),
         root=str(meta.get("root", "")),
@@ -171,7 +176,7 @@ def _told(path: str, meta: Mapping[str, Any], counts: _Counts) -> PastRun:
         delete_untagged=bool(meta.get("delete_untagged")),
         created=_number(meta.get("created")),
         ended=_number(ended),
-        seconds=_number(report.get("seconds", {}).get("total")),
+        seconds=_number(seconds),
         exit_code=report.get("exit_code"),
         eligible_bytes=sum(size for _, _, _, size in counts),
         deleted_bytes=sum(size for _, _, _, size in done),

@@ -394,11 +394,11 @@ def _upload_bytes(uploads: Sequence[Upload], count: int) -> Bytes:
 
 def uses(inventory: Inventory) -> Pairs:
     """Which repository uses which stored blob: sorted pairs, each once."""
+    aliases = inventory.catalog.aliases
     parts = [np.empty(0, np.int64)]
     for owner, keys in _used(inventory):
-        rows = inventory.stored.rows(keys, inventory.catalog.aliases)
-        known = rows >= 0
-        parts.append(distinct((owner[known].astype(np.int64) << 32) | rows[known]))
+        found, rows = inventory.stored.find(owner.astype(np.int64), keys, aliases)
+        parts.append(distinct((found << 32) | rows))
     return distinct(np.concatenate(parts))
 
 

@@ -25,10 +25,10 @@ _COLUMNS = (
     Column("exit"),
     Column("freed", style="green"),
     Column("found", wide=True),
-    Column("blobs"),
+    Column("blobs", wide=True),
     Column("manifests", wide=True),
-    Column("held"),
-    Column("failed"),
+    Column("held", wide=True),
+    Column("failed", wide=True),
     Column("left"),
     Column("took"),
 )
@@ -93,7 +93,7 @@ def runs_lines(state_dir: str, runs: Sequence[PastRun], look: Look) -> Iterator[
 def _row(run: PastRun) -> Sequence[str]:
     if run.state is RunState.DAMAGED:
         return ("-", "-", "-", run.state, *("-" for _ in range(len(_COLUMNS) - 4)))
-    what = "dry run" if run.dry_run else "collection"
+    what = "dry run" if run.dry_run else "run"
     return (
         _when(run.created),
         run.run[:8],
