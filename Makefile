@@ -45,7 +45,7 @@ else
 endif
 
 test: $(VENV)/.installed-for-tests $(AZURITE) ## install what the tests need and run them all
-	@contrib/setup/packages docker-registry skopeo chromium
+	@contrib/setup/packages docker-registry skopeo chromium-headless-shell
 	echo "==> ruff"
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --check --quiet .

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from registry_gc.report.names import shown
 
-_WIDE = 110  # columns of a terminal
+_WIDE = 120  # columns of a terminal
 
 
 class Column(msgspec.Struct, frozen=True):

@@ -49,13 +49,13 @@ def write_page(path: str, report: UsageReport) -> None:
 
     :raises OSError: it cannot be written; a file that was at *path* is there still.
     """
-    path = os.path.realpath(path)
     text = page(report)
     if os.path.exists(path) and not os.path.isfile(path):
         # A file in its place would be the end of /dev/null.
         with open(path, "w", encoding="utf-8") as device:
             device.write(text)
         return
+    path = os.path.realpath(path)  # a symlink stays one
     handle, temporary = tempfile.mkstemp(prefix=".", suffix=".html", dir=os.path.dirname(path))
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:

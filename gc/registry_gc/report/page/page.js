@@ -43,7 +43,7 @@
     tile("Stored", size(totals.stored_bytes), counted(totals.blobs, "blob")),
     tile("Reclaimable now", size(totals.reclaimable_bytes), `${percent(totals.reclaimable_bytes, totals.stored_bytes + totals.upload_bytes)} of it`),
     tile("Reclaimable with -m", size(more), `${percent(more, totals.stored_bytes + totals.upload_bytes)} of it`, more ? "goes" : ""),
-    tile("Saved by sharing", size(totals.logical_bytes - totals.stored_bytes + totals.unused_bytes), "layers in several repositories"),
+    tile("Saved by sharing", size(totals.logical_bytes - totals.stored_bytes + totals.unused_bytes), `${percent(totals.logical_bytes - totals.stored_bytes + totals.unused_bytes, totals.logical_bytes)} of logical bytes`),
     tile("Repositories", count(totals.repositories), `${counted(totals.groups, "group")}, ${counted(totals.tags, "tag")}`),
     tile("Manifests", count(totals.manifests), `${count(totals.untagged)} untagged`),
   );
