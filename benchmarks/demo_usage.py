@@ -175,7 +175,7 @@ def _growth(totals: Totals, dice: random.Random) -> Growth:
             stored -= went
             freed.append(Freed(moment + DAY, int(went), f"run-{week}"))
         points.append(Point(moment, int(stored), totals.blobs, totals.repositories, 0, 0))
-    scale = totals.stored / points[-1].stored
+    scale = totals.stored / max(1, points[-1].stored)
     points = [replace(point, stored=int(point.stored * scale)) for point in points]
     points[-1] = replace(
         points[-1],

@@ -13,9 +13,10 @@ from model import expect, read_blobs, read_links, read_manifest
 from registry_drivers.base import Reader
 from registry_drivers.memory import MemoryStorage
 from registry_gc import usage as module
+from registry_gc.digest import pack
 from registry_gc.engine import SerialEngine
 from registry_gc.events import Observer, Silence
-from registry_gc.inventory import Inventory, take_inventory
+from registry_gc.inventory import Inventory, Stored, take_inventory
 from registry_gc.policy import Policy
 from registry_gc.usage import Share, Usage, group_of, usage_of
 from registry_tree import blob_path, sha256, sha512
@@ -309,6 +310,7 @@ def test_many_manifests_are_looked_at_part_by_part(
         store.tree.image(f"r{number % 4}", f"{number}", layers=[b"same", bytes([number]) * 40])
     whole = usage(store.storage)
     monkeypatch.setattr(module, "_MANIFESTS_AT_ONCE", 2)
+    monkeypatch.setattr(module, "_LINKS_AT_ONCE", 3)
     monkeypatch.setattr("registry_gc.images._MANIFESTS_AT_ONCE", 2)
     assert usage(store.storage) == whole
 
@@ -325,3 +327,11 @@ def test_the_first_rows_are_those_of_the_smallest_values(count: int) -> None:
 )
 def test_a_group_is_the_first_components_of_a_name(name: str, depth: int, group: str) -> None:
     assert group_of(name, depth) == group
+
+
+def test_keys_that_begin_alike_are_told_apart() -> None:
+    keys = pack(sorted(b"same 8 b" + bytes([n]) * 24 for n in (1, 2, 3)))
+    stored = Stored(keys, np.array([10, 20, 30]), np.zeros(3))
+    asked = pack([b"same 8 b" + bytes([n]) * 24 for n in (3, 9, 1, 2)])
+    sources, rows = stored.find(np.arange(4), asked, {})
+    assert sorted(zip(sources.tolist(), rows.tolist(), strict=True)) == [(0, 2), (2, 0), (3, 1)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -139,14 +140,18 @@ def test_a_held_repository_is_told_and_is_no_failure(disk: Disk) -> None:
 
 def test_where_no_registry_is_nothing_is_reported(tmp_path: Path) -> None:
     disk = Disk(tmp_path)
-    disk.root.mkdir()
+    disk.root.mkdir(exist_ok=True)
     answer = Answer(disk)
     assert (answer.code, answer.text) == (1, "")
     assert "no registry there" in answer.errors
 
 
 def test_a_root_that_is_missing_is_an_error(tmp_path: Path) -> None:
-    assert Answer(Disk(tmp_path)).code == 1
+    disk = Disk(tmp_path)
+    shutil.rmtree(disk.root, ignore_errors=True)
+    answer = Answer(disk)
+    assert (answer.code, answer.text) == (1, "")
+    assert str(disk.root) in answer.errors
 
 
 # --- names --------------------------------------------------------------------------------------

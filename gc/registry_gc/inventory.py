@@ -16,7 +16,7 @@ from registry_drivers.base import Reader
 from registry_gc.arrays import locate, within
 from registry_gc.cache import ReferenceCache
 from registry_gc.catalog import Catalog, read_catalog, stream_blobs
-from registry_gc.digest import Keys, empty_keys, pack
+from registry_gc.digest import Keys, empty_keys, pack, prefixes
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
 from registry_gc.listing import Upload
@@ -42,6 +42,18 @@ class Stored(msgspec.Struct, frozen=True):
     def __len__(self) -> int:
         return len(self.keys)
 
+    def _locate(self, keys: Keys) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+        """As :func:`registry_gc.arrays.locate`, by the first 8 bytes: a search of numbers takes a
+        fifth of one of keys. Those who share them with another are looked for whole.
+        """
+        at, there = locate(prefixes(self.keys), prefixes(keys))
+        if there.any():
+            there[there] = self.keys[at[there]] == keys[there]
+        rest = np.flatnonzero(~there)
+        if len(rest):
+            at[rest], there[rest] = locate(self.keys, keys[rest])
+        return at, there
+
     def find(
         self,
         sources: NDArray[np.int64],
@@ -52,7 +64,7 @@ class Stored(msgspec.Struct, frozen=True):
 
         A key that stands for another digest too leads to both, where both are stored.
         """
-        at, there = locate(self.keys, keys)
+        at, there = self._locate(keys)
         found, rows = sources[there], at[there].astype(np.int64)
         pairs = [(name, key) for name in sorted(aliases) for key in sorted(aliases[name])]
         if not pairs:
@@ -63,7 +75,7 @@ class Stored(msgspec.Struct, frozen=True):
         sources = np.repeat(sources, counts)
         within_name = np.arange(len(sources)) - np.repeat(np.cumsum(counts) - counts, counts)
         meant = targets[np.repeat(first, counts) + within_name]
-        at, there = locate(self.keys, meant)
+        at, there = self._locate(meant)
         return (
             np.concatenate([found, sources[there]]),
             np.concatenate([rows, at[there].astype(np.int64)]),

@@ -39,7 +39,9 @@ AGES: tuple[tuple[str, float], ...] = (
 """The upper ends of the age classes, in seconds; there is one more class, without an end."""
 
 _ROW = (1 << 32) - 1
-_MANIFESTS_AT_ONCE = 65_536  # bounds the memory that their edges take
+# They bound the memory that keys take, beside the 8 bytes of each pair.
+_MANIFESTS_AT_ONCE = 65_536
+_LINKS_AT_ONCE = 1 << 20
 
 
 class Share(msgspec.Struct, frozen=True):
@@ -397,8 +399,10 @@ def uses(inventory: Inventory) -> Pairs:
     aliases = inventory.catalog.aliases
     parts = [np.empty(0, np.int64)]
     for owner, keys in _used(inventory):
-        found, rows = inventory.stored.find(owner.astype(np.int64), keys, aliases)
-        parts.append(distinct((found << 32) | rows))
+        for start in range(0, len(keys), _LINKS_AT_ONCE):
+            some = slice(start, start + _LINKS_AT_ONCE)
+            found, rows = inventory.stored.find(owner[some].astype(np.int64), keys[some], aliases)
+            parts.append(distinct((found << 32) | rows))
     return distinct(np.concatenate(parts))
 
 

@@ -98,9 +98,8 @@ def _totals(usage: Usage, look: Look) -> Table:
 
 
 def _sharing(usage: Usage) -> str:
-    if not usage.totals.stored:
-        return ""
-    return f"sharing layers saves {size_of(usage.totals.logical - usage.totals.stored)}"
+    totals = usage.totals
+    return f"sharing saves {size_of(totals.logical - (totals.stored - totals.unused))}"
 
 
 def size_of(count: int) -> str:
