@@ -9,13 +9,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from registry_gc.arrays import among, distinct
-from registry_gc.digest import Keys, pack
+from registry_gc.arrays import among, distinct, within
+from registry_gc.digest import Keys
 from registry_gc.inventory import Inventory
 from registry_gc.references import Edge, State
 
 _DEPTH = 64  # of indexes within indexes; a bound against rot, as none can hold its own digest
-_MANIFESTS_AT_ONCE = 65_536  # bounds the memory that their edges take
 
 
 class Image(msgspec.Struct, frozen=True):
@@ -51,17 +50,18 @@ class _Finder:
         self.manifests = inventory.manifests
         self.stored = inventory.stored
         self.sizes: dict[int, int] = {}
-        tags = [tag for tag in self.catalog.tags if tag.target is not None]
-        ids = self.manifests.ids(pack(self.catalog.names.key(tag.target or "") for tag in tags))
+        tags = self.catalog.tags
+        rows = np.flatnonzero(tags.known)
+        ids = self.manifests.ids(tags.keys[rows])
         fine = ids >= 0
         fine[fine] = self.manifests.batch.states[ids[fine]] == State.OK
-        self.tags = [tag for tag, good in zip(tags, fine.tolist(), strict=True) if good]
-        owner = np.array([tag.repository for tag in self.tags], np.int64)
-        self.tagged = (owner << 32) | ids[fine]
+        # Rows of tags, and beside each its image.
+        self.rows = rows[fine]
+        self.tagged = (tags.owner[self.rows].astype(np.int64) << 32) | ids[fine]
         self.images = distinct(self.tagged)
         self.pushed = np.full(len(self.images), -np.inf)
-        modified = np.array([tag.modified for tag in self.tags], np.float64)
-        np.maximum.at(self.pushed, np.searchsorted(self.images, self.tagged), modified)
+        places = np.searchsorted(self.images, self.tagged)
+        np.maximum.at(self.pushed, places, tags.modified[self.rows])
 
     def find(self, top: int) -> Images:
         largest = self._largest(top)
@@ -88,13 +88,11 @@ class _Finder:
         own = self._total(count, np.arange(count), self.manifests.batch.keys)
         flat = own.copy()
         parents, children = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        for start in range(0, count, _MANIFESTS_AT_ONCE):
-            ids = np.arange(start, min(start + _MANIFESTS_AT_ONCE, count), dtype=np.int64)
-            source, targets, edges = self.manifests.targets_of(ids)
-            flat += self._total(count, ids[source], targets)
+        for source, targets, edges in self.manifests.targets_in_parts(np.arange(count)):
+            flat += self._total(count, source, targets)
             found = self.manifests.ids(targets)
             below = (found >= 0) & among(edges, (Edge.CHILD, Edge.MAYBE, Edge.LINKED))
-            parents.append(ids[source[below]])
+            parents.append(source[below])
             children.append(found[below])
         above, below_it = np.concatenate(parents), np.concatenate(children)
         bounds = flat
@@ -134,10 +132,10 @@ class _Finder:
         return self.sizes[number]
 
     def _named(self, positions: Sequence[int]) -> tuple[Image, ...]:
-        tags: dict[int, list[str]] = {int(self.images[at]): [] for at in positions}
-        for tag, image in zip(self.tags, self.tagged.tolist(), strict=True):
-            if image in tags:
-                tags[image].append(tag.name)
+        wanted = self.images[np.sort(np.array(positions, np.int64))]
+        tags: dict[int, list[str]] = {image: [] for image in wanted.tolist()}
+        for at in np.flatnonzero(within(wanted, self.tagged)).tolist():
+            tags[int(self.tagged[at])].append(self.catalog.tags[int(self.rows[at])].name)
         found: list[Image] = []
         for at in positions:
             image = int(self.images[at])

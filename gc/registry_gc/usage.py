@@ -11,6 +11,7 @@ A *pair* is a blob as one repository, or one group, uses it, packed as ``owner <
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import msgspec
 import numpy as np
@@ -39,9 +40,6 @@ AGES: tuple[tuple[str, float], ...] = (
 """The upper ends of the age classes, in seconds; there is one more class, without an end."""
 
 _ROW = (1 << 32) - 1
-# They bound the memory that keys take, beside the 8 bytes of each pair.
-_MANIFESTS_AT_ONCE = 65_536
-_LINKS_AT_ONCE = 1 << 20
 
 
 class Share(msgspec.Struct, frozen=True):
@@ -220,12 +218,14 @@ class _Reckoner:
     def _counts(self) -> _Counts:
         catalog = self.catalog
         count = len(catalog.repositories)
-        tagged = np.array([tag.repository for tag in catalog.tags], np.int64)
-        links: list[tuple[NDArray[np.integer], NDArray[np.float64]]] = [
-            (catalog.revisions.owner, catalog.revisions.modified),
-            (catalog.layers.owner, catalog.layers.modified),
-            (tagged, np.array([tag.modified for tag in catalog.tags], np.float64)),
-        ]
+        tagged = catalog.tags.owner
+        links = chain(
+            [
+                (catalog.revisions.owner, catalog.revisions.modified),
+                (tagged, catalog.tags.modified),
+            ],
+            ((part.owner, part.modified) for part in catalog.layers.groups()),
+        )
         oldest = np.full(count, np.inf)
         newest = np.full(count, -np.inf)
         for owner, modified in links:
@@ -399,26 +399,23 @@ def uses(inventory: Inventory) -> Pairs:
     aliases = inventory.catalog.aliases
     parts = [np.empty(0, np.int64)]
     for owner, keys in _used(inventory):
-        for start in range(0, len(keys), _LINKS_AT_ONCE):
-            some = slice(start, start + _LINKS_AT_ONCE)
-            found, rows = inventory.stored.find(owner[some].astype(np.int64), keys[some], aliases)
-            parts.append(distinct((found << 32) | rows))
+        found, rows = inventory.stored.find(owner.astype(np.int64), keys, aliases)
+        parts.append(distinct((found << 32) | rows))
     return distinct(np.concatenate(parts))
 
 
 def _used(inventory: Inventory) -> Iterator[tuple[NDArray[np.integer], Keys]]:
     """Owner and key of everything that a repository links or leads to."""
     catalog, manifests = inventory.catalog, inventory.manifests
-    yield catalog.layers.owner, catalog.layers.keys
+    for part in catalog.layers.groups():
+        yield part.owner, part.keys
     yield catalog.revisions.owner, catalog.revisions.keys
     signed = [signature.repository for signature in catalog.signatures]
     keys = pack(catalog.names.key(signature.digest) for signature in catalog.signatures)
     yield np.array(signed, np.int64), keys
     # Without -m every revision is a root, so these are all manifests of each repository.
     live = inventory.outlooks[0].marking.live
-    for start in range(0, len(live), _MANIFESTS_AT_ONCE):
-        some = live[start : start + _MANIFESTS_AT_ONCE]
-        owner, ids = repositories_of(some), manifests_of(some)
-        yield owner, manifests.batch.keys[ids]
-        source, targets, _ = manifests.targets_of(ids)
-        yield owner[source], targets
+    owners, ids = repositories_of(live), manifests_of(live)
+    yield owners, manifests.batch.keys[ids]
+    for source, targets, _ in manifests.targets_in_parts(ids):
+        yield owners[source], targets
