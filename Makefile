@@ -47,7 +47,7 @@ endif
 test: $(VENV)/.installed-for-tests $(AZURITE) ## install what the tests need and run them all
 	@contrib/setup/packages docker-registry skopeo promtool=prometheus prometheus-pushgateway \
 		rsyslogd=rsyslog systemd-analyze=systemd logrotate crontab=cron shellcheck mandoc zsh fish \
-		kubectl=kubernetes-client
+		kubectl=kubernetes-client chromium-headless-shell
 	echo "==> ruff"
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --check --quiet .

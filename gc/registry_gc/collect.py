@@ -32,6 +32,7 @@ from registry_gc.mark import Marking
 from registry_gc.plan import dead_links
 from registry_gc.policy import Policy
 from registry_gc.references import Manifests
+from registry_gc.report.document import document
 from registry_gc.report.model import Report, Tally
 from registry_gc.retained import (
     Retained,
@@ -41,6 +42,7 @@ from registry_gc.retained import (
     shows_leftovers,
 )
 from registry_gc.run_file import Kind, RowState, RunFile, RunFileError
+from registry_gc.runs import beginning, ending
 from registry_gc.survey import Survey, Surveyor
 from registry_gc.sweep import Settled, Stop, sweep, tidy
 
@@ -159,7 +161,9 @@ class _Collection:
             code, self.error = 5, str(stop)
         with self.interrupts.deferred():
             try:
-                return self._report(code)
+                report = self._report(code)
+                self._remember(report)
+                return report
             finally:
                 if self.run_file is not None:
                     self.run_file.close()
@@ -245,6 +249,7 @@ class _Collection:
             run=self.job.run,
             version=__version__,
             created=time.time(),
+            **beginning(),
             driver=self.storage.driver,
             root=self.storage.root,
             dry_run=self.job.dry_run,
@@ -406,6 +411,15 @@ class _Collection:
             self.run_file.uploads(RowState.DELETED),
             files.deleted_bytes,
         )
+
+    def _remember(self, report: Report) -> None:
+        """Put what the run came to into its own file, for `registry-gc runs`."""
+        if self.run_file is None:
+            return
+        try:
+            self.run_file.record_meta(**ending(time.time(), document(report)))
+        except RunFileError as error:
+            self.observer.notice(f"the run file does not say how the run ended: {error}")
 
     def _report(self, code: int) -> Report:
         try:

@@ -123,6 +123,11 @@ OPTIONS = (
         "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True,
         help="What stderr gets: lines for people, or JSON objects, one a line, without bars.",
     ),
+    _option(
+        "--keep-runs", type=click.IntRange(min=1), metavar="N",
+        help="At the end remove older run files than the N newest. Those of runs that go on, or "
+        "left something undecided, stay.",
+    ),
 )  # fmt: skip
 
 

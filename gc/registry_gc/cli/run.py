@@ -12,6 +12,7 @@ from typing import Any
 from registry_drivers.errors import DriverConfigError
 from registry_gc.cli.output import Output
 from registry_gc.cli.records import Records
+from registry_gc.cli.runs import prune_runs
 from registry_gc.cli.wiring import (
     cache_path,
     complain,
@@ -88,6 +89,7 @@ def _run(options: Mapping[str, Any], output: Output, interrupts: Interrupts) -> 
     elif not quiet and report.run_file is not None:
         output.lines(summary_lines(report))
     _say(report)
+    prune_runs(options, report.run_file)
     return report.exit_code
 
 
