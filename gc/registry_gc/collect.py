@@ -11,10 +11,10 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 
-from registry_drivers.base import Storage
+from registry_drivers.base import Deleter, Storage
 from registry_drivers.errors import NotFound, StorageError
 from registry_drivers.factory import versions_of
 from registry_drivers.versions import Keep, VersionReader
@@ -30,8 +30,10 @@ from registry_gc.lock import Lock, LockError, blocker
 from registry_gc.mark import Marking
 from registry_gc.plan import dead_links
 from registry_gc.policy import Policy
+from registry_gc.quarantine import Quarantining, hidden
+from registry_gc.recall import look_back, missed, recall
 from registry_gc.references import Manifests
-from registry_gc.report.model import Report, Tally
+from registry_gc.report.model import Quarantine, Report, Tally
 from registry_gc.retained import (
     Retained,
     leftover_rows,
@@ -142,6 +144,9 @@ class _Collection:
         self.versions = versions_of(job.storage)
         self.keeps: tuple[Keep, ...] = ()
         self.retained = Retained()
+        self.marks = False
+        self.recalled = 0
+        self.missed = 0
 
     def run(self) -> Report:
         code = 0
@@ -174,6 +179,7 @@ class _Collection:
                 self._check_limits()
                 if not self.job.dry_run:
                     self._sweep()
+                    self._look_back(engine)
 
     # Guard and lock
 
@@ -233,7 +239,8 @@ class _Collection:
         surveyor = Surveyor(self.reader, engine, policy, cutoff, self.observer, self.job.cache)
         catalog = self.catalog = surveyor.catalog()
         self.run_file = RunFile.create(self.job.run_file)
-        survey = self.survey = surveyor.plan_blobs(catalog, self.run_file)
+        survey = self.survey = self._recalled(surveyor, surveyor.plan_blobs(catalog, self.run_file))
+        catalog = self.catalog = survey.catalog
         marking, manifests = survey.marking, survey.manifests
         assert survey.blobs is not None
         self.blobs_total = survey.blobs.total
@@ -252,6 +259,8 @@ class _Collection:
             delete_untagged=policy.delete_untagged,
             grace=policy.grace,
             cutoff=cutoff,
+            quarantine=policy.quarantine,
+            allow_writable=policy.allow_writable,
             releases=[f"{item.repository}@{item.digest or ''}" for item in policy.releases],
             guard={
                 "verdict": self.verdict,
@@ -265,6 +274,38 @@ class _Collection:
         if self.show is not None:
             self.show(Plan(catalog, manifests, marking, self.run_file))
 
+    def _recalled(self, surveyor: Surveyor, survey: Survey) -> Survey:
+        """Nothing that is live stays in quarantine; a dry run only tells."""
+        assert self.run_file is not None
+        run_file = self.run_file
+        if self.job.dry_run:
+            self.missed = len(missed(self.reader, survey))
+            return survey
+
+        def again() -> Survey:
+            run_file.drop_all(Kind.BLOB)
+            return surveyor.plan_blobs(surveyor.catalog(), run_file)
+
+        survey, self.recalled = recall(
+            self.storage, self.versions, survey, again, self._look_or_stop, self.observer
+        )
+        return survey
+
+    def _look_or_stop(self) -> None:
+        if self._look() is not None:
+            raise _StoppedByGuard(self.stop_reason)
+
+    def _look_back(self, engine: Engine) -> None:
+        """Bring back what a push has reached while this run set it aside."""
+        policy = self.job.policy
+        if not policy.allow_writable:
+            return
+        cutoff = self.storage.now() - policy.grace
+        surveyor = Surveyor(self.reader, engine, policy, cutoff, self.observer, self.job.cache)
+        self.recalled += look_back(
+            self.storage, self.versions, surveyor, self._look_or_stop, self.observer
+        )
+
     def _plan_retained(self, versions: VersionReader, cutoff: float) -> None:
         """Find out what the storage keeps of what is deleted, and say so before anything goes."""
         assert self.run_file is not None
@@ -275,8 +316,10 @@ class _Collection:
         self.keeps = versions.keeps()
         if shows_leftovers(self.keeps, purge=policy.purge_versions):
             live = LiveSet([self.survey.marking.digests])
+            waiting = hidden(self.reader)
             self.observer.phase("listing versions", None, "objects")
             for found in leftovers_of(versions, self.blobs_total):
+                found = [left for left in found if left.path not in waiting]
                 rows = leftover_rows(found, live, self.catalog.names, cutoff, self.retained)
                 if policy.purge_versions:
                     self.run_file.add(rows)
@@ -328,11 +371,11 @@ class _Collection:
     def _sweep(self) -> None:
         assert self.run_file is not None
         self.run_file.make_durable()
-        with self.interrupts.deferred():
+        with self.interrupts.deferred(), self._deleter() as deleter:
             try:
                 swept = sweep(
                     self.run_file,
-                    self.storage,
+                    deleter,
                     self.storage.capabilities,
                     self._look,
                     self.interrupts,
@@ -351,7 +394,23 @@ class _Collection:
             raise _StoppedByGuard(self.stop_reason)
         self.interrupts.check()
 
+    @contextmanager
+    def _deleter(self) -> Iterator[Deleter]:
+        """What the sweep deletes with: the storage, or what sets aside instead."""
+        seconds = self.job.policy.quarantine
+        if seconds is None:
+            yield self.storage
+            return
+        with closing(
+            Quarantining(self.storage, self.job.run, seconds, self.versions)
+        ) as quarantine:
+            self.marks = quarantine.marks
+            yield quarantine
+
     def _tidy(self, folders: set[str]) -> None:
+        if self.job.policy.allow_writable:
+            # A folder that is empty now may be where a push is about to write.
+            return
         try:
             tidy(
                 self.storage,
@@ -395,7 +454,10 @@ class _Collection:
             return Tally()
         eligible = self.run_file.count(kind)
         deleted = self.run_file.count(kind, RowState.DELETED)
-        return Tally(eligible.rows, eligible.bytes, deleted.rows, deleted.bytes)
+        aside = self.run_file.count(kind, RowState.QUARANTINED)
+        return Tally(
+            eligible.rows, eligible.bytes, deleted.rows, deleted.bytes, aside.rows, aside.bytes
+        )
 
     def _uploads(self) -> Tally:
         if self.run_file is None:
@@ -456,6 +518,9 @@ class _Collection:
             retained=self.retained,
             versions=self._tally(Kind.VERSIONS),
             multipart_uploads=self._tally(Kind.MULTIPART),
+            quarantine=Quarantine(
+                self.job.policy.quarantine, self.marks, self.recalled, self.missed
+            ),
             already_gone=gone,
             held=held,
             damaged=damaged,

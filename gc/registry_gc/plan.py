@@ -88,15 +88,14 @@ def dead_links(
     return Links(rows, frozenset(emptied))
 
 
-def _mixed(owner: NDArray[np.integer], keys: Keys) -> NDArray[np.uint64]:
+def link_words(owner: NDArray[np.integer], keys: Keys) -> NDArray[np.uint64]:
     """One 64-bit word for a digest in a repository; sharing one can only keep a link."""
     mixed: NDArray[np.uint64] = prefixes(keys) ^ (owner.astype(np.uint64) * _SPREAD)
     return mixed
 
 
-def _dead_layers(catalog: Catalog, manifests: Manifests, marking: Marking) -> NDArray[np.bool_]:
-    """Which layer links no live manifest of their repository needs."""
-    layers = catalog.layers
+def needed_links(catalog: Catalog, manifests: Manifests, marking: Marking) -> NDArray[np.uint64]:
+    """The words of all layer links that live manifests need in their repository, sorted."""
     ids = manifests_of(marking.live)
     owners = repositories_of(marking.live)
     source, targets, _ = manifests.targets_of(ids)
@@ -113,8 +112,14 @@ def _dead_layers(catalog: Catalog, manifests: Manifests, marking: Marking) -> ND
         for start, stop, other in zip(first.tolist(), last.tolist(), those, strict=True):
             needed_by.append(owners[source[order[start:stop]]])
             needed.append(np.repeat(other, stop - start))
-    words = distinct(_mixed(np.concatenate(needed_by), np.concatenate(needed)))
-    dead = ~within(words, _mixed(layers.owner, layers.keys))
+    return distinct(link_words(np.concatenate(needed_by), np.concatenate(needed)))
+
+
+def _dead_layers(catalog: Catalog, manifests: Manifests, marking: Marking) -> NDArray[np.bool_]:
+    """Which layer links no live manifest of their repository needs."""
+    layers = catalog.layers
+    words = needed_links(catalog, manifests, marking)
+    dead = ~within(words, link_words(layers.owner, layers.keys))
     dead &= ~within(marking.young, layers.keys)
     dead &= ~_resolves(
         catalog,

@@ -80,6 +80,7 @@ class RowState(enum.StrEnum):
     PLANNED = "planned"
     DELETED = "deleted"
     GONE_ALREADY = "gone already"
+    QUARANTINED = "quarantined"
     FAILED = "failed"
 
 

@@ -25,6 +25,7 @@ def document(report: Report) -> dict[str, Any]:
         "manifests": {
             "eligible": report.manifests.eligible,
             "deleted": report.manifests.deleted,
+            "quarantined": report.manifests.quarantined,
         },
         "blobs": {
             "total": report.blobs_total,
@@ -32,10 +33,13 @@ def document(report: Report) -> dict[str, Any]:
             "eligible_bytes": report.blobs.eligible_bytes,
             "deleted": report.blobs.deleted,
             "deleted_bytes": report.blobs.deleted_bytes,
+            "quarantined": report.blobs.quarantined,
+            "quarantined_bytes": report.blobs.quarantined_bytes,
         },
         "layer_links": {
             "eligible": report.layer_links.eligible,
             "deleted": report.layer_links.deleted,
+            "quarantined": report.layer_links.quarantined,
         },
         "uploads": {
             "eligible": report.uploads.eligible,
@@ -58,6 +62,12 @@ def document(report: Report) -> dict[str, Any]:
             "eligible_bytes": report.multipart_uploads.eligible_bytes,
             "deleted": report.multipart_uploads.deleted,
             "deleted_bytes": report.multipart_uploads.deleted_bytes,
+        },
+        "quarantine": {
+            "seconds": report.quarantine.seconds,
+            "delete_markers": report.quarantine.marked,
+            "recalled": report.quarantine.recalled,
+            "missed": report.quarantine.missed,
         },
         "already_gone": report.already_gone,
         "held": [

@@ -13,12 +13,32 @@ from registry_gc.retained import Retained
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Objects of one kind: how many there are to delete, and how many were; bytes likewise."""
+    """Objects of one kind: how many there are to delete, and how many were; bytes likewise.
+
+    What is in quarantine is not deleted, and its bytes are not free.
+    """
 
     eligible: int = 0
     eligible_bytes: int = 0
     deleted: int = 0
     deleted_bytes: int = 0
+    quarantined: int = 0
+    quarantined_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """What was set aside instead of deleted, and what came back.
+
+    ``seconds``: for how long, None where this run deletes. ``marked``: it is delete markers that
+    hide it. ``recalled``: live things that an earlier run had set aside, and that are back;
+    ``missed``: those that a dry run found, and left there.
+    """
+
+    seconds: float | None = None
+    marked: bool = False
+    recalled: int = 0
+    missed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,3 +84,4 @@ class Report:
     retained: Retained = field(default_factory=Retained)
     versions: Tally = field(default_factory=Tally)
     multipart_uploads: Tally = field(default_factory=Tally)
+    quarantine: Quarantine = field(default_factory=Quarantine)
