@@ -11,10 +11,10 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from registry_drivers.base import Deleter, Storage
+from registry_drivers.base import Storage
 from registry_drivers.errors import NotFound, StorageError
 from registry_drivers.factory import versions_of
 from registry_drivers.versions import Keep, VersionReader
@@ -30,8 +30,7 @@ from registry_gc.lock import Lock, LockError, blocker
 from registry_gc.mark import Marking
 from registry_gc.plan import dead_links
 from registry_gc.policy import Policy
-from registry_gc.quarantine import Quarantining, hidden
-from registry_gc.recall import look_back, missed, recall
+from registry_gc.quarantine import hidden
 from registry_gc.references import Manifests
 from registry_gc.report.model import Quarantine, Report, Tally
 from registry_gc.retained import (
@@ -42,6 +41,7 @@ from registry_gc.retained import (
     shows_leftovers,
 )
 from registry_gc.run_file import Kind, RowState, RunFile, RunFileError
+from registry_gc.set_aside import SettingAside
 from registry_gc.survey import Survey, Surveyor
 from registry_gc.sweep import Settled, Stop, sweep, tidy
 
@@ -144,9 +144,7 @@ class _Collection:
         self.versions = versions_of(job.storage)
         self.keeps: tuple[Keep, ...] = ()
         self.retained = Retained()
-        self.marks = False
-        self.recalled = 0
-        self.missed = 0
+        self.aside = SettingAside(job.storage, job.policy, self.versions, observer)
 
     def run(self) -> Report:
         code = 0
@@ -179,7 +177,7 @@ class _Collection:
                 self._check_limits()
                 if not self.job.dry_run:
                     self._sweep()
-                    self._look_back(engine)
+                    self.aside.look_back(self._surveyor(engine), self._look_or_stop)
 
     # Guard and lock
 
@@ -233,10 +231,15 @@ class _Collection:
 
     # Finding out
 
-    def _plan(self, engine: Engine) -> None:
+    def _surveyor(self, engine: Engine) -> Surveyor:
         policy = self.job.policy
         cutoff = self.storage.now() - policy.grace
-        surveyor = Surveyor(self.reader, engine, policy, cutoff, self.observer, self.job.cache)
+        return Surveyor(self.reader, engine, policy, cutoff, self.observer, self.job.cache)
+
+    def _plan(self, engine: Engine) -> None:
+        policy = self.job.policy
+        surveyor = self._surveyor(engine)
+        cutoff = surveyor.cutoff
         catalog = self.catalog = surveyor.catalog()
         self.run_file = RunFile.create(self.job.run_file)
         survey = self.survey = self._recalled(surveyor, surveyor.plan_blobs(catalog, self.run_file))
@@ -279,32 +282,17 @@ class _Collection:
         assert self.run_file is not None
         run_file = self.run_file
         if self.job.dry_run:
-            self.missed = len(missed(self.reader, survey))
-            return survey
+            return self.aside.tell_missed(survey)
 
         def again() -> Survey:
             run_file.drop_all(Kind.BLOB)
             return surveyor.plan_blobs(surveyor.catalog(), run_file)
 
-        survey, self.recalled = recall(
-            self.storage, self.versions, survey, again, self._look_or_stop, self.observer
-        )
-        return survey
+        return self.aside.recall(survey, again, self._look_or_stop)
 
     def _look_or_stop(self) -> None:
         if self._look() is not None:
             raise _StoppedByGuard(self.stop_reason)
-
-    def _look_back(self, engine: Engine) -> None:
-        """Bring back what a push has reached while this run set it aside."""
-        policy = self.job.policy
-        if not policy.allow_writable:
-            return
-        cutoff = self.storage.now() - policy.grace
-        surveyor = Surveyor(self.reader, engine, policy, cutoff, self.observer, self.job.cache)
-        self.recalled += look_back(
-            self.storage, self.versions, surveyor, self._look_or_stop, self.observer
-        )
 
     def _plan_retained(self, versions: VersionReader, cutoff: float) -> None:
         """Find out what the storage keeps of what is deleted, and say so before anything goes."""
@@ -371,7 +359,7 @@ class _Collection:
     def _sweep(self) -> None:
         assert self.run_file is not None
         self.run_file.make_durable()
-        with self.interrupts.deferred(), self._deleter() as deleter:
+        with self.interrupts.deferred(), self.aside.deleter(self.job.run) as deleter:
             try:
                 swept = sweep(
                     self.run_file,
@@ -393,19 +381,6 @@ class _Collection:
         if swept.stopped is Stop.REFUSED:
             raise _StoppedByGuard(self.stop_reason)
         self.interrupts.check()
-
-    @contextmanager
-    def _deleter(self) -> Iterator[Deleter]:
-        """What the sweep deletes with: the storage, or what sets aside instead."""
-        seconds = self.job.policy.quarantine
-        if seconds is None:
-            yield self.storage
-            return
-        with closing(
-            Quarantining(self.storage, self.job.run, seconds, self.versions)
-        ) as quarantine:
-            self.marks = quarantine.marks
-            yield quarantine
 
     def _tidy(self, folders: set[str]) -> None:
         if self.job.policy.allow_writable:
@@ -519,7 +494,10 @@ class _Collection:
             versions=self._tally(Kind.VERSIONS),
             multipart_uploads=self._tally(Kind.MULTIPART),
             quarantine=Quarantine(
-                self.job.policy.quarantine, self.marks, self.recalled, self.missed
+                self.job.policy.quarantine,
+                self.aside.marks,
+                self.aside.recalled,
+                self.aside.missed,
             ),
             already_gone=gone,
             held=held,

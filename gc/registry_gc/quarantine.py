@@ -162,9 +162,14 @@ def notes_of(reader: Reader, aside: Aside) -> list[str]:
 
 def hidden(reader: Reader) -> frozenset[str]:
     """The paths that only a delete marker hides, of all runs: their versions wait."""
+    return hidden_by(reader, asides(reader))
+
+
+def hidden_by(reader: Reader, runs: Iterable[Aside]) -> frozenset[str]:
+    """The paths that delete markers of *runs* hide."""
     return frozenset(
         path
-        for aside in asides(reader)
+        for aside in runs
         for name in reader.children(aside.home + _LISTS).files
         for path in _read_list(reader, f"{aside.home}{_LISTS}{name}")
     )

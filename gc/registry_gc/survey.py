@@ -85,7 +85,7 @@ class Surveyor:
         self._reader = reader
         self._engine = engine
         self._policy = policy
-        self._cutoff = cutoff
+        self.cutoff = cutoff
         self._observer = observer
         self._cache = cache
 
@@ -137,7 +137,7 @@ class Surveyor:
         manifests = Manifests(self._engine, catalog.names, catalog.aliases, self._observer, cache)
         manifests.load(catalog.revisions.keys)
         catalog.signatures = read_signatures(self._reader, catalog, manifests)
-        marking = mark(self._reader, catalog, manifests, self._policy, self._cutoff)
+        marking = mark(self._reader, catalog, manifests, self._policy, self.cutoff)
         return Survey(catalog, manifests, marking)
 
     def _with_blobs(self, catalog: Catalog, sink: BlobSink, cache: ReferenceCache | None) -> Survey:
@@ -157,7 +157,7 @@ class Surveyor:
         for batch in stream_blobs(self._reader, self._engine, expected, passed):
             _count(survey.blobs, batch)
             survey.manifests.check(batch.keys, batch.sizes)
-            found = dead_blobs(batch, live, self._cutoff, catalog.names)
+            found = dead_blobs(batch, live, self.cutoff, catalog.names)
             sink.add(found.rows)
             young.append(found.young)
             self._observer.advance(len(batch.keys) + batch.live)
@@ -175,7 +175,7 @@ class Surveyor:
             survey.catalog,
             survey.manifests,
             self._policy,
-            self._cutoff,
+            self.cutoff,
             young=late,
         )
         after = survey.marking.digests

@@ -11,34 +11,29 @@ from collections.abc import Callable
 
 from registry_gc.guard import Finding, Verdict
 
-_ABOUT_WRITING = frozenset({"writable-config", "registry-writable", "registry-answers"})
+_LIFTED = frozenset({"writable-config", "registry-writable", "registry-answers"})
+_TOLD = frozenset(
+    {"assume-readonly", "nothing-to-probe", "readonly-confirmed", "stopped-confirmed"}
+)
 
 
 def while_writable(check: Callable[[], Verdict]) -> Callable[[], Verdict]:
-    """A check that lets through what *check* refuses because somebody may be writing."""
+    """A check that lets through what *check* refuses only because somebody may be writing."""
 
     def relaxed() -> Verdict:
         verdict = check()
-        others = [
-            finding
-            for finding in verdict.findings
-            if finding.code not in _ABOUT_WRITING and not finding.code.startswith("probe-")
-        ]
-        if verdict.verdict == "allowed" or len(others) == len(verdict.findings):
+        if verdict.allowed:
             return verdict
-        codes = ", ".join(
-            dict.fromkeys(finding.code for finding in verdict.findings if finding not in others)
-        )
+        codes = [finding.code for finding in verdict.findings]
+        lifted = [code for code in codes if code in _LIFTED or code.startswith("probe-")]
         told = Finding(
-            "allow-writable", f"--allow-writable: goes on with a quarantine in spite of {codes}"
+            "allow-writable",
+            "--allow-writable: a quarantine goes on in spite of "
+            + ", ".join(dict.fromkeys(lifted)),
         )
-        refused = any(finding.code in _NOT_AT_ALL for finding in others)
-        return Verdict("refused" if refused else "allowed", (told, *verdict.findings))
+        # A code that nobody thought of here is none of these, and refuses.
+        if not lifted or set(codes) - set(lifted) - _TOLD:
+            return verdict
+        return Verdict("allowed", (told, *verdict.findings))
 
     return relaxed
-
-
-# What the guard says of storage that is not to be collected, whoever writes there.
-_NOT_AT_ALL = frozenset(
-    {"pull-through-cache", "scheduler-state", "database-in-use", "filesystem-not-in-use"}
-)
