@@ -2,126 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
-from model import HOUR, File
-from registry_drivers.filesystem import FilesystemStorage
-from registry_drivers.object_store import ObjectStorage
-from registry_tree import (
-    RegistryTree,
-    blob_path,
-    layer_link_path,
-    revision_path,
-    sha256,
-    sha512,
-    tag_index_path,
-)
-from running import OWN_FOLDER, Result, run, write_config, write_files
-from stores import LATER, Place, Servers, a_bit_of_everything, keys_of, store
+from aside import DAY, Registry
+from stores import Servers, a_bit_of_everything
 
-DAY = 24 * HOUR
 KINDS = ("filesystem", "s3", "s3-versioned", "gcs", "azure")
-
-
-@dataclass
-class Registry:
-    """A registry somewhere, and commands on it at a time of the test's choice."""
-
-    folder: Path
-    place: Place | None
-    later: float = field(default=0.0, init=False)
-
-    @property
-    def root(self) -> Path:
-        return self.folder / "registry"
-
-    @property
-    def config(self) -> Path:
-        return write_config(self.root) if self.place is None else self.place.config(self.folder)
-
-    def write(self, files: Mapping[str, bytes]) -> None:
-        """Write *files*; they are old for every command."""
-        if self.place is None:
-            old = {path: File(data, LATER) for path, data in files.items()}
-            write_files(self.root, old, time.time())
-        else:
-            store(self.place, files)
-
-    def read(self) -> dict[str, bytes]:
-        """Everything that is there, ours too, by its path."""
-        if self.place is None:
-            found = (path for path in self.root.rglob("*") if path.is_file())
-            return {str(path.relative_to(self.root)): path.read_bytes() for path in found}
-        with self.place.opened() as storage:
-            return {path: storage.read(path) for path in keys_of(self.place)}
-
-    def files(self) -> dict[str, bytes]:
-        """What the registry sees."""
-        return {path: d for path, d in self.read().items() if not path.startswith(OWN_FOLDER)}
-
-    def own(self) -> set[str]:
-        """What is ours."""
-        return {path for path in self.read() if path.startswith(OWN_FOLDER)}
-
-    def remove(self, *paths: str) -> None:
-        """Delete files behind everybody's back."""
-        if self.place is None:
-            for path in paths:
-                (self.root / path).unlink()
-            return
-        with self.place.opened() as storage:
-            list(storage.delete(paths))
-
-    @contextmanager
-    def clock(self) -> Iterator[None]:
-        """The storage's clock, as far ahead as the test has it."""
-        ahead = self.later + (0.0 if self.place is None else LATER)
-        with pytest.MonkeyPatch.context() as patch:
-            if self.place is not None:
-                self.place.prepare(patch)
-            for storage in (FilesystemStorage, ObjectStorage):
-                now: Callable[[Any], float] = storage.now
-                patch.setattr(storage, "now", lambda self, now=now: now(self) + ahead)
-            yield
-
-    def collect(self, *options: str) -> Result:
-        """Collect with JSON output."""
-        with self.clock():
-            fixed = ["--output", "json", "--no-cache", *options]
-            return run(*fixed, self.config, state=self.folder / "state")
-
-    def quarantine(self, *options: str) -> Result:
-        """Collect what has no tag, into a quarantine of a week."""
-        done = self.collect("-m", "--quarantine", "7d", *options)
-        assert done.exit_code in (0, 3), done
-        return done
-
-    def command(self, *arguments: str) -> Result:
-        """Run ``registry-gc`` with JSON output, the config as its first argument."""
-        from registry_gc.cli.main import registry_gc
-
-        name, *rest = arguments
-        with self.clock():
-            full = [name, "--output", "json", str(self.config), *rest]
-            answer = CliRunner().invoke(registry_gc, full)
-        if answer.exception is not None and not isinstance(answer.exception, SystemExit):
-            raise answer.exception
-        document = json.loads(answer.stdout) if answer.stdout else {}
-        return Result(answer.exit_code, document, answer.stdout, answer.stderr)
-
-    def purge(self, *options: str) -> Result:
-        """Purge."""
-        state = str(self.folder / "state")
-        return self.command("purge", "--state-dir", state, *options)
 
 
 @pytest.fixture(scope="module")
@@ -212,3 +102,43 @@ def test_a_second_restore_of_a_run_finds_nothing_to_do(registry: Registry) -> No
         assert again.exit_code == 1
         assert registry.own() == set()
     assert registry.files() == whole
+
+
+def test_a_purge_deletes_what_has_waited_long_enough_and_only_that(registry: Registry) -> None:
+    done = registry.quarantine().json
+    files = registry.files()
+    registry.later = 6 * DAY
+    early = registry.purge()
+    (waiting,) = early.json["runs"]
+    assert (waiting["due"], waiting["deleted"]) == (False, 0)
+    assert registry.own()
+    registry.later = 8 * DAY
+    shown = registry.purge("--dry-run").json["runs"][0]
+    assert registry.own()
+    purged = registry.purge()
+    (gone,) = purged.json["runs"]
+    assert (gone["run"], gone["due"]) == (done["run"], True)
+    assert gone["deleted"] == shown["deleted"] > done["blobs"]["quarantined"]
+    assert not registry.own()
+    assert registry.files() == files
+    # What "broken" holds is still held, and said so.
+    assert (purged.exit_code, purged.json["held"]) == (3, ["broken"])
+    assert registry.command("restore", done["run"]).exit_code == 1
+
+
+def test_what_is_live_comes_back_before_a_purge_and_before_a_run(registry: Registry) -> None:
+    before = registry.files()
+    registry.quarantine()
+    folder = "docker/registry/v2/repositories/only-untagged/_manifests"
+    (digest,) = {path.split("/")[-2] for path in before if path.startswith(f"{folder}/revisions/")}
+    link = f"{folder}/tags/again/current/link"
+    registry.write({link: f"sha256:{digest}".encode()})
+    shown = registry.collect("--dry-run").json["quarantine"]
+    assert (shown["recalled"], shown["missed"]) == (0, 2)
+    registry.later = 8 * DAY
+    purged = registry.purge()
+    assert purged.json["recalled"] == 5
+    files = registry.files()
+    here = {path for path in before if "only-untagged" in path and "tags/" not in path}
+    assert here <= files.keys()
+    assert {path: files[path] for path in here} == {path: before[path] for path in here}
