@@ -135,20 +135,16 @@ class Registry:
 
     def can_pull(self, repository: str, digest: str) -> bool:
         """Whether an image, or an index, can be pulled whole by its digest."""
-        files = self.files()
+        return is_whole(self.files(), repository, digest)
 
-        def whole(digest: str) -> bool:
-            if not {revision_path(repository, digest), blob_path(digest)} <= files.keys():
-                return False
-            document = json.loads(files[blob_path(digest)])
-            if "manifests" in document:
-                return all(whole(child["digest"]) for child in document["manifests"])
-            parts = [part["digest"] for part in (document["config"], *document["layers"])]
-            return all(self._has_layer(files, repository, part) for part in parts)
 
-        return whole(digest)
-
-    @staticmethod
-    def _has_layer(files: Mapping[str, bytes], repository: str, digest: str) -> bool:
-        link = files.get(layer_link_path(repository, digest))
-        return link is not None and blob_path(link.decode()) in files
+def is_whole(files: Mapping[str, bytes], repository: str, digest: str) -> bool:
+    """Whether an image, or an index, can be pulled whole from a registry of *files*."""
+    if not {revision_path(repository, digest), blob_path(digest)} <= files.keys():
+        return False
+    document = json.loads(files[blob_path(digest)])
+    if "manifests" in document:
+        return all(is_whole(files, repository, row["digest"]) for row in document["manifests"])
+    parts = [part["digest"] for part in (document["config"], *document["layers"])]
+    links = [files.get(layer_link_path(repository, part)) for part in parts]
+    return all(link is not None and blob_path(link.decode()) in files for link in links)

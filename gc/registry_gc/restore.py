@@ -117,8 +117,7 @@ def select(reader: Reader, versions: object | None, what: What) -> list[Kept]:
     :raises StorageError: the quarantine, or a manifest in it, could not be read.
     """
     if what.run:
-        runs = [aside for aside in asides(reader) if aside.run == what.run]
-        return [kept for aside in runs for batch in contents(reader, aside) for kept in batch]
+        return _of_run(reader, versions, what.run)
     store = _Quarantine(reader, versions)
     repositories = [what.repository] if what.repository else store.repositories_with(what.digest)
     items: dict[str, Kept] = {}
@@ -129,6 +128,28 @@ def select(reader: Reader, versions: object | None, what: What) -> list[Kept]:
         # No link to it was set aside: somebody else deleted them. Its bytes can come back.
         items.update((kept.path, kept) for kept in _Closure(store, "", ()).select(what))
     return list(items.values())
+
+
+def _of_run(reader: Reader, versions: object | None, run: str) -> list[Kept]:
+    """All that *run* has set aside, and the blobs of its links that another run did.
+
+    A run that was killed has set aside links only, and the next one the blobs.
+    """
+    runs = asides(reader)
+    items = [
+        kept
+        for aside in runs
+        if aside.run == run
+        for batch in contents(reader, aside)
+        for kept in batch
+    ]
+    if len(runs) > 1:
+        meanings = [meaning_of(kept.path) for kept in items]
+        there = {meaning.digest for meaning in meanings if meaning.order == BLOB}
+        named = {meaning.digest for meaning in meanings} - there
+        blobs = _Quarantine(reader, versions).blobs
+        items += [blobs[digest] for digest in sorted(named & blobs.keys())]
+    return items
 
 
 class _Quarantine:
