@@ -11,9 +11,10 @@ import enum
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
+
+import msgspec
 
 from registry_drivers.base import Deletion, Outcome, Reader, Storage
 from registry_drivers.errors import NotFound
@@ -39,8 +40,7 @@ _LINK = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Meaning:
+class Meaning(msgspec.Struct, frozen=True):
     """What a registry's file is. ``digest`` is what its path names.
 
     ``order``: its place when things are brought back. ``signs``: the revision whose signature it

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+
+import msgspec
 
 from registry_drivers.base import Deletion, Outcome, Reader, Storage
 from registry_drivers.versions import VersionDeleter
@@ -19,8 +20,7 @@ from registry_gc.quarantine import Aside, Kept, asides, contents, hidden_by, not
 from registry_gc.survey import Survey
 
 
-@dataclass(slots=True)
-class Purged:
+class Purged(msgspec.Struct):
     """What became of one run's quarantine.
 
     ``since``: when the last of it came there, in seconds since the epoch by the storage's clock;
@@ -36,7 +36,7 @@ class Purged:
     objects: int = 0
     bytes: int = 0
     kept: int = 0
-    failed: list[tuple[str, str]] = field(default_factory=list)
+    failed: list[tuple[str, str]] = msgspec.field(default_factory=list)
 
 
 class Purge:

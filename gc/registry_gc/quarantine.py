@@ -16,12 +16,12 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from itertools import islice
 from typing import NamedTuple
 from uuid import uuid4
 
 import msgspec
+from msgspec.structs import replace
 
 from registry_drivers.base import Deletion, Outcome, Page, Reader, Storage
 from registry_drivers.errors import NotFound, StorageError
@@ -48,8 +48,7 @@ class _Note(msgspec.Struct):
     schema: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Aside:
+class Aside(msgspec.Struct, frozen=True):
     """What one run has set aside.
 
     ``moved``: when it last did, by the storage's clock; ``seconds``: how long it is to wait. Both

@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from registry_drivers.base import Reader
 from registry_drivers.errors import NotFound, StorageError, TooLarge
@@ -47,8 +48,7 @@ class UnknownWhat(ValueError):
     """What shall come back cannot be understood, or is nowhere in quarantine."""
 
 
-@dataclass(frozen=True, slots=True)
-class What:
+class What(msgspec.Struct, frozen=True):
     """What shall come back; exactly one way of naming it is filled in.
 
     ``repository`` goes with ``tag`` or ``digest``, or alone.
@@ -86,18 +86,17 @@ class What:
         return cls(text, repository=repository, tag=tag)
 
 
-@dataclass(slots=True)
-class Restored:
+class Restored(msgspec.Struct):
     """What a restore came to. ``kinds``: how many of each kind are back; sizes in bytes.
 
     ``lost``, ``failed``: path and reason.
     """
 
-    kinds: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = msgspec.field(default_factory=Counter)
     bytes: int = 0
     there: int = 0
-    lost: list[tuple[str, str]] = field(default_factory=list)
-    failed: list[tuple[str, str]] = field(default_factory=list)
+    lost: list[tuple[str, str]] = msgspec.field(default_factory=list)
+    failed: list[tuple[str, str]] = msgspec.field(default_factory=list)
 
     def add(self, result: Result) -> None:
         """Count one more."""

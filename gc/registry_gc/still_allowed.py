@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from registry_gc.guard import Verdict
 from registry_gc.holder import LockLost
@@ -16,8 +17,7 @@ class Changed(Exception):
     """The lock is lost, or the guard says no more what it said: nothing further may be done."""
 
 
-@dataclass(slots=True)
-class StillAllowed:
+class StillAllowed(msgspec.Struct):
     """Looks at signals each time, at lock and guard when the last look is *within* seconds old.
 
     ``check``: the guard; None where it does not matter who writes.
@@ -27,7 +27,7 @@ class StillAllowed:
     interrupts: Interrupts
     check: Callable[[], Verdict] | None = None
     within: float = 0.0
-    _looked: float = field(default=-float("inf"), init=False)
+    _looked: float = -float("inf")
 
     def __call__(self) -> None:
         """Return where it may go on.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 from registry_drivers.versions import Keep
 from registry_gc.catalog import Damage
@@ -11,8 +11,7 @@ from registry_gc.mark import Hold
 from registry_gc.retained import Retained
 
 
-@dataclass(frozen=True, slots=True)
-class Tally:
+class Tally(msgspec.Struct, frozen=True):
     """Objects of one kind: how many there are to delete, and how many were; bytes likewise.
 
     What is in quarantine is not deleted, and its bytes are not free.
@@ -26,8 +25,7 @@ class Tally:
     quarantined_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Quarantine:
+class Quarantine(msgspec.Struct, frozen=True):
     """What was set aside instead of deleted, and what came back.
 
     ``seconds``: for how long, None where this run deletes. ``marked``: it is delete markers that
@@ -41,8 +39,7 @@ class Quarantine:
     missed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(msgspec.Struct, frozen=True):
     """One run, finished or not. Times in seconds, sizes in bytes.
 
     ``verdict`` is what the guard says: ``allowed``, ``refused`` or ``unknown``. ``error`` is the
@@ -81,7 +78,7 @@ class Report:
     error: str | None
     exit_code: int
     keeps: tuple[Keep, ...] = ()
-    retained: Retained = field(default_factory=Retained)
-    versions: Tally = field(default_factory=Tally)
-    multipart_uploads: Tally = field(default_factory=Tally)
-    quarantine: Quarantine = field(default_factory=Quarantine)
+    retained: Retained = msgspec.field(default_factory=Retained)
+    versions: Tally = msgspec.field(default_factory=Tally)
+    multipart_uploads: Tally = msgspec.field(default_factory=Tally)
+    quarantine: Quarantine = msgspec.field(default_factory=Quarantine)
