@@ -115,6 +115,7 @@ class Registry:
         if answer.exception is not None and not isinstance(answer.exception, SystemExit):
             raise answer.exception
         document = json.loads(answer.stdout) if answer.stdout else {}
+        assert document.get("exit_code", answer.exit_code) == answer.exit_code
         return Result(answer.exit_code, document, answer.stdout, answer.stderr)
 
     def purge(self, *options: str) -> Result:

@@ -25,7 +25,14 @@ from registry_gc.cli.wiring import (
     note,
     state_folder,
 )
-from registry_gc.cli.working import locked, registry_at, run_work
+from registry_gc.cli.working import (
+    FAILURES,
+    Refused,
+    failure,
+    locked,
+    registry_at,
+    run_work,
+)
 from registry_gc.collect import objections
 from registry_gc.engine import Engine, engine_for
 from registry_gc.guard import Guard
@@ -40,10 +47,6 @@ from registry_gc.survey import Survey, Surveyor
 _LOOK_AGAIN = 10.0
 
 
-class _Refused(Exception):
-    """Nothing was deleted, for this reason."""
-
-
 def run_purge(options: Mapping[str, Any]) -> int:
     """Purge the quarantine that *options* name; returns the exit code."""
     return run_work(lambda output, interrupts: _run(options, output, interrupts))
@@ -54,20 +57,22 @@ def _run(options: Mapping[str, Any], output: Output, interrupts: Interrupts) -> 
     with registry_at(options, progress) as (config, storage):
         guard = guard_of(config, storage, options)
         purging = _Purging(options, storage, guard, progress, interrupts)
+        why = ""
         try:
             with engine_for(ReadOnly(storage), options["workers"]) as engine:
                 purging.run(engine)
-        except _Refused as refusal:
-            complain(str(refusal))
-            return 4
+            code = purging.exit_code()
+        except FAILURES as error:
+            code, why = failure(error)
         finally:
             progress.finish()
-            code = purging.exit_code()
-            if options["output"] == "json":
-                output.lines([json.dumps(purging.document(code), indent=2)])
-            elif not options["quiet"]:
-                output.lines(purging.lines())
-    if code:
+        if options["output"] == "json":
+            output.lines([json.dumps(purging.document(code, why), indent=2)])
+        elif not options["quiet"]:
+            output.lines(purging.lines(ended=not why))
+    if why:
+        complain(why)
+    elif code:
         note("something was held, damaged or could not be deleted; it stays in quarantine")
     return code
 
@@ -151,14 +156,14 @@ class _Purging:
     def _ask(self) -> None:
         """Whether anything may be deleted; a dry run may always look.
 
-        :raises _Refused: it may not.
+        :raises Refused: it may not.
         """
         try:
             there = is_registry(self._storage)
         except NotFound as error:
-            raise _Refused(f"refused, nothing was deleted: {error}") from error
+            raise Refused(f"refused, nothing was deleted: {error}") from error
         if not there:
-            raise _Refused(
+            raise Refused(
                 f"refused, nothing was deleted: {self._storage.root}: no registry there; "
                 "is it mounted, and is the root directory right?"
             )
@@ -167,14 +172,14 @@ class _Purging:
             return
         reasons = "; ".join(finding.message for finding in objections(verdict.findings))
         if not self._dry_run:
-            raise _Refused(f"refused, nothing was deleted: {reasons}")
+            raise Refused(f"refused, nothing was deleted: {reasons}")
         note(f"a purge would be refused ({verdict.verdict}): {reasons}")
 
     def _check(self, survey: Survey) -> None:
         """Half a tree, or a wrong one, has nothing that is live: all in quarantine would go."""
         blobs = survey.blobs.total if survey.blobs else 0
         if blobs and not survey.live_manifests and not self._options["allow_empty"]:
-            raise _Refused(
+            raise Refused(
                 f"refused, nothing was deleted: {blobs} blobs, and not one live manifest: is all "
                 "of the registry mounted? If it is right, --allow-empty"
             )
@@ -183,7 +188,7 @@ class _Purging:
         """3 where something stayed that should not have."""
         return 3 if self._held or any(purged.failed for purged in self._purged) else 0
 
-    def document(self, code: int) -> dict[str, Any]:
+    def document(self, code: int, why: str) -> dict[str, Any]:
         """What was purged, as the JSON document that programs read; ``schema`` 1."""
         return {
             "schema": 1,
@@ -194,10 +199,11 @@ class _Purging:
             "missed": self._missed,
             "held": sorted(set(self._held)),
             "runs": [_row(purged) for purged in self._purged],
+            "error": why or None,
             "exit_code": code,
         }
 
-    def lines(self) -> Iterator[str]:
+    def lines(self, *, ended: bool) -> Iterator[str]:
         """What was purged, for people."""
         would = "would be " if self._dry_run else ""
         if self._recalled or self._missed:
@@ -212,7 +218,7 @@ class _Purging:
             line = f"{purged.run}  {humanize.intcomma(purged.objects)} objects {would}deleted"
             yield f"{line}, {size} {would}freed" + (f", {purged.kept} kept" if purged.kept else "")
             yield from (f"  not deleted   {path}: {error}" for path, error in purged.failed)
-        if not self._purged:
+        if ended and not self._purged:
             yield "nothing is in quarantine"
 
 

@@ -15,7 +15,7 @@ from registry_gc import __version__
 from registry_gc.bring_back import Back, BringingBack, meaning_of
 from registry_gc.cli.output import Output
 from registry_gc.cli.wiring import complain, is_terminal, note
-from registry_gc.cli.working import locked, registry_at, run_work
+from registry_gc.cli.working import FAILURES, failure, locked, registry_at, run_work
 from registry_gc.interrupts import Interrupts
 from registry_gc.progress import Progress
 from registry_gc.purge import clear_empty
@@ -63,24 +63,33 @@ def _restore(
     interrupts: Interrupts,
 ) -> int:
     done = Restored()
-    with locked(storage, interrupts, progress) as lock:
-        within = 0.0 if storage.capabilities.folders else _LOOK_AGAIN
-        look = StillAllowed(lock, interrupts, within=within)
-        items = _selected(options, storage)
-        progress.phase("bringing back", len(items), "objects")
-        try:
+    why = ""
+    try:
+        with locked(storage, interrupts, progress) as lock:
+            within = 0.0 if storage.capabilities.folders else _LOOK_AGAIN
+            look = StillAllowed(lock, interrupts, within=within)
+            items = _selected(options, storage)
+            progress.phase("bringing back", len(items), "objects")
             for result in BringingBack(storage, versions_of(storage), look).run(items):
                 done.add(result)
                 progress.advance(1)
                 if options["verbose"] and result.back is Back.BACK and _says(options, "text"):
                     output.lines([result.kept.path])
-        finally:
-            # Also where it was stopped: what is back, is back.
             progress.finish()
-            code = 3 if done.lost or done.failed else 0
-            _say(options, storage, output, done, code)
-        look()
-        clear_empty(storage, items)
+            look()
+            clear_empty(storage, items)
+        code = 3 if done.lost or done.failed else 0
+    except (UnknownWhat, *FAILURES) as error:
+        # What is back, is back, and is told.
+        code, why = failure(error)
+    if _says(options, "json"):
+        output.lines([json.dumps(document(options, storage, done, code, why), indent=2)])
+    elif _says(options, "text") and (done.kinds or not why):
+        output.lines(_lines(done))
+    if why:
+        complain(why)
+    elif code:
+        note(f"{len(done.lost)} lost, {len(done.failed)} failed; they are still in quarantine")
     return code
 
 
@@ -88,19 +97,8 @@ def _says(options: Mapping[str, Any], form: str) -> bool:
     return options["output"] == form and (form == "json" or not options["quiet"])
 
 
-def _say(
-    options: Mapping[str, Any], storage: Storage, output: Output, done: Restored, code: int
-) -> None:
-    if _says(options, "json"):
-        output.lines([json.dumps(document(options, storage, done, code), indent=2)])
-    elif _says(options, "text"):
-        output.lines(_lines(done))
-    if code:
-        note(f"{len(done.lost)} lost, {len(done.failed)} failed; they are still in quarantine")
-
-
 def document(
-    options: Mapping[str, Any], storage: Storage, done: Restored, code: int
+    options: Mapping[str, Any], storage: Storage, done: Restored, code: int, why: str = ""
 ) -> dict[str, Any]:
     """What came back, as the JSON document that programs read; ``schema`` 1."""
     return {
@@ -114,6 +112,7 @@ def document(
         "already_there": done.there,
         "lost": [{"path": path, "reason": reason} for path, reason in done.lost],
         "failed": [{"path": path, "error": error} for path, error in done.failed],
+        "error": why or None,
         "exit_code": code,
     }
 

@@ -8,14 +8,33 @@ from typing import Any
 from uuid import uuid4
 
 from registry_drivers.base import Storage
+from registry_drivers.errors import DriverConfigError, StorageError
 from registry_gc.cli.output import Output
-from registry_gc.cli.wiring import complain, exit_code_of, read_config, storage_of
+from registry_gc.cli.wiring import complain, read_config, storage_of
 from registry_gc.config import Config
+from registry_gc.config_file import ConfigError
 from registry_gc.engine import WorkerLost
 from registry_gc.interrupts import Interrupted, Interrupts
-from registry_gc.lock import Lock
+from registry_gc.lock import Lock, LockError
 from registry_gc.progress import Progress
 from registry_gc.still_allowed import Changed
+
+
+class Refused(Exception):
+    """The guard, or what was found, says no; nothing was changed."""
+
+
+FAILURES = (Refused, LockError, StorageError, Interrupted, Changed, WorkerLost)
+"""What can go wrong with a registry, a storage or an operator."""
+
+
+def failure(error: Exception) -> tuple[int, str]:
+    """The exit code for one of :data:`FAILURES`, and the line that says what happened."""
+    if isinstance(error, Interrupted):
+        return 128 + error.number, f"interrupted by {error}"
+    if isinstance(error, Refused | LockError):
+        return 4, str(error)
+    return 5 if isinstance(error, Changed) else 1, str(error)
 
 
 def run_work(work: Callable[[Output, Interrupts], int]) -> int:
@@ -24,16 +43,14 @@ def run_work(work: Callable[[Output, Interrupts], int]) -> int:
     interrupts = Interrupts()
     try:
         with interrupts.installed():
-            return exit_code_of(lambda: work(output, interrupts))
-    except Interrupted as interrupt:
-        complain(f"interrupted by {interrupt}")
-        return 128 + interrupt.number
-    except Changed as change:
-        complain(str(change))
-        return 5
-    except WorkerLost as error:
+            return work(output, interrupts)
+    except (ConfigError, DriverConfigError) as error:
         complain(str(error))
-        return 1
+        return 2
+    except FAILURES as error:
+        code, why = failure(error)
+        complain(why)
+        return code
     finally:
         output.close()
 
