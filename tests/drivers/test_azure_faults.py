@@ -86,37 +86,6 @@ class TestAzureFaults(FaultConformance):
         assert proxy.requests[1].body.count(b"DELETE ") == 1
         assert paths_of(storage.list("")) == ["a/1", "a/2", "a/3", "a/4"]
 
-
-def test_a_registry_with_a_leading_slash_is_found(server: AzureServer) -> None:
-    container = server.container()
-    legacy = open_azure(server.parameters(container, legacyrootprefix="true"))
-    legacy.write("docker/registry/v2/blobs/x", b"1")
-    for parameters in ({}, {"legacyrootprefix": True}, {"trimlegacyrootprefix": "false"}):
-        storage = open_azure(server.parameters(container, **parameters))
-        assert paths_of(storage.list("docker/")) == ["docker/registry/v2/blobs/x"]
-        assert storage.read("docker/registry/v2/blobs/x") == b"1"
-        assert storage.children("docker/").folders == ("registry",)
-        assert storage.root.endswith(f"{container}//".rstrip("/"))
-    plain = open_azure(server.parameters(container, trimlegacyrootprefix=True))
-    assert paths_of(plain.list("docker/")) == []
-
-
-def test_a_registry_in_both_places_is_refused(server: AzureServer) -> None:
-    container = server.container()
-    for legacy in (True, False):
-        storage = open_azure(server.parameters(container, legacyrootprefix=legacy))
-        storage.write("docker/registry/v2/blobs/x", b"1")
-    storage = open_azure(server.parameters(container))
-    with pytest.raises(DriverConfigError, match="legacyrootprefix"):
-        list(storage.list("docker/"))
-    with pytest.raises(DriverConfigError, match="legacyrootprefix"):
-        storage.read("docker/registry/v2/blobs/x")
-
-
-def test_parameters_that_contradict_each_other_are_refused(server: AzureServer) -> None:
-    with pytest.raises(DriverConfigError, match="contradicts"):
-        open_azure(server.parameters("c", legacyrootprefix=True, trimlegacyrootprefix=True))
-
     def copies_slowly(
         self, storage: ObjectStorage, proxy: FaultProxy, *answers: Answer | Broken, end: str = ""
     ) -> None:
@@ -173,3 +142,34 @@ def test_parameters_that_contradict_each_other_are_refused(server: AzureServer) 
         with pytest.raises(StorageError, match="failed"):
             storage.move("a/1", "b/1")
         assert "a/1" in paths_of(storage.list(""))
+
+
+def test_a_registry_with_a_leading_slash_is_found(server: AzureServer) -> None:
+    container = server.container()
+    legacy = open_azure(server.parameters(container, legacyrootprefix="true"))
+    legacy.write("docker/registry/v2/blobs/x", b"1")
+    for parameters in ({}, {"legacyrootprefix": True}, {"trimlegacyrootprefix": "false"}):
+        storage = open_azure(server.parameters(container, **parameters))
+        assert paths_of(storage.list("docker/")) == ["docker/registry/v2/blobs/x"]
+        assert storage.read("docker/registry/v2/blobs/x") == b"1"
+        assert storage.children("docker/").folders == ("registry",)
+        assert storage.root.endswith(f"{container}//".rstrip("/"))
+    plain = open_azure(server.parameters(container, trimlegacyrootprefix=True))
+    assert paths_of(plain.list("docker/")) == []
+
+
+def test_a_registry_in_both_places_is_refused(server: AzureServer) -> None:
+    container = server.container()
+    for legacy in (True, False):
+        storage = open_azure(server.parameters(container, legacyrootprefix=legacy))
+        storage.write("docker/registry/v2/blobs/x", b"1")
+    storage = open_azure(server.parameters(container))
+    with pytest.raises(DriverConfigError, match="legacyrootprefix"):
+        list(storage.list("docker/"))
+    with pytest.raises(DriverConfigError, match="legacyrootprefix"):
+        storage.read("docker/registry/v2/blobs/x")
+
+
+def test_parameters_that_contradict_each_other_are_refused(server: AzureServer) -> None:
+    with pytest.raises(DriverConfigError, match="contradicts"):
+        open_azure(server.parameters("c", legacyrootprefix=True, trimlegacyrootprefix=True))
