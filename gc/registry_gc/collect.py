@@ -27,7 +27,6 @@ from registry_gc.engine import Engine, WorkerLost, engine_for
 from registry_gc.events import Observer
 from registry_gc.guard import Finding, Verdict
 from registry_gc.interrupts import Interrupted, Interrupts
-from registry_gc.live_set import LiveSet
 from registry_gc.lock import Lock, LockError, blocker
 from registry_gc.mark import Marking
 from registry_gc.plan import dead_links
@@ -303,7 +302,7 @@ class _Collection:
         self.run_file.add(multipart_rows(versions, policy, cutoff))
         self.keeps = versions.keeps()
         if shows_leftovers(self.keeps, purge=policy.purge_versions):
-            live = LiveSet([self.survey.marking.digests])
+            live = self.survey.marking.live_set
             waiting = hidden(self.reader)
             self.observer.phase("listing versions", None, "objects")
             for found in leftovers_of(versions, self.blobs_total):
@@ -483,7 +482,7 @@ class _Collection:
             root=self.storage.root,
             repositories=len(self.catalog.repositories) if self.catalog else 0,
             emptied=self._emptied(),
-            marked=len(marking.digests) if marking else 0,
+            marked=len(marking.live_set) if marking else 0,
             manifests=self._tally(Kind.REVISION),
             blobs_total=self.blobs_total,
             blobs=self._tally(Kind.BLOB),

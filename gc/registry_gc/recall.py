@@ -10,7 +10,7 @@ listing where there is no quarantine, else one of all that is in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -29,9 +29,9 @@ from registry_gc.bring_back import (
     exists,
     meaning_of,
 )
+from registry_gc.dead_layers import needed_among
 from registry_gc.digest import pack
 from registry_gc.events import Observer
-from registry_gc.plan import link_words, needed_links
 from registry_gc.quarantine import Kept, asides, contents
 from registry_gc.run_file import Kind, Row
 from registry_gc.survey import Survey, Surveyor
@@ -46,12 +46,10 @@ def missed(reader: Reader, survey: Survey) -> list[Kept]:
     if not waiting:
         return []
     needs = _Needs(survey)
-    found: dict[str, Kept] = {}
     for aside in waiting:
         for batch in contents(reader, aside):
-            for kept in needs.of(batch):
-                found.setdefault(kept.path, kept)
-    return [kept for kept in found.values() if not exists(reader, kept.path)]
+            needs.add(batch)
+    return [kept for kept in needs.found() if not exists(reader, kept.path)]
 
 
 class _Needs:
@@ -62,27 +60,43 @@ class _Needs:
         self._manifests = survey.manifests
         self._marking = survey.marking
         self._numbers = {name: at for at, name in enumerate(survey.catalog.repositories)}
-        self._layers = needed_links(survey.catalog, survey.manifests, survey.marking)
+        self._found: dict[str, Kept] = {}
+        # Layer links to what is live somewhere, with owner and key: needed where they are?
+        self._layers: list[tuple[Kept, int, bytes]] = []
 
-    def of(self, batch: list[Kept]) -> Iterator[Kept]:
-        """Those of *batch* that are needed, whether they are in their place or not."""
+    def add(self, batch: list[Kept]) -> None:
+        """Look at more of what is in quarantine."""
         rows = [(meaning_of(kept.path), kept) for kept in batch]
         known = [row for row in rows if row[0].digest]
         keys = pack(self._catalog.names.key(meaning.digest) for meaning, _ in known)
-        live = within(self._marking.digests, keys)
-        owners = [self._numbers.get(meaning.repository, -1) for meaning, _ in known]
-        linked = within(self._layers, link_words(np.array(owners, np.int64), keys))
+        live = self._marking.live_set.has(keys)
         for at, (meaning, kept) in enumerate(known):
+            owner = self._numbers.get(meaning.repository, -1)
             if meaning.order == BLOB:
                 needed = bool(live[at])
             elif meaning.order == LAYER:
                 # Under another name than sha256 it may be the only one to tell what is stored.
-                alias = not meaning.digest.startswith("sha256:")
-                needed = (owners[at] >= 0 and bool(linked[at])) or (alias and bool(live[at]))
+                needed = bool(live[at]) and not meaning.digest.startswith("sha256:")
+                if live[at] and owner >= 0:
+                    self._layers.append((kept, owner, keys[at].tobytes()))
             else:
-                needed = owners[at] >= 0 and self._is_live(owners[at], meaning)
+                needed = owner >= 0 and self._is_live(owner, meaning)
             if needed:
-                yield kept
+                self._found.setdefault(kept.path, kept)
+
+    def found(self) -> list[Kept]:
+        """What is needed, each path once, whether it is in its place or not."""
+        needed = needed_among(
+            self._catalog,
+            self._manifests,
+            self._marking,
+            np.array([owner for _, owner, _ in self._layers], np.int64),
+            pack(key for _, _, key in self._layers),
+        )
+        for at in np.flatnonzero(needed).tolist():
+            kept = self._layers[at][0]
+            self._found.setdefault(kept.path, kept)
+        return list(self._found.values())
 
     def _is_live(self, owner: int, meaning: Meaning) -> bool:
         """Whether a link is that of a live manifest of its repository, or of its signature."""

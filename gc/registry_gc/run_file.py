@@ -18,6 +18,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import msgspec
@@ -46,6 +47,7 @@ CREATE TABLE deletions (
 # Names that are no UTF-8 cannot be bound as text; as bytes that are cast to text they can.
 _COLUMNS = "(phase, kind, repository, digest, path, size, modified, reason)"
 _INSERT = f"INSERT INTO deletions {_COLUMNS} VALUES (?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608  # above
+_CHUNK = 10_000  # rows that are in memory at once
 _INSERT_BYTES = (
     f"INSERT INTO deletions {_COLUMNS} VALUES (?, CAST(? AS TEXT), "  # noqa: S608  # above
     "CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, CAST(? AS TEXT))"
@@ -156,19 +158,21 @@ class RunFile:
         return {key: json.loads(value) for key, value in self._read("SELECT key, value FROM meta")}
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Append rows, all of them or, on an error, none."""
-        values = [(row[0].phase, row[0].label, *row[1:]) for row in rows]
-        try:
-            self._write(_INSERT, values)
-        except UnicodeEncodeError:
-            # Names that are no UTF-8; they are rare, and encoding all costs as much as writing.
-            self._write(_INSERT_BYTES, [tuple(map(_encoded, value)) for value in values])
+        """Append rows, some at a time; after an error the file is worth nothing."""
+        source = iter(rows)
+        while values := [(row[0].phase, row[0].label, *row[1:]) for row in islice(source, _CHUNK)]:
+            try:
+                self._write(_INSERT, values)
+            except UnicodeEncodeError:
+                # Names that are no UTF-8; they are rare, and encoding all costs as much as writing.
+                self._write(_INSERT_BYTES, [tuple(map(_encoded, value)) for value in values])
 
     def drop(self, kind: Kind, digests: Iterable[str]) -> None:
         """Take rows back that are not dead after all."""
+        # One pass over the file for all of them: it has no index that would find one.
         self._write(
-            "DELETE FROM deletions WHERE phase = ? AND digest = ?",
-            [(kind.phase, digest) for digest in digests],
+            "DELETE FROM deletions WHERE phase = ? AND digest IN (SELECT value FROM json_each(?))",
+            [(kind.phase, json.dumps([*digests]))],
         )
 
     def drop_all(self, kind: Kind) -> None:

@@ -29,7 +29,7 @@ def plan_lines(plan: Plan, verbose: bool) -> Iterator[str]:
     manifests = plan.run_file.count(Kind.REVISION).rows
     yield ""
     yield (
-        f"{len(plan.marking.digests)} blobs marked, {blobs} blobs and {manifests} manifests "
+        f"{len(plan.marking.live_set)} blobs marked, {blobs} blobs and {manifests} manifests "
         "eligible for deletion"
     )
     yield from _manifest_lines(plan)
