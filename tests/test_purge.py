@@ -196,7 +196,7 @@ def test_a_writable_registry_is_collected_into_a_quarantine_only(registry: Regis
     codes = {finding["code"] for finding in done.json["guard"]["findings"]}
     assert codes == {"allow-writable", "writable-config"}
     assert done.json["guard"]["verdict"] == "allowed"
-    assert (done.json["blobs"]["quarantined"], done.json["blobs"]["deleted"]) == (3, 0)
+    assert (done.json["quarantine"]["blobs"], done.json["blobs"]["deleted"]) == (3, 0)
     gone = before.keys() - registry.files().keys()
     assert registry.quarantined() == gone
 
@@ -219,7 +219,7 @@ def test_a_registry_that_nobody_can_ask_may_be_collected_into_a_quarantine(
     )
     done = registry.collect_on(config, *WRITABLE, "--registry-url", address)
     assert done.exit_code == 0, done
-    assert done.json["blobs"]["quarantined"] == 3
+    assert done.json["quarantine"]["blobs"] == 3
 
 
 def test_nothing_younger_than_a_day_goes_from_a_registry_in_use(

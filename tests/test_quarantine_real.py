@@ -50,7 +50,7 @@ def set_aside(registry: RealRegistry, layout: Layout) -> dict[str, str]:
     with registry.running(readonly=True):
         done = collect(registry.root, "-m", "--quarantine", "7d", config=registry.config)
         assert done.exit_code == 0, done
-        assert done.json["blobs"]["quarantined"] > 5
+        assert done.json["quarantine"]["blobs"] > 5
     with registry.running():
         assert registry.get(f"app/manifests/{digests['app']}").status == 404
         assert registry.get(f"multi/manifests/{digests['multi']}").status == 404

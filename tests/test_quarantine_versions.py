@@ -51,7 +51,7 @@ def test_nothing_is_copied(server: S3Server, registry: Registry) -> None:
     done = registry.quarantine().json
     assert done["quarantine"]["delete_markers"] is True
     # A lock, the note of the run and a list for each batch; no object is copied.
-    assert done["requests"]["write"] < 15 < done["blobs"]["quarantined"] * 2
+    assert done["requests"]["write"] < 15 < done["quarantine"]["blobs"] * 2
     assert {path for path in registry.own() if "/docker/" in path.partition("quarantine/")[2]} == (
         set()
     )

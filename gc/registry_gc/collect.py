@@ -11,12 +11,12 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import msgspec
 from msgspec.structs import replace
 
-from registry_drivers.base import Storage
+from registry_drivers.base import Deleter, Storage
 from registry_drivers.errors import NotFound, StorageError
 from registry_drivers.factory import versions_of
 from registry_drivers.versions import Keep, VersionReader
@@ -143,7 +143,7 @@ class _Collection:
         self.versions = versions_of(job.storage)
         self.keeps: tuple[Keep, ...] = ()
         self.retained = Retained()
-        self.aside = SettingAside(job.storage, job.policy, self.versions, observer)
+        self.aside = SettingAside(job.storage, self.versions, observer)
 
     def run(self) -> Report:
         code = 0
@@ -176,7 +176,7 @@ class _Collection:
                 self._check_limits()
                 if not self.job.dry_run:
                     self._sweep()
-                    self.aside.look_back(self._surveyor(engine), self._look_or_stop)
+                    self._look_back(engine)
 
     # Guard and lock
 
@@ -289,6 +289,12 @@ class _Collection:
 
         return self.aside.recall(survey, again, self._look_or_stop)
 
+    def _look_back(self, engine: Engine) -> None:
+        self.aside.look_back(self._surveyor(engine), self.job.policy, self._look_or_stop)
+
+    def _deleter(self) -> AbstractContextManager[Deleter]:
+        return self.aside.deleter(self.job.run, self.job.policy)
+
     def _look_or_stop(self) -> None:
         if self._look() is not None:
             raise _StoppedByGuard(self.stop_reason)
@@ -358,7 +364,7 @@ class _Collection:
     def _sweep(self) -> None:
         assert self.run_file is not None
         self.run_file.make_durable()
-        with self.interrupts.deferred(), self.aside.deleter(self.job.run) as deleter:
+        with self.interrupts.deferred(), self._deleter() as deleter:
             try:
                 swept = sweep(
                     self.run_file,

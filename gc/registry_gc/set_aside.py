@@ -23,11 +23,8 @@ class SettingAside:
     :ivar missed: how many a dry run has found that would.
     """
 
-    def __init__(
-        self, storage: Storage, policy: Policy, versions: object | None, observer: Observer
-    ) -> None:
+    def __init__(self, storage: Storage, versions: object | None, observer: Observer) -> None:
         self._storage = storage
-        self._policy = policy
         self._versions = versions
         self._observer = observer
         self.marks = False
@@ -53,23 +50,23 @@ class SettingAside:
         self.recalled += came
         return survey
 
-    def look_back(self, surveyor: Surveyor, look: Look) -> None:
+    def look_back(self, surveyor: Surveyor, policy: Policy, look: Look) -> None:
         """Bring back what a push has reached while this run set it aside.
 
         :raises StorageError: see :func:`registry_gc.recall.recall`.
         """
-        if self._policy.allow_writable:
+        if policy.allow_writable:
             self.recalled += look_back(
                 self._storage, self._versions, surveyor, look, self._observer
             )
 
     @contextmanager
-    def deleter(self, run: str) -> Iterator[Deleter]:
+    def deleter(self, run: str, policy: Policy) -> Iterator[Deleter]:
         """What the sweep of *run* deletes with: the storage, or what sets aside instead."""
-        seconds = self._policy.quarantine
-        if seconds is None:
+        if policy.quarantine is None:
             yield self._storage
             return
-        with closing(Quarantining(self._storage, run, seconds, self._versions)) as quarantine:
+        aside = Quarantining(self._storage, run, policy.quarantine, self._versions)
+        with closing(aside) as quarantine:
             self.marks = quarantine.marks
             yield quarantine

@@ -25,7 +25,6 @@ def document(report: Report) -> dict[str, Any]:
         "manifests": {
             "eligible": report.manifests.eligible,
             "deleted": report.manifests.deleted,
-            "quarantined": report.manifests.quarantined,
         },
         "blobs": {
             "total": report.blobs_total,
@@ -33,13 +32,10 @@ def document(report: Report) -> dict[str, Any]:
             "eligible_bytes": report.blobs.eligible_bytes,
             "deleted": report.blobs.deleted,
             "deleted_bytes": report.blobs.deleted_bytes,
-            "quarantined": report.blobs.quarantined,
-            "quarantined_bytes": report.blobs.quarantined_bytes,
         },
         "layer_links": {
             "eligible": report.layer_links.eligible,
             "deleted": report.layer_links.deleted,
-            "quarantined": report.layer_links.quarantined,
         },
         "uploads": {
             "eligible": report.uploads.eligible,
@@ -66,6 +62,10 @@ def document(report: Report) -> dict[str, Any]:
         "quarantine": {
             "seconds": report.quarantine.seconds,
             "delete_markers": report.quarantine.marked,
+            "manifests": report.manifests.quarantined,
+            "layer_links": report.layer_links.quarantined,
+            "blobs": report.blobs.quarantined,
+            "bytes": report.blobs.quarantined_bytes,
             "recalled": report.quarantine.recalled,
             "missed": report.quarantine.missed,
         },
