@@ -290,7 +290,9 @@ class _Collection:
         return self.aside.recall(survey, again, self._look_or_stop)
 
     def _look_back(self, engine: Engine) -> None:
-        self.aside.look_back(self._surveyor(engine), self.job.policy, self._look_or_stop)
+        """A registry that takes writes may have reached what this run was setting aside."""
+        if self.job.policy.allow_writable:
+            self.aside.look_back(self._surveyor(engine), self._look_or_stop)
 
     def _deleter(self) -> AbstractContextManager[Deleter]:
         return self.aside.deleter(self.job.run, self.job.policy)

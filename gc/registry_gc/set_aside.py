@@ -9,7 +9,7 @@ from registry_drivers.base import Deleter, Storage
 from registry_gc.bring_back import Look
 from registry_gc.events import Observer
 from registry_gc.policy import Policy
-from registry_gc.quarantine import Quarantining
+from registry_gc.quarantine import Quarantining, asides
 from registry_gc.recall import look_back, missed, recall
 from registry_gc.survey import Survey, Surveyor
 
@@ -50,12 +50,12 @@ class SettingAside:
         self.recalled += came
         return survey
 
-    def look_back(self, surveyor: Surveyor, policy: Policy, look: Look) -> None:
-        """Bring back what a push has reached while this run set it aside.
+    def look_back(self, surveyor: Surveyor, look: Look) -> None:
+        """Mark, and bring back what is live by now: what a push has reached meanwhile.
 
         :raises StorageError: see :func:`registry_gc.recall.recall`.
         """
-        if policy.allow_writable:
+        if asides(self._storage):
             self.recalled += look_back(
                 self._storage, self._versions, surveyor, look, self._observer
             )
