@@ -88,6 +88,7 @@ class RowState(enum.StrEnum):
     PLANNED = "planned"
     DELETED = "deleted"
     GONE_ALREADY = "gone already"
+    QUARANTINED = "quarantined"
     FAILED = "failed"
 
 

@@ -91,7 +91,7 @@ class Surveyor:
         self._reader = reader
         self._engine = engine
         self._policy = policy
-        self._cutoff = cutoff
+        self.cutoff = cutoff
         self._observer = observer
         self._cache = cache
 
@@ -143,7 +143,7 @@ class Surveyor:
         manifests = Manifests(self._engine, catalog.names, catalog.aliases, self._observer, cache)
         manifests.load(catalog.revisions.keys)
         catalog.signatures = read_signatures(self._reader, catalog, manifests)
-        marking = mark(self._reader, catalog, manifests, self._policy, self._cutoff)
+        marking = mark(self._reader, catalog, manifests, self._policy, self.cutoff)
         return Survey(catalog, manifests, marking)
 
     def _with_blobs(self, catalog: Catalog, sink: BlobSink, cache: ReferenceCache | None) -> Survey:
@@ -169,7 +169,7 @@ class Surveyor:
                 survey.blobs.held += int(np.count_nonzero(held))
                 survey.blobs.held_bytes += int(batch.sizes[held].sum())
             survey.manifests.check(batch.keys, batch.sizes)
-            found = dead_blobs(batch, live, self._cutoff, catalog.names)
+            found = dead_blobs(batch, live, self.cutoff, catalog.names)
             sink.add(found.rows)
             young.append(found.young)
             self._observer.advance(len(batch.keys) + batch.live)
@@ -186,7 +186,7 @@ class Surveyor:
             return survey.marking.live_set
         releases = tuple(Release(name) for name in sorted({hold.repository for hold in holds}))
         policy = msgspec.structs.replace(self._policy, releases=(*self._policy.releases, *releases))
-        lifted = mark(self._reader, survey.catalog, survey.manifests, policy, self._cutoff)
+        lifted = mark(self._reader, survey.catalog, survey.manifests, policy, self.cutoff)
         return lifted.live_set
 
     def _revive(self, survey: Survey, sink: BlobSink, late: Keys) -> None:
@@ -197,7 +197,7 @@ class Surveyor:
             survey.catalog,
             survey.manifests,
             self._policy,
-            self._cutoff,
+            self.cutoff,
             young=late,
         )
         # Whatever more is live now is young, or follows from what more is live. What looked live

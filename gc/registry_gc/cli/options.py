@@ -75,6 +75,16 @@ OPTIONS = (
         "or before it, for good.",
     ),
     _option(
+        "--quarantine", type=DurationType(), metavar="DURATION",
+        help="Set aside what would be deleted, within the storage: `registry-gc restore` brings "
+        "it back, `registry-gc purge` deletes it after this time. Frees no space before.",
+    ),
+    _option(
+        "--allow-writable", is_flag=True,
+        help="Go on while a registry takes writes. Only with a --quarantine of 24h at least; "
+        "--grace is then 24h at least too.",
+    ),
+    _option(
         "--release", "releases", type=ReleaseType(), multiple=True,
         metavar="REPOSITORY[@DIGEST]",
         help="Do not hold this repository although something in it is damaged. Repeatable. "
@@ -136,3 +146,26 @@ def collection_options(command: Command) -> Command:
     for option in reversed(OPTIONS):
         command = option(command)
     return command
+
+
+def _name(option: Callable[[Any], Any]) -> str:
+    """The parameter that *option* fills."""
+
+    @click.command()
+    @option
+    def probe() -> None:
+        """Never called."""
+
+    return str(probe.params[0].name)
+
+
+def chosen(*names: str) -> Callable[[Command], Command]:
+    """Those of a collection's options that another command has too, by their parameters' names."""
+    by_name = {_name(option): option for option in OPTIONS}
+
+    def decorate(command: Command) -> Command:
+        for name in reversed(names):
+            command = by_name[name](command)
+        return command
+
+    return decorate

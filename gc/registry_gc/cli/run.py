@@ -11,6 +11,7 @@ from typing import Any
 
 from registry_drivers.errors import DriverConfigError
 from registry_gc.cli.output import Output
+from registry_gc.cli.quarantine import WRITABLE_GRACE, caution, check_quarantine
 from registry_gc.cli.records import Records
 from registry_gc.cli.runs import prune_runs
 from registry_gc.cli.wiring import (
@@ -28,6 +29,7 @@ from registry_gc.cli.wiring import (
 from registry_gc.collect import Job, Plan, collect, objections
 from registry_gc.config import Config
 from registry_gc.config_file import ConfigError
+from registry_gc.guard.writable import while_writable
 from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.policy import Policy
 from registry_gc.progress import Progress
@@ -98,11 +100,13 @@ def _job(options: Mapping[str, Any], progress: Progress) -> Job:
     storage = storage_of(config, options["max_requests_per_second"])
     guard = guard_of(config, storage, options)
     run = str(uuid.uuid4())
+    if options["allow_writable"]:
+        caution(config, progress)
     state_dir = state_folder(options, progress)
     return Job(
         storage=storage,
         policy=_policy(config, options),
-        check=guard.check,
+        check=while_writable(guard.check) if options["allow_writable"] else guard.check,
         run_file=_run_file(options, state_dir, run),
         cache=cache_path(options, state_dir, storage),
         dry_run=options["dry_run"],
@@ -112,18 +116,21 @@ def _job(options: Mapping[str, Any], progress: Progress) -> Job:
 
 
 def _policy(config: Config, options: Mapping[str, Any]) -> Policy:
+    check_quarantine(options)
     asked = options["upload_age"]
     purging = config.upload_purging
     by_config = purging.age_seconds if purging.enabled else None
     return Policy(
         delete_untagged=options["delete_untagged"],
-        grace=options["grace"],
+        grace=max(options["grace"], WRITABLE_GRACE if options["allow_writable"] else 0.0),
         upload_age=by_config if asked is None else asked,
         upload_without_start=asked is not None,
         max_delete=options["max_delete"],
         allow_empty=options["allow_empty"],
         keep_empty_repositories=options["keep_empty_repositories"],
         purge_versions=options["purge_versions"],
+        quarantine=options["quarantine"],
+        allow_writable=options["allow_writable"],
         releases=tuple(options["releases"]),
     )
 

@@ -12,12 +12,31 @@ from registry_gc.retained import Retained
 
 
 class Tally(msgspec.Struct, frozen=True):
-    """Objects of one kind: how many there are to delete, and how many were; bytes likewise."""
+    """Objects of one kind: how many there are to delete, and how many were; bytes likewise.
+
+    What is in quarantine is not deleted, and its bytes are not free.
+    """
 
     eligible: int = 0
     eligible_bytes: int = 0
     deleted: int = 0
     deleted_bytes: int = 0
+    quarantined: int = 0
+    quarantined_bytes: int = 0
+
+
+class Quarantine(msgspec.Struct, frozen=True):
+    """What was set aside instead of deleted, and what came back.
+
+    ``seconds``: for how long, None where this run deletes. ``marked``: it is delete markers that
+    hide it. ``recalled``: live things that an earlier run had set aside, and that are back;
+    ``missed``: those that a dry run found, and left there.
+    """
+
+    seconds: float | None = None
+    marked: bool = False
+    recalled: int = 0
+    missed: int = 0
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -69,3 +88,4 @@ class Report(msgspec.Struct, frozen=True):
     held_blobs: int = 0
     held_bytes: int = 0
     live_manifests: int = 0
+    quarantine: Quarantine = msgspec.field(default_factory=Quarantine)
