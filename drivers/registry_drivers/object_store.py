@@ -209,7 +209,7 @@ class ObjectStorage(abc.ABC):
                 return
             after = ""
         after = self.folder + after if after else ""
-        token = ""
+        token, reached = "", b""
         while True:
 
             def ask(token: str = token) -> Listed:
@@ -221,6 +221,15 @@ class ObjectStorage(abc.ABC):
 
             listed: Listed = self._call(ask)
             if len(listed.page):
+                first, last = listed.page.paths[0], listed.page.paths[len(listed.page) - 1]
+                if self.seekable and first.encode() <= reached:
+                    # Whoever cuts a listing at bounds would miss what is out of its place.
+                    raise StorageError(
+                        "this storage does not list in order, and is none that is known to do so",
+                        path=prefix,
+                        driver=self.driver,
+                    )
+                reached = last.encode()
                 yield listed.page
             if not listed.token:
                 return

@@ -14,6 +14,7 @@ import numpy as np
 
 from registry_drivers.base import Reader
 from registry_drivers.errors import NotFound, TooLarge
+from registry_gc.cuts import split_rest
 from registry_gc.digest import Keys, Names
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
@@ -34,7 +35,7 @@ from registry_gc.listing import (
     stat_blobs,
 )
 from registry_gc.live_set import LiveSet
-from registry_gc.ranges import Range, first_ranges, split_rest
+from registry_gc.ranges import Range, first_ranges
 
 _LINKS_A_UNIT = 128
 _BLOBS_A_UNIT = 4096
