@@ -146,7 +146,7 @@ def test_one_huge_folder_is_gone_down_into() -> None:
     assert walk.rest is not None
     parts = split_rest(storage, walk.rest)
     assert len(parts) > 3
-    assert all(part.start_after.startswith(f"{REPOSITORIES}only/r") for part in parts)
+    assert all((part.start_after or "").startswith(f"{REPOSITORIES}only/r") for part in parts)
 
 
 def hexes(count: int, seed: int) -> list[str]:
