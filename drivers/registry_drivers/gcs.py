@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import threading
 import uuid
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -117,19 +119,17 @@ def open_gcs(parameters: Mapping[str, Any], *, driver: str = "gcs") -> GCSStorag
 
 
 def _credentials(given: Parameters) -> Credentials:
-    import google.auth
     import google.auth.exceptions
 
-    auth: Any = google.auth  # half of it has types
-    credentials: Credentials
+    logger = logging.getLogger("google.auth._default")
+    level = logger.level
     try:
-        if given.has("keyfile"):
-            credentials, _ = auth.load_credentials_from_file(given.text("keyfile"), scopes=[SCOPE])
-        elif given.has("credentials"):
-            credentials, _ = auth.load_credentials_from_dict(_inline(given), scopes=[SCOPE])
-        else:
-            credentials, _ = auth.default(scopes=[SCOPE])
-        return credentials
+        with warnings.catch_warnings():
+            # google-auth warns of keys of unknown origin, of a user's own credentials, and that
+            # nobody named a project; the config is the operator's, and no project is needed.
+            warnings.simplefilter("ignore")
+            logger.setLevel(logging.ERROR)
+            return _load_credentials(given)
     except (google.auth.exceptions.GoogleAuthError, OSError, ValueError) as error:
         name = "keyfile" if given.has("keyfile") else "credentials"
         # The SDK's message may repeat what is in the key.
@@ -139,6 +139,22 @@ def _credentials(given: Parameters) -> Credentials:
         elif not given.has("credentials"):
             reason += f": {str(error).splitlines()[0]}"
         raise given.error(name, reason) from None
+    finally:
+        logger.setLevel(level)
+
+
+def _load_credentials(given: Parameters) -> Credentials:
+    import google.auth
+
+    auth: Any = google.auth  # half of it has types
+    credentials: Credentials
+    if given.has("keyfile"):
+        credentials, _ = auth.load_credentials_from_file(given.text("keyfile"), scopes=[SCOPE])
+    elif given.has("credentials"):
+        credentials, _ = auth.load_credentials_from_dict(_inline(given), scopes=[SCOPE])
+    else:
+        credentials, _ = auth.default(scopes=[SCOPE])
+    return credentials
 
 
 def _inline(given: Parameters) -> Mapping[str, Any]:
@@ -192,7 +208,7 @@ class GCSStorage(ObjectStorage):
             config={"base_url": self._endpoint, "skip_signature": anonymous},
             client_options=options,  # type: ignore[arg-type]  # a TypedDict that is built in steps
             retry_config={"max_retries": 0},
-            credential_provider=None if anonymous else self._provide,
+            credential_provider=None if anonymous else self._providing(self._provide),
         )
 
     def _provide(self) -> Any:

@@ -98,6 +98,7 @@ class ObjectStorage(abc.ABC):
         self._web = web
         self._secrets = [secret for secret in secrets if len(secret) > 3]
         self._clock: tuple[float, float] | None = None
+        self._refused_credentials: StorageError | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.root}>"
@@ -432,7 +433,22 @@ class ObjectStorage(abc.ABC):
                 raise TooLarge(f"{size} bytes, more than the {limit} allowed")
             return bytes(result.bytes())
         except (obstore.exceptions.BaseError, FileNotFoundError, ValueError, OSError) as error:
+            if (refused := self._refused_credentials) is not None:
+                self._refused_credentials = None
+                raise refused from None
             self._fail_fast(error, path)
+
+    def _providing(self, provide: Callable[[], Any]) -> Callable[[], Any]:
+        """*provide* for obstore, which hands on neither the kind nor the words of its errors."""
+
+        def ask() -> Any:
+            try:
+                return provide()
+            except StorageError as error:
+                self._refused_credentials = error
+                raise
+
+        return ask
 
     def _fail_fast(self, error: Exception, path: str) -> NoReturn:
         text = str(error)

@@ -207,13 +207,14 @@ class S3Storage(ObjectStorage):
             },
             client_options=options,  # type: ignore[arg-type]  # a TypedDict that is built in steps
             retry_config={"max_retries": 0},
-            credential_provider=self._provide,
+            credential_provider=self._providing(self._provide),
         )
 
     def _provide(self) -> Any:
         from datetime import UTC, datetime, timedelta
 
-        frozen = self._credentials.get_frozen_credentials()
+        with self._boto_errors(""):
+            frozen = self._credentials.get_frozen_credentials()
         return {
             "access_key_id": frozen.access_key,
             "secret_access_key": frozen.secret_key,

@@ -20,11 +20,12 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a client asked; ``path`` with its query."""
+    """What a client asked; ``path`` with its query, names of headers in lower case."""
 
     method: str
     path: str
     body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,14 @@ class FaultProxy:
 
 
 @contextmanager
+def stub(rule: Rule, context: ssl.SSLContext | None = None) -> Iterator[FaultProxy]:
+    """A server of which *rule* gives all answers, such as one for tokens."""
+    with fault_proxy("http://127.0.0.1:9", context) as server:
+        server.rule = rule
+        yield server
+
+
+@contextmanager
 def fault_proxy(
     target: str, context: ssl.SSLContext | None = None, *, own_host: bool = False
 ) -> Iterator[FaultProxy]:
@@ -139,7 +148,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         body = self._body()
-        request = Request(self.command, self.path, body)
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        request = Request(self.command, self.path, body, headers)
         self.faults.requests.append(request)
         fault = self.faults.rule(request)
         if isinstance(fault, Broken):
