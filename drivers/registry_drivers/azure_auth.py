@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import formatdate
@@ -17,10 +18,12 @@ from urllib.parse import parse_qsl, urlsplit
 
 from registry_drivers.errors import AccessDenied, DriverConfigError, MissingExtra, Unavailable
 from registry_drivers.parameters import Parameters
+from registry_drivers.web import ca_bundle
 
 # Has Content-MD5 in listings, names with characters that XML cannot hold, batches of a container.
 API_VERSION = "2021-12-02"
 SCOPE = "https://storage.azure.com/.default"
+_PUBLIC = "login.microsoftonline.com"
 _AUTHORITIES = {
     "core.chinacloudapi.cn": "login.chinacloudapi.cn",
     "core.usgovcloudapi.net": "login.microsoftonline.us",
@@ -171,8 +174,7 @@ def credential_of(given: Parameters, account: str, realm: str) -> Credential:
             "pip install 'registry-garbage-collect[azure]'",
             driver=given.driver,
         ) from error
-    authority = _AUTHORITIES.get(realm)
-    options = {"authority": authority} if authority else {}
+    options = _sign_in(realm)
     if kind in ("default_credentials", "default"):
         return Token(azure.identity.DefaultAzureCredential(**options))
     if kind != "client_secret":
@@ -186,6 +188,25 @@ def credential_of(given: Parameters, account: str, realm: str) -> Credential:
             raise given.error(f"credentials.{spellings[0]}", "missing for client_secret")
     given.secrets.append(values["client_secret"])
     return Token(azure.identity.ClientSecretCredential(**values, **options))
+
+
+def _sign_in(realm: str, environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """Where tokens come from, and whose certificate is believed there.
+
+    ``skipverify`` is about the storage: what is sent here is a secret.
+    """
+    options: dict[str, Any] = {}
+    host = _AUTHORITIES.get(realm)
+    if host:
+        options["authority"] = host
+    else:
+        host = urlsplit(environment.get("AZURE_AUTHORITY_HOST", "")).hostname or _PUBLIC
+    if host not in (_PUBLIC, *_AUTHORITIES.values()):
+        # Microsoft's public directory knows nothing of a private cloud's.
+        options["disable_instance_discovery"] = True
+    if bundle := ca_bundle(environment):
+        options["connection_verify"] = bundle
+    return options
 
 
 _SECRET_PARAMETERS = {
