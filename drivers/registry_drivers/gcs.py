@@ -16,9 +16,9 @@ import os
 import threading
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
@@ -56,6 +56,8 @@ from registry_drivers.web import (
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
+
+T = TypeVar("T")
 
 ENDPOINT = "https://storage.googleapis.com"
 SCOPE = "https://www.googleapis.com/auth/devstorage.full_control"
@@ -274,10 +276,7 @@ class GCSStorage(ObjectStorage):
         return self._request("GET", url, path=path, place=True).data
 
     def _list(self, path: str, query: Mapping[str, str]) -> _Items:
-        try:
-            items = _decode_items(self._get_list(path, query))
-        except msgspec.DecodeError as error:
-            raise MalformedListing(f"the answer is no listing: {error}") from error
+        items = decoded(_decode_items, self._get_list(path, query))
         if items.kind != "storage#objects":
             raise MalformedListing("the answer is no listing")
         return items
@@ -327,7 +326,7 @@ class GCSStorage(ObjectStorage):
 
     def _head(self, path: str, key: str) -> Entry:
         url = f"{self._object(key)}?fields=name,size,updated,md5Hash"
-        item = _decode_item(self._request("GET", url, path=path).data)
+        item = decoded(_decode_item, self._request("GET", url, path=path).data)
         md5 = md5s_of_base64([item.md5.encode()])[0].tobytes()
         return Entry(
             path=path,
@@ -387,7 +386,7 @@ class GCSStorage(ObjectStorage):
         while True:
             query = urlencode({"fields": "done,rewriteToken", "rewriteToken": token})
             answer = self._request("POST", f"{url}?{query}", b"", path=entry.path)
-            result = _decode_rewrite(answer.data)
+            result = decoded(_decode_rewrite, answer.data)
             if result.done:
                 return
             # Large objects between classes or regions are copied piece by piece.
@@ -413,6 +412,17 @@ def _outcome(key: str, part: Part) -> Outcome | str:
     code, message = told(part.data)
     text = f"{code}: {message} (HTTP {part.status})"
     return text if is_passing(part.status, code) else Outcome(key, Deletion.FAILED, text)
+
+
+def decoded(decode: Callable[[bytes], T], data: bytes) -> T:
+    """What *decode* makes of an answer.
+
+    :raises MalformedListing: it is something else.
+    """
+    try:
+        return decode(data)
+    except msgspec.DecodeError as error:
+        raise MalformedListing(f"the answer is not what was asked for: {error}") from error
 
 
 def told(content: bytes) -> tuple[str, str]:
