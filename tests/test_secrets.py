@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,11 +15,17 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from registry_drivers import gcs
-from registry_drivers.base import Requests
-from registry_drivers.retry import Retry
 from running import run
 from servers.fault_proxy import Answer, Broken, Fault, FaultProxy, Request, Rule, stub
-from stores import Place, Servers, a_bit_of_everything, is_delete, proxied, store
+from stores import (
+    Place,
+    Servers,
+    a_bit_of_everything,
+    is_delete,
+    proxied,
+    store,
+    without_pauses,
+)
 
 TOKEN = "ya29.the-token-of-this-run"
 # What a careless store or proxy says back.
@@ -87,12 +93,7 @@ def with_key(place: Place, proxy: FaultProxy) -> Iterator[Place]:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try twice, without a pause."""
-    call = Retry.call
-
-    def at_once(retry: Retry, work: Callable[[], object], requests: Requests) -> object:
-        return call(Retry(times=1, sleep=lambda _: None), work, requests)
-
-    monkeypatch.setattr(Retry, "call", at_once)
+    without_pauses(monkeypatch, times=1)
 
 
 def echo(request: Request) -> Fault | None:

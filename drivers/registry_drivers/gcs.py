@@ -22,10 +22,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
-import numpy as np
 
 from registry_drivers.base import Capabilities, Deletion, Entry, Outcome
-from registry_drivers.columns import MalformedListing, md5s_of_base64, page_of, times
+from registry_drivers.columns import (
+    Column,
+    MalformedListing,
+    integers,
+    json_columns,
+    md5s_of_base64,
+    page_of,
+    times,
+)
 from registry_drivers.errors import (
     AccessDenied,
     AlreadyExists,
@@ -90,6 +97,7 @@ class _Rewrite(msgspec.Struct):
 
 _decode_rewrite = msgspec.json.Decoder(_Rewrite).decode
 _decode_items = msgspec.json.Decoder(_Items).decode
+_WANTED = (b"name", b"size", b"updated", b"md5Hash")
 _decode_item = msgspec.json.Decoder(_Item).decode
 
 
@@ -276,33 +284,52 @@ class GCSStorage(ObjectStorage):
         return self._request("GET", url, path=path, place=True).data
 
     def _list(self, path: str, query: Mapping[str, str]) -> _Items:
-        items = decoded(_decode_items, self._get_list(path, query))
-        if items.kind != "storage#objects":
-            raise MalformedListing("the answer is no listing")
-        return items
+        return _whole(self._get_list(path, query))
 
     def _list_page(self, prefix: str, after: str, token: str) -> Listed:
         query = {
             "fields": "kind,nextPageToken,items(name,size,updated,md5Hash)",
             "maxResults": str(self.page_size),
             "prefix": prefix,
+            # A third of an indented answer is blanks.
+            "prettyPrint": "false",
         }
         if after:
             query["startOffset"] = after
         if token:
             query["pageToken"] = token
-        answer = self._list(prefix, query)
-        items = answer.items
+        answer, cut = self._cut(self._get_list(prefix, query))
+        names, sizes, updated, md5s = cut
         page = page_of(
-            _encoded([item.name for item in items]),
-            np.fromiter((int(item.size) for item in items), np.int64, len(items)),
-            times(_encoded([item.updated for item in items])),
-            md5s_of_base64(_encoded([item.md5 for item in items])),
+            names,
+            integers(sizes),
+            times(updated),
+            md5s_of_base64(md5s),
             folder=self.folder.encode(),
             # startOffset is inclusive.
             after=after.encode(),
         )
         return Listed(page, answer.token)
+
+    def _cut(self, document: bytes) -> tuple[_Items, list[Column]]:
+        """What stands around the rows of a listing, and the rows as columns.
+
+        Cut out of the text, which costs a third of making an object of each; where a text is not
+        as it usually is, all of it is parsed.
+        """
+        start, stop = document.find(b"["), document.rfind(b"]")
+        if document[:start].rstrip().endswith(b":") and stop > start:
+            cut = json_columns(document[start : stop + 1], _WANTED)
+            if cut is not None:
+                return _whole(document[: start + 1] + document[stop:]), cut
+        answer = _whole(document)
+        items = answer.items
+        return answer, [
+            _encoded([item.name for item in items]),
+            _encoded([item.size for item in items]),
+            _encoded([item.updated for item in items]),
+            _encoded([item.md5 for item in items]),
+        ]
 
     def _list_level(self, prefix: str, token: str) -> Level:
         query = {
@@ -397,6 +424,13 @@ class GCSStorage(ObjectStorage):
         """See :class:`~registry_drivers.base.Reader`."""
         super().close()
         self._session.close()
+
+
+def _whole(document: bytes) -> _Items:
+    items = decoded(_decode_items, document)
+    if items.kind != "storage#objects":
+        raise MalformedListing("the answer is no listing")
+    return items
 
 
 def _encoded(texts: Sequence[str]) -> Sequence[bytes]:

@@ -62,6 +62,7 @@ class FaultProxy:
 
     :ivar requests: what came, in the order in which it came.
     :ivar rule: called with each request; what it returns happens, None is as it should be.
+    :ivar rewrite: makes of each body that the server answers what the client is told.
     """
 
     def __init__(self, target: str, *, own_host: bool = False) -> None:
@@ -70,6 +71,7 @@ class FaultProxy:
         self.host, self.port = place.hostname or "", place.port or 80
         self.requests: list[Request] = []
         self.rule: Rule = lambda _: None
+        self.rewrite: Callable[[bytes], bytes] = lambda body: body
         self.address = ("", 0)
         self.scheme = "http"
 
@@ -180,7 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
                     server.putheader(name, value)
             server.endheaders(body or None)
             response = server.getresponse()
-            data = response.read()
+            data = self.faults.rewrite(response.read())
             headers = dict(response.getheaders())
         finally:
             server.close()
