@@ -6,12 +6,12 @@ import os
 import random
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from registry_drivers.base import Children, Entry, Page, Reader
 from registry_drivers.filesystem import FilesystemStorage

@@ -12,7 +12,9 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from registry_drivers.base import Storage
 from registry_drivers.errors import NotFound, StorageError
@@ -25,7 +27,6 @@ from registry_gc.engine import Engine, WorkerLost, engine_for
 from registry_gc.events import Observer
 from registry_gc.guard import Finding, Verdict
 from registry_gc.interrupts import Interrupted, Interrupts
-from registry_gc.live_set import LiveSet
 from registry_gc.lock import Lock, LockError, blocker
 from registry_gc.mark import Marking
 from registry_gc.plan import dead_links
@@ -47,8 +48,7 @@ _LOOK_AGAIN = 10.0
 """Seconds after which guard and lock are looked at again, at the latest."""
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(msgspec.Struct, frozen=True):
     """What to collect, and how.
 
     ``check`` is the guard: asked before anything else, and again while deleting.
@@ -65,11 +65,10 @@ class Job:
     dry_run: bool = False
     workers: int | None = None
     settled: tuple[Settled, ...] = ()
-    run: str = field(default_factory=lambda: str(uuid.uuid4()))
+    run: str = msgspec.field(default_factory=lambda: str(uuid.uuid4()))
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """What was found, for those who show it: everything marked, and the file with what goes."""
 
     catalog: Catalog
@@ -274,7 +273,7 @@ class _Collection:
         self.run_file.add(multipart_rows(versions, policy, cutoff))
         self.keeps = versions.keeps()
         if shows_leftovers(self.keeps, purge=policy.purge_versions):
-            live = LiveSet([self.survey.marking.digests])
+            live = self.survey.marking.live_set
             self.observer.phase("listing versions", None, "objects")
             for found in leftovers_of(versions, self.blobs_total):
                 rows = leftover_rows(found, live, self.catalog.names, cutoff, self.retained)
@@ -446,7 +445,7 @@ class _Collection:
             root=self.storage.root,
             repositories=len(self.catalog.repositories) if self.catalog else 0,
             emptied=self._emptied(),
-            marked=len(marking.digests) if marking else 0,
+            marked=len(marking.live_set) if marking else 0,
             manifests=self._tally(Kind.REVISION),
             blobs_total=self.blobs_total,
             blobs=self._tally(Kind.BLOB),

@@ -8,7 +8,7 @@ subtree under a bound that does not.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from registry_drivers.base import Reader
 from registry_gc.layout import BLOBS

@@ -8,7 +8,9 @@ turns out to be long is cut into ranges of about :data:`PAGES` pages (:mod:`regi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from registry_drivers.base import Page, Reader
 from registry_gc.layout import BLOBS
@@ -21,8 +23,7 @@ _LEAVES = ("_layers", "_uploads", "revisions", "tags")
 _DEEPEST = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
+class Range(msgspec.Struct, frozen=True):
     """Everything below some prefixes, in order; with bounds only when it is a single prefix.
 
     ``start_after`` is left out itself; listing ends before ``stop_before``, or after ``pages``.
@@ -43,8 +44,7 @@ class Range:
         return replace(self, start_after=last, begun=self.start_after)
 
 
-@dataclass(slots=True)
-class Walk:
+class Walk(msgspec.Struct):
     """Lists one range; afterwards ``rest`` is what is left of it, None when it is done."""
 
     reader: Reader

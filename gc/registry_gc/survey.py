@@ -6,20 +6,19 @@ Reads only. A collection, a plan, and those who merely ask (verify, explain, rep
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 import numpy as np
 
 from registry_drivers.base import Reader
-from registry_gc.arrays import within
+from registry_gc.arrays import without
 from registry_gc.cache import ReferenceCache
 from registry_gc.catalog import Catalog, read_catalog, stream_blobs
 from registry_gc.digest import Keys, empty_keys
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
 from registry_gc.listing import BlobBatch
-from registry_gc.live_set import LiveSet
 from registry_gc.mark import Marking, manifests_of, mark
 from registry_gc.plan import dead_blobs
 from registry_gc.policy import Policy
@@ -41,8 +40,7 @@ class BlobSink(Protocol):
         """Take all rows of a kind back."""
 
 
-@dataclass(slots=True)
-class Blobs:
+class Blobs(msgspec.Struct):
     """What a pass over ``blobs/`` has counted. ``hollow``: folders that hold no file."""
 
     total: int
@@ -50,8 +48,7 @@ class Blobs:
     hollow: list[str]
 
 
-@dataclass(slots=True)
-class Survey:
+class Survey(msgspec.Struct):
     """What was found out about a registry. ``blobs`` is None where nobody asked for them."""
 
     catalog: Catalog
@@ -147,7 +144,7 @@ class Surveyor:
         after a restore from a backup. Then it is a root after all, and what it names lives.
         """
         survey = self._marked(catalog, cache)
-        live = LiveSet([survey.marking.digests])
+        live = survey.marking.live_set
         young = [empty_keys()]
         self._observer.phase("listing blobs", None, "blobs")
         survey.blobs = Blobs(0, 0, [])
@@ -169,7 +166,7 @@ class Surveyor:
 
     def _revive(self, survey: Survey, sink: BlobSink, late: Keys) -> None:
         """Mark again with the young blobs *late* as roots; what that reaches is dead no more."""
-        before = survey.marking.digests
+        before = survey.marking
         survey.marking = mark(
             self._reader,
             survey.catalog,
@@ -178,8 +175,12 @@ class Surveyor:
             self._cutoff,
             young=late,
         )
-        after = survey.marking.digests
-        sink.drop(Kind.BLOB, survey.catalog.names.texts(after[~within(before, after)]))
+        # Whatever more is live now is young, or follows from what more is live. What looked live
+        # before has no row.
+        for keys in survey.marking.parts(without(survey.marking.live, before.live)):
+            fresh = keys[~before.live_set.has(keys)]
+            if len(fresh):
+                sink.drop(Kind.BLOB, survey.catalog.names.texts(fresh))
 
 
 def _count(blobs: Blobs, batch: BlobBatch) -> None:
