@@ -17,9 +17,10 @@ import pytest
 import yaml
 
 from model import HOUR, WEEK
-from registry_drivers.base import Storage
+from registry_drivers.base import Requests, Storage
 from registry_drivers.factory import StorageSpec, open_storage
 from registry_drivers.object_store import ObjectStorage
+from registry_drivers.retry import Retry
 from registry_tree import RegistryTree, blob_path, layer_link_path, repository_path, sha512
 from running import OWN_FOLDER, Result, run
 from servers.azurite import KEY as AZURE_KEY
@@ -147,6 +148,16 @@ def is_delete(request: Request) -> bool:
         return False
     path, _, query = request.path.partition("?")
     return query.startswith("delete") or "comp=batch" in query or path.startswith("/batch/")
+
+
+def without_pauses(patch: pytest.MonkeyPatch, times: int | None = None) -> None:
+    """Let drivers try again as often as ever, or so many *times*, and never wait."""
+    call = Retry.call
+
+    def at_once(retry: Retry, work: Callable[[], object], requests: Requests) -> object:
+        return call(Retry(times=times or retry.times, sleep=lambda _: None), work, requests)
+
+    patch.setattr(Retry, "call", at_once)
 
 
 def collect(place: Place, folder: Path, *arguments: str) -> Result:

@@ -34,7 +34,7 @@ CONCRETE = frozenset({"memory", "filesystem", "s3", "gcs", "azure"})
 # Who calls delete: a sweep, or who stands in for the storage in one; a purge, in quarantine only;
 # and the lock, its own object.
 DELETING = frozenset(
-    f"registry_gc.{name}" for name in ("sweep", "quarantine", "purge", "lock", "claim")
+    f"registry_gc.{name}" for name in ("sweep", "quarantine", "purge", "lock", "claim", "contest")
 )
 CONTRACT = frozenset({"base", "errors", "paths"})
 SDKS = ("boto3", "botocore", "obstore", "google.cloud.storage", "azure.core", "azure.storage.blob")

@@ -168,6 +168,8 @@ class AzureStorage(ObjectStorage):
         signing = self._credential.obstore()
         config = {"account_name": self._account, "endpoint": self._service}
         config.update(signing.pop("config", {}))
+        if "credential_provider" in signing:
+            signing["credential_provider"] = self._providing(signing["credential_provider"])
         return AzureStore(
             self._container,
             config=config,  # type: ignore[arg-type]  # a TypedDict that is built in steps

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from registry_drivers.base import Paths, Reader
 from registry_drivers.errors import NotFound, TooLarge
+from registry_gc.cuts import split_rest
 from registry_gc.digest import Keys, Names
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
@@ -36,7 +37,7 @@ from registry_gc.listing import (
     stat_blobs,
 )
 from registry_gc.live_set import LiveSet
-from registry_gc.ranges import Range, first_ranges, split_rest
+from registry_gc.ranges import Range, first_ranges
 from registry_gc.tags import TagColumns, TagFolders, Tags
 
 _LINKS_A_UNIT = 128
