@@ -106,6 +106,13 @@ class Servers:
         parameters = server.parameters(server.bucket(), **below)
         return Place("s3", parameters, secrets=(server.access_key, server.secret_key))
 
+    def keep_versions(self, place: Place) -> None:
+        """Turn versioning on in a bucket of moto's."""
+        server: S3Server = self._server(moto)
+        server.client.put_bucket_versioning(
+            Bucket=place.parameters["bucket"], VersioningConfiguration={"Status": "Enabled"}
+        )
+
     def _azure(self, *, below: bool) -> Place:
         server: AzureServer = self._server(azurite)
         more = {"legacyrootprefix": True, "rootdirectory": "some/folder"} if below else {}

@@ -405,6 +405,19 @@ class ObjectStorage(abc.ABC):
 
     def move(self, source: str, target: str) -> None:
         """See :class:`~registry_drivers.base.Writer`: a copy, looked at, then a delete."""
+        self.copy(source, target)
+        if source == target:
+            return
+        for outcome in self.delete([source]):
+            if outcome.result is Deletion.FAILED:
+                raise StorageError(
+                    f"was copied to {target} but not deleted: {outcome.error}",
+                    path=source,
+                    driver=self.driver,
+                )
+
+    def copy(self, source: str, target: str) -> None:
+        """See :class:`~registry_drivers.moving.Copier`: within the store, and looked at."""
         source_key, target_key = self._key(source), self._key(target)
         entry = self.stat(source)
         if source == target:
@@ -420,13 +433,6 @@ class ObjectStorage(abc.ABC):
             raise StorageError(
                 f"the copy of {source} differs from it", path=target, driver=self.driver
             )
-        for outcome in self.delete([source]):
-            if outcome.result is Deletion.FAILED:
-                raise StorageError(
-                    f"was copied to {target} but not deleted: {outcome.error}",
-                    path=source,
-                    driver=self.driver,
-                )
 
     # --- reading through obstore
 

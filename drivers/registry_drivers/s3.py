@@ -182,6 +182,10 @@ class S3Storage(ObjectStorage):
         # Under SSE-KMS an ETag is no MD5; where only the bucket says so, its form is no lie's.
         self._encrypted_by_kms = given.flag("encrypt", False) and given.has("keyid")
         self._writing = _write_options(given)
+        self._copying = dict(self._writing)
+        if given.has("storageclass") and given.text("storageclass").upper() != "NONE":
+            # A copy is not of its source's class by itself.
+            self._copying["StorageClass"] = given.text("storageclass").upper()
         self._store = self._obstore(given) if addressable(self.folder) else None
 
     def _obstore(self, given: Parameters) -> Any:
@@ -443,14 +447,17 @@ class S3Storage(ObjectStorage):
         with self._boto_errors(entry.path):
             if entry.size < COPY_LIMIT:
                 self._client.copy_object(
-                    Bucket=self.bucket, Key=target, CopySource=origin, **self._writing
+                    Bucket=self.bucket, Key=target, CopySource=origin, **self._copying
                 )
             else:
                 self._copy_in_parts(entry.size, origin, target)
 
     def _copy_in_parts(self, size: int, origin: CopySourceTypeDef, target: str) -> None:
         place: dict[str, Any] = {"Bucket": self.bucket, "Key": target}
-        upload = self._client.create_multipart_upload(**place, **self._writing)
+        # Of the metadata that a registry writes, a copy in parts would lose this.
+        upload = self._client.create_multipart_upload(
+            **place, **self._copying, ContentType="application/octet-stream"
+        )
         place["UploadId"] = upload["UploadId"]
         try:
             parts: list[CompletedPartTypeDef] = []

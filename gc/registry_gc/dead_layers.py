@@ -89,6 +89,27 @@ def dead_layers(
     return DeadLayers(dead_rows, kept)
 
 
+def needed_among(
+    catalog: Catalog,
+    manifests: Manifests,
+    marking: Marking,
+    owners: NDArray[np.int64],
+    keys: Keys,
+) -> NDArray[np.bool_]:
+    """Tell for layer links of the repositories *owners* to *keys*, linked or not, who needs them.
+
+    True where a live manifest of that repository references the digest, or is it.
+    """
+    words = _mixed(owners, keys)
+    found = np.zeros(len(words), np.bool_)
+    if not len(words):
+        return found
+    others = _other_names(catalog.aliases)
+    for of_owners, named in _named(manifests, marking.live, others):
+        found |= within(distinct(_mixed(of_owners, named)), words)
+    return found
+
+
 def _paths(catalog: Catalog, links: Links) -> Callable[[int, str], str]:
     return lambda at, digest: layer_link(catalog.repositories[links.owner[at]], digest)
 

@@ -79,7 +79,7 @@ def dead_links(
     layers = dead_layers(catalog, manifests, marking, resolver)
     entries = _dead_tag_entries(catalog, manifests, marking, resolver)
     revisions = _dead_revisions(catalog, manifests, marking, resolver)
-    uploads = [upload for upload in catalog.uploads if _is_abandoned(upload, policy, cutoff)]
+    uploads = abandoned_uploads(catalog, policy, cutoff)
     rows = chain(
         _tag_index_rows(catalog, entries),
         _signature_rows(catalog, manifests, marking, cutoff),
@@ -241,6 +241,11 @@ def _started(upload: Upload) -> float | None:
     except ValueError:
         return None
     return began.timestamp() if began.tzinfo is not None else None
+
+
+def abandoned_uploads(catalog: Catalog, policy: Policy, cutoff: float) -> list[Upload]:
+    """The uploads that are old enough to go."""
+    return [upload for upload in catalog.uploads if _is_abandoned(upload, policy, cutoff)]
 
 
 def _is_abandoned(upload: Upload, policy: Policy, cutoff: float) -> bool:

@@ -79,12 +79,16 @@ OBJECT_KINDS = tuple(kind for kind in Kind if kind not in (Kind.VERSIONS, Kind.M
 """The kinds of which each row is an object; the others are what the storage keeps."""
 
 
+_BY_PHASE = {kind.phase: kind for kind in Kind}
+
+
 class RowState(enum.StrEnum):
     """How far a row has come."""
 
     PLANNED = "planned"
     DELETED = "deleted"
     GONE_ALREADY = "gone already"
+    QUARANTINED = "quarantined"
     FAILED = "failed"
 
 
@@ -230,6 +234,18 @@ class RunFile:
         for row in self._read(query, (kind.phase, state, state)):
             yield Row(kind, *row)
 
+    def numbered(self, numbers: Sequence[int]) -> dict[int, tuple[Row, float]]:
+        """The rows of *numbers*, each with when it was settled in seconds since the epoch."""
+        query = (
+            "SELECT id, finished, phase, repository, digest, path, size, modified, reason "
+            "FROM deletions WHERE id IN (SELECT value FROM json_each(?))"
+        )
+        found = self._read(query, (json.dumps(numbers),))
+        return {
+            number: (Row(_BY_PHASE[phase], *row), finished or 0.0)
+            for number, finished, phase, *row in found
+        }
+
     def lines(self, kind: Kind, form: str) -> Iterator[str]:
         """One line for each row of a kind, in the order of :meth:`rows`.
 
@@ -331,6 +347,26 @@ class RunFile:
             f"{self.path}: {error}; the run file goes on as {path}, which does not survive a reboot"
         )
         self.path, self._connection = path, target
+
+
+def read_totals(path: str) -> dict[tuple[str, str], Count] | None:
+    """How many rows the file at *path* has, and their bytes, by kind and state.
+
+    None where its plan was never made whole.
+
+    :raises RunFileError: it cannot be read.
+    """
+    query = "SELECT kind, state, count(*), coalesce(sum(size), 0) FROM deletions GROUP BY 1, 2"
+    try:
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            if not connection.execute("SELECT 1 FROM meta WHERE key = 'run'").fetchone():
+                return None
+            return {
+                (kind, state): Count(rows, size)
+                for kind, state, rows, size in connection.execute(query)
+            }
+    except sqlite3.Error as error:
+        raise RunFileError(f"{path}: {error}") from error
 
 
 def _encoded(value: Any) -> Any:

@@ -19,9 +19,10 @@ from registry_gc.digest import Keys, empty_keys
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
 from registry_gc.listing import BlobBatch
+from registry_gc.live_set import LiveSet
 from registry_gc.mark import Marking, manifests_of, mark
 from registry_gc.plan import dead_blobs
-from registry_gc.policy import Policy
+from registry_gc.policy import Policy, Release
 from registry_gc.references import Manifests, State
 from registry_gc.run_file import Kind, Row
 from registry_gc.signatures import read_signatures
@@ -41,11 +42,19 @@ class BlobSink(Protocol):
 
 
 class Blobs(msgspec.Struct):
-    """What a pass over ``blobs/`` has counted. ``hollow``: folders that hold no file."""
+    """What a pass over ``blobs/`` has counted. ``hollow``: folders that hold no file.
+
+    ``bytes``: of all but ``unsized``, the live blobs whose size a filesystem was not asked for.
+    ``held`` of them, with ``held_bytes``, live only because a repository is held.
+    """
 
     total: int
     strangers: int
     hollow: list[str]
+    bytes: int = 0
+    unsized: int = 0
+    held: int = 0
+    held_bytes: int = 0
 
 
 class Survey(msgspec.Struct):
@@ -82,7 +91,7 @@ class Surveyor:
         self._reader = reader
         self._engine = engine
         self._policy = policy
-        self._cutoff = cutoff
+        self.cutoff = cutoff
         self._observer = observer
         self._cache = cache
 
@@ -134,7 +143,7 @@ class Surveyor:
         manifests = Manifests(self._engine, catalog.names, catalog.aliases, self._observer, cache)
         manifests.load(catalog.revisions.keys)
         catalog.signatures = read_signatures(self._reader, catalog, manifests)
-        marking = mark(self._reader, catalog, manifests, self._policy, self._cutoff)
+        marking = mark(self._reader, catalog, manifests, self._policy, self.cutoff)
         return Survey(catalog, manifests, marking)
 
     def _with_blobs(self, catalog: Catalog, sink: BlobSink, cache: ReferenceCache | None) -> Survey:
@@ -149,12 +158,18 @@ class Surveyor:
         self._observer.phase("listing blobs", None, "blobs")
         survey.blobs = Blobs(0, 0, [])
         # Manifests that were remembered instead of read need the sizes of live blobs too.
-        passed = None if survey.manifests.remembers else live
+        # So do blobs that only a hold keeps, of which nobody knows else what repairing it frees.
+        needed = self._without_holds(survey)
+        passed = None if survey.manifests.remembers else needed
         expected = len(catalog.revisions) + len(catalog.layers)
         for batch in stream_blobs(self._reader, self._engine, expected, passed):
             _count(survey.blobs, batch)
+            if needed is not live:
+                held = live.has(batch.keys) & ~needed.has(batch.keys)
+                survey.blobs.held += int(np.count_nonzero(held))
+                survey.blobs.held_bytes += int(batch.sizes[held].sum())
             survey.manifests.check(batch.keys, batch.sizes)
-            found = dead_blobs(batch, live, self._cutoff, catalog.names)
+            found = dead_blobs(batch, live, self.cutoff, catalog.names)
             sink.add(found.rows)
             young.append(found.young)
             self._observer.advance(len(batch.keys) + batch.live)
@@ -164,6 +179,16 @@ class Surveyor:
             self._revive(survey, sink, late)
         return survey
 
+    def _without_holds(self, survey: Survey) -> LiveSet:
+        """What would be live if no repository were held."""
+        holds = survey.marking.holds
+        if not holds:
+            return survey.marking.live_set
+        releases = tuple(Release(name) for name in sorted({hold.repository for hold in holds}))
+        policy = msgspec.structs.replace(self._policy, releases=(*self._policy.releases, *releases))
+        lifted = mark(self._reader, survey.catalog, survey.manifests, policy, self.cutoff)
+        return lifted.live_set
+
     def _revive(self, survey: Survey, sink: BlobSink, late: Keys) -> None:
         """Mark again with the young blobs *late* as roots; what that reaches is dead no more."""
         before = survey.marking
@@ -172,7 +197,7 @@ class Surveyor:
             survey.catalog,
             survey.manifests,
             self._policy,
-            self._cutoff,
+            self.cutoff,
             young=late,
         )
         # Whatever more is live now is young, or follows from what more is live. What looked live
@@ -185,5 +210,7 @@ class Surveyor:
 
 def _count(blobs: Blobs, batch: BlobBatch) -> None:
     blobs.total += len(batch.keys) + batch.live
+    blobs.bytes += int(batch.sizes.sum())
+    blobs.unsized += batch.live
     blobs.strangers += batch.strangers
     blobs.hollow += batch.hollow
