@@ -112,3 +112,26 @@ def collection_options(command: Command) -> Command:
     for option in reversed(OPTIONS):
         command = option(command)
     return command
+
+
+def _name(option: Callable[[Any], Any]) -> str:
+    """The parameter that *option* fills."""
+
+    @click.command()
+    @option
+    def probe() -> None:
+        """Never called."""
+
+    return str(probe.params[0].name)
+
+
+def chosen(*names: str) -> Callable[[Command], Command]:
+    """Those of a collection's options that another command has too, by their parameters' names."""
+    by_name = {_name(option): option for option in OPTIONS}
+
+    def decorate(command: Command) -> Command:
+        for name in reversed(names):
+            command = by_name[name](command)
+        return command
+
+    return decorate
