@@ -101,6 +101,11 @@ class Library:
     def __getitem__(self, key: bytes) -> Manifest:
         return self._known[key]
 
+    @property
+    def names(self) -> Names:
+        """The texts of the keys that are not sha256 digests themselves."""
+        return self._catalog.names
+
     def __len__(self) -> int:
         return len(self._known)
 

@@ -124,7 +124,7 @@ def verify(
     if content:
         _check_links(engine, check, observer)
         _check_content(engine, check, observer)
-    return _Result(reader, check).verified(int(stored.sizes.sum()) if content else 0)
+    return _Result(reader, check).verified(sum(stored.all_sizes()) if content else 0)
 
 
 class _Result:
@@ -259,7 +259,7 @@ def _check_content(engine: Engine, check: Check, observer: Observer) -> None:
     nothing references today is what the next push of that layer will get.
     """
     digests = check.catalog.names.texts(check.stored.keys)
-    for digest, reason in wrong_content(engine, digests, check.stored.sizes.tolist(), observer):
+    for digest, reason in wrong_content(engine, digests, check.stored.all_sizes(), observer):
         path = blob_path(digest)
         holders = check.holders_of(digest) or [(-1, set())]
         for repository, keys in holders:

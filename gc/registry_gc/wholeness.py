@@ -61,17 +61,21 @@ class Absent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What lies under ``blobs/``: sorted keys and their sizes in bytes."""
+    """What lies under ``blobs/``: sorted keys and their sizes in bytes, None where unknown."""
 
     keys: Keys
-    sizes: NDArray[np.int64]
+    sizes: NDArray[np.int64] | None
 
     def sizes_of(self, keys: Keys) -> NDArray[np.int64]:
-        """The size of each of *keys*, -1 where it is not stored."""
-        if not len(self.keys):
-            return np.full(len(keys), -1, np.int64)
+        """The size of each of *keys*, 0 where nobody knows it, -1 where it is not stored."""
         at, there = locate(self.keys, keys)
+        if self.sizes is None or not len(self.keys):
+            return np.where(there, 0, -1)
         return np.where(there, self.sizes[at], -1)
+
+    def all_sizes(self) -> list[int]:
+        """The sizes in the order of the keys; none where they are not known."""
+        return [] if self.sizes is None else self.sizes.tolist()
 
 
 class Check:
@@ -130,10 +134,12 @@ class Check:
     def _manifest(self, repository: int, key: bytes, linked: set[bytes]) -> None:
         manifest = self.library[key]
         self._link(repository, key, key, What.REVISION_LINK, there=key in linked)
-        if manifest.reason:
+        reason = manifest.reason
+        if not reason and not self._is_stored(key):
+            reason = "not in the store any more"
+        if reason:
             digest = self.catalog.names.text(key)
-            path = blob_path(digest)
-            self.add(Fault(repository, What.MANIFEST, digest, path, manifest.reason), [key])
+            self.add(Fault(repository, What.MANIFEST, digest, blob_path(digest), reason), [key])
         elif manifest.roles:
             self._parts(repository, key, manifest, linked)
 
@@ -149,7 +155,7 @@ class Check:
                 self._blob(repository, key, part, size)
             elif part not in linked:
                 self.absent.append(Absent(repository, key, part, size >= 0))
-            if size >= 0 and stated not in (UNSTATED, size):
+            if size >= 0 and stated not in (UNSTATED, size) and self.stored.sizes is not None:
                 digest = self.catalog.names.text(part)
                 reason = f"{size} bytes, while {stated} are stated"
                 self.add(Fault(repository, What.SIZE, digest, blob_path(digest), reason), [key])
@@ -159,6 +165,10 @@ class Check:
         if role is Role.ENTRY:
             return part not in linked and part in self._layers.get(repository, ())
         return role in (Role.CONFIG, Role.LAYER) or (role is Role.LISTED and part not in linked)
+
+    def _is_stored(self, key: bytes) -> bool:
+        found = int(self.stored.sizes_of(pack([key]))[0])
+        return found >= 0 or self._size_by_other_name(key) >= 0
 
     def _size_by_other_name(self, part: bytes) -> int:
         others = pack(sorted(self.catalog.aliases.get(part, ())))

@@ -22,6 +22,14 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
+class Verification:
+    """What ``--verify`` has looked at: live manifests, and faults that were there before."""
+
+    manifests: int
+    faults: int
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """One run, finished or not. Times in seconds, sizes in bytes.
 
@@ -64,3 +72,4 @@ class Report:
     retained: Retained = field(default_factory=Retained)
     versions: Tally = field(default_factory=Tally)
     multipart_uploads: Tally = field(default_factory=Tally)
+    verified: Verification | None = None
