@@ -41,6 +41,14 @@ Exit codes:
   130  interrupted (143 by SIGTERM)
 """
 
+EXPLAIN_EPILOG = """\b
+Exit codes:
+  0    answered
+  1    failed: nothing of that name, or something could not be read
+  2    usage or config error
+  130  interrupted (143 by SIGTERM)
+"""
+
 HELP = """Delete what no image needs from a container registry's storage.
 
 Marks everything that tags and manifests lead to, then deletes the rest: blobs, links, abandoned
@@ -111,3 +119,20 @@ def verify(**options: Any) -> None:
     from registry_gc.cli.verify import run_verify
 
     sys.exit(run_verify(options))
+
+
+@registry_gc.command(epilog=EXPLAIN_EPILOG)
+@chosen("delete_untagged", "grace", "releases", "output", "workers", "max_requests_per_second")
+@click.argument("config", type=click.Path())
+@click.argument("what", metavar="DIGEST|REPOSITORY[:TAG|@DIGEST]")
+def explain(**options: Any) -> None:
+    """Say why something is live, dead, held, young or absent.
+
+    Also what else refers to it, where it is linked, and what deleting a tag or a repository would
+    free. A digest may be cut short when it stays unique. -m, --grace and --release change the
+    answer as they change a collection. Changes nothing; the registry may be in use.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from registry_gc.cli.explain import run_explain
+
+    sys.exit(run_explain(options))
