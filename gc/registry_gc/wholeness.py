@@ -179,8 +179,9 @@ class Check:
         self._link(repository, holder, part, What.LAYER_LINK, there=there)
         if size < 0:
             digest = self.catalog.names.text(part)
-            fault = Fault(repository, What.BLOB, digest, blob_path(digest), "not in the store")
-            self.add(fault, [holder])
+            others = sorted(self.catalog.aliases.get(part, ()))
+            path = blob_path(self.catalog.names.text(others[0]) if others else digest)
+            self.add(Fault(repository, What.BLOB, digest, path, "not in the store"), [holder])
 
     def _link(self, repository: int, holder: bytes, key: bytes, what: What, *, there: bool) -> None:
         """Look at the link by which a repository serves *key*; *there*: it was listed."""
