@@ -21,7 +21,7 @@ from registry_gc.descriptors import Role
 from registry_gc.digest import Keys, pack
 from registry_gc.layout import blob_path, revision_folder
 from registry_gc.library import Library
-from registry_gc.listing import Links, Signature, list_repositories
+from registry_gc.listing import Links, Signature, Tag, list_repositories
 from registry_gc.policy import Policy
 from registry_gc.ranges import Range
 
@@ -111,6 +111,9 @@ class _Closing:
         self.live = self.frontier.live
         self.held: set[int] = set()
         self.linked = by_owner(catalog.revisions)
+        self.histories = {
+            catalog.tag_folders[owner]: keys for owner, keys in by_owner(catalog.tag_index).items()
+        }
         self.linked_anywhere = set().union(*self.linked.values())
         self.stored: dict[bytes, bool] = {}
         library.load(self.linked_anywhere)
@@ -176,10 +179,12 @@ class _Closing:
 
     def _begin(self) -> None:
         broken: set[tuple[int, str]] = set()
+        self.library.load(self.key(tag.target) for tag in self.catalog.tags if tag.target)
         for tag in self.catalog.tags:
             if tag.target is not None:
                 self.frontier.add(tag.repository, self.key(tag.target))
-            elif not self.policy.released(self._name(tag.repository), None):
+            name = self._name(tag.repository)
+            if self._is_broken(tag) and not self.policy.released(name, tag.target):
                 broken.add((tag.repository, tag.name))
                 self._hold(tag.repository)
         for repository, keys in self.linked.items():
@@ -190,6 +195,14 @@ class _Closing:
             if any(self._is_damaged(repository, key) for key in keys):
                 self._hold(repository)
         self._begin_with_histories(broken)
+
+    def _is_broken(self, tag: Tag) -> bool:
+        """Whether a tag says nothing, or what is neither stored nor in its own history."""
+        if tag.target is None:
+            return True
+        key = self.key(tag.target)
+        history = self.histories.get((tag.repository, tag.name), set())
+        return not self.library[key].stored and key not in history
 
     def _begin_with_histories(self, broken: set[tuple[int, str]]) -> None:
         """Young entries of a tag's index are roots, and all of a tag that holds no digest."""
@@ -265,8 +278,8 @@ class _Closing:
 
     def _is_lost(self, repository: int, key: bytes) -> bool:
         """Whether nobody knows under which name the bytes of a digest are stored."""
-        found = key in self.catalog.aliases or self._is_stored(key)
-        return not found and not self._released(repository, key)
+        names = (key, *self.catalog.aliases.get(key, ()))
+        return not any(map(self._is_stored, names)) and not self._released(repository, key)
 
     # Result
 

@@ -9,6 +9,7 @@ kept, not for what has been visited.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ from registry_gc.arrays import among, distinct, union, within, without
 from registry_gc.catalog import Catalog, Damage
 from registry_gc.digest import Keys, Names, empty_keys, pack
 from registry_gc.layout import blob_path, revision_link
+from registry_gc.listing import Tag
 from registry_gc.policy import Policy
 from registry_gc.references import Edge, Manifests, State
 
@@ -100,9 +102,13 @@ class _Aliases:
         return self._aliases.get(key, set())
 
     def found(self, key: bytes) -> bool:
-        """Tell whether a blob has this name, or a readable link says what it is called."""
-        if key in self._aliases:
-            return True
+        """Tell whether a blob has this name, or a name that a readable link says.
+
+        A link that says what is not stored may be rotten, and then nobody knows the right name.
+        """
+        return any(map(self._is_stored, (key, *sorted(self.targets(key)))))
+
+    def _is_stored(self, key: bytes) -> bool:
         if key not in self._stored:
             try:
                 self._reader.stat(blob_path(self._names.text(key)))
@@ -144,10 +150,11 @@ class _Marker:
                     catalog.revisions.keys,
                     self.target_keys,
                     catalog.tag_index.keys[self.young_index],
-                    catalog.tag_index.keys[self._of_broken_tags()],
                 ]
             )
         )
+        self.broken = self._broken_tags()
+        manifests.load(catalog.tag_index.keys[self._of_broken_tags()])
         ids = manifests.ids(catalog.revisions.keys)
         self.linked = distinct(_pairs(catalog.revisions.owner, ids))
         self.linked_ids = distinct(ids)
@@ -166,13 +173,35 @@ class _Marker:
         stored = map(self.aliases.targets, map(np.void.tobytes, names[within(keys, names)]))
         return union(keys, pack(key for targets in stored for key in sorted(targets)))
 
+    def _broken_tags(self) -> dict[tuple[int, str], str]:
+        """Tags that do not say what they point to, and why.
+
+        A registry writes an entry of the tag's index before it points the tag there. So a digest
+        that is in neither the index nor the store was never written: the link has rotted.
+        """
+        lost = self.manifests.in_state(State.MISSING)[self.manifests.ids(self.target_keys)]
+        missing = iter(lost.tolist())
+        broken: dict[tuple[int, str], str] = {}
+        for tag in self.catalog.tags:
+            reason = ""
+            if tag.target is None:
+                reason = "holds no digest"
+            elif next(missing) and not self._was_ever(tag):
+                reason = f"points to {tag.target}, which was never pushed"
+            if reason and not self.policy.released(self._name(tag.repository), tag.target):
+                broken[tag.repository, tag.name] = reason
+        return broken
+
+    def _was_ever(self, tag: Tag) -> bool:
+        """Whether the target of *tag* is in its index."""
+        index = self.catalog.tag_index
+        owner = bisect_left(self.catalog.tag_folders, (tag.repository, tag.name))
+        rows = slice(*np.searchsorted(index.owner, [owner, owner + 1]).tolist())
+        return self.names.key(tag.target or "") in {key.tobytes() for key in index.keys[rows]}
+
     def _of_broken_tags(self) -> NDArray[np.bool_]:
-        """Tell for each tag-index entry whether its tag's ``current/link`` holds no digest."""
-        broken = {
-            (tag.repository, tag.name)
-            for tag in self.catalog.tags
-            if tag.target is None and not self.policy.released(self._name(tag.repository), None)
-        }
+        """Tell for each tag-index entry whether its tag does not say what it points to."""
+        broken = self.broken
         folders = np.array([folder in broken for folder in self.catalog.tag_folders], dtype=bool)
         if not len(folders):
             return np.zeros(len(self.catalog.tag_index), dtype=np.bool_)
@@ -193,10 +222,9 @@ class _Marker:
         return self._marking(live)
 
     def _hold_broken_tags(self) -> None:
-        for tag in self.catalog.tags:
-            if tag.target is None and not self.policy.released(self._name(tag.repository), None):
-                self.holds[tag.repository, None] = f"the tag {tag.name} holds no digest"
-                self.held.add(tag.repository)
+        for (repository, tag), reason in self.broken.items():
+            self.holds[repository, None] = f"the tag {tag} {reason}"
+            self.held.add(repository)
 
     def _roots(self) -> Pairs:
         """Where life begins in each repository."""
