@@ -103,9 +103,11 @@ def _structure(chance: random.Random, data: bytes) -> bytes:
     """Change the document: other keys, other values, more of them."""
     try:
         document = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return _flip(chance, data)
-    holder, key = chance.choice([*_places(document)] or [([document], 0)])
+    if not isinstance(document, dict | list) or not document:
+        return _flip(chance, data)
+    holder, key = chance.choice(_places(document))
     kind = chance.randrange(5)
     if kind == 0:
         holder[key] = chance.choice(_ODD_VALUES)
