@@ -12,6 +12,8 @@ BIN := $(VENV)/bin
 AZURITE := $(VENV)/azurite/node_modules/.bin/azurite-blob
 # Twice quiet: errors only, without what pip has to say about its own settings.
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+# Else each start compiles again where PYTHONDONTWRITEBYTECODE is set, as in containers.
+COMPILE := $(BIN)/python -m compileall -q gc drivers
 PYTEST_ARGS ?= -n 2
 # From the command line only, never from the environment: CONFIG names what `make run` looks at.
 CONFIG :=
@@ -43,7 +45,9 @@ else
 endif
 
 test: $(VENV)/.installed-for-tests $(AZURITE) ## install what the tests need and run them all
-	@contrib/setup/packages docker-registry skopeo
+	@contrib/setup/packages docker-registry skopeo promtool=prometheus prometheus-pushgateway \
+		rsyslogd=rsyslog systemd-analyze=systemd logrotate crontab=cron shellcheck mandoc zsh fish \
+		kubectl=kubernetes-client chromium-headless-shell
 	echo "==> ruff"
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --check --quiet .
@@ -58,8 +62,9 @@ bench: $(VENV)/.installed ## measure against docker-registry and find (takes lon
 	@contrib/setup/packages docker-registry
 	$(BIN)/python benchmarks/side_by_side.py $(ARGS)
 
-readme: $(VENV)/.installed ## put the commands' --help into README.md
+readme: $(VENV)/.installed-for-tests ## make README's --help, man pages and completions anew
 	@$(BIN)/python contrib/fill_help.py
+	$(BIN)/python contrib/build_share.py
 
 clean: ## remove everything that was made here
 	rm -rf $(VENV) .demo .bench dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -71,12 +76,14 @@ $(BIN)/python:
 $(VENV)/.installed: $(BIN)/python pyproject.toml gc/registry_gc/__init__.py
 	@echo "==> installing registry-garbage-collect into $(VENV)"
 	$(PIP) install --editable .
+	$(COMPILE)
 	touch $@
 
 $(VENV)/.installed-for-tests: $(BIN)/python pyproject.toml gc/registry_gc/__init__.py
 	@echo "==> installing registry-garbage-collect, its extras and what tests it into $(VENV)"
 	$(PIP) install --upgrade 'pip>=25.1'
 	$(PIP) install --editable '.[all]' --group dev
+	$(COMPILE)
 	touch $@ $(VENV)/.installed
 
 $(AZURITE): | $(BIN)/python

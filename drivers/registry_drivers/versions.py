@@ -11,14 +11,14 @@ only of keys that have no current object.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
+
+import msgspec
 
 from registry_drivers.base import Outcome
 
 
-@dataclass(frozen=True, slots=True)
-class Keep:
+class Keep(msgspec.Struct, frozen=True):
     """A setting by which a deleted object goes on taking room, or cannot be deleted.
 
     ``code`` is one of ``versioning``, ``versioning-suspended``, ``mfa-delete``, ``soft-delete``,
@@ -32,8 +32,7 @@ class Keep:
     listed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Leftover:
+class Leftover(msgspec.Struct, frozen=True):
     """A key without a current object that still takes room.
 
     ``versions`` counts what :meth:`VersionDeleter.delete_versions` would delete, delete markers
@@ -49,8 +48,7 @@ class Leftover:
     retained: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class MultipartUpload:
+class MultipartUpload(msgspec.Struct, frozen=True):
     """An upload in parts that was begun and not finished.
 
     ``initiated`` and ``youngest`` (its youngest part's time, or its own) in seconds since the
@@ -102,6 +100,31 @@ class VersionDeleter(Protocol):
 
     def abort(self, uploads: Iterable[MultipartUpload]) -> Iterator[Outcome]:
         """Abort *uploads* and free their parts; one outcome for each, in their order."""
+
+
+@runtime_checkable
+class Undeleter(Protocol):
+    """A storage on which a delete only hides an object, and can be undone without a copy."""
+
+    def keeps_for(self, seconds: float) -> bool:
+        """Whether it is known that what is deleted now can be undeleted for so long.
+
+        False where a setting says otherwise, and where one may not be read.
+        """
+
+    def peek(self, path: str, *, limit: int | None = None) -> bytes:
+        """The bytes of the last version of a key that was deleted.
+
+        :raises NotFound: there is none, or the key has a current object.
+        :raises TooLarge: it has more than *limit* bytes.
+        """
+
+    def undelete(self, paths: Iterable[str]) -> Iterator[Outcome]:
+        """Remove the delete markers of keys, so that their last versions are current again.
+
+        Lazy, one outcome for each path. ``MOVED``: the object is back. ``GONE_ALREADY``: nothing is
+        hidden, as it has a current object, or no version is left.
+        """
 
 
 @runtime_checkable

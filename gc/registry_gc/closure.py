@@ -21,9 +21,10 @@ from registry_gc.descriptors import Role
 from registry_gc.digest import Keys, pack
 from registry_gc.layout import blob_path, revision_folder
 from registry_gc.library import Library
-from registry_gc.listing import Links, Signature, Tag, list_repositories
+from registry_gc.listing import Links, Signature, list_repositories
 from registry_gc.policy import Policy
 from registry_gc.ranges import Range
+from registry_gc.tags import Tag
 
 
 @dataclass(slots=True)

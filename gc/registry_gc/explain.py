@@ -173,7 +173,7 @@ class Explainer:
             where = f" in {repository}" if repository else ", and not stored"
             raise Unknown(f"{digest}: neither linked nor referenced{where}")
         (number,) = self._manifests.ids(pack([key])).tolist()
-        subject = self._manifests.batch.subjects[number].tobytes() if number >= 0 else b""
+        subject = self._trails.subject_of(number)
         return AboutDigest(
             digest=digest,
             repository=repository,
@@ -181,7 +181,7 @@ class Explainer:
             kind=self._trails.kind_of(number),
             size=None if stored is None else stored.size,
             modified=None if stored is None else stored.modified,
-            subject=self._catalog.names.text(subject) if any(subject) else None,
+            subject=self._catalog.names.text(subject) if subject else None,
             trails=trails,
             referrers=referrers,
             links=links,

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from registry_drivers.base import Reader
 from registry_drivers.errors import NotFound
-from registry_gc.arrays import without
+from registry_gc.arrays import among, without
 from registry_gc.catalog import Catalog, stream_blobs
 from registry_gc.digest import Keys, empty_keys, pack
 from registry_gc.engine import Engine
 from registry_gc.layout import blob_path
+from registry_gc.link_store import LinkStore
 from registry_gc.listing import Links, stat_blobs
 from registry_gc.live_set import LiveSet
 from registry_gc.mark import Marking, mark
 from registry_gc.plan import dead_blobs
 from registry_gc.policy import Policy
 from registry_gc.references import Manifests
+from registry_gc.tags import TagColumns, Tags
 
 _BLOBS_A_UNIT = 256
 
@@ -44,29 +47,42 @@ class _Stats(NamedTuple):
 
 def without_tag(catalog: Catalog, repository: int, tag: str) -> Catalog:
     """*catalog* as it were after the tag was deleted through the registry, history included."""
-    of_tag = np.array([folder == (repository, tag) for folder in catalog.tag_folders], bool)
+    folders = [number for number, it in enumerate(catalog.tag_folders) if it == (repository, tag)]
     index = catalog.tag_index
     return replace(
         catalog,
-        tags=[
-            known for known in catalog.tags if (known.repository, known.name) != (repository, tag)
-        ],
-        tag_index=_kept(index, ~of_tag[index.owner]) if len(index) else index,
+        tags=_tags(catalog, ~among(catalog.tags.folder, folders)),
+        tag_index=_kept(index, ~among(index.owner, folders)),
     )
 
 
 def without_repository(catalog: Catalog, repository: int) -> Catalog:
     """*catalog* as it were if the repository held nothing."""
-    owners = np.array([owner for owner, _ in catalog.tag_folders], np.int64)
     index = catalog.tag_index
+    layers = LinkStore()
+    for links in catalog.layers.groups():
+        layers.add(_kept(links, links.owner != repository))
+    layers.renumber(np.arange(len(catalog.repositories), dtype=np.int32))
     return replace(
         catalog,
-        tags=[tag for tag in catalog.tags if tag.repository != repository],
+        tags=_tags(catalog, catalog.tags.owner != repository),
         revisions=_kept(catalog.revisions, catalog.revisions.owner != repository),
-        layers=_kept(catalog.layers, catalog.layers.owner != repository),
-        tag_index=_kept(index, owners[index.owner] != repository) if len(index) else index,
+        layers=layers,
+        tag_index=_kept(index, catalog.tag_folders.owner[index.owner] != repository),
         signatures=[link for link in catalog.signatures if link.repository != repository],
     )
+
+
+def _tags(catalog: Catalog, rows: NDArray[np.bool_]) -> Tags:
+    tags = catalog.tags
+    columns = TagColumns(
+        folder=tags.folder[rows],
+        modified=tags.modified[rows],
+        keys=tags.keys[rows],
+        known=tags.known[rows],
+        md5s=tags.md5s[rows],
+    )
+    return Tags(catalog.repositories, catalog.tag_folders, catalog.names, columns)
 
 
 def _kept(links: Links, rows: NDArray[np.bool_]) -> Links:

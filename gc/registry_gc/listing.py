@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,12 +27,12 @@ from registry_gc.digest import (
 )
 from registry_gc.layout import BLOBS, REPOSITORIES, Run, Single, blob_path, split
 from registry_gc.ranges import Range, Walk
+from registry_gc.tags import Tag
 
 _BUCKET = re.compile(re.escape(BLOBS) + "sha256/([0-9a-f]{2})/")
 
 
-@dataclass(frozen=True, slots=True)
-class Links:
+class Links(msgspec.Struct, frozen=True):
     """Links of one kind, as columns: whose, naming what, of which age.
 
     ``owner``: int32, the number of a repository or of a tag. ``keys``: ``V32``. ``modified``:
@@ -52,13 +52,12 @@ class Links:
         return cls(np.empty(0, np.int32), empty_keys(), np.empty(0, np.float64))
 
 
-@dataclass(slots=True)
-class _LinkList:
+class _LinkList(msgspec.Struct):
     """Collects links run by run, without an object for each."""
 
-    owners: list[int] = field(default_factory=list)
-    keys: list[Keys] = field(default_factory=list)
-    modified: list[NDArray[np.float64]] = field(default_factory=list)
+    owners: list[int] = msgspec.field(default_factory=list)
+    keys: list[Keys] = msgspec.field(default_factory=list)
+    modified: list[NDArray[np.float64]] = msgspec.field(default_factory=list)
 
     def add(self, owner: int, keys: Keys, modified: NDArray[np.float64]) -> None:
         self.owners.append(owner)
@@ -76,39 +75,25 @@ class _LinkList:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class OddLink:
+class OddLink(msgspec.Struct, frozen=True):
     """A link that has to be read: its size, or its algorithm, is not the ordinary one."""
 
     path: str
     named: str
 
 
-@dataclass(frozen=True, slots=True)
-class Tag:
-    """A tag with a ``current/link``; ``target`` is its digest, None as long as nobody knows."""
-
-    repository: int
-    name: str
-    path: str
-    modified: float
-    target: str | None
-
-
-@dataclass(slots=True)
-class Upload:
+class Upload(msgspec.Struct):
     """An upload under way: all files below ``_uploads/<uuid>/``."""
 
     repository: int
     uuid: str
-    files: list[str] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
+    files: list[str] = msgspec.field(default_factory=list)
+    sizes: list[int] = msgspec.field(default_factory=list)
     youngest: float = 0.0
     started_at: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Signature:
+class Signature(msgspec.Struct, frozen=True):
     """A link to a schema 1 signature, kept by the revision that it belongs to."""
 
     repository: int
@@ -118,8 +103,7 @@ class Signature:
     modified: float
 
 
-@dataclass(slots=True)
-class RepositoryBatch:
+class RepositoryBatch(msgspec.Struct):
     """What one range of ``repositories/`` holds. Owners count within this batch."""
 
     repositories: list[str]
@@ -138,8 +122,7 @@ class RepositoryBatch:
     rest: Range | None
 
 
-@dataclass(frozen=True, slots=True)
-class BlobBatch:
+class BlobBatch(msgspec.Struct, frozen=True):
     """What one range of ``blobs/`` holds.
 
     ``sizes`` are the bytes that deleting frees: 0 where the file has another hard link.
@@ -303,7 +286,7 @@ class _RepositoryBuilder:
         self.layers = _LinkList()
         self.tag_index = _LinkList()
         self.candidates: dict[int, list[str]] = {}
-        self.tags: list[tuple[Tag, bytes]] = []
+        self.tags: list[Tag] = []
         self.uploads: dict[tuple[int, str], Upload] = {}
         self.signatures: list[Signature] = []
         self.odd: list[OddLink] = []
@@ -399,7 +382,7 @@ class _RepositoryBuilder:
                 modified = float(page.modified[single.row])
                 md5 = UNKNOWN_MD5 if page.md5s is None else page.md5s[single.row].tobytes()
                 self.tag_number(number, tag)
-                self.tags.append((Tag(number, tag, single.path, modified, None), md5))
+                self.tags.append(Tag(number, tag, single.path, modified, None, md5))
             case ["_uploads", uuid, _, *_]:
                 upload = self.uploads.setdefault((number, uuid), Upload(number, uuid))
                 upload.files.append(single.path)
@@ -453,7 +436,7 @@ class _RepositoryBuilder:
             layers=self.layers.packed(),
             tag_folders=list(self.tag_numbers),
             tag_index=self.tag_index.packed(),
-            tags=[self.resolved(tag, md5) for tag, md5 in self.tags],
+            tags=[self.resolved(tag) for tag in self.tags],
             uploads=list(self.uploads.values()),
             signatures=self.signatures,
             odd=self.odd,
@@ -464,18 +447,18 @@ class _RepositoryBuilder:
             rest=rest,
         )
 
-    def resolved(self, tag: Tag, md5: bytes) -> Tag:
+    def resolved(self, tag: Tag) -> Tag:
         """The tag with its target, where the listed MD5 is that of one of its own candidates.
 
         ``current/link`` always holds one of the digests under ``index/``, and an MD5 that is
         equal to that of a candidate's text is no coincidence: nobody who can write links needs
         to collide one.
         """
-        if md5 == UNKNOWN_MD5:
+        if tag.md5 == UNKNOWN_MD5:
             return tag
         for digest in self.candidates.get(self.tag_number(tag.repository, tag.name), ()):
-            if hashlib.md5(digest.encode(), usedforsecurity=False).digest() == md5:
-                return Tag(tag.repository, tag.name, tag.path, tag.modified, digest)
+            if hashlib.md5(digest.encode(), usedforsecurity=False).digest() == tag.md5:
+                return Tag(tag.repository, tag.name, tag.path, tag.modified, digest, tag.md5)
         return tag
 
 

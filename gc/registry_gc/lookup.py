@@ -55,7 +55,7 @@ def _beginning_with(
             catalog.layers.keys,
             catalog.tag_index.keys,
             manifests.batch.keys,
-            manifests.batch.targets,
+            manifests.targets_of(np.arange(len(manifests)))[1],
         ):
             found.update(catalog.names.texts(_near(keys, encoded)))
     return {digest for digest in found if digest.startswith(beginning)}

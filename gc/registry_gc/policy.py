@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(msgspec.Struct, frozen=True):
     """A repository, or one digest in it, that shall not be held although it is damaged."""
 
     repository: str
@@ -23,8 +22,7 @@ class Release:
         return self.repository == repository and self.digest in (None, digest)
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(msgspec.Struct, frozen=True):
     """The most blobs that one run may delete: a count, or a percentage of all."""
 
     value: float
@@ -54,15 +52,16 @@ class Limit:
         return f"{self.value:g}%" if self.percent else f"{self.value:.0f}"
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(msgspec.Struct, frozen=True):
     """What is to be kept, and how much may go at once.
 
     ``grace``: seconds; nothing younger is dead, since a push writes blobs before the manifest
     that references them. ``upload_age``: seconds after which an upload is abandoned, None to
     keep all (the operator's own ``uploadpurging`` says so). ``upload_without_start``: also judge
     uploads that have lost their ``startedat``, by the youngest file in them. ``purge_versions``:
-    delete what the storage keeps of what is deleted, now or before.
+    delete what the storage keeps of what is deleted, now or before. ``quarantine``: seconds for
+    which what is deleted is set aside instead; None to delete it. ``allow_writable``: a registry
+    may be writing meanwhile.
     """
 
     delete_untagged: bool = False
@@ -73,6 +72,8 @@ class Policy:
     allow_empty: bool = False
     keep_empty_repositories: bool = False
     purge_versions: bool = False
+    quarantine: float | None = None
+    allow_writable: bool = False
     releases: tuple[Release, ...] = ()
 
     def released(self, repository: str, digest: str | None) -> bool:

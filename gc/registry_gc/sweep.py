@@ -13,7 +13,9 @@ import enum
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from registry_drivers.base import Capabilities, Deleter, Deletion, Outcome
 from registry_drivers.versions import VersionDeleter
@@ -25,6 +27,7 @@ from registry_gc.run_file import OBJECT_KINDS, Kind, RowState, RunFile
 _STATES = {
     Deletion.DELETED: RowState.DELETED,
     Deletion.GONE_ALREADY: RowState.GONE_ALREADY,
+    Deletion.MOVED: RowState.QUARANTINED,
     Deletion.FAILED: RowState.FAILED,
 }
 
@@ -45,8 +48,7 @@ Settled = Callable[[RunFile, Sequence[tuple[int, Outcome]]], None]
 """Told, in the thread that sweeps, of rows whose outcome is known and in the run file."""
 
 
-@dataclass(slots=True)
-class Swept:
+class Swept(msgspec.Struct):
     """What a sweep came to. ``folders``: parents of what was deleted, for tidying.
 
     ``error``: the first batch of which the storage could not tell what became of it.
@@ -54,7 +56,7 @@ class Swept:
 
     stopped: Stop | None = None
     error: Exception | None = None
-    folders: set[str] = field(default_factory=set)
+    folders: set[str] = msgspec.field(default_factory=set)
 
 
 def sweep(
@@ -114,8 +116,7 @@ def sweep(
     return swept
 
 
-@dataclass(frozen=True, slots=True)
-class _Batch:
+class _Batch(msgspec.Struct, frozen=True):
     """What became of one batch; rows without an outcome are as they were."""
 
     rows: list[tuple[int, str]]

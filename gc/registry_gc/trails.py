@@ -67,6 +67,9 @@ class Trails:
         for pair in marking.live.tolist():
             self._in.setdefault(pair & 0xFFFFFFFF, []).append(pair >> 32)
         self._tags = self._tags_by_target()
+        numbers = manifests.with_subject()
+        subjects = map(np.void.tobytes, manifests.subjects_of(numbers))
+        self._subjects: dict[int, bytes] = dict(zip(numbers.tolist(), subjects, strict=True))
         self._source, self._targets, self._edges = manifests.targets_of(self._ids)
 
     def _pairs_of_links(self) -> set[int]:
@@ -97,10 +100,16 @@ class Trails:
         return found
 
     def _describing(self, key: bytes) -> list[int]:
-        subjects = self._manifests.batch.subjects[self._ids]
-        rows = within(pack(sorted(self._names(key))), subjects)
-        found: list[int] = self._ids[rows].tolist()
-        return found
+        names = set(self._names(key))
+        return [
+            number
+            for number, subject in self._subjects.items()
+            if subject in names and number in self._in
+        ]
+
+    def subject_of(self, number: int) -> bytes:
+        """The key of what the manifest *number* describes; empty where it describes nothing."""
+        return self._subjects.get(number, b"")
 
     def _digest(self, number: int) -> str:
         return self._catalog.names.text(self._manifests.batch.keys[number].tobytes())
@@ -188,8 +197,8 @@ class Trails:
         for parent in above.get(number, ()):
             if (owner << 32 | parent) in self._live:
                 yield (owner, parent), "lists"
-        subject = self._manifests.batch.subjects[number].tobytes()
-        if not any(subject) or (owner << 32 | number) not in self._linked:
+        subject = self.subject_of(number)
+        if not subject or (owner << 32 | number) not in self._linked:
             return
         names = [subject, *sorted(self._catalog.aliases.get(subject, ()))]
         for found in self._manifests.ids(pack(names)).tolist():

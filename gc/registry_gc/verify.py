@@ -7,9 +7,10 @@ in use shows no single moment.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec.structs import replace
 
 from registry_drivers.base import Page, Reader
 from registry_drivers.errors import NotFound
@@ -22,8 +23,9 @@ from registry_gc.engine import Engine
 from registry_gc.events import Observer
 from registry_gc.layout import blob_path
 from registry_gc.library import Library
-from registry_gc.listing import Tag, read_links
+from registry_gc.listing import read_links
 from registry_gc.policy import Policy
+from registry_gc.tags import Tag
 from registry_gc.wholeness import Check, Fault, Leads, Stored, What
 
 _LINKS_A_UNIT = 256

@@ -22,7 +22,7 @@ from registry_gc.descriptors import UNSTATED, Role
 from registry_gc.digest import KEY, Keys, pack
 from registry_gc.layout import blob_path, layer_link, revision_link
 from registry_gc.library import Library, Manifest
-from registry_gc.listing import Tag
+from registry_gc.tags import Tag
 
 
 class What(enum.StrEnum):
