@@ -110,6 +110,7 @@ def _job(options: Mapping[str, Any], progress: Progress) -> Job:
         run_file=_run_file(options, state_dir, run),
         cache=cache_path(options, state_dir, storage),
         dry_run=options["dry_run"],
+        verify=options["verify"],
         workers=options["workers"],
         run=run,
     )
