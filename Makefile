@@ -43,7 +43,7 @@ else
 endif
 
 test: $(VENV)/.installed-for-tests $(AZURITE) ## install what the tests need and run them all
-	@contrib/setup/packages docker-registry skopeo
+	@contrib/setup/packages docker-registry skopeo redis-server
 	echo "==> ruff"
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --check --quiet .

@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from registry_drivers.errors import DriverConfigError
+from registry_gc.blob_cache import with_cache
 from registry_gc.cli.output import Output
 from registry_gc.cli.wiring import (
+    blob_cache_of,
     cache_path,
     complain,
     guard_of,
@@ -69,6 +71,7 @@ def _run(options: Mapping[str, Any], output: Output, interrupts: Interrupts) -> 
         report = collect(job, progress, interrupts, show)
     finally:
         progress.finish()
+        job.blob_cache.close()
         job.storage.close()
     if not text:
         output.lines([as_json(report)])
@@ -84,14 +87,16 @@ def _job(options: Mapping[str, Any], progress: Progress) -> Job:
     guard = guard_of(config, storage, options)
     run = str(uuid.uuid4())
     state_dir = state_folder(options, progress)
+    cache = blob_cache_of(config, state_dir, progress)
     return Job(
         storage=storage,
         policy=_policy(config, options),
-        check=guard.check,
+        check=with_cache(guard.check, cache),
         run_file=_run_file(options, state_dir, run),
         cache=cache_path(options, state_dir, storage),
         dry_run=options["dry_run"],
         workers=options["workers"],
+        blob_cache=cache,
         run=run,
     )
 
@@ -126,6 +131,11 @@ def _say(report: Report) -> None:
     elif report.dry_run and report.verdict != "allowed":
         reasons = "; ".join(finding.message for finding in objections(report.findings))
         note(f"a collection would be refused ({report.verdict}): {reasons}")
+    if report.forgotten.restart:
+        note(
+            "restart the registry before it takes writes: it remembers deleted blobs"
+            " (storage.cache.blobdescriptor is inmemory)"
+        )
     if report.exit_code == 3:
         note(
             f"{len(report.held)} held, {len(report.damaged)} damaged, "

@@ -15,12 +15,14 @@ from registry_drivers.base import Storage
 from registry_drivers.errors import DriverConfigError, StorageError
 from registry_drivers.factory import open_storage
 from registry_drivers.parameters import Parameters
+from registry_gc.blob_cache import BlobCache, NoCache, RedisCache
 from registry_gc.config import Config, load_config
 from registry_gc.config_file import ConfigError
 from registry_gc.guard import Guard, GuardOptions
 from registry_gc.lock import LockError
 from registry_gc.progress import Progress
-from registry_gc.state_dir import default_state_dir, open_state_dir
+from registry_gc.redis_config import redis_config
+from registry_gc.state_dir import default_state_dir, open_state_dir, run_files
 
 
 def complain(message: str) -> None:
@@ -84,6 +86,18 @@ def guard_of(config: Config, storage: Storage, options: Mapping[str, Any]) -> Gu
             auth_file=options["registry_auth_file"],
         ),
     )
+
+
+def blob_cache_of(config: Config, state_dir: str, progress: Progress) -> BlobCache:
+    """What makes the registry forget what is deleted.
+
+    :raises ConfigError: its ``redis`` section cannot be understood.
+    """
+    if config.blob_descriptor_cache == "redis":
+        redis = redis_config(config.path, config.redis or {})
+        return RedisCache(redis, progress, lambda: run_files(state_dir))
+    # Distribution takes any other name for none, with a warning.
+    return NoCache("inmemory" if config.blob_descriptor_cache == "inmemory" else None)
 
 
 def state_folder(options: Mapping[str, Any], progress: Progress) -> str:

@@ -59,6 +59,12 @@ def document(report: Report) -> dict[str, Any]:
             "deleted": report.multipart_uploads.deleted,
             "deleted_bytes": report.multipart_uploads.deleted_bytes,
         },
+        "blob_cache": {
+            "kind": report.forgotten.kind,
+            "removed": report.forgotten.removed,
+            "left": report.forgotten.left,
+            "restart_needed": report.forgotten.restart,
+        },
         "already_gone": report.already_gone,
         "held": [
             {"repository": hold.repository, "digest": hold.digest, "reason": hold.reason}

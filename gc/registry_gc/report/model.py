@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from registry_drivers.versions import Keep
+from registry_gc.blob_cache import Forgotten
 from registry_gc.catalog import Damage
 from registry_gc.guard import Finding
 from registry_gc.mark import Hold
@@ -64,3 +65,4 @@ class Report:
     retained: Retained = field(default_factory=Retained)
     versions: Tally = field(default_factory=Tally)
     multipart_uploads: Tally = field(default_factory=Tally)
+    forgotten: Forgotten = field(default_factory=Forgotten)
