@@ -80,7 +80,9 @@ class Plan:
     run_file: RunFile
 
 
-_REASSURING = frozenset({"nothing-to-probe", "readonly-confirmed", "stopped-confirmed"})
+_REASSURING = frozenset(
+    {"nothing-to-probe", "readonly-confirmed", "stopped-confirmed", "command-not-run"}
+)
 
 
 def objections(findings: Sequence[Finding]) -> list[Finding]:

@@ -7,10 +7,12 @@ import os
 import time
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from registry_drivers.errors import DriverConfigError
 from registry_gc.blob_cache import with_cache
+from registry_gc.cli.away import close, commands_of, run_away, without_commands
 from registry_gc.cli.output import Output
 from registry_gc.cli.wiring import (
     blob_cache_of,
@@ -32,11 +34,30 @@ from registry_gc.progress import Progress
 from registry_gc.report.document import as_json
 from registry_gc.report.model import Report
 from registry_gc.report.text import plan_lines, summary_lines
+from registry_gc.service import Commands, Service
 from registry_gc.state_dir import run_file_path
 
 
 def run_collection(options: Mapping[str, Any]) -> int:
     """Run the collection that *options* describe; returns the exit code."""
+    try:
+        commands = commands_of(options)
+    except ConfigError as error:
+        complain(str(error))
+        return 2
+    if commands is None or options["dry_run"]:
+        return _run_here(options, commands, None)
+    from registry_gc.commands import Shared
+    from registry_gc.supervisor import supervise
+
+    shared = Shared()
+    service = Service(commands, shared)
+    return supervise(commands, shared, lambda: _run_here(options, commands, service), complain)
+
+
+def _run_here(
+    options: Mapping[str, Any], commands: Commands | None, service: Service | None
+) -> int:
     # Millions of small objects are made here and no cycles: looking for those takes a sixth of the
     # time. What is there now stays for ever; worker processes share it.
     gc.freeze()
@@ -45,53 +66,75 @@ def run_collection(options: Mapping[str, Any]) -> int:
     interrupts = Interrupts()
     try:
         with interrupts.installed():
-            return _run(options, output, interrupts)
+            code = _run(options, output, interrupts, commands, service)
     except Interrupted as interrupt:
         # Before the collection has begun, or while its report is shown.
         complain(f"interrupted by {interrupt}")
-        return 128 + interrupt.number
+        code = 128 + interrupt.number
     finally:
+        if service is not None and service.lost:
+            complain(service.lost)
         output.close()
+    return 1 if service is not None and service.lost else code
 
 
-def _run(options: Mapping[str, Any], output: Output, interrupts: Interrupts) -> int:
+def _run(
+    options: Mapping[str, Any],
+    output: Output,
+    interrupts: Interrupts,
+    commands: Commands | None,
+    service: Service | None,
+) -> int:
     quiet, text = options["quiet"], options["output"] == "text"
     progress = Progress(bars=not quiet and is_terminal())
-    try:
-        job = _job(options, progress)
-    except (ConfigError, DriverConfigError) as error:
-        complain(str(error))
-        return 2
 
     def show(plan: Plan) -> None:
         if text and not quiet:
             output.lines(plan_lines(plan, options["verbose"]))
 
+    def run(job: Job) -> Report:
+        try:
+            return collect(job, progress, interrupts, show)
+        finally:
+            progress.finish()
+            close(job)
+
     try:
-        report = collect(job, progress, interrupts, show)
-    finally:
-        progress.finish()
-        job.blob_cache.close()
-        job.storage.close()
+        if service is None:
+            report = run(_job(options, progress, commands))
+        else:
+            report = run_away(
+                service,
+                lambda watcher: _job(options, watcher or progress, commands),
+                run,
+                interrupts,
+            )
+    except (ConfigError, DriverConfigError) as error:
+        complain(str(error))
+        return 2
     if not text:
         output.lines([as_json(report)])
     elif not quiet and report.run_file is not None:
         output.lines(summary_lines(report))
-    _say(report)
+    # A registry that is left out of use has a line of its own, the last one.
+    lost = service.lost if service is not None else ""
+    _say(replace(report, error=None) if report.error == lost else report)
     return report.exit_code
 
 
-def _job(options: Mapping[str, Any], progress: Progress) -> Job:
+def _job(options: Mapping[str, Any], progress: Progress, commands: Commands | None) -> Job:
     config = read_config(options["config"], progress)
     storage = storage_of(config, options["max_requests_per_second"])
-    guard = guard_of(config, storage, options)
+    stopped = options["registry_stopped"] or (commands is not None and commands.stops)
+    guard = guard_of(config, storage, {**options, "registry_stopped": stopped})
     run = str(uuid.uuid4())
     state_dir = state_folder(options, progress)
     cache = blob_cache_of(config, state_dir, progress)
+    check = with_cache(guard.check, cache)
     return Job(
         storage=storage,
         policy=_policy(config, options),
-        check=with_cache(guard.check, cache),
+        check=without_commands(check, commands) if options["dry_run"] else check,
         run_file=_run_file(options, state_dir, run),
         cache=cache_path(options, state_dir, storage),
         dry_run=options["dry_run"],

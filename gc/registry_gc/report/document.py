@@ -65,6 +65,15 @@ def document(report: Report) -> dict[str, Any]:
             "left": report.forgotten.left,
             "restart_needed": report.forgotten.restart,
         },
+        "commands": [
+            {
+                "name": ran.name,
+                "code": ran.code,
+                "seconds": round(ran.seconds, 6),
+                "error": ran.error or None,
+            }
+            for ran in report.commands
+        ],
         "already_gone": report.already_gone,
         "held": [
             {"repository": hold.repository, "digest": hold.digest, "reason": hold.reason}

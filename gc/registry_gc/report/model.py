@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from registry_drivers.versions import Keep
 from registry_gc.blob_cache import Forgotten
 from registry_gc.catalog import Damage
+from registry_gc.commands import Ran
 from registry_gc.guard import Finding
 from registry_gc.mark import Hold
 from registry_gc.retained import Retained
@@ -66,3 +67,4 @@ class Report:
     versions: Tally = field(default_factory=Tally)
     multipart_uploads: Tally = field(default_factory=Tally)
     forgotten: Forgotten = field(default_factory=Forgotten)
+    commands: tuple[Ran, ...] = ()

@@ -113,6 +113,7 @@ def summary_lines(report: Report) -> Iterator[str]:
     if report.strangers:
         yield f"  strangers     {_number(report.strangers)} files that are not a registry's, kept"
     yield from _cache_lines(report)
+    yield from _command_lines(report)
     yield from _problem_lines(report)
     if report.run_file:
         yield f"  run file      {report.run_file}"
@@ -132,6 +133,11 @@ def _retained_lines(report: Report) -> Iterator[str]:
         yield f"  soft-deleted  {size(report.retained.soft_deleted)}, until the storage lets go"
     for path in report.retained.recoverable:
         yield f"  recoverable   {path}: live, but deleted; old versions of it are there"
+
+
+def _command_lines(report: Report) -> Iterator[str]:
+    for ran in report.commands:
+        yield f"  {ran.name:13} {ran.error or f'command done in {ran.seconds:.1f} s'}"
 
 
 def _cache_lines(report: Report) -> Iterator[str]:

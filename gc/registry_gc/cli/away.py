@@ -1,0 +1,121 @@
+"""A collection while the registry is out of use: the commands around it, and what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from registry_drivers.errors import StorageError
+from registry_gc.catalog import is_registry
+from registry_gc.collect import Job
+from registry_gc.config_file import ConfigError
+from registry_gc.guard import Finding, Verdict
+from registry_gc.interrupts import Interrupts
+from registry_gc.lock import blocker
+from registry_gc.progress import Progress
+from registry_gc.report.model import Report
+from registry_gc.service import Commands, Service, settled
+
+_PAIRS = (("stop_command", "start_command"), ("readonly_command", "readwrite_command"))
+
+
+def commands_of(options: Mapping[str, Any]) -> Commands | None:
+    """The commands that *options* give; None without any.
+
+    :raises ConfigError: one is given without its other half, or both pairs are.
+    """
+    given = [pair for pair in _PAIRS if any(options[name] for name in pair)]
+    if not given:
+        return None
+    names = [tuple("--" + name.replace("_", "-") for name in pair) for pair in given]
+    if len(given) > 1:
+        raise ConfigError(f"{names[0][0]} and {names[1][0]}: give one, as one is enough")
+    leave, back = (options[name] for name in given[0])
+    if not leave or not back:
+        raise ConfigError(f"{names[0][0]} and {names[0][1]}: give both, or none")
+    return Commands(leave, back, given[0] == _PAIRS[0], options["command_timeout"])
+
+
+def without_commands(
+    check: Callable[[], Verdict], commands: Commands | None
+) -> Callable[[], Verdict]:
+    """What the guard would say after *commands*, for a dry run, which runs none."""
+    return check if commands is None else lambda: commands.verdict_without(check())
+
+
+def run_away(
+    service: Service,
+    job_of: Callable[[Progress | None], Job],
+    run: Callable[[Job], Report],
+    interrupts: Interrupts,
+) -> Report:
+    """Take the registry out of use, run the collection, bring the registry back.
+
+    :param job_of: makes the job anew, as the config may have been edited; with an observer of
+        its own, or the usual one.
+    :raises ConfigError: there is no job to be made of it.
+    """
+    refusal = _refusal(service.commands, job_of)
+    if refusal is not None:
+        return run(replace(job_of(None), check=lambda: refusal))
+    try:
+        with interrupts.deferred():
+            failed = service.leave()
+        job = job_of(None)
+        service.shared.remote = not job.storage.capabilities.folders
+        if failed is not None:
+            job = replace(job, check=lambda: Verdict("refused", (failed,)))
+        else:
+            _settle(job, interrupts)
+        report = run(job)
+    finally:
+        # A signal right here ends this process; the other one then brings the registry back.
+        with interrupts.deferred():
+            service.back()
+    return _with_commands(report, service)
+
+
+def close(job: Job) -> None:
+    """Let go of what a job holds."""
+    job.blob_cache.close()
+    job.storage.close()
+
+
+def _refusal(commands: Commands, job_of: Callable[[Progress | None], Job]) -> Verdict | None:
+    """What would refuse the run with the registry out of use too; None where nothing does."""
+    job = job_of(Progress(bars=False, notices=False))
+    try:
+        if not is_registry(job.storage):
+            return Verdict("refused", ())  # the collection says what it found instead
+        verdict = commands.verdict_without(job.check())
+        held = blocker(job.storage)
+        if held is not None:
+            return Verdict("refused", (*verdict.findings, Finding("locked", str(held))))
+        return None if verdict.allowed else verdict
+    except StorageError as error:
+        return Verdict("unknown", (Finding("storage-unreadable", str(error)),))
+    finally:
+        close(job)
+
+
+def _settle(job: Job, interrupts: Interrupts) -> None:
+    try:
+        settled(job.check, interrupts)
+    except StorageError:
+        return  # the collection, which asks again, says so
+
+
+def _with_commands(report: Report, service: Service) -> Report:
+    forgotten = report.forgotten
+    if not service.lost:
+        # A new process remembers nothing.
+        return replace(
+            report, commands=tuple(service.ran), forgotten=replace(forgotten, restart=False)
+        )
+    return replace(
+        report,
+        commands=tuple(service.ran),
+        error=report.error or service.lost,
+        exit_code=1,
+    )
