@@ -15,21 +15,23 @@ manifests; ``repository::<name>::blobs::<digest>``, a hash.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
 
 from registry_drivers.base import Deletion, Outcome
 from registry_gc.events import Observer
 from registry_gc.guard import Finding, Verdict
-from registry_gc.redis_config import RedisConfig
 from registry_gc.run_file import Cached, RowState, RunFile, RunFileError
+
+if TYPE_CHECKING:
+    from registry_gc.redis_config import RedisConfig
 
 _BATCH = 1000  # rows, of at most four commands each, in one round trip
 _GONE = (RowState.DELETED, RowState.GONE_ALREADY)
 
 
-@dataclass(frozen=True, slots=True)
-class Forgotten:
+class Forgotten(msgspec.Struct, frozen=True):
     """What became of the cache, for the report.
 
     ``removed`` counts rows of the run file whose entries are gone; ``left`` those whose entries

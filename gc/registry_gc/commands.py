@@ -15,7 +15,8 @@ import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+
+import msgspec
 
 from registry_gc.processes import Process
 
@@ -25,8 +26,7 @@ _POLL_SECONDS = 0.05
 _KILL_SECONDS = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
+class Ran(msgspec.Struct, frozen=True):
     """What became of a command: ``error`` is empty where it did its work.
 
     ``code`` is its exit code, negative for a signal as in :mod:`subprocess`; None without one.
@@ -136,7 +136,7 @@ def wait_for_command(shared: Shared, timeout: float) -> None:
     pid, started = shared.command
     if not pid:
         return
-    process = replace(Process.current(), pid=pid, started=started)
+    process = msgspec.structs.replace(Process.current(), pid=pid, started=started)
 
     def ended() -> bool:
         return process.alive() is False

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from registry_gc.commands import Ran, Shared, run_command
 from registry_gc.guard import Finding, Verdict
@@ -31,8 +32,7 @@ _STOPPING = frozenset(
 _MAKING_READONLY = frozenset({"registry-writable", "writable-config"})
 
 
-@dataclass(frozen=True, slots=True)
-class Commands:
+class Commands(msgspec.Struct, frozen=True):
     """The operator's commands, as ``sh -c`` takes them.
 
     :param stops: they stop and start the registry; else they switch it to read-only and back.
@@ -53,6 +53,10 @@ class Commands:
     def back_name(self) -> str:
         """What the second is called in messages."""
         return "start" if self.stops else "read-write"
+
+    def guessing(self, check: Callable[[], Verdict]) -> Callable[[], Verdict]:
+        """What the guard *check* would say after them, for a dry run, which runs none."""
+        return lambda: self.verdict_without(check())
 
     def verdict_without(self, verdict: Verdict) -> Verdict:
         """The guard's *verdict*, but for what the first command is there to change."""
@@ -75,13 +79,12 @@ class Commands:
 _TOLD = frozenset({"assume-readonly", "nothing-to-probe"})
 
 
-@dataclass(slots=True)
-class Service:
+class Service(msgspec.Struct):
     """A registry that *commands* take out of use. ``ran`` is what became of them so far."""
 
     commands: Commands
     shared: Shared
-    ran: list[Ran] = field(default_factory=list)
+    ran: list[Ran] = msgspec.field(default_factory=list)
     lost: str = ""
     """The line about a second command that has failed."""
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from registry_drivers.errors import StorageError
 from registry_gc.catalog import is_registry
+from registry_gc.cli.wiring import close, complain
 from registry_gc.collect import Job
+from registry_gc.commands import Shared
 from registry_gc.config_file import ConfigError
 from registry_gc.guard import Finding, Verdict
 from registry_gc.interrupts import Interrupts
@@ -16,18 +19,17 @@ from registry_gc.lock import blocker
 from registry_gc.progress import Progress
 from registry_gc.report.model import Report
 from registry_gc.service import Commands, Service, settled
+from registry_gc.supervisor import supervise
 
 _PAIRS = (("stop_command", "start_command"), ("readonly_command", "readwrite_command"))
 
 
-def commands_of(options: Mapping[str, Any]) -> Commands | None:
-    """The commands that *options* give; None without any.
+def commands_of(options: Mapping[str, Any]) -> Commands:
+    """The commands that *options* give, at least one of them.
 
     :raises ConfigError: one is given without its other half, or both pairs are.
     """
     given = [pair for pair in _PAIRS if any(options[name] for name in pair)]
-    if not given:
-        return None
     names = [tuple("--" + name.replace("_", "-") for name in pair) for pair in given]
     if len(given) > 1:
         raise ConfigError(f"{names[0][0]} and {names[1][0]}: give one, as one is enough")
@@ -37,11 +39,22 @@ def commands_of(options: Mapping[str, Any]) -> Commands | None:
     return Commands(leave, back, given[0] == _PAIRS[0], options["command_timeout"])
 
 
-def without_commands(
-    check: Callable[[], Verdict], commands: Commands | None
-) -> Callable[[], Verdict]:
-    """What the guard would say after *commands*, for a dry run, which runs none."""
-    return check if commands is None else lambda: commands.verdict_without(check())
+def run_with_commands(
+    options: Mapping[str, Any], run: Callable[[Commands, Service | None], int]
+) -> int:
+    """Run a collection with the commands that *options* give; returns the exit code.
+
+    :param run: runs it in this process; without a service it runs no commands.
+    """
+    try:
+        commands = commands_of(options)
+    except ConfigError as error:
+        complain(str(error))
+        return 2
+    if options["dry_run"]:
+        return run(commands, None)
+    service = Service(commands, Shared())
+    return supervise(commands, service.shared, lambda: run(commands, service), complain)
 
 
 def run_away(
@@ -74,12 +87,6 @@ def run_away(
         with interrupts.deferred():
             service.back()
     return _with_commands(report, service)
-
-
-def close(job: Job) -> None:
-    """Let go of what a job holds."""
-    job.blob_cache.close()
-    job.storage.close()
 
 
 def _refusal(commands: Commands, job_of: Callable[[Progress | None], Job]) -> Verdict | None:

@@ -7,16 +7,17 @@ import os
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from registry_drivers.errors import DriverConfigError
 from registry_gc.blob_cache import with_cache
-from registry_gc.cli.away import close, commands_of, run_away, without_commands
 from registry_gc.cli.output import Output
 from registry_gc.cli.wiring import (
     blob_cache_of,
     cache_path,
+    close,
     complain,
     guard_of,
     is_terminal,
@@ -34,29 +35,27 @@ from registry_gc.progress import Progress
 from registry_gc.report.document import as_json
 from registry_gc.report.model import Report
 from registry_gc.report.text import plan_lines, summary_lines
-from registry_gc.service import Commands, Service
 from registry_gc.state_dir import run_file_path
+
+if TYPE_CHECKING:
+    from registry_gc.service import Commands, Service
+
+_COMMANDS = ("stop_command", "start_command", "readonly_command", "readwrite_command")
 
 
 def run_collection(options: Mapping[str, Any]) -> int:
     """Run the collection that *options* describe; returns the exit code."""
-    try:
-        commands = commands_of(options)
-    except ConfigError as error:
-        complain(str(error))
-        return 2
-    if commands is None or options["dry_run"]:
-        return _run_here(options, commands, None)
-    from registry_gc.commands import Shared
-    from registry_gc.supervisor import supervise
+    if not any(options[name] for name in _COMMANDS):
+        return _run_here(options)
+    from registry_gc.cli.away import run_with_commands
 
-    shared = Shared()
-    service = Service(commands, shared)
-    return supervise(commands, shared, lambda: _run_here(options, commands, service), complain)
+    return run_with_commands(options, lambda *away: _run_here(options, *away))
 
 
 def _run_here(
-    options: Mapping[str, Any], commands: Commands | None, service: Service | None
+    options: Mapping[str, Any],
+    commands: Commands | None = None,
+    service: Service | None = None,
 ) -> int:
     # Millions of small objects are made here and no cycles: looking for those takes a sixth of the
     # time. What is there now stays for ever; worker processes share it.
@@ -103,6 +102,8 @@ def _run(
         if service is None:
             report = run(_job(options, progress, commands))
         else:
+            from registry_gc.cli.away import run_away
+
             report = run_away(
                 service,
                 lambda watcher: _job(options, watcher or progress, commands),
@@ -131,10 +132,12 @@ def _job(options: Mapping[str, Any], progress: Progress, commands: Commands | No
     state_dir = state_folder(options, progress)
     cache = blob_cache_of(config, state_dir, progress)
     check = with_cache(guard.check, cache)
+    if commands is not None and options["dry_run"]:
+        check = commands.guessing(check)
     return Job(
         storage=storage,
         policy=_policy(config, options),
-        check=without_commands(check, commands) if options["dry_run"] else check,
+        check=check,
         run_file=_run_file(options, state_dir, run),
         cache=cache_path(options, state_dir, storage),
         dry_run=options["dry_run"],

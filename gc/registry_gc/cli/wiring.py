@@ -16,12 +16,12 @@ from registry_drivers.errors import DriverConfigError, StorageError
 from registry_drivers.factory import open_storage
 from registry_drivers.parameters import Parameters
 from registry_gc.blob_cache import BlobCache, NoCache, RedisCache
+from registry_gc.collect import Job
 from registry_gc.config import Config, load_config
 from registry_gc.config_file import ConfigError
 from registry_gc.guard import Guard, GuardOptions
 from registry_gc.lock import LockError
 from registry_gc.progress import Progress
-from registry_gc.redis_config import redis_config
 from registry_gc.state_dir import default_state_dir, open_state_dir, run_files
 
 
@@ -94,10 +94,18 @@ def blob_cache_of(config: Config, state_dir: str, progress: Progress) -> BlobCac
     :raises ConfigError: its ``redis`` section cannot be understood.
     """
     if config.blob_descriptor_cache == "redis":
+        from registry_gc.redis_config import redis_config
+
         redis = redis_config(config.path, config.redis or {})
         return RedisCache(redis, progress, lambda: run_files(state_dir))
     # Distribution takes any other name for none, with a warning.
     return NoCache("inmemory" if config.blob_descriptor_cache == "inmemory" else None)
+
+
+def close(job: Job) -> None:
+    """Let go of what a job holds."""
+    job.blob_cache.close()
+    job.storage.close()
 
 
 def state_folder(options: Mapping[str, Any], progress: Progress) -> str:

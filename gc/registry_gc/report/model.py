@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from registry_drivers.versions import Keep
 from registry_gc.blob_cache import Forgotten
 from registry_gc.catalog import Damage
-from registry_gc.commands import Ran
 from registry_gc.guard import Finding
 from registry_gc.mark import Hold
 from registry_gc.retained import Retained
 
+if TYPE_CHECKING:
+    # Starts processes, and only where an operator's commands are to be run.
+    from registry_gc.commands import Ran
 
-@dataclass(frozen=True, slots=True)
-class Tally:
+
+class Tally(msgspec.Struct, frozen=True):
     """Objects of one kind: how many there are to delete, and how many were; bytes likewise."""
 
     eligible: int = 0
@@ -23,8 +27,7 @@ class Tally:
     deleted_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(msgspec.Struct, frozen=True):
     """One run, finished or not. Times in seconds, sizes in bytes.
 
     ``verdict`` is what the guard says: ``allowed``, ``refused`` or ``unknown``. ``error`` is the
@@ -63,8 +66,8 @@ class Report:
     error: str | None
     exit_code: int
     keeps: tuple[Keep, ...] = ()
-    retained: Retained = field(default_factory=Retained)
-    versions: Tally = field(default_factory=Tally)
-    multipart_uploads: Tally = field(default_factory=Tally)
-    forgotten: Forgotten = field(default_factory=Forgotten)
+    retained: Retained = msgspec.field(default_factory=Retained)
+    versions: Tally = msgspec.field(default_factory=Tally)
+    multipart_uploads: Tally = msgspec.field(default_factory=Tally)
+    forgotten: Forgotten = msgspec.field(default_factory=Forgotten)
     commands: tuple[Ran, ...] = ()
