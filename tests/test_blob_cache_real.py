@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from http.client import IncompleteRead
 from pathlib import Path
@@ -13,6 +16,7 @@ import yaml
 from real import Layout, RealRegistry
 from running import collect
 from servers.redis import RedisServer, entries
+from servers.service import Service
 
 
 @pytest.fixture
@@ -23,6 +27,11 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
+    return layout_in(tmp_path)
+
+
+def layout_in(tmp_path: Path) -> Layout:
+    """An image that stays, and one that goes."""
     layout = Layout(tmp_path / "oci")
     layout.name("stays", layout.image(["base", "stays"]))
     layout.name("goes", layout.image(["base", "goes"]))
@@ -136,3 +145,39 @@ def test_with_a_cache_in_memory_the_report_says_that_a_restart_is_needed(
         "restart_needed": deleted,
     }
     assert ("restart the registry" in result.errors) is deleted
+
+
+def test_after_kill_9_entries_are_removed_before_the_registry_is_started(
+    tmp_path: Path, redis: RedisServer
+) -> None:
+    extra = {"redis": {"addr": redis.address}}
+    folder = tmp_path / "service"
+    with Service(folder, remembering(folder, "redis", extra)).over() as service:
+        subprocess.run([service.path("start")], check=True, stdout=subprocess.DEVNULL)
+        gone = fill(service.registry, layout_in(tmp_path))
+        # What Redis holds at the moment of the start is in a file.
+        ask = f"redis-cli -p {redis.port} --raw KEYS '*' >{folder}/at-start; start"
+        service.script("ask", ask)
+        program = (
+            "import os, signal\n"
+            "from registry_gc import blob_cache\n"
+            "from registry_gc.cli.main import registry_garbage_collect\n"
+            "def die(*ignored): os.kill(os.getpid(), signal.SIGKILL)\n"
+            "blob_cache.RedisCache.settled = die\n"
+            "registry_garbage_collect()\n"
+        )
+        words = ["--stop-command", service.path("stop"), "--start-command", service.path("ask")]
+        words += ["--state-dir", f"{folder}/state"]
+        places = os.pathsep.join(place for place in sys.path if place)
+        done = subprocess.run(
+            [sys.executable, "-c", program, *words, str(service.registry.config)],
+            env={**os.environ, "PYTHONPATH": places},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1, done.stderr
+        assert "the collection was killed by SIGKILL" in done.stderr
+        at_start = (folder / "at-start").read_text()
+        assert not [digest for digest in gone if digest in at_start]
+        assert service.registry.pull_everything() == {"a": ["stays"], "b": []}

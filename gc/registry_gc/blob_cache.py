@@ -14,7 +14,7 @@ manifests; ``repository::<name>::blobs::<digest>``, a hash.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -62,6 +62,9 @@ class BlobCache(Protocol):
     def check(self) -> Finding | None:
         """Why nothing may be deleted now; None where something may."""
 
+    def catch_up(self, driver: str, root: str) -> None:
+        """Forget what earlier runs on that storage have deleted and did not get to."""
+
     def begin(self, run_file: RunFile) -> Finding | None:
         """Called before the first delete, with the lock held; a finding stops the run."""
 
@@ -102,6 +105,9 @@ class NoCache:
         """Nothing speaks against it."""
         return None
 
+    def catch_up(self, driver: str, root: str) -> None:
+        """Nothing to do."""
+
     def begin(self, run_file: RunFile) -> Finding | None:
         """Nothing to do."""
         return None
@@ -132,7 +138,7 @@ class RedisCache:
         self,
         config: RedisConfig | None,
         observer: Observer,
-        earlier: Callable[[], Iterable[str]] = tuple,
+        earlier: Sequence[str] = (),
     ) -> None:
         self._config = config
         self._observer = observer
@@ -167,14 +173,16 @@ class RedisCache:
     def begin(self, run_file: RunFile) -> Finding | None:
         """Do what earlier runs did not get to, and from now on remember that this one may not."""
         meta = run_file.meta()
-        storage = (meta.get("driver"), meta.get("root"))
-        for path in self._earlier():
-            if path != run_file.path:
-                self._finish_earlier(path, storage)
+        self.catch_up(meta["driver"], meta["root"])
         found = self.check()
         if found is None:
             run_file.record_meta(blob_cache="redis")
         return found
+
+    def catch_up(self, driver: str, root: str) -> None:
+        """Remove what other runs on that storage have left; what fails is left for the next one."""
+        for path in self._earlier:
+            self._finish_earlier(path, (driver, root))
 
     def settled(self, run_file: RunFile, outcomes: Sequence[tuple[int, Outcome]]) -> None:
         """Remove the entries of what was deleted.
@@ -229,9 +237,12 @@ class RedisCache:
                 return
             if (meta.get("driver"), meta.get("root")) != storage:
                 return
-            # One that was killed may have deleted what it had not written down yet.
+            for batch in run_file.cached_batches(_BATCH, RowState.PLANNED):
+                # One that was killed may have deleted what it had not written down yet. Nor is
+                # this written down: who goes on with that run has to do it again.
+                self._send([command for row, _ in batch for command in _commands(row)])
             rows = 0
-            for batch in run_file.cached_batches(_BATCH, *_GONE, RowState.PLANNED):
+            for batch in run_file.cached_batches(_BATCH, *_GONE):
                 left = [row for row, known in batch if not known]
                 self._remove(run_file, left)
                 rows += len(left)

@@ -30,13 +30,18 @@ _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def supervise(
-    commands: Commands, shared: Shared, work: Callable[[], int], say: Callable[[str], None]
+    commands: Commands,
+    shared: Shared,
+    work: Callable[[], int],
+    before_back: Callable[[], None],
+    say: Callable[[str], None],
 ) -> int:
     """Run *work* in a child; returns its exit code, in the child and in the parent.
 
     To be called while there is no other thread.
 
     :param shared: where *work* says what it has begun.
+    :param before_back: what a dead child has to have undone before the registry is started.
     :param say: told of what went wrong with the child, line by line.
     """
     for stream in (sys.stdout, sys.stderr):
@@ -54,7 +59,24 @@ def supervise(
     code = os.waitstatus_to_exitcode(status)
     if code >= 0 and not shared.away:
         return code
-    return _take_over(commands, shared, code, say)
+    if not shared.away:
+        say(f"the collection {_how(code)}; the registry was not touched, or was brought back")
+        return 128 - code if -code in _FORWARDED else 1
+    say(f"the collection {_how(code)}; what was already deleted was dead")
+    wait_for_command(shared, commands.timeout)
+    if shared.remote:
+        time.sleep(_DRAIN_SECONDS)
+    try:
+        before_back()
+    except Exception as error:  # nothing may keep the registry from being started
+        say(f"the registry may remember blobs that are gone: {error}")
+    ran = run_command(commands.back_name, commands.back, commands.timeout, shared)
+    say(loud(commands, ran) if ran.error else f"the {commands.back_name} command was run")
+    return 1
+
+
+def _how(code: int) -> str:
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
 
 
 def _wait(child: int) -> int:
@@ -81,22 +103,6 @@ def _wait(child: int) -> int:
 
 def _ignore(number: int, frame: FrameType | None) -> None:
     pass
-
-
-def _take_over(commands: Commands, shared: Shared, code: int, say: Callable[[str], None]) -> int:
-    """Do what the child has not done; returns the exit code."""
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-    if not shared.away:
-        say(f"the collection {how}; the registry was not touched, or was brought back")
-        return 128 - code if -code in _FORWARDED else 1
-    say(f"the collection {how}; what was already deleted was dead; running the start command")
-    wait_for_command(shared, commands.timeout)
-    if shared.remote:
-        time.sleep(_DRAIN_SECONDS)
-    ran = run_command(commands.back_name, commands.back, commands.timeout, shared)
-    if ran.error:
-        say(loud(commands, ran))
-    return 1
 
 
 def _watch_parent(alive: int) -> None:

@@ -45,9 +45,9 @@ SCRIPTS = {
 class Service:
     """Scripts named in :data:`SCRIPTS`, in *folder*/bin, and the registry that they drive."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, registry: RealRegistry | None = None) -> None:
         self.folder = folder
-        self.registry = RealRegistry(folder)
+        self.registry = registry or RealRegistry(folder)
         (folder / "bin").mkdir()
         for name, body in SCRIPTS.items():
             self.script(name, body)

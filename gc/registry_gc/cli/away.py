@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,7 +10,14 @@ from msgspec.structs import replace
 
 from registry_drivers.errors import StorageError
 from registry_gc.catalog import is_registry
-from registry_gc.cli.wiring import close, complain
+from registry_gc.cli.wiring import (
+    blob_cache_of,
+    close,
+    complain,
+    read_config,
+    state_folder,
+    storage_of,
+)
 from registry_gc.collect import Job
 from registry_gc.commands import Shared
 from registry_gc.config_file import ConfigError
@@ -19,6 +27,7 @@ from registry_gc.lock import blocker
 from registry_gc.progress import Progress
 from registry_gc.report.model import Report
 from registry_gc.service import Commands, Service, settled
+from registry_gc.state_dir import run_files
 from registry_gc.supervisor import supervise
 
 _PAIRS = (("stop_command", "start_command"), ("readonly_command", "readwrite_command"))
@@ -54,7 +63,31 @@ def run_with_commands(
     if options["dry_run"]:
         return run(commands, None)
     service = Service(commands, Shared())
-    return supervise(commands, service.shared, lambda: run(commands, service), complain)
+    return supervise(
+        commands,
+        service.shared,
+        lambda: run(commands, service),
+        lambda: _forget(options),
+        complain,
+    )
+
+
+def _forget(options: Mapping[str, Any]) -> None:
+    """Remove from the registry's Redis what a run that was killed did not get to."""
+    progress = Progress(bars=False)
+    config = read_config(options["config"], progress)
+    state_dir = state_folder(options, progress)
+    own = [os.path.abspath(str(options["run_file"]))] if options["run_file"] else []
+    cache = blob_cache_of(config, [*run_files(state_dir), *own], progress)
+    storage = storage_of(config)
+    try:
+        cache.catch_up(storage.driver, storage.root)
+        stale = cache.check()
+        if stale is not None:
+            complain(stale.message)
+    finally:
+        cache.close()
+        storage.close()
 
 
 def run_away(

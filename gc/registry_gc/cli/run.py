@@ -35,7 +35,7 @@ from registry_gc.progress import Progress
 from registry_gc.report.document import as_json
 from registry_gc.report.model import Report
 from registry_gc.report.text import plan_lines, summary_lines
-from registry_gc.state_dir import run_file_path
+from registry_gc.state_dir import run_file_path, run_files
 
 if TYPE_CHECKING:
     from registry_gc.service import Commands, Service
@@ -130,7 +130,7 @@ def _job(options: Mapping[str, Any], progress: Progress, commands: Commands | No
     guard = guard_of(config, storage, {**options, "registry_stopped": stopped})
     run = str(uuid.uuid4())
     state_dir = state_folder(options, progress)
-    cache = blob_cache_of(config, state_dir, progress)
+    cache = blob_cache_of(config, run_files(state_dir), progress)
     check = with_cache(guard.check, cache)
     if commands is not None and options["dry_run"]:
         check = commands.guessing(check)

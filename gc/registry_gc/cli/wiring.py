@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,7 +22,7 @@ from registry_gc.config_file import ConfigError
 from registry_gc.guard import Guard, GuardOptions
 from registry_gc.lock import LockError
 from registry_gc.progress import Progress
-from registry_gc.state_dir import default_state_dir, open_state_dir, run_files
+from registry_gc.state_dir import default_state_dir, open_state_dir
 
 
 def complain(message: str) -> None:
@@ -88,8 +88,8 @@ def guard_of(config: Config, storage: Storage, options: Mapping[str, Any]) -> Gu
     )
 
 
-def blob_cache_of(config: Config, state_dir: str, progress: Progress) -> BlobCache:
-    """What makes the registry forget what is deleted.
+def blob_cache_of(config: Config, earlier: Sequence[str], progress: Progress) -> BlobCache:
+    """What makes the registry forget what is deleted, and what runs *earlier* have deleted.
 
     :raises ConfigError: its ``redis`` section cannot be understood.
     """
@@ -97,7 +97,7 @@ def blob_cache_of(config: Config, state_dir: str, progress: Progress) -> BlobCac
         from registry_gc.redis_config import redis_config
 
         redis = redis_config(config.path, config.redis or {})
-        return RedisCache(redis, progress, lambda: run_files(state_dir))
+        return RedisCache(redis, progress, earlier)
     # Distribution takes any other name for none, with a warning.
     return NoCache("inmemory" if config.blob_descriptor_cache == "inmemory" else None)
 
