@@ -6,9 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.client import IncompleteRead
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -43,7 +44,7 @@ def registry(tmp_path: Path, redis: RedisServer) -> RealRegistry:
     return remembering(tmp_path, "redis", {"redis": {"addr": redis.address}})
 
 
-def remembering(folder: Path, cache: str, extra: dict[str, object]) -> RealRegistry:
+def remembering(folder: Path, cache: str, extra: Mapping[str, Any]) -> RealRegistry:
     """A registry with a cache."""
     storage = {
         "filesystem": {"rootdirectory": str(folder / "registry")},
