@@ -11,12 +11,12 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import msgspec
 from msgspec.structs import replace
 
-from registry_drivers.base import Storage
+from registry_drivers.base import Deleter, Storage
 from registry_drivers.errors import NotFound, StorageError
 from registry_drivers.factory import versions_of
 from registry_drivers.versions import Keep, VersionReader
@@ -28,13 +28,14 @@ from registry_gc.engine import Engine, WorkerLost, engine_for
 from registry_gc.events import Observer
 from registry_gc.guard import Finding, Verdict
 from registry_gc.interrupts import Interrupted, Interrupts
-from registry_gc.live_set import LiveSet
 from registry_gc.lock import Lock, LockError, blocker
 from registry_gc.mark import Marking
 from registry_gc.plan import dead_links
 from registry_gc.policy import Policy
+from registry_gc.quarantine import hidden
 from registry_gc.references import Manifests
-from registry_gc.report.model import Report, Tally
+from registry_gc.report.document import document
+from registry_gc.report.model import Quarantine, Report, Tally
 from registry_gc.retained import (
     Retained,
     leftover_rows,
@@ -43,6 +44,8 @@ from registry_gc.retained import (
     shows_leftovers,
 )
 from registry_gc.run_file import Kind, RowState, RunFile, RunFileError
+from registry_gc.runs import beginning, ending
+from registry_gc.set_aside import SettingAside
 from registry_gc.survey import Survey, Surveyor
 from registry_gc.sweep import Settled, Stop, sweep, tidy
 
@@ -146,6 +149,7 @@ class _Collection:
         self.versions = versions_of(job.storage)
         self.keeps: tuple[Keep, ...] = ()
         self.retained = Retained()
+        self.aside = SettingAside(job.storage, self.versions, observer)
 
     def run(self) -> Report:
         code = 0
@@ -164,7 +168,9 @@ class _Collection:
             code, self.error = 5, str(stop)
         with self.interrupts.deferred():
             try:
-                return self._report(code)
+                report = self._report(code)
+                self._remember(report)
+                return report
             finally:
                 if self.run_file is not None:
                     self.run_file.close()
@@ -178,6 +184,7 @@ class _Collection:
                 self._check_limits()
                 if not self.job.dry_run:
                     self._sweep()
+                    self._look_back(engine)
 
     # Guard and lock
 
@@ -231,13 +238,19 @@ class _Collection:
 
     # Finding out
 
-    def _plan(self, engine: Engine) -> None:
+    def _surveyor(self, engine: Engine) -> Surveyor:
         policy = self.job.policy
         cutoff = self.storage.now() - policy.grace
-        surveyor = Surveyor(self.reader, engine, policy, cutoff, self.observer, self.job.cache)
+        return Surveyor(self.reader, engine, policy, cutoff, self.observer, self.job.cache)
+
+    def _plan(self, engine: Engine) -> None:
+        policy = self.job.policy
+        surveyor = self._surveyor(engine)
+        cutoff = surveyor.cutoff
         catalog = self.catalog = surveyor.catalog()
         self.run_file = RunFile.create(self.job.run_file)
-        survey = self.survey = surveyor.plan_blobs(catalog, self.run_file)
+        survey = self.survey = self._recalled(surveyor, surveyor.plan_blobs(catalog, self.run_file))
+        catalog = self.catalog = survey.catalog
         marking, manifests = survey.marking, survey.manifests
         assert survey.blobs is not None
         self.blobs_total = survey.blobs.total
@@ -250,12 +263,15 @@ class _Collection:
             run=self.job.run,
             version=__version__,
             created=time.time(),
+            **beginning(),
             driver=self.storage.driver,
             root=self.storage.root,
             dry_run=self.job.dry_run,
             delete_untagged=policy.delete_untagged,
             grace=policy.grace,
             cutoff=cutoff,
+            quarantine=policy.quarantine,
+            allow_writable=policy.allow_writable,
             releases=[f"{item.repository}@{item.digest or ''}" for item in policy.releases],
             guard={
                 "verdict": self.verdict,
@@ -269,6 +285,31 @@ class _Collection:
         if self.show is not None:
             self.show(Plan(catalog, manifests, marking, self.run_file))
 
+    def _recalled(self, surveyor: Surveyor, survey: Survey) -> Survey:
+        """Nothing that is live stays in quarantine; a dry run only tells."""
+        assert self.run_file is not None
+        run_file = self.run_file
+        if self.job.dry_run:
+            return self.aside.tell_missed(survey)
+
+        def again() -> Survey:
+            run_file.drop_all(Kind.BLOB)
+            return surveyor.plan_blobs(surveyor.catalog(), run_file)
+
+        return self.aside.recall(survey, again, self._look_or_stop)
+
+    def _look_back(self, engine: Engine) -> None:
+        """A registry that takes writes may have reached what this run was setting aside."""
+        if self.job.policy.allow_writable:
+            self.aside.look_back(self._surveyor(engine), self._look_or_stop)
+
+    def _deleter(self) -> AbstractContextManager[Deleter]:
+        return self.aside.deleter(self.job.run, self.job.policy)
+
+    def _look_or_stop(self) -> None:
+        if self._look() is not None:
+            raise _StoppedByGuard(self.stop_reason)
+
     def _plan_retained(self, versions: VersionReader, cutoff: float) -> None:
         """Find out what the storage keeps of what is deleted, and say so before anything goes."""
         assert self.run_file is not None
@@ -278,9 +319,11 @@ class _Collection:
         self.run_file.add(multipart_rows(versions, policy, cutoff))
         self.keeps = versions.keeps()
         if shows_leftovers(self.keeps, purge=policy.purge_versions):
-            live = LiveSet([self.survey.marking.digests])
+            live = self.survey.marking.live_set
+            waiting = hidden(self.reader)
             self.observer.phase("listing versions", None, "objects")
             for found in leftovers_of(versions, self.blobs_total):
+                found = [left for left in found if left.path not in waiting]
                 rows = leftover_rows(found, live, self.catalog.names, cutoff, self.retained)
                 if policy.purge_versions:
                     self.run_file.add(rows)
@@ -333,7 +376,7 @@ class _Collection:
         assert self.run_file is not None
         self.run_file.make_durable()
         cache = self.job.blob_cache
-        with self.interrupts.deferred():
+        with self.interrupts.deferred(), self._deleter() as deleter:
             stale = cache.begin(self.run_file)
             if stale is not None:
                 self._refuse_with(stale.code, stale.message)
@@ -341,7 +384,7 @@ class _Collection:
             try:
                 swept = sweep(
                     self.run_file,
-                    self.storage,
+                    deleter,
                     self.storage.capabilities,
                     self._look,
                     self.interrupts,
@@ -362,6 +405,9 @@ class _Collection:
         self.interrupts.check()
 
     def _tidy(self, folders: set[str]) -> None:
+        if self.job.policy.allow_writable:
+            # A folder that is empty now may be where a push is about to write.
+            return
         try:
             tidy(
                 self.storage,
@@ -406,7 +452,10 @@ class _Collection:
             return Tally()
         eligible = self.run_file.count(kind)
         deleted = self.run_file.count(kind, RowState.DELETED)
-        return Tally(eligible.rows, eligible.bytes, deleted.rows, deleted.bytes)
+        aside = self.run_file.count(kind, RowState.QUARANTINED)
+        return Tally(
+            eligible.rows, eligible.bytes, deleted.rows, deleted.bytes, aside.rows, aside.bytes
+        )
 
     def _uploads(self) -> Tally:
         if self.run_file is None:
@@ -418,6 +467,15 @@ class _Collection:
             self.run_file.uploads(RowState.DELETED),
             files.deleted_bytes,
         )
+
+    def _remember(self, report: Report) -> None:
+        """Put what the run came to into its own file, for `registry-gc runs`."""
+        if self.run_file is None:
+            return
+        try:
+            self.run_file.record_meta(**ending(time.time(), document(report)))
+        except RunFileError as error:
+            self.observer.notice(f"the run file does not say how the run ended: {error}")
 
     def _report(self, code: int) -> Report:
         try:
@@ -445,6 +503,7 @@ class _Collection:
         marking = self.survey.marking if self.survey else None
         held = marking.holds if marking else ()
         damaged = marking.damaged if marking else ()
+        blobs = self.survey.blobs if self.survey else None
         if code == 0 and (held or damaged or failed):
             code = 3
         forgotten = self.job.blob_cache.state()
@@ -461,7 +520,7 @@ class _Collection:
             root=self.storage.root,
             repositories=len(self.catalog.repositories) if self.catalog else 0,
             emptied=self._emptied(),
-            marked=len(marking.digests) if marking else 0,
+            marked=len(marking.live_set) if marking else 0,
             manifests=self._tally(Kind.REVISION),
             blobs_total=self.blobs_total,
             blobs=self._tally(Kind.BLOB),
@@ -471,6 +530,19 @@ class _Collection:
             retained=self.retained,
             versions=self._tally(Kind.VERSIONS),
             multipart_uploads=self._tally(Kind.MULTIPART),
+            blobs_bytes=None if blobs is None or blobs.unsized else blobs.bytes,
+            uploads_bytes=sum(sum(one.sizes) for one in self.catalog.uploads)
+            if self.catalog
+            else 0,
+            held_blobs=blobs.held if blobs else 0,
+            held_bytes=blobs.held_bytes if blobs else 0,
+            live_manifests=self.survey.live_manifests if self.survey else 0,
+            quarantine=Quarantine(
+                self.job.policy.quarantine,
+                self.aside.marks,
+                self.aside.recalled,
+                self.aside.missed,
+            ),
             already_gone=gone,
             held=held,
             damaged=damaged,

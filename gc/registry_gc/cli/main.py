@@ -14,6 +14,8 @@ import click
 from registry_gc import __version__
 from registry_gc.cli.flags import DropInCommand
 from registry_gc.cli.options import collection_options
+from registry_gc.cli.quarantine import purge, restore
+from registry_gc.cli.usage_options import report, runs
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -68,6 +70,10 @@ def registry_gc() -> None:
 
 
 registry_gc.add_command(_drop_in("run"))
+registry_gc.add_command(report)
+registry_gc.add_command(runs)
+registry_gc.add_command(restore)
+registry_gc.add_command(purge)
 
 
 @registry_gc.command()

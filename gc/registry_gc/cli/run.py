@@ -14,6 +14,9 @@ from msgspec.structs import replace
 from registry_drivers.errors import DriverConfigError
 from registry_gc.blob_cache import with_cache
 from registry_gc.cli.output import Output
+from registry_gc.cli.quarantine import WRITABLE_GRACE, caution, check_quarantine
+from registry_gc.cli.records import Recorder, Records
+from registry_gc.cli.runs import prune_runs
 from registry_gc.cli.wiring import (
     blob_cache_of,
     cache_path,
@@ -21,6 +24,8 @@ from registry_gc.cli.wiring import (
     complain,
     guard_of,
     is_terminal,
+    log_as_json,
+    logs_json,
     note,
     read_config,
     state_folder,
@@ -29,6 +34,7 @@ from registry_gc.cli.wiring import (
 from registry_gc.collect import Job, Plan, collect, objections
 from registry_gc.config import Config
 from registry_gc.config_file import ConfigError
+from registry_gc.guard.writable import while_writable
 from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.policy import Policy
 from registry_gc.progress import Progress
@@ -85,20 +91,33 @@ def _run(
     service: Service | None,
 ) -> int:
     quiet, text = options["quiet"], options["output"] == "text"
-    progress = Progress(bars=not quiet and is_terminal())
+    progress = Progress(bars=not quiet and is_terminal(), as_json=logs_json())
+    if logs_json():
+        log_as_json()
+    recorder: Recorder | None = None
 
     def show(plan: Plan) -> None:
+        assert recorder is not None
+        recorder.planned(plan)
         if text and not quiet:
             output.lines(plan_lines(plan, options["verbose"]))
 
-    def run(job: Job) -> Report:
-        try:
-            return collect(job, progress, interrupts, show)
-        finally:
-            progress.finish()
-            close(job)
-
     try:
+        records = Records.of(options, progress)
+
+        def run(job: Job) -> Report:
+            nonlocal recorder
+            try:
+                recorder = records.recorder(job)
+                return collect(recorder.job, records.observer, interrupts, show)
+            except Exception:
+                if recorder is not None:
+                    recorder.crashed()
+                raise
+            finally:
+                progress.finish()
+                close(job)
+
         if service is None:
             report = run(_job(options, progress, commands))
         else:
@@ -113,6 +132,10 @@ def _run(
     except (ConfigError, DriverConfigError) as error:
         complain(str(error))
         return 2
+    assert recorder is not None
+    with interrupts.deferred():
+        # With what became of the commands: a registry that stays down is a run that failed.
+        report = recorder.ended(report)
     if not text:
         output.lines([as_json(report)])
     elif not quiet and report.run_file is not None:
@@ -120,6 +143,7 @@ def _run(
     # A registry that is left out of use has a line of its own, the last one.
     lost = service.lost if service is not None else ""
     _say(replace(report, error=None) if report.error == lost else report)
+    prune_runs(options, report.run_file)
     return report.exit_code
 
 
@@ -129,6 +153,8 @@ def _job(options: Mapping[str, Any], progress: Progress, commands: Commands | No
     stopped = options["registry_stopped"] or (commands is not None and commands.stops)
     guard = guard_of(config, storage, {**options, "registry_stopped": stopped})
     run = str(uuid.uuid4())
+    if options["allow_writable"]:
+        caution(config, progress)
     state_dir = state_folder(options, progress)
     cache = blob_cache_of(config, run_files(state_dir), progress)
     check = with_cache(guard.check, cache)
@@ -137,7 +163,7 @@ def _job(options: Mapping[str, Any], progress: Progress, commands: Commands | No
     return Job(
         storage=storage,
         policy=_policy(config, options),
-        check=check,
+        check=while_writable(check) if options["allow_writable"] else check,
         run_file=_run_file(options, state_dir, run),
         cache=cache_path(options, state_dir, storage),
         dry_run=options["dry_run"],
@@ -148,18 +174,21 @@ def _job(options: Mapping[str, Any], progress: Progress, commands: Commands | No
 
 
 def _policy(config: Config, options: Mapping[str, Any]) -> Policy:
+    check_quarantine(options)
     asked = options["upload_age"]
     purging = config.upload_purging
     by_config = purging.age_seconds if purging.enabled else None
     return Policy(
         delete_untagged=options["delete_untagged"],
-        grace=options["grace"],
+        grace=max(options["grace"], WRITABLE_GRACE if options["allow_writable"] else 0.0),
         upload_age=by_config if asked is None else asked,
         upload_without_start=asked is not None,
         max_delete=options["max_delete"],
         allow_empty=options["allow_empty"],
         keep_empty_repositories=options["keep_empty_repositories"],
         purge_versions=options["purge_versions"],
+        quarantine=options["quarantine"],
+        allow_writable=options["allow_writable"],
         releases=tuple(options["releases"]),
     )
 

@@ -74,6 +74,16 @@ def document(report: Report) -> dict[str, Any]:
             }
             for ran in report.commands
         ],
+        "quarantine": {
+            "seconds": report.quarantine.seconds,
+            "delete_markers": report.quarantine.marked,
+            "manifests": report.manifests.quarantined,
+            "layer_links": report.layer_links.quarantined,
+            "blobs": report.blobs.quarantined,
+            "bytes": report.blobs.quarantined_bytes,
+            "recalled": report.quarantine.recalled,
+            "missed": report.quarantine.missed,
+        },
         "already_gone": report.already_gone,
         "held": [
             {"repository": hold.repository, "digest": hold.digest, "reason": hold.reason}
