@@ -45,7 +45,7 @@ else
 endif
 
 test: $(VENV)/.installed-for-tests $(AZURITE) ## install what the tests need and run them all
-	@contrib/setup/packages docker-registry skopeo promtool=prometheus prometheus-pushgateway \
+	@contrib/setup/packages docker-registry skopeo redis-server promtool=prometheus prometheus-pushgateway \
 		rsyslogd=rsyslog systemd-analyze=systemd logrotate crontab=cron shellcheck mandoc zsh fish \
 		kubectl=kubernetes-client chromium-headless-shell
 	echo "==> ruff"

@@ -22,6 +22,7 @@ from registry_drivers.factory import versions_of
 from registry_drivers.versions import Keep, VersionReader
 from registry_drivers.wrappers import ReadOnly
 from registry_gc import __version__
+from registry_gc.blob_cache import BlobCache, NoCache
 from registry_gc.catalog import Catalog, is_registry
 from registry_gc.engine import Engine, WorkerLost, engine_for
 from registry_gc.events import Observer
@@ -61,6 +62,7 @@ class Job(msgspec.Struct, frozen=True):
     afterwards whether anything has. ``run_file``: where the run file is to be written.
     ``cache``: where what manifests reference is remembered; None to read them all. ``settled``:
     told of each batch of deletes, see :data:`registry_gc.sweep.Settled`.
+    ``blob_cache``: what the registry itself remembers.
     """
 
     storage: Storage
@@ -72,6 +74,7 @@ class Job(msgspec.Struct, frozen=True):
     verify: bool = False
     workers: int | None = None
     settled: tuple[Settled, ...] = ()
+    blob_cache: BlobCache = msgspec.field(default_factory=NoCache)
     run: str = msgspec.field(default_factory=lambda: str(uuid.uuid4()))
 
 
@@ -84,7 +87,9 @@ class Plan(msgspec.Struct, frozen=True):
     run_file: RunFile
 
 
-_REASSURING = frozenset({"nothing-to-probe", "readonly-confirmed", "stopped-confirmed"})
+_REASSURING = frozenset(
+    {"nothing-to-probe", "readonly-confirmed", "stopped-confirmed", "command-not-run"}
+)
 
 
 def objections(findings: Sequence[Finding]) -> list[Finding]:
@@ -392,7 +397,12 @@ class _Collection:
     def _sweep(self) -> None:
         assert self.run_file is not None
         self.run_file.make_durable()
+        cache = self.job.blob_cache
         with self.interrupts.deferred(), self._deleter() as deleter:
+            stale = cache.begin(self.run_file)
+            if stale is not None:
+                self._refuse_with(stale.code, stale.message)
+                raise _Refused(self._why_not())
             try:
                 swept = sweep(
                     self.run_file,
@@ -403,12 +413,13 @@ class _Collection:
                     self.observer,
                     self.versions,
                     purge=self._purges(),
-                    settled=self.job.settled,
+                    settled=(cache.settled, *self.job.settled),
                 )
                 if swept.stopped is None:
                     self.swept = True
                     self._tidy(swept.folders | set(self.hollow))
             finally:
+                cache.finish(self.run_file)
                 self.swept_at = time.monotonic()
                 self._notices()
         if swept.stopped is Stop.REFUSED:
@@ -433,7 +444,8 @@ class _Collection:
     def _look(self) -> Stop | None:
         """Look at guard and lock again; on a filesystem, where that is cheap, at every batch."""
         now = time.monotonic()
-        interval = 0.0 if self.storage.capabilities.folders else _LOOK_AGAIN
+        at_once = self.storage.capabilities.folders or self.job.blob_cache.lost
+        interval = 0.0 if at_once else _LOOK_AGAIN
         if self.looked_at and now - self.looked_at < interval:
             return None
         self.looked_at = now
@@ -521,6 +533,10 @@ class _Collection:
         blobs = self.survey.blobs if self.survey else None
         if code == 0 and (held or damaged or failed or faults):
             code = 3
+        forgotten = self.job.blob_cache.state()
+        if forgotten.left:
+            code = 1 if code in (0, 3, 4) else code
+            self.error = "; ".join(filter(None, (self.error, forgotten.warning)))
         return Report(
             run=self.job.run,
             run_file=None if self.run_file is None else self.run_file.path,
@@ -569,6 +585,7 @@ class _Collection:
             findings=tuple(self.findings),
             error=self.error,
             exit_code=code,
+            forgotten=forgotten,
         )
 
 

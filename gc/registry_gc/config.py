@@ -54,7 +54,9 @@ _DRIVERS: Mapping[str, frozenset[str]] = {
     "azure_v2": _AZURE,
 }
 _AZURE_CREDENTIALS = _keys("type clientid tenantid secret")
-_REDIS = _keys("addr addrs username password db tls mastername sentinelusername sentinelpassword")
+_REDIS = _keys(
+    "addr addrs username password db tls mastername mainname sentinelusername sentinelpassword"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,12 +26,17 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def current(cls) -> Process:
         """The process that asks."""
+        return cls.here(os.getpid())
+
+    @classmethod
+    def here(cls, pid: int) -> Process:
+        """The process that has *pid* now, seen from the one that asks."""
         return cls(
             host=socket.gethostname(),
-            pid=os.getpid(),
+            pid=pid,
             boot=_boot(),
             namespace=_namespace(),
-            started=_started(os.getpid()) or 0,
+            started=_started(pid) or 0,
         )
 
     def alive(self) -> bool | None:

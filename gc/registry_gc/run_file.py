@@ -41,7 +41,8 @@ CREATE TABLE deletions (
     reason TEXT NOT NULL,
     state TEXT NOT NULL DEFAULT 'planned',
     error TEXT,
-    finished REAL
+    finished REAL,
+    uncached REAL
 );
 """
 # Names that are no UTF-8 cannot be bound as text; as bytes that are cast to text they can.
@@ -111,6 +112,18 @@ class Count(msgspec.Struct, frozen=True):
     bytes: int = 0
 
 
+class Cached(NamedTuple):
+    """A row of what a registry's cache may remember; ``repository`` is None for a blob."""
+
+    number: int
+    repository: str | None
+    digest: str
+
+
+_OF_CACHED = "FROM deletions WHERE phase IN (SELECT value FROM json_each(?)) "
+_CACHED_PHASES = json.dumps([kind.phase for kind in (Kind.REVISION, Kind.LAYER_LINK, Kind.BLOB)])
+
+
 class RunFileError(Exception):
     """The run file cannot be written anywhere, or is not one of ours."""
 
@@ -118,11 +131,11 @@ class RunFileError(Exception):
 class RunFile:
     """A run file that is being written. ``notices`` says where it had to move, and why."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, connection: sqlite3.Connection | None = None) -> None:
         self.path = path
         self.notices: list[str] = []
         self._counts: dict[tuple[int, str], Count] | None = None
-        self._connection = _create(path)
+        self._connection = connection or _create(path)
 
     @classmethod
     def create(cls, path: str) -> RunFile:
@@ -142,6 +155,27 @@ class RunFile:
                 "which does not survive a reboot"
             )
             return fallback
+
+    @classmethod
+    def existing(cls, path: str) -> RunFile:
+        """The run file that another run has left at *path*.
+
+        :raises RunFileError: it cannot be read, or is not one of ours.
+        """
+        try:
+            os.stat(path)
+            connection = _connect(path)
+            try:
+                (schema,) = connection.execute("PRAGMA user_version").fetchone()
+            except BaseException:
+                connection.close()
+                raise
+        except (OSError, sqlite3.Error) as error:
+            raise RunFileError(f"{path}: {error}") from error
+        if schema != SCHEMA:
+            connection.close()
+            raise RunFileError(f"{path}: no run file of this version")
+        return cls(path, connection)
 
     def record_meta(self, **meta: Any) -> None:
         """Record facts about the run, as JSON values."""
@@ -283,6 +317,45 @@ class RunFile:
         self._write(
             "UPDATE deletions SET state = ?, error = CAST(? AS TEXT), finished = ? WHERE id = ?",
             [(state, _encoded(error or None), now, number) for number, state, error in outcomes],
+        )
+
+    def cached(self, numbers: Sequence[int]) -> list[Cached]:
+        """Those of rows *numbers* that a registry's cache may remember."""
+        query = (
+            f"SELECT id, repository, digest {_OF_CACHED}"  # noqa: S608  # above
+            "AND id IN (SELECT value FROM json_each(?))"
+        )
+        return [Cached(*row) for row in self._read(query, (_CACHED_PHASES, json.dumps(numbers)))]
+
+    def cached_batches(self, size: int, *states: RowState) -> Iterator[list[tuple[Cached, bool]]]:
+        """Rows in any of *states* that a registry's cache may remember, *size* at a time.
+
+        Each with whether :meth:`record_uncached` was told of it.
+        """
+        query = (
+            f"SELECT id, repository, digest, uncached IS NOT NULL {_OF_CACHED}"  # noqa: S608
+            "AND id > ? AND state IN (SELECT value FROM json_each(?)) ORDER BY id LIMIT ?"
+        )
+        wanted = json.dumps(states)
+        after = 0
+        while found := list(self._read(query, (_CACHED_PHASES, after, wanted, size))):
+            after = found[-1][0]
+            yield [(Cached(*row), bool(known)) for *row, known in found]
+
+    def count_cached(self, *states: RowState) -> tuple[int, int]:
+        """How many rows :meth:`record_uncached` was told of, and of how many it was not yet."""
+        query = (
+            f"SELECT count(uncached), count(*) - count(uncached) {_OF_CACHED}"  # noqa: S608
+            "AND state IN (SELECT value FROM json_each(?))"
+        )
+        ((told, left),) = self._read(query, (_CACHED_PHASES, json.dumps(states)))
+        return told, left
+
+    def record_uncached(self, numbers: Sequence[int]) -> None:
+        """Write down that no cache remembers rows *numbers* any more."""
+        now = time.time()
+        self._write(
+            "UPDATE deletions SET uncached = ? WHERE id = ?", [(now, number) for number in numbers]
         )
 
     def failures(self) -> Iterator[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import tempfile
 from collections.abc import Mapping
@@ -61,3 +62,8 @@ def run_file_path(state_dir: str, run: str, now: float) -> str:
     """Where the run file of *run* goes; names sort by time."""
     stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
     return os.path.join(state_dir, "runs", f"{stamp}-{run[:8]}.sqlite")
+
+
+def run_files(state_dir: str) -> list[str]:
+    """The run files in *state_dir*, oldest first."""
+    return sorted(glob.glob(os.path.join(glob.escape(state_dir), "runs", "*.sqlite")))

@@ -39,6 +39,26 @@ OPTIONS = (
         help="The registry is stopped: go on if every address refuses the connection.",
     ),
     _option(
+        "--stop-command", metavar="COMMAND",
+        help="Stops the registry before the collection, by `sh -c`.",
+    ),
+    _option(
+        "--start-command", metavar="COMMAND",
+        help="Starts it again, whatever has happened.",
+    ),
+    _option(
+        "--readonly-command", metavar="COMMAND",
+        help="Instead of stopping it: makes the registry read-only. The config is read afterwards.",
+    ),
+    _option(
+        "--readwrite-command", metavar="COMMAND",
+        help="Makes it writable again, whatever has happened.",
+    ),
+    _option(
+        "--command-timeout", type=DurationType(), default="5m", show_default=True,
+        metavar="DURATION", help="How long each of these commands may take.",
+    ),
+    _option(
         "--registry-url", "registry_urls", multiple=True, metavar="URL",
         help="Another address of a registry on this storage, to be asked whether it is "
         "read-only. Repeatable.",

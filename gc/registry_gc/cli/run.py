@@ -7,15 +7,20 @@ import os
 import time
 import uuid
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from registry_drivers.errors import DriverConfigError
+from registry_gc.blob_cache import with_cache
 from registry_gc.cli.output import Output
 from registry_gc.cli.quarantine import WRITABLE_GRACE, caution, check_quarantine
-from registry_gc.cli.records import Records
+from registry_gc.cli.records import Recorder, Records
 from registry_gc.cli.runs import prune_runs
 from registry_gc.cli.wiring import (
+    blob_cache_of,
     cache_path,
+    close,
     complain,
     guard_of,
     is_terminal,
@@ -36,11 +41,28 @@ from registry_gc.progress import Progress
 from registry_gc.report.document import as_json
 from registry_gc.report.model import Report
 from registry_gc.report.text import plan_lines, summary_lines
-from registry_gc.state_dir import run_file_path
+from registry_gc.state_dir import run_file_path, run_files
+
+if TYPE_CHECKING:
+    from registry_gc.service import Commands, Service
+
+_COMMANDS = ("stop_command", "start_command", "readonly_command", "readwrite_command")
 
 
 def run_collection(options: Mapping[str, Any]) -> int:
     """Run the collection that *options* describe; returns the exit code."""
+    if not any(options[name] for name in _COMMANDS):
+        return _run_here(options)
+    from registry_gc.cli.away import run_with_commands
+
+    return run_with_commands(options, lambda *away: _run_here(options, *away))
+
+
+def _run_here(
+    options: Mapping[str, Any],
+    commands: Commands | None = None,
+    service: Service | None = None,
+) -> int:
     # Millions of small objects are made here and no cycles: looking for those takes a sixth of the
     # time. What is there now stays for ever; worker processes share it.
     gc.freeze()
@@ -49,69 +71,105 @@ def run_collection(options: Mapping[str, Any]) -> int:
     interrupts = Interrupts()
     try:
         with interrupts.installed():
-            return _run(options, output, interrupts)
+            code = _run(options, output, interrupts, commands, service)
     except Interrupted as interrupt:
         # Before the collection has begun, or while its report is shown.
         complain(f"interrupted by {interrupt}")
-        return 128 + interrupt.number
+        code = 128 + interrupt.number
     finally:
+        if service is not None and service.lost:
+            complain(service.lost)
         output.close()
+    return 1 if service is not None and service.lost else code
 
 
-def _run(options: Mapping[str, Any], output: Output, interrupts: Interrupts) -> int:
+def _run(
+    options: Mapping[str, Any],
+    output: Output,
+    interrupts: Interrupts,
+    commands: Commands | None,
+    service: Service | None,
+) -> int:
     quiet, text = options["quiet"], options["output"] == "text"
     progress = Progress(bars=not quiet and is_terminal(), as_json=logs_json())
     if logs_json():
         log_as_json()
-    try:
-        records = Records.of(options, progress)
-        recorder = records.recorder(_job(options, progress))
-    except (ConfigError, DriverConfigError) as error:
-        complain(str(error))
-        return 2
+    recorder: Recorder | None = None
 
     def show(plan: Plan) -> None:
+        assert recorder is not None
         recorder.planned(plan)
         if text and not quiet:
             output.lines(plan_lines(plan, options["verbose"]))
 
-    job = recorder.job
     try:
-        report = collect(job, records.observer, interrupts, show)
-        with interrupts.deferred():
-            report = recorder.ended(report)
-    except Exception:
-        recorder.crashed()
-        raise
-    finally:
-        progress.finish()
-        job.storage.close()
+        records = Records.of(options, progress)
+
+        def run(job: Job) -> Report:
+            nonlocal recorder
+            try:
+                recorder = records.recorder(job)
+                return collect(recorder.job, records.observer, interrupts, show)
+            except Exception:
+                if recorder is not None:
+                    recorder.crashed()
+                raise
+            finally:
+                progress.finish()
+                close(job)
+
+        if service is None:
+            report = run(_job(options, progress, commands))
+        else:
+            from registry_gc.cli.away import run_away
+
+            report = run_away(
+                service,
+                lambda watcher: _job(options, watcher or progress, commands),
+                run,
+                interrupts,
+            )
+    except (ConfigError, DriverConfigError) as error:
+        complain(str(error))
+        return 2
+    assert recorder is not None
+    with interrupts.deferred():
+        # With what became of the commands: a registry that stays down is a run that failed.
+        report = recorder.ended(report)
     if not text:
         output.lines([as_json(report)])
     elif not quiet and report.run_file is not None:
         output.lines(summary_lines(report))
-    _say(report)
+    # A registry that is left out of use has a line of its own, the last one.
+    lost = service.lost if service is not None else ""
+    _say(replace(report, error=None) if report.error == lost else report)
     prune_runs(options, report.run_file)
     return report.exit_code
 
 
-def _job(options: Mapping[str, Any], progress: Progress) -> Job:
+def _job(options: Mapping[str, Any], progress: Progress, commands: Commands | None) -> Job:
     config = read_config(options["config"], progress)
     storage = storage_of(config, options["max_requests_per_second"])
-    guard = guard_of(config, storage, options)
+    stopped = options["registry_stopped"] or (commands is not None and commands.stops)
+    guard = guard_of(config, storage, {**options, "registry_stopped": stopped})
     run = str(uuid.uuid4())
     if options["allow_writable"]:
         caution(config, progress)
     state_dir = state_folder(options, progress)
+    cache = blob_cache_of(config, run_files(state_dir), progress)
+    check = with_cache(guard.check, cache)
+    if commands is not None and options["dry_run"]:
+        check = commands.guessing(check)
     return Job(
         storage=storage,
         policy=_policy(config, options),
-        check=while_writable(guard.check) if options["allow_writable"] else guard.check,
+        check=while_writable(check) if options["allow_writable"] else check,
         run_file=_run_file(options, state_dir, run),
         cache=cache_path(options, state_dir, storage),
         dry_run=options["dry_run"],
         verify=options["verify"],
         workers=options["workers"],
+        blob_cache=cache,
         run=run,
     )
 
@@ -149,6 +207,11 @@ def _say(report: Report) -> None:
     elif report.dry_run and report.verdict != "allowed":
         reasons = "; ".join(finding.message for finding in objections(report.findings))
         note(f"a collection would be refused ({report.verdict}): {reasons}")
+    if report.forgotten.restart:
+        note(
+            "restart the registry before it takes writes: it remembers deleted blobs"
+            " (storage.cache.blobdescriptor is inmemory)"
+        )
     if report.exit_code == 3:
         note(
             f"{len(report.held)} held, {len(report.damaged)} damaged, "

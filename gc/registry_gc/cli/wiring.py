@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,8 @@ from registry_drivers.base import Storage
 from registry_drivers.errors import DriverConfigError, StorageError
 from registry_drivers.factory import open_storage
 from registry_drivers.parameters import Parameters
+from registry_gc.blob_cache import BlobCache, NoCache, RedisCache
+from registry_gc.collect import Job
 from registry_gc.config import Config, load_config
 from registry_gc.config_file import ConfigError
 from registry_gc.guard import Guard, GuardOptions
@@ -94,6 +96,26 @@ def guard_of(config: Config, storage: Storage, options: Mapping[str, Any]) -> Gu
             auth_file=options["registry_auth_file"],
         ),
     )
+
+
+def blob_cache_of(config: Config, earlier: Sequence[str], progress: Progress) -> BlobCache:
+    """What makes the registry forget what is deleted, and what runs *earlier* have deleted.
+
+    :raises ConfigError: its ``redis`` section cannot be understood.
+    """
+    if config.blob_descriptor_cache == "redis":
+        from registry_gc.redis_config import redis_config
+
+        redis = redis_config(config.path, config.redis or {})
+        return RedisCache(redis, progress, earlier)
+    # Distribution takes any other name for none, with a warning.
+    return NoCache("inmemory" if config.blob_descriptor_cache == "inmemory" else None)
+
+
+def close(job: Job) -> None:
+    """Let go of what a job holds."""
+    job.blob_cache.close()
+    job.storage.close()
 
 
 def state_folder(options: Mapping[str, Any], progress: Progress) -> str:

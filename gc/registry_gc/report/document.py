@@ -59,6 +59,21 @@ def document(report: Report) -> dict[str, Any]:
             "deleted": report.multipart_uploads.deleted,
             "deleted_bytes": report.multipart_uploads.deleted_bytes,
         },
+        "blob_cache": {
+            "kind": report.forgotten.kind,
+            "removed": report.forgotten.removed,
+            "left": report.forgotten.left,
+            "restart_needed": report.forgotten.restart,
+        },
+        "commands": [
+            {
+                "name": ran.name,
+                "code": ran.code,
+                "seconds": round(ran.seconds, 6),
+                "error": ran.error or None,
+            }
+            for ran in report.commands
+        ],
         "quarantine": {
             "seconds": report.quarantine.seconds,
             "delete_markers": report.quarantine.marked,

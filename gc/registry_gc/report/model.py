@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from registry_drivers.versions import Keep
+from registry_gc.blob_cache import Forgotten
 from registry_gc.catalog import Damage
 from registry_gc.guard import Finding
 from registry_gc.mark import Hold
 from registry_gc.retained import Retained
+
+if TYPE_CHECKING:
+    # Starts processes, and only where an operator's commands are to be run.
+    from registry_gc.commands import Ran
 
 
 class Tally(msgspec.Struct, frozen=True):
@@ -90,6 +97,8 @@ class Report(msgspec.Struct, frozen=True):
     retained: Retained = msgspec.field(default_factory=Retained)
     versions: Tally = msgspec.field(default_factory=Tally)
     multipart_uploads: Tally = msgspec.field(default_factory=Tally)
+    forgotten: Forgotten = msgspec.field(default_factory=Forgotten)
+    commands: tuple[Ran, ...] = ()
     blobs_bytes: int | None = None
     uploads_bytes: int = 0
     held_blobs: int = 0

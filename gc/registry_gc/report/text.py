@@ -129,6 +129,8 @@ def summary_lines(report: Report) -> Iterator[str]:
         yield f"  strangers     {_number(report.strangers)} files that are not a registry's, kept"
     if report.verified:
         yield f"  verified      {_number(report.verified.manifests)} live manifests"
+    yield from _cache_lines(report)
+    yield from _command_lines(report)
     yield from _problem_lines(report)
     if report.run_file:
         yield f"  run file      {report.run_file}"
@@ -160,6 +162,21 @@ def _retained_lines(report: Report) -> Iterator[str]:
         yield f"  soft-deleted  {size(report.retained.soft_deleted)}, until the storage lets go"
     for path in report.retained.recoverable:
         yield f"  recoverable   {path}: live, but deleted; old versions of it are there"
+
+
+def _command_lines(report: Report) -> Iterator[str]:
+    for ran in report.commands:
+        yield f"  {ran.name:13} {ran.error or f'command done in {ran.seconds:.1f} s'}"
+
+
+def _cache_lines(report: Report) -> Iterator[str]:
+    """What the registry still remembers of what is gone."""
+    if report.forgotten.removed:
+        yield f"  forgotten     {_number(report.forgotten.removed)} in the registry's Redis"
+    if report.forgotten.left:
+        yield f"  remembered    {_number(report.forgotten.left)} in the registry's Redis"
+    if report.forgotten.restart:
+        yield "  restart       the registry, before it takes writes: it remembers deleted blobs"
 
 
 def _problem_lines(report: Report) -> Iterator[str]:

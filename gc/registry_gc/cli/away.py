@@ -1,0 +1,161 @@
+"""A collection while the registry is out of use: the commands around it, and what they say."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from msgspec.structs import replace
+
+from registry_drivers.errors import StorageError
+from registry_gc.catalog import is_registry
+from registry_gc.cli.wiring import (
+    blob_cache_of,
+    close,
+    complain,
+    read_config,
+    state_folder,
+    storage_of,
+)
+from registry_gc.collect import Job
+from registry_gc.commands import Shared
+from registry_gc.config_file import ConfigError
+from registry_gc.guard import Finding, Verdict
+from registry_gc.interrupts import Interrupts
+from registry_gc.lock import blocker
+from registry_gc.progress import Progress
+from registry_gc.report.model import Report
+from registry_gc.service import Commands, Service, settled
+from registry_gc.state_dir import run_files
+from registry_gc.supervisor import supervise
+
+_PAIRS = (("stop_command", "start_command"), ("readonly_command", "readwrite_command"))
+
+
+def commands_of(options: Mapping[str, Any]) -> Commands:
+    """The commands that *options* give, at least one of them.
+
+    :raises ConfigError: one is given without its other half, or both pairs are.
+    """
+    given = [pair for pair in _PAIRS if any(options[name] for name in pair)]
+    names = [tuple("--" + name.replace("_", "-") for name in pair) for pair in given]
+    if len(given) > 1:
+        raise ConfigError(f"{names[0][0]} and {names[1][0]}: give one, as one is enough")
+    leave, back = (options[name] for name in given[0])
+    if not leave or not back:
+        raise ConfigError(f"{names[0][0]} and {names[0][1]}: give both, or none")
+    return Commands(leave, back, given[0] == _PAIRS[0], options["command_timeout"])
+
+
+def run_with_commands(
+    options: Mapping[str, Any], run: Callable[[Commands, Service | None], int]
+) -> int:
+    """Run a collection with the commands that *options* give; returns the exit code.
+
+    :param run: runs it in this process; without a service it runs no commands.
+    """
+    try:
+        commands = commands_of(options)
+    except ConfigError as error:
+        complain(str(error))
+        return 2
+    if options["dry_run"]:
+        return run(commands, None)
+    service = Service(commands, Shared())
+    return supervise(
+        commands,
+        service.shared,
+        lambda: run(commands, service),
+        lambda: _forget(options),
+        complain,
+    )
+
+
+def _forget(options: Mapping[str, Any]) -> None:
+    """Remove from the registry's Redis what a run that was killed did not get to."""
+    progress = Progress(bars=False)
+    config = read_config(options["config"], progress)
+    state_dir = state_folder(options, progress)
+    own = [os.path.abspath(str(options["run_file"]))] if options["run_file"] else []
+    cache = blob_cache_of(config, [*run_files(state_dir), *own], progress)
+    storage = storage_of(config)
+    try:
+        cache.catch_up(storage.driver, storage.root)
+        stale = cache.check()
+        if stale is not None:
+            complain(stale.message)
+    finally:
+        cache.close()
+        storage.close()
+
+
+def run_away(
+    service: Service,
+    job_of: Callable[[Progress | None], Job],
+    run: Callable[[Job], Report],
+    interrupts: Interrupts,
+) -> Report:
+    """Take the registry out of use, run the collection, bring the registry back.
+
+    :param job_of: makes the job anew, as the config may have been edited; with an observer of
+        its own, or the usual one.
+    :raises ConfigError: there is no job to be made of it.
+    """
+    refusal = _refusal(service.commands, job_of)
+    if refusal is not None:
+        return run(replace(job_of(None), check=lambda: refusal))
+    try:
+        with interrupts.deferred():
+            failed = service.leave()
+        job = job_of(None)
+        service.shared.remote = not job.storage.capabilities.folders
+        if failed is not None:
+            job = replace(job, check=lambda: Verdict("refused", (failed,)))
+        else:
+            _settle(job, interrupts)
+        report = run(job)
+    finally:
+        # A signal right here ends this process; the other one then brings the registry back.
+        with interrupts.deferred():
+            service.back()
+    return _with_commands(report, service)
+
+
+def _refusal(commands: Commands, job_of: Callable[[Progress | None], Job]) -> Verdict | None:
+    """What would refuse the run with the registry out of use too; None where nothing does."""
+    job = job_of(Progress(bars=False, notices=False))
+    try:
+        if not is_registry(job.storage):
+            return Verdict("refused", ())  # the collection says what it found instead
+        verdict = commands.verdict_without(job.check())
+        held = blocker(job.storage)
+        if held is not None:
+            return Verdict("refused", (*verdict.findings, Finding("locked", str(held))))
+        return None if verdict.allowed else verdict
+    except StorageError as error:
+        return Verdict("unknown", (Finding("storage-unreadable", str(error)),))
+    finally:
+        close(job)
+
+
+def _settle(job: Job, interrupts: Interrupts) -> None:
+    try:
+        settled(job.check, interrupts)
+    except StorageError:
+        return  # the collection, which asks again, says so
+
+
+def _with_commands(report: Report, service: Service) -> Report:
+    forgotten = report.forgotten
+    if not service.lost:
+        # A new process remembers nothing.
+        return replace(
+            report, commands=tuple(service.ran), forgotten=replace(forgotten, restart=False)
+        )
+    return replace(
+        report,
+        commands=tuple(service.ran),
+        error=report.error or service.lost,
+        exit_code=1,
+    )

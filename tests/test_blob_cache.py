@@ -1,0 +1,424 @@
+"""What is deleted is removed from the registry's Redis, exactly that, whatever happens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from core_support import Store, Watcher
+from registry_drivers.base import Outcome
+from registry_gc.blob_cache import RedisCache, with_cache
+from registry_gc.collect import Job
+from registry_gc.collect import collect as collect_job
+from registry_gc.guard import Verdict
+from registry_gc.interrupts import Interrupts
+from registry_gc.policy import Policy
+from registry_gc.redis_config import RedisConfig
+from registry_gc.report.model import Report
+from registry_gc.run_file import Kind, Row, RowState, RunFile
+from registry_tree import sha256
+from running import Disk, Result, collect, write_config
+from servers.redis import RedisServer, cluster, entries, sentinel
+from servers.tls import make_tls
+
+ALLOWED = Verdict("allowed", ())
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path / "redis").running() as server:
+        yield server
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Disk:
+    """An image that lives in ``a``, and in ``b`` a link to its layer and a dead blob."""
+    disk = Disk(tmp_path / "disk")
+    disk.tree.image("a", "v1", layers=[b"kept"])
+    disk.tree.layer("b", b"kept")
+    disk.tree.layer("b", b"orphan")
+    return disk
+
+
+KEPT, ORPHAN = sha256(b"kept"), sha256(b"orphan")
+
+
+def remember_all(redis: RedisServer, db: int = 0) -> None:
+    redis.remember("a", KEPT, db=db)
+    redis.remember("b", KEPT, db=db)
+    redis.remember("b", ORPHAN, db=db)
+
+
+STAY = {
+    f"blobs::{KEPT}",
+    "repository::a::blobs",
+    f"repository::a::blobs {KEPT}",
+    f"repository::a::blobs::{KEPT}",
+}
+
+
+def config_with(disk: Disk, section: Mapping[str, Any] | None) -> Path:
+    """A config with a cache in Redis, and that section ``redis``."""
+    config = write_config(disk.root, extra={"cache": {"blobdescriptor": "redis"}})
+    if section is not None:
+        document = {**yaml.safe_load(config.read_text()), "redis": dict(section)}
+        config.write_text(yaml.safe_dump(document))
+    return config
+
+
+def run(disk: Disk, section: Mapping[str, Any] | None, *options: str) -> Result:
+    disk.age()
+    return collect(disk.root, *options, config=config_with(disk, section))
+
+
+def codes(result: Result) -> list[str]:
+    return [finding["code"] for finding in result.json["guard"]["findings"]]
+
+
+def check_refused(disk: Disk, result: Result) -> str:
+    """The run was refused because of Redis, and deleted nothing; the message."""
+    assert result.exit_code == 4, result.errors
+    (finding,) = [f for f in result.json["guard"]["findings"] if f["code"] == "redis-unreachable"]
+    assert disk.has_blob(ORPHAN)
+    assert disk.has_link("b", ORPHAN)
+    return str(finding["message"])
+
+
+def check_forgotten(redis: RedisServer, result: Result) -> None:
+    """Exactly the entries of what was deleted are gone."""
+    assert result.exit_code == 0, result.errors
+    assert entries(redis, [KEPT, ORPHAN]) | {"repository::a::blobs"} == STAY
+    cache = result.json["blob_cache"]
+    # Two links and a blob.
+    assert (cache["kind"], cache["removed"], cache["left"]) == ("redis", 3, 0)
+
+
+# --- what goes
+
+
+def test_the_entries_of_deleted_blobs_and_links_go_and_no_others(
+    disk: Disk, redis: RedisServer
+) -> None:
+    remember_all(redis)
+    redis.send("SET", "blobs::somebody-elses", "1")
+    check_forgotten(redis, run(disk, {"addr": redis.address}))
+    assert "blobs::somebody-elses" in redis.names()
+
+
+def test_the_run_file_says_when_each_entry_was_removed(disk: Disk, redis: RedisServer) -> None:
+    remember_all(redis)
+    result = run(disk, {"addrs": [redis.address]})
+    run_file = RunFile.existing(result.json["run_file"])
+    assert run_file.count_cached(RowState.DELETED) == (3, 0)
+    assert run_file.meta()["blob_cache"] == "forgotten"
+    run_file.close()
+
+
+def test_other_names_of_a_deleted_blob_go_too(disk: Disk, redis: RedisServer) -> None:
+    alias = "sha512:" + "ab" * 64
+    hexadecimal = alias.removeprefix("sha512:")
+    path = f"docker/registry/v2/repositories/b/_layers/sha512/{hexadecimal}/link"
+    disk.write(path, ORPHAN.encode())
+    redis.remember("b", alias, ORPHAN)
+    result = run(disk, {"addr": redis.address})
+    assert result.exit_code == 0, result.errors
+    assert redis.names() == set()
+
+
+def test_a_manifest_that_is_untagged_goes_with_its_link(disk: Disk, redis: RedisServer) -> None:
+    digest = disk.tree.image("b", None, layers=[b"kept", b"more"])
+    redis.remember("b", digest)
+    result = run(disk, {"addr": redis.address}, "-m")
+    assert result.exit_code == 0, result.errors
+    assert entries(redis, [digest]) == set()
+
+
+def test_a_dry_run_removes_nothing(disk: Disk, redis: RedisServer) -> None:
+    remember_all(redis)
+    before = redis.names()
+    result = run(disk, {"addr": redis.address}, "--dry-run")
+    assert (result.exit_code, result.json["guard"]["verdict"]) == (0, "allowed")
+    assert redis.names() == before
+
+
+def test_without_redis_as_the_cache_the_section_is_not_looked_at(
+    disk: Disk, redis: RedisServer
+) -> None:
+    remember_all(redis)
+    before = redis.names()
+    config = config_with(disk, {"addr": redis.address})
+    config.write_text(config.read_text().replace("blobdescriptor: redis", "blobdescriptor: off"))
+    disk.age()
+    result = collect(disk.root, config=config)
+    assert result.exit_code == 0, result.errors
+    assert result.json["blob_cache"]["kind"] is None
+    assert redis.names() == before
+
+
+# --- how Redis is reached
+
+
+def test_password_and_database_are_those_of_the_config(disk: Disk, tmp_path: Path) -> None:
+    with RedisServer(tmp_path / "redis", "--requirepass", "s3cret").running() as redis:
+        remember_all(redis)
+        remember_all(redis, db=3)
+        result = run(disk, {"addr": redis.address, "password": "s3cret", "db": 3})
+        assert result.exit_code == 0, result.errors
+        with redis.client() as client:
+            assert client.exists(f"blobs::{ORPHAN}")
+            client.select(3)
+            assert not client.exists(f"blobs::{ORPHAN}")
+            assert client.exists(f"blobs::{KEPT}")
+
+
+def test_a_user_who_may_only_touch_the_registrys_keys_is_enough(
+    disk: Disk, redis: RedisServer
+) -> None:
+    remember_all(redis)
+    rights = ["~blobs::*", "~repository::*", "+del", "+srem"]
+    redis.send("ACL", "SETUSER", "registry", "on", ">s3cret", *rights)
+    login = {"username": "registry", "password": "s3cret"}
+    check_forgotten(redis, run(disk, {"addrs": [redis.address], **login}))
+
+
+def test_tls_with_an_authority_of_ones_own(disk: Disk, tmp_path: Path) -> None:
+    tls = make_tls(tmp_path)
+    with RedisServer(tmp_path / "redis", tls=tls).running() as redis:
+        remember_all(redis)
+        files = {"certificate": str(tls.server), "key": str(tls.server)}
+        section = {"addrs": [redis.address], "tls": {"rootcas": [str(tls.authority)], **files}}
+        check_forgotten(redis, run(disk, section))
+
+
+def test_gitlabs_switch_for_tls_without_verification(disk: Disk, tmp_path: Path) -> None:
+    tls = make_tls(tmp_path)
+    server = RedisServer(tmp_path / "redis", "--tls-auth-clients", "no", tls=tls)
+    with server.running() as redis:
+        remember_all(redis)
+        section = {"addr": redis.address, "tls": {"enabled": True}}
+        assert "certificate" in check_refused(disk, run(disk, section))
+        section = {"addr": redis.address, "tls": {"enabled": True, "insecure": True}}
+        check_forgotten(redis, run(disk, section))
+
+
+def test_a_unix_socket(disk: Disk, tmp_path: Path) -> None:
+    socket = tmp_path / "s"
+    with RedisServer(tmp_path / "redis", "--unixsocket", str(socket)).running() as redis:
+        remember_all(redis)
+        check_forgotten(redis, run(disk, {"addrs": [str(socket)]}))
+
+
+@pytest.mark.parametrize("key", ["mastername", "mainname"])
+def test_the_master_that_sentinels_name(disk: Disk, tmp_path: Path, key: str) -> None:
+    with RedisServer(tmp_path / "redis", "--requirepass", "s3cret").running() as redis:
+        lines = ["requirepass guarded", "sentinel auth-pass registry s3cret"]
+        with sentinel(tmp_path / "sentinel", redis, "registry", *lines) as address:
+            remember_all(redis)
+            section = {key: "registry", "password": "s3cret", "sentinelpassword": "guarded"}
+            addresses = {"addr": address} if key == "mainname" else {"addrs": [address]}
+            check_forgotten(redis, run(disk, {**section, **addresses}))
+            result = run(disk, {**section, **addresses, "sentinelpassword": "wrong"}, "--dry-run")
+            assert codes(result)[:1] == ["redis-unreachable"] or "redis-unreachable" in codes(
+                result
+            )
+
+
+@pytest.mark.parametrize("form", ["addr", "addrs"])
+def test_a_cluster(disk: Disk, tmp_path: Path, form: str) -> None:
+    with cluster(tmp_path / "redis") as redis:
+        remember_all(redis)
+        nodes = [redis.address, f"localhost:{redis.port}"]
+        section = {"addrs": nodes} if form == "addrs" else {"addr": ",".join(nodes)}
+        check_forgotten(redis, run(disk, section))
+
+
+# --- where it is not
+
+
+def test_a_redis_that_does_not_answer_refuses_the_run(disk: Disk, tmp_path: Path) -> None:
+    nobody = RedisServer(tmp_path / "redis")
+    message = check_refused(disk, run(disk, {"addr": nobody.address}))
+    assert nobody.address in message
+
+
+def test_a_dry_run_says_that_a_run_would_be_refused(disk: Disk, tmp_path: Path) -> None:
+    nobody = RedisServer(tmp_path / "redis")
+    result = run(disk, {"addr": nobody.address}, "--dry-run")
+    assert (result.exit_code, result.json["guard"]["verdict"]) == (0, "refused")
+    assert "redis-unreachable" in codes(result)
+    assert result.json["blobs"]["eligible"] == 1
+
+
+def test_a_cache_without_an_address_refuses_the_run(disk: Disk) -> None:
+    assert "says where it is" in check_refused(disk, run(disk, None))
+
+
+def test_a_wrong_password_refuses_the_run_and_is_not_shown(disk: Disk, tmp_path: Path) -> None:
+    with RedisServer(tmp_path / "redis", "--requirepass", "right").running() as redis:
+        result = run(disk, {"addr": redis.address, "password": "s3cret"})
+        check_refused(disk, result)
+        assert "s3cret" not in result.errors + result.text
+
+
+def test_a_user_who_may_not_delete_refuses_the_run(disk: Disk, redis: RedisServer) -> None:
+    redis.send("ACL", "SETUSER", "reader", "on", ">x", "~*", "+@read", "+@connection")
+    section = {"addrs": [redis.address], "username": "reader", "password": "x"}
+    assert "del" in check_refused(disk, run(disk, section)).lower()
+
+
+def test_a_replica_refuses_the_run(disk: Disk, redis: RedisServer, tmp_path: Path) -> None:
+    options = ("--replicaof", f"127.0.0.1 {redis.port}")
+    with RedisServer(tmp_path / "replica", *options).running() as replica:
+        check_refused(disk, run(disk, {"addr": replica.address}))
+
+
+def test_a_node_of_a_cluster_that_does_not_answer_refuses_the_run(
+    disk: Disk, tmp_path: Path
+) -> None:
+    nobody = RedisServer(tmp_path / "redis").address
+    check_refused(disk, run(disk, {"addrs": [nobody, nobody.replace("127.0.0.1", "localhost")]}))
+
+
+def test_without_the_client_library_the_run_is_refused_and_its_extra_named(
+    disk: Disk, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "redis.exceptions", None)
+    message = check_refused(disk, run(disk, {"addr": redis.address}))
+    assert "pip install 'registry-garbage-collect[redis]'" in message
+
+
+# --- when it is lost on the way
+
+
+class Deletions:
+    """A registry in memory with many dead blobs, whose Redis is told what to do at a delete."""
+
+    def __init__(self, folder: Path, redis: RedisServer, at: int, then: Callable[[], Any]) -> None:
+        self.folder = folder
+        self.redis = redis
+        self.store = Store(delete_batch=4)
+        self.store.tree.image("a", "v1", layers=[b"kept"])
+        self.dead = [self.store.tree.layer("b", b"dead %d" % number) for number in range(100)]
+        for digest in self.dead:
+            redis.remember("b", digest)
+        plain = self.store.storage.delete
+        seen = 0
+
+        def delete(paths: Iterable[str]) -> Iterator[Outcome]:
+            nonlocal seen
+            for outcome in plain(paths):
+                seen += outcome.path.endswith("/data")
+                if seen == at:
+                    seen += 1
+                    then()
+                yield outcome
+
+        self.store.storage.delete = delete  # type: ignore[method-assign]  # a hook for this test
+
+    def collect(self, name: str) -> Report:
+        """One run, with its run file under that name."""
+        earlier = sorted(str(path) for path in self.folder.glob("*.sqlite"))
+        host, _, port = self.redis.address.partition(":")
+        cache = RedisCache(RedisConfig(((host, int(port)),)), Watcher(), earlier)
+        job = Job(
+            storage=self.store.storage,
+            policy=Policy(),
+            check=with_cache(lambda: ALLOWED, cache),
+            run_file=str(self.folder / name),
+            blob_cache=cache,
+            workers=1,
+        )
+        try:
+            return collect_job(job, Watcher(), Interrupts())
+        finally:
+            cache.close()
+
+
+def test_a_redis_that_is_lost_stops_the_sweep_and_the_next_run_removes_what_is_left(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    some = Deletions(tmp_path, redis, 6, lambda: redis.send("ACL", "SETUSER", "default", "-del"))
+    report = some.collect("1.sqlite")
+    assert report.exit_code == 5
+    assert report.findings[-1].code == "redis-unreachable"
+    assert 0 < report.blobs.deleted < 100
+    # No entry of a deleted blob is taken for removed that is not.
+    there = sum(f"blobs::{digest}" in redis.names() for digest in some.dead)
+    assert report.forgotten.left == there - (100 - report.blobs.deleted) > 0
+    assert report.error is not None
+    assert "may still be in the registry's Redis" in report.error
+
+    redis.send("ACL", "SETUSER", "default", "+del")
+    second = some.collect("2.sqlite")
+    assert (second.exit_code, second.error) == (0, None)
+    assert entries(redis, some.dead) == set()
+
+
+def test_a_redis_that_is_lost_for_the_last_removals_is_exit_code_1(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    some = Deletions(tmp_path, redis, 100, lambda: redis.send("ACL", "SETUSER", "default", "-del"))
+    report = some.collect("1.sqlite")
+    assert report.blobs.deleted == 100
+    assert report.exit_code == 1
+    assert report.forgotten.left > 0
+
+
+def test_a_redis_that_comes_back_is_caught_up_with(redis: RedisServer, tmp_path: Path) -> None:
+    def blink() -> None:
+        with redis.client() as client:
+            client.client_kill_filter(_type="normal", skipme=True)
+
+    some = Deletions(tmp_path, redis, 6, blink)
+    report = some.collect("1.sqlite")
+    assert (report.exit_code, report.error) == (0, None)
+    assert entries(redis, some.dead) == set()
+
+
+def test_what_a_killed_run_had_deleted_the_next_run_removes(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    """Also what it had not even written down as deleted; of another storage's run, nothing."""
+    some = Deletions(tmp_path / "runs", redis, -1, lambda: None)
+    (tmp_path / "runs").mkdir()
+    gone, unwritten, elsewhere = (sha256(name) for name in (b"gone", b"unwritten", b"elsewhere"))
+    for digest in (gone, unwritten, elsewhere):
+        redis.remember("c", digest)
+    for name, root, digests in (
+        ("1.sqlite", some.store.storage.root, (gone, unwritten)),
+        ("2.sqlite", "/another/root", (elsewhere,)),
+    ):
+        run_file = RunFile.create(str(tmp_path / "runs" / name))
+        run_file.record_meta(driver=some.store.storage.driver, root=root, blob_cache="redis")
+        run_file.add(Row(Kind.BLOB, None, digest, f"x/{digest}", 1, None, "") for digest in digests)
+        run_file.add(
+            Row(Kind.LAYER_LINK, "c", digest, f"c/{digest}", 1, None, "") for digest in digests
+        )
+        run_file.record([(1, RowState.DELETED, "")])
+        run_file.close()
+    (tmp_path / "runs" / "3.sqlite").write_bytes(b"no database")
+
+    report = some.collect("4.sqlite")
+    assert report.exit_code == 0
+    assert entries(redis, [gone, unwritten]) == set()
+    assert f"blobs::{elsewhere}" in redis.names()
+    again = RunFile.existing(str(tmp_path / "runs" / "1.sqlite"))
+    assert again.meta()["blob_cache"] == "forgotten"
+    again.close()
+
+
+def test_the_report_is_one_json_document_with_the_cache_in_it(
+    disk: Disk, redis: RedisServer
+) -> None:
+    result = run(disk, {"addr": redis.address})
+    assert json.loads(result.text)["blob_cache"] == {
+        "kind": "redis",
+        "removed": 3,
+        "left": 0,
+        "restart_needed": False,
+    }

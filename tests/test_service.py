@@ -1,0 +1,137 @@
+"""What is found out before a registry is taken out of use, and how commands are run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from registry_drivers.filesystem import FilesystemStorage
+from registry_gc.commands import Shared, run_command, wait_for_command
+from registry_gc.guard import Finding, Verdict
+from registry_gc.lock import Lock
+from registry_gc.processes import Process
+from registry_gc.service import Commands, settled
+from running import Disk, write_config
+
+STOP = Commands("stop", "start", True, 60.0)
+READONLY = Commands("readonly", "readwrite", False, 60.0)
+MAIN = "from registry_gc.cli.main import registry_garbage_collect as main; main()"
+
+
+def verdict(kind: str, *codes: str) -> Verdict:
+    assert kind in ("refused", "unknown", "allowed")
+    return Verdict(kind, tuple(Finding(code, "") for code in codes))  # type: ignore[arg-type]  # above
+
+
+@pytest.mark.parametrize(
+    ("commands", "found", "left"),
+    [
+        (STOP, verdict("allowed", "stopped-confirmed"), "allowed"),
+        (STOP, verdict("refused", "registry-writable"), "allowed"),
+        (STOP, verdict("refused", "registry-answers", "writable-config"), "allowed"),
+        (STOP, verdict("unknown", "probe-unauthorized"), "allowed"),
+        (STOP, verdict("unknown", "probe-bad-address"), "unknown"),
+        (STOP, verdict("refused", "registry-writable", "probe-bad-address"), "unknown"),
+        (STOP, verdict("refused", "registry-writable", "scheduler-state"), "refused"),
+        (STOP, verdict("refused", "redis-unreachable"), "refused"),
+        (READONLY, verdict("refused", "writable-config", "registry-writable"), "allowed"),
+        (READONLY, verdict("unknown", "probe-unauthorized"), "unknown"),
+        (READONLY, verdict("refused", "writable-config", "database-in-use"), "refused"),
+    ],
+)
+def test_only_what_a_command_changes_is_not_held_against_the_registry(
+    commands: Commands, found: Verdict, left: str
+) -> None:
+    after = commands.verdict_without(found)
+    assert after.verdict == left
+    codes = {finding.code for finding in after.findings}
+    assert ("command-not-run" in codes) is (after != found)
+
+
+def test_the_wait_for_a_registry_ends_when_it_is_out_of_use_or_somebody_asks() -> None:
+    answers = [verdict("refused"), verdict("refused"), verdict("allowed")]
+    settled(lambda: answers.pop(0), lambda: False)
+    assert answers == []
+    settled(lambda: verdict("refused"), lambda: True)
+
+
+def run_away(disk: Disk, *options: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """Collect with commands that only say that they were run."""
+    calls = disk.folder / "calls"
+    words = ["--stop-command", f"echo stop >>{calls}", "--start-command", f"echo start >>{calls}"]
+    places = os.pathsep.join(place for place in sys.path if place)
+    done = subprocess.run(
+        [sys.executable, "-c", MAIN, *words, *options, str(write_config(disk.root))],
+        env={**os.environ, "PYTHONPATH": places, "RGC_STATE_DIR": str(disk.folder / "state")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done, calls.read_text().split() if calls.exists() else []
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Disk:
+    disk = Disk(tmp_path)
+    disk.tree.image("a", "v1", layers=[b"kept"])
+    disk.tree.layer("a", b"orphan")
+    disk.age()
+    return disk
+
+
+def test_text_says_what_became_of_the_commands(disk: Disk) -> None:
+    done, calls = run_away(disk)
+    assert (done.returncode, calls) == (0, ["stop", "start"]), done.stderr
+    assert "  stop          command done in " in done.stdout
+    assert "  start         command done in " in done.stdout
+
+
+def test_a_registry_is_not_stopped_while_another_run_holds_the_lock(disk: Disk) -> None:
+    with Lock.acquire(FilesystemStorage(str(disk.root)), "other"):
+        done, calls = run_away(disk)
+    assert (done.returncode, calls) == (4, [])
+    assert "holds the lock" in done.stderr
+
+
+def test_a_registry_is_not_stopped_for_a_root_that_is_not_there(disk: Disk) -> None:
+    disk.root.rename(disk.root.with_name("elsewhere"))
+    done, calls = run_away(disk)
+    assert (done.returncode, calls) == (4, [])
+
+
+def test_a_limit_that_is_hit_starts_the_registry_again(disk: Disk) -> None:
+    done, calls = run_away(disk, "--max-delete", "0")
+    assert (done.returncode, calls) == (4, ["stop", "start"])
+
+
+def test_stderr_that_is_closed_does_not_keep_a_command_from_running(tmp_path: Path) -> None:
+    program = (
+        "import os\nfrom registry_gc.commands import Shared, run_command\nos.close(2)\n"
+        f"ran = run_command('x', 'echo said; echo done >{tmp_path}/done', 60.0, Shared())\n"
+        "raise SystemExit(ran.code)\n"
+    )
+    places = os.pathsep.join(place for place in sys.path if place)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": places}, check=False
+    )
+    assert done.returncode == 0
+    assert (tmp_path / "done").exists()
+
+
+def test_a_command_that_dies_by_a_signal_says_which() -> None:
+    ran = run_command("stop", "kill -TERM $$", 60.0, Shared())
+    assert (ran.code, ran.error) == (-15, "the stop command was ended by SIGTERM")
+
+
+def test_a_command_that_nobody_waits_for_any_more_is_ended_after_its_time() -> None:
+    shared = Shared()
+    process = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    shared.command = process.pid, Process.here(process.pid).started
+    wait_for_command(shared, 0.1)
+    assert process.wait() == -15
+    assert shared.command == (0, 0)
+    wait_for_command(shared, 0.1)  # there is none
