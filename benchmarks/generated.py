@@ -151,9 +151,7 @@ class GeneratedStorage:
         first, last = self.content.position(low), self.content.position(above)
         manifests = self.content.sorted_rows(first, last - first)
         keys = np.concatenate([self.numbers.keys(ranks), manifests["key"]])
-        sizes = np.concatenate(
-            [self.numbers.sizes(ranks), self.content.sizes(manifests["number"])]
-        )
+        sizes = np.concatenate([self.numbers.sizes(ranks), self.content.sizes(manifests["number"])])
         words = keys.view(">u8").reshape(-1, 4)[:, 0].astype(np.uint64)
         order = np.argsort(words, kind="stable")
         digits = hex_of(keys[order])
@@ -381,9 +379,7 @@ def _slice(rows: _Rows, start: int, stop: int) -> _Rows:
     )
 
 
-def _cut(
-    source: Iterator[_Rows], pending: list[_Rows]
-) -> tuple[list[Page], list[_Rows], bool]:
+def _cut(source: Iterator[_Rows], pending: list[_Rows]) -> tuple[list[Page], list[_Rows], bool]:
     """Whole pages of what comes next, and what is left over; at the end all of it."""
     ended = False
     while sum(len(rows.sizes) for rows in pending) < _ROWS:

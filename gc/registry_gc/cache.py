@@ -16,10 +16,10 @@ import os
 import sqlite3
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import compress
 from typing import Any, NamedTuple
 
+import msgspec
 import xxhash
 
 from registry_gc.digest import Keys, pack
@@ -59,8 +59,7 @@ class Remembered(NamedTuple):
     others: str
 
 
-@dataclass(slots=True)
-class ReferenceCache:
+class ReferenceCache(msgspec.Struct):
     """The file at ``path``; ``notices`` says what was wrong with it."""
 
     path: str

@@ -7,8 +7,8 @@ memory: repositories are taken some at a time, with what they need and what they
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -57,8 +57,7 @@ class Resolver:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLayers:
+class DeadLayers(msgspec.Struct, frozen=True):
     """Layer links that go, and ``kept``: of which repositories at least one stays."""
 
     rows: Spool

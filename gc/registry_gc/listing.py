@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,8 +32,7 @@ from registry_gc.tags import Tag
 _BUCKET = re.compile(re.escape(BLOBS) + "sha256/([0-9a-f]{2})/")
 
 
-@dataclass(frozen=True, slots=True)
-class Links:
+class Links(msgspec.Struct, frozen=True):
     """Links of one kind, as columns: whose, naming what, of which age.
 
     ``owner``: int32, the number of a repository or of a tag. ``keys``: ``V32``. ``modified``:
@@ -53,13 +52,12 @@ class Links:
         return cls(np.empty(0, np.int32), empty_keys(), np.empty(0, np.float64))
 
 
-@dataclass(slots=True)
-class _LinkList:
+class _LinkList(msgspec.Struct):
     """Collects links run by run, without an object for each."""
 
-    owners: list[int] = field(default_factory=list)
-    keys: list[Keys] = field(default_factory=list)
-    modified: list[NDArray[np.float64]] = field(default_factory=list)
+    owners: list[int] = msgspec.field(default_factory=list)
+    keys: list[Keys] = msgspec.field(default_factory=list)
+    modified: list[NDArray[np.float64]] = msgspec.field(default_factory=list)
 
     def add(self, owner: int, keys: Keys, modified: NDArray[np.float64]) -> None:
         self.owners.append(owner)
@@ -77,28 +75,25 @@ class _LinkList:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class OddLink:
+class OddLink(msgspec.Struct, frozen=True):
     """A link that has to be read: its size, or its algorithm, is not the ordinary one."""
 
     path: str
     named: str
 
 
-@dataclass(slots=True)
-class Upload:
+class Upload(msgspec.Struct):
     """An upload under way: all files below ``_uploads/<uuid>/``."""
 
     repository: int
     uuid: str
-    files: list[str] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
+    files: list[str] = msgspec.field(default_factory=list)
+    sizes: list[int] = msgspec.field(default_factory=list)
     youngest: float = 0.0
     started_at: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Signature:
+class Signature(msgspec.Struct, frozen=True):
     """A link to a schema 1 signature, kept by the revision that it belongs to."""
 
     repository: int
@@ -108,8 +103,7 @@ class Signature:
     modified: float
 
 
-@dataclass(slots=True)
-class RepositoryBatch:
+class RepositoryBatch(msgspec.Struct):
     """What one range of ``repositories/`` holds. Owners count within this batch."""
 
     repositories: list[str]
@@ -128,8 +122,7 @@ class RepositoryBatch:
     rest: Range | None
 
 
-@dataclass(frozen=True, slots=True)
-class BlobBatch:
+class BlobBatch(msgspec.Struct, frozen=True):
     """What one range of ``blobs/`` holds.
 
     ``sizes`` are the bytes that deleting frees: 0 where the file has another hard link.

@@ -6,9 +6,9 @@ Reads only. A collection, a plan, and those who merely ask (verify, explain, rep
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 import numpy as np
 
 from registry_drivers.base import Reader
@@ -40,8 +40,7 @@ class BlobSink(Protocol):
         """Take all rows of a kind back."""
 
 
-@dataclass(slots=True)
-class Blobs:
+class Blobs(msgspec.Struct):
     """What a pass over ``blobs/`` has counted. ``hollow``: folders that hold no file."""
 
     total: int
@@ -49,8 +48,7 @@ class Blobs:
     hollow: list[str]
 
 
-@dataclass(slots=True)
-class Survey:
+class Survey(msgspec.Struct):
     """What was found out about a registry. ``blobs`` is None where nobody asked for them."""
 
     catalog: Catalog

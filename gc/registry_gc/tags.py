@@ -6,8 +6,8 @@ Read one by one they are :class:`Tag` objects, made when asked for.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,8 +16,7 @@ from registry_gc.digest import KEY, Keys, Names
 from registry_gc.layout import tag_current
 
 
-@dataclass(frozen=True, slots=True)
-class Tag:
+class Tag(msgspec.Struct, frozen=True):
     """A tag with a ``current/link``; ``target`` is its digest, None as long as nobody knows.
 
     ``md5``: what the listing gives for its link; zeros where it gives none.
@@ -60,8 +59,7 @@ class TagFolders(Sequence[tuple[int, str]]):
     __hash__ = None  # type: ignore[assignment]  # compared by content, which may be long
 
 
-@dataclass(frozen=True, slots=True)
-class TagColumns:
+class TagColumns(msgspec.Struct, frozen=True):
     """Some tags: folder, age, key of the target where it is known, listed MD5."""
 
     folder: NDArray[np.int32]
