@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import msgspec
 from msgspec.structs import replace
 
-from registry_drivers.base import Storage
+from registry_drivers.base import Reader, Storage
 from registry_drivers.errors import NotFound, StorageError
 from registry_drivers.factory import versions_of
 from registry_drivers.versions import Keep, VersionReader
@@ -54,7 +54,7 @@ class Job(msgspec.Struct, frozen=True):
     ``check`` is the guard: asked before anything else, and again while deleting.
     ``run_file``: where the run file is to be written. ``cache``: where what manifests reference is
     remembered; None to read them all. ``settled``: told of each batch of deletes, see
-    :data:`registry_gc.sweep.Settled`.
+    :data:`registry_gc.sweep.Settled`. ``engine``: makes another engine than what suits the storage.
     """
 
     storage: Storage
@@ -64,6 +64,7 @@ class Job(msgspec.Struct, frozen=True):
     cache: str | None = None
     dry_run: bool = False
     workers: int | None = None
+    engine: Callable[[Reader], Engine] | None = None
     settled: tuple[Settled, ...] = ()
     run: str = msgspec.field(default_factory=lambda: str(uuid.uuid4()))
 
@@ -165,7 +166,10 @@ class _Collection:
                     self.run_file.close()
 
     def _run(self) -> None:
-        engine = engine_for(self.reader, self.job.workers)
+        if self.job.engine is not None:
+            engine = self.job.engine(self.reader)
+        else:
+            engine = engine_for(self.reader, self.job.workers)
         with engine:
             self._ask_guard()
             with self._locked():

@@ -14,6 +14,7 @@ from registry_gc.cli.output import Output
 from registry_gc.cli.wiring import (
     cache_path,
     complain,
+    dask_engine,
     guard_of,
     is_terminal,
     note,
@@ -92,6 +93,7 @@ def _job(options: Mapping[str, Any], progress: Progress) -> Job:
         cache=cache_path(options, state_dir, storage),
         dry_run=options["dry_run"],
         workers=options["workers"],
+        engine=dask_engine(options, config, storage),
         run=run,
     )
 
