@@ -295,6 +295,8 @@ class GeneratedStorage:
         if not mark or not rest.endswith("/current/link"):
             return None
         number = self._first_from(name + "/")
+        if number >= self.shape.repositories or self.shape.repository(number) != name:
+            return None
         own = self.content.digests_of(number * OWN + TAGGED[int(rest.partition("/")[0])], 1)
         return b"sha256:" + own[0].tobytes().hex().encode()
 

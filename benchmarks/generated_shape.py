@@ -154,8 +154,7 @@ class Numbers:
         if count <= 0:
             return np.empty(0, np.int64)
         wanted = min(self.shape.stale, count)
-        found = first + (repository * self.shape.stale + np.arange(wanted, dtype=np.int64)) % count
-        return found
+        return first + (repository * self.shape.stale + np.arange(wanted, dtype=np.int64)) % count
 
 
 def _coprime(count: int) -> int:

@@ -11,6 +11,7 @@ import logging
 import pickle
 import platform
 import threading
+import uuid
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -61,9 +62,7 @@ class DaskEngine:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                self._client = Client(
-                    self._address, timeout=_CONNECT_SECONDS, set_as_default=False
-                )
+                self._client = Client(self._address, timeout=_CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError, RuntimeError, TypeError) as error:
             raise ClusterError(f"{self._address}: no Dask scheduler answers: {error}") from error
         try:
@@ -121,6 +120,7 @@ class DaskEngine:
         follow: Callable[[Result], Iterable[Unit]] | None = None,
     ) -> Iterator[Result]:
         """See :class:`registry_gc.engine.Engine`."""
+        shim = _shim()
         source = iter(units)
         extra: deque[Unit] = deque()
         with warnings.catch_warnings():
@@ -137,7 +137,8 @@ class DaskEngine:
                             unit = next(source)
                         except StopIteration:
                             break
-                    future = self._client.submit(_run, self._open, work, unit, pure=False)
+                    task = pickle.dumps((self._open, work, unit))
+                    future = self._client.submit(shim, task, pure=False, key=_key(work))
                     running.add(future)
                     done.add(future)
                 if not running:
@@ -186,6 +187,22 @@ def _probe() -> Callable[[], dict[str, str]]:
     return versions
 
 
+def _shim() -> Callable[[bytes], tuple[Any, dict[str, int]]]:
+    """What the scheduler is sent: by value, and the rest as bytes, so that it needs no package."""
+
+    def run_unit(task: bytes) -> tuple[Any, dict[str, int]]:
+        from registry_gc import engine_dask
+
+        return engine_dask.run_task(task)
+
+    return run_unit
+
+
+def _key(work: Work[Any, Any]) -> str:
+    """A name for a unit that Dask's own pages can show; never used again."""
+    return f"{work.__name__}-{uuid.uuid4().hex}"
+
+
 def look(reader: Reader) -> str:
     """What tells two storages apart: the first pages of both halves of a registry."""
     digest = hashlib.sha256()
@@ -209,8 +226,9 @@ def _reader(opening: bytes) -> Reader:
     return readers[opening]
 
 
-def _run(opening: bytes, work: Work[Any, Any], unit: Any) -> tuple[Any, dict[str, int]]:
+def run_task(task: bytes) -> tuple[Any, dict[str, int]]:
     """One unit, in a worker; with what it asked of the storage."""
+    opening, work, unit = pickle.loads(task)  # noqa: S301  # see _reader
     reader = _reader(opening)
     before = reader.requests.totals()
     result = work(reader, unit)
