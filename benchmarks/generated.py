@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -201,6 +201,7 @@ class GeneratedStorage:
         tables: list[NDArray[np.uint8]] = []
         md5s: list[bytes] = []
         layers = self._layer_keys(first, stop)
+        keys: NDArray[np.void]
         for repository, keys in zip(range(first, stop), layers, strict=True):
             head = f"{REPOSITORIES}{self.shape.repository(repository)}/".encode()
             own = self.content.digests_of(repository * OWN, OWN)
@@ -225,7 +226,7 @@ class GeneratedStorage:
         sizes = np.full(len(lengths), 71, dtype=np.int64)
         return _Rows(data, offsets, sizes, np.frombuffer(b"".join(md5s), dtype="V16"))
 
-    def _layer_keys(self, first: int, stop: int) -> list[NDArray[np.void]]:
+    def _layer_keys(self, first: int, stop: int) -> Sequence[NDArray[np.void]]:
         """The layers that each repository links, sorted."""
         numbers, count = self.numbers, self.shape.repositories
         repositories = np.arange(first, stop, dtype=np.int64)
@@ -287,6 +288,10 @@ class GeneratedStorage:
             raise TooLarge("too large", path=path, driver=self.driver)
         return data
 
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        """See :class:`registry_drivers.base.Reader`."""
+        return self.read(path)[start : start + length]
+
     def _content(self, path: str) -> bytes | None:
         if path.startswith(SHA256):
             number = self.content.number_of(bytes.fromhex(path.split("/")[-2]))
@@ -295,8 +300,11 @@ class GeneratedStorage:
         if not mark or not rest.endswith("/current/link"):
             return None
         number = self._first_from(name + "/")
+        if number >= self.shape.repositories or self.shape.repository(number) != name:
+            return None
         own = self.content.digests_of(number * OWN + TAGGED[int(rest.partition("/")[0])], 1)
-        return b"sha256:" + own[0].tobytes().hex().encode()
+        digest: str = own[0].tobytes().hex()
+        return b"sha256:" + digest.encode()
 
     def stat(self, path: str) -> Entry:
         """See :class:`registry_drivers.base.Reader`; only for manifests."""

@@ -21,7 +21,7 @@ from registry_gc.digest import Keys, Names
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
 from registry_gc.layout import BLOBS, REPOSITORIES, SHA256_BLOBS, V2
-from registry_gc.link_store import LinkStore
+from registry_gc.link_store import LinkStore, Revisions
 from registry_gc.listing import (
     BlobBatch,
     Links,
@@ -62,7 +62,7 @@ class Catalog(msgspec.Struct):
     """
 
     repositories: list[str]
-    revisions: Links
+    revisions: Revisions
     layers: LinkStore
     tag_folders: TagFolders
     tag_index: Links
@@ -257,7 +257,7 @@ class _Merge:
         columns = replace(columns, folder=retag[columns.folder])
         catalog = Catalog(
             repositories=order,
-            revisions=_sorted(self.revisions, renumber),
+            revisions=Revisions(_sorted(self.revisions, renumber)),
             layers=self.layers,
             tag_folders=folders,
             tag_index=_sorted(self.tag_index, retag),

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from registry_drivers.base import Reader
 from registry_drivers.errors import NotFound
@@ -42,7 +44,19 @@ class Closure:
     digests: Keys
 
 
-def by_owner(links: Links) -> dict[int, set[bytes]]:
+class Owned(Protocol):
+    """Links of some kind, however they are kept."""
+
+    @property
+    def owner(self) -> NDArray[np.int32]:
+        """Whose each is."""
+
+    @property
+    def keys(self) -> Keys:
+        """What each names."""
+
+
+def by_owner(links: Links | Owned) -> dict[int, set[bytes]]:
     """The keys of links by the number of who owns them."""
     found: dict[int, set[bytes]] = {}
     keys = links.keys.tobytes()

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, contextmanager
 import msgspec
 from msgspec.structs import replace
 
-from registry_drivers.base import Deleter, Storage
+from registry_drivers.base import Deleter, Reader, Storage
 from registry_drivers.errors import NotFound, StorageError
 from registry_drivers.factory import versions_of
 from registry_drivers.versions import Keep, VersionReader
@@ -61,8 +61,8 @@ class Job(msgspec.Struct, frozen=True):
     ``verify``: work out once more, and in another way, that nothing live goes; and look
     afterwards whether anything has. ``run_file``: where the run file is to be written.
     ``cache``: where what manifests reference is remembered; None to read them all. ``settled``:
-    told of each batch of deletes, see :data:`registry_gc.sweep.Settled`.
-    ``blob_cache``: what the registry itself remembers.
+    told of each batch of deletes, see :data:`registry_gc.sweep.Settled`. ``blob_cache``: what the
+    registry itself remembers. ``engine``: makes another engine than what suits the storage.
     """
 
     storage: Storage
@@ -73,6 +73,7 @@ class Job(msgspec.Struct, frozen=True):
     dry_run: bool = False
     verify: bool = False
     workers: int | None = None
+    engine: Callable[[Reader], Engine] | None = None
     settled: tuple[Settled, ...] = ()
     blob_cache: BlobCache = msgspec.field(default_factory=NoCache)
     run: str = msgspec.field(default_factory=lambda: str(uuid.uuid4()))
@@ -181,7 +182,10 @@ class _Collection:
                     self.run_file.close()
 
     def _run(self) -> None:
-        engine = engine_for(self.reader, self.job.workers)
+        if self.job.engine is not None:
+            engine = self.job.engine(self.reader)
+        else:
+            engine = engine_for(self.reader, self.job.workers)
         with engine:
             self._ask_guard()
             with self._locked():

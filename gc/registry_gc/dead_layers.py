@@ -48,6 +48,9 @@ class Resolver:
             )
         )
 
+    def __bool__(self) -> bool:
+        return bool(len(self._names))
+
     def keeps(self, keys: Keys, path: Callable[[int, str], str]) -> NDArray[np.bool_]:
         """Tell it of links of *keys*; *path* says for a position and a digest where it is."""
         found = self._names.has(keys)

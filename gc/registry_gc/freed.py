@@ -16,7 +16,7 @@ from registry_gc.catalog import Catalog, stream_blobs
 from registry_gc.digest import Keys, empty_keys, pack
 from registry_gc.engine import Engine
 from registry_gc.layout import blob_path
-from registry_gc.link_store import LinkStore
+from registry_gc.link_store import LinkStore, Revisions
 from registry_gc.listing import Links, stat_blobs
 from registry_gc.live_set import LiveSet
 from registry_gc.mark import Marking, mark
@@ -66,7 +66,7 @@ def without_repository(catalog: Catalog, repository: int) -> Catalog:
     return replace(
         catalog,
         tags=_tags(catalog, catalog.tags.owner != repository),
-        revisions=_kept(catalog.revisions, catalog.revisions.owner != repository),
+        revisions=Revisions(_kept(catalog.revisions, catalog.revisions.owner != repository)),
         layers=layers,
         tag_index=_kept(index, catalog.tag_folders.owner[index.owner] != repository),
         signatures=[link for link in catalog.signatures if link.repository != repository],
@@ -85,7 +85,7 @@ def _tags(catalog: Catalog, rows: NDArray[np.bool_]) -> Tags:
     return Tags(catalog.repositories, catalog.tag_folders, catalog.names, columns)
 
 
-def _kept(links: Links, rows: NDArray[np.bool_]) -> Links:
+def _kept(links: Links | Revisions, rows: NDArray[np.bool_]) -> Links:
     return Links(links.owner[rows], links.keys[rows], links.modified[rows])
 
 

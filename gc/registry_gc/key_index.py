@@ -62,16 +62,30 @@ def distinct_keys(keys: Keys) -> Keys:
         return empty_keys()
     words = prefixes(keys)
     order = np.argsort(words, kind="stable")
-    ordered, words = keys[order], words[order]
+    # Memory that is not written to is not taken; copies of everything would be.
+    found = np.empty(len(keys), keys.dtype)
+    kept = 0
+    for start in range(0, len(keys), _CHUNK):
+        some = order[start : start + _CHUNK]
+        ordered = keys[some]
+        fresh = np.ones(len(some), np.bool_)
+        fresh[1:] = ordered[1:] != ordered[:-1]
+        if kept:
+            fresh[0] = ordered[0] != found[kept - 1]
+        tied = np.flatnonzero(fresh)[1:] if not kept else np.flatnonzero(fresh)
+        before = order[start + tied - 1]
+        if (words[some[tied]] == words[before]).any():
+            # Different keys that begin alike: their order is still open.
+            return _distinct_slowly(keys)
+        count = int(np.count_nonzero(fresh))
+        found[kept : kept + count] = ordered[fresh]
+        kept += count
+    found.resize(kept, refcheck=False)  # nobody else has seen it yet
+    return found
+
+
+def _distinct_slowly(keys: Keys) -> Keys:
+    ordered = np.sort(keys)
     first = np.ones(len(ordered), dtype=np.bool_)
-    tied = np.flatnonzero(words[1:] == words[:-1]) + 1
-    if len(tied):
-        same = ordered[tied] == ordered[tied - 1]
-        if not same.all():
-            # Equal beginnings of different keys: their order, and so equality of neighbours, is
-            # still open.
-            ordered = np.sort(ordered)
-            first[1:] = ordered[1:] != ordered[:-1]
-        else:
-            first[tied] = False
-    return ordered[first] if len(tied) else ordered
+    first[1:] = ordered[1:] != ordered[:-1]
+    return ordered[first]

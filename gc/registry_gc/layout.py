@@ -100,8 +100,6 @@ def split(page: Page) -> Iterator[Run | Single]:
         yield from _by_groups(page.paths.groups)
         return
     rows = len(page)
-    if not rows:
-        return
     if rows < _FEW:
         yield from _one_by_one(page.paths, 0)
         return
@@ -195,8 +193,8 @@ def _unhex(digits: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.boo
         found = np.frombuffer(data, dtype=np.uint8).reshape(len(digits), 32)
         return found, np.ones(len(digits), dtype=np.bool_)
     nibbles = _NIBBLE[digits]
-    packed = (nibbles[:, 0::2] << 4) | (nibbles[:, 1::2] & 15)
-    return packed, (nibbles < 16).all(axis=1)
+    packed = (nibbles[:, 0::2] << np.uint8(4)) | (nibbles[:, 1::2] & np.uint8(15))
+    return packed.astype(np.uint8, copy=False), np.all(nibbles < 16, axis=1)
 
 
 def _head_ends(

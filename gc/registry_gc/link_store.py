@@ -7,6 +7,7 @@ repositories at a time: what all of them take together is no claim on memory.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,3 +132,52 @@ class LinkStore:
             found = part.modified > cutoff
             if found.any():
                 yield part.keys[found]
+
+
+class Revisions:
+    """Revision links, by owner and key. Once their manifests have numbers, those replace keys."""
+
+    __slots__ = ("_ids", "_keys", "_manifests", "modified", "owner")
+
+    def __init__(self, links: Links) -> None:
+        self.owner = links.owner
+        self.modified = links.modified
+        self._keys: Keys | None = links.keys
+        self._ids = np.empty(0, np.int32)
+        self._manifests: Numbered | None = None
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+    @property
+    def keys(self) -> Keys:
+        """What each link names."""
+        if self._keys is not None:
+            return self._keys
+        assert self._manifests is not None
+        return self._manifests.keys_of(self._ids)
+
+    def numbered_by(self, manifests: Numbered) -> bool:
+        """Whether the numbers are those that *manifests* give."""
+        return self._manifests is manifests
+
+    def number(self, manifests: Numbered) -> None:
+        """Keep the numbers that *manifests*, which have loaded all of them, give the keys."""
+        self._ids = manifests.ids(self.keys).astype(np.int32)
+        self._manifests, self._keys = manifests, None
+
+    def ids(self, manifests: Numbered) -> NDArray[np.int64]:
+        """The numbers of the manifests that the links name."""
+        if self._manifests is manifests:
+            return self._ids.astype(np.int64)
+        return manifests.ids(self.keys)
+
+
+class Numbered(Protocol):
+    """Gives keys numbers, and takes them back."""
+
+    def ids(self, keys: Keys) -> NDArray[np.int64]:
+        """The number of each of *keys*."""
+
+    def keys_of(self, ids: NDArray[np.integer]) -> Keys:
+        """The key of each number."""

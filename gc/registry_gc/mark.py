@@ -147,10 +147,12 @@ class _Marker:
         self.checked = np.empty(0, np.int64)
         self.holds: dict[tuple[int, str | None], str] = {}
         self.held: set[int] = set()
+        if not catalog.revisions.numbered_by(manifests):
+            manifests.load(catalog.revisions.keys)
+            catalog.revisions.number(manifests)
         manifests.load(
             np.concatenate(
                 [
-                    catalog.revisions.keys,
                     self.target_keys,
                     catalog.tag_index.keys[self.young_index],
                 ]
@@ -158,7 +160,7 @@ class _Marker:
         )
         self.broken = self._broken_tags()
         manifests.load(catalog.tag_index.keys[self._of_broken_tags()])
-        ids = manifests.ids(catalog.revisions.keys)
+        ids = catalog.revisions.ids(manifests)
         self.linked = distinct(_pairs(catalog.revisions.owner, ids))
         self.linked_ids = distinct(ids)
 

@@ -165,12 +165,13 @@ def _dead_revisions(
 ) -> NDArray[np.bool_]:
     """Which revisions go."""
     revisions = catalog.revisions
-    pairs = (revisions.owner.astype(np.int64) << 32) | manifests.ids(revisions.keys)
+    pairs = (revisions.owner.astype(np.int64) << 32) | revisions.ids(manifests)
     dead = within(marking.dead, pairs)
-    dead &= ~resolver.keeps(
-        revisions.keys,
-        lambda at, digest: revision_link(catalog.repositories[revisions.owner[at]], digest),
-    )
+    if resolver:
+        dead &= ~resolver.keeps(
+            revisions.keys,
+            lambda at, digest: revision_link(catalog.repositories[revisions.owner[at]], digest),
+        )
     return dead
 
 
@@ -183,8 +184,8 @@ def _revision_rows(
     more; if that lives in another repository, the referrer would live from then on.
     """
     revisions = catalog.revisions
-    ids = manifests.ids(revisions.keys)
-    digests = catalog.names.texts(revisions.keys[dead])
+    ids = revisions.ids(manifests)
+    digests = catalog.names.texts(manifests.keys_of(ids[dead]))
     depth = _subject_depths(manifests, distinct(ids[dead]))
     rows = zip(ids[dead].tolist(), digests, np.flatnonzero(dead).tolist(), strict=True)
     for _, digest, at in sorted(rows, key=lambda row: -depth.get(row[0], 0)):

@@ -303,13 +303,17 @@ class Manifests:
             np.copyto(found, at + base, where=at >= 0)
         return found
 
+    def keys_of(self, ids: NDArray[np.integer]) -> Keys:
+        """The key of each number."""
+        keys: Keys = self.batch.keys[ids]
+        return keys
+
     def load(self, keys: Keys) -> None:
         """Read the manifests of *keys* that are not known yet.
 
         :raises StorageError: as :func:`read_manifests`.
         """
-        unique = distinct_keys(keys)
-        wanted = unique[self.ids(unique) < 0] if self._stretches else unique
+        wanted = distinct_keys(keys[self.ids(keys) < 0] if self._stretches else keys)
         if not len(wanted):
             return
         filling = _Filling(wanted)

@@ -24,11 +24,12 @@ def read_signatures(reader: Reader, catalog: Catalog, manifests: Manifests) -> l
         return catalog.signatures
     # The listing does show those that have lost their revision's own link.
     found = list(catalog.signatures)
-    ids = manifests.ids(catalog.revisions.keys)
+    ids = catalog.revisions.ids(manifests)
     suspects = manifests.of_kind(Kind.SCHEMA_1) | ~manifests.in_state(State.OK)
+    keys = catalog.revisions.keys
     for row in np.flatnonzero(suspects[ids]).tolist():
         owner = int(catalog.revisions.owner[row])
-        digest = catalog.names.text(catalog.revisions.keys[row].tobytes())
+        digest = catalog.names.text(keys[row].tobytes())
         folder = revision_folder(catalog.repositories[owner], digest)
         batch = list_repositories(reader, Range((folder + "signatures/",)))
         found += [replace(signature, repository=owner) for signature in batch.signatures]

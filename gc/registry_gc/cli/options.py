@@ -120,6 +120,11 @@ OPTIONS = (
         help="How many requests, or processes, at once. Default: what suits the storage.",
     ),
     _option(
+        "--dask", metavar="ADDRESS",
+        help="List and read on the Dask cluster whose scheduler is at ADDRESS, such as "
+        "tcp://scheduler:8786. Object stores only.",
+    ),
+    _option(
         "--max-requests-per-second", type=click.FloatRange(min=0, min_open=True), metavar="N",
         help="Ask the storage no more often than this.",
     ),

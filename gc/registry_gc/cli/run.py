@@ -22,6 +22,7 @@ from registry_gc.cli.wiring import (
     cache_path,
     close,
     complain,
+    dask_engine,
     guard_of,
     is_terminal,
     log_as_json,
@@ -170,6 +171,7 @@ def _job(options: Mapping[str, Any], progress: Progress, commands: Commands | No
         verify=options["verify"],
         workers=options["workers"],
         blob_cache=cache,
+        engine=dask_engine(options, config, storage),
         run=run,
     )
 

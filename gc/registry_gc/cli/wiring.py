@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from registry_drivers.base import Storage
+from registry_drivers.base import Reader, Storage
 from registry_drivers.errors import DriverConfigError, StorageError
 from registry_drivers.factory import open_storage
 from registry_drivers.parameters import Parameters
@@ -19,6 +19,7 @@ from registry_gc.blob_cache import BlobCache, NoCache, RedisCache
 from registry_gc.collect import Job
 from registry_gc.config import Config, load_config
 from registry_gc.config_file import ConfigError
+from registry_gc.engine import Engine
 from registry_gc.guard import Guard, GuardOptions
 from registry_gc.lock import LockError
 from registry_gc.progress import JsonLogging, Progress, say
@@ -136,6 +137,36 @@ def cache_path(options: Mapping[str, Any], state_dir: str, storage: Storage) -> 
     if storage.capabilities.folders:
         return None
     return os.path.join(state_dir, "references.sqlite")
+
+
+def dask_engine(
+    options: Mapping[str, Any], config: Config, storage: Storage
+) -> Callable[[Reader], Engine] | None:
+    """The engine that ``--dask`` asks for.
+
+    :raises ConfigError: not for this storage, or the extra is not installed.
+    """
+    address = options["dask"]
+    if address is None:
+        return None
+    if storage.capabilities.folders:
+        raise ConfigError(
+            "--dask is for object stores: a folder of the same name may be another one on each "
+            "worker, and what it lacks would be taken for dead"
+        )
+    if options["max_requests_per_second"]:
+        raise ConfigError("--dask and --max-requests-per-second exclude each other")
+    try:
+        from registry_gc.engine_dask import DaskEngine
+    except ImportError as error:
+        raise ConfigError(
+            f"--dask needs a package that cannot be imported ({error}): "
+            "pip install 'registry-garbage-collect[dask]'"
+        ) from error
+    from functools import partial
+
+    opening = partial(open_storage, config.storage)
+    return lambda reader: DaskEngine(reader, address, opening)
 
 
 def exit_code_of(work: Callable[[], int]) -> int:

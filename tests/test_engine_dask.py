@@ -1,0 +1,154 @@
+"""A collection on a real Dask cluster of two worker processes, one of which is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from core_support import Watcher
+from generated import GeneratedStorage
+from generated_shape import Shape
+from registry_drivers.errors import NotFound
+from registry_gc.catalog import read_catalog
+from registry_gc.collect import Job, collect
+from registry_gc.engine import SerialEngine
+from registry_gc.engine_dask import ClusterError, DaskEngine
+from registry_gc.guard import Verdict
+from registry_gc.interrupts import Interrupts
+from registry_gc.policy import Policy
+from registry_gc.references import Manifests
+from registry_gc.report.model import Report
+from running import run, write_config
+from servers.dask import Cluster, cluster, echo, miss
+from servers.process import free_port
+
+SHAPE = Shape(repositories=60, blobs=6000, teams=10)
+
+
+@pytest.fixture(scope="module")
+def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with cluster(tmp_path_factory.mktemp("dask"), 2) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tmp_path_factory.mktemp("generated"))
+
+
+def opening(folder: str, latency: float = 0.0) -> functools.partial[GeneratedStorage]:
+    return functools.partial(GeneratedStorage, SHAPE, latency=latency, folder=folder)
+
+
+def collected(folder: str, run_file: Path, address: str | None) -> Report:
+    storage = opening(folder)()
+    job = Job(
+        storage=storage,
+        policy=Policy(delete_untagged=True),
+        check=lambda: Verdict("allowed", ()),
+        run_file=str(run_file),
+        dry_run=True,
+        workers=1,
+        engine=None if address is None else lambda r: DaskEngine(r, address, opening(folder)),
+    )
+    return collect(job, Watcher(), Interrupts())
+
+
+def rows(path: Path) -> list[str]:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return sorted(row[0] for row in connection.execute("SELECT path FROM deletions"))
+
+
+def test_a_cluster_comes_to_the_plan_that_one_process_comes_to(
+    dask: Cluster, folder: str, tmp_path: Path
+) -> None:
+    alone = collected(folder, tmp_path / "alone", None)
+    shared = collected(folder, tmp_path / "shared", dask.address)
+    assert shared.error is None
+    assert rows(tmp_path / "shared") == rows(tmp_path / "alone") != []
+    assert shared.marked == alone.marked
+    assert shared.requests["read"] == alone.requests["read"]
+
+
+def test_units_that_come_to_light_are_run_and_errors_arrive_as_they_are(
+    dask: Cluster, folder: str
+) -> None:
+    storage = opening(folder)()
+    with DaskEngine(storage, dask.address, opening(folder)) as engine:
+        assert engine.workers == 2
+        found = engine.run(echo, [1, 2], lambda unit: [unit * 10] if unit < 10 else [])
+        assert sorted(found) == [1, 2, 10, 20]
+        path = "docker/registry/v2/repositories/x/_manifests/tags/v0/current/link"
+        with pytest.raises(NotFound) as caught:
+            list(engine.run(miss, [path]))
+        assert caught.value.path == path
+
+
+def test_units_of_a_worker_that_is_killed_are_run_again(folder: str, tmp_path: Path) -> None:
+    reader = opening(folder)()
+    expected = read_catalog(reader, SerialEngine(reader), Watcher())
+    whole = Manifests(SerialEngine(reader), expected.names, expected.aliases, Watcher())
+    whole.load(expected.revisions.keys)
+    slow = opening(folder, latency=0.01)
+    with cluster(tmp_path, 2) as own:
+        storage = slow()
+        with DaskEngine(storage, own.address, slow) as engine:
+
+            class Killing(Watcher):
+                def advance(self, count: int) -> None:
+                    # In the middle of reading: after the first unit, of which there are many.
+                    if own.workers[0].poll() is None:
+                        own.workers[0].kill()
+                        own.workers[0].wait()
+
+            manifests = Manifests(engine, expected.names, expected.aliases, Killing())
+            manifests.load(expected.revisions.keys)
+        assert own.workers[0].returncode == -9
+        assert manifests.batch.keys.tobytes() == whole.batch.keys.tobytes()
+        assert manifests.batch.states.tolist() == whole.batch.states.tolist()
+        assert manifests.batch.counts.tolist() == whole.batch.counts.tolist()
+
+
+def test_no_scheduler_is_one_clear_line(folder: str) -> None:
+    storage = opening(folder)()
+    address = f"tcp://127.0.0.1:{free_port()}"
+    with pytest.raises(ClusterError, match="no Dask scheduler answers"):
+        DaskEngine(storage, address, opening(folder)).__enter__()
+
+
+def test_workers_without_this_package_are_refused(folder: str, tmp_path: Path) -> None:
+    import registry_gc
+
+    other = tmp_path / "other" / "registry_gc"
+    other.mkdir(parents=True)
+    for module in Path(registry_gc.__file__).parent.glob("*.py"):
+        (other / module.name).write_bytes(module.read_bytes())
+    (other / "__init__.py").write_text('"""Another version."""\n__version__ = "0.0.0"\n')
+    drivers = Path(registry_gc.__file__).parents[2] / "drivers"
+    for name, sources in (("none", ""), ("older", f"{other.parent}:{drivers}")):
+        (tmp_path / name).mkdir()
+        with cluster(tmp_path / name, 1, sources=sources) as own:
+            engine = DaskEngine(opening(folder)(), own.address, opening(folder))
+            with pytest.raises(ClusterError, match="install the same registry-garbage-collect"):
+                engine.__enter__()
+
+
+def test_workers_that_see_another_storage_are_refused(dask: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    storage = opening(str(tmp_path / "a"))()
+    other = functools.partial(GeneratedStorage, Shape(50, 5000), folder=str(tmp_path / "a"))
+    with pytest.raises(ClusterError, match="another storage"):
+        DaskEngine(storage, dask.address, other).__enter__()
+
+
+def test_a_folder_is_refused_for_it_may_be_another_one_on_each_worker(tmp_path: Path) -> None:
+    (tmp_path / "registry").mkdir()
+    config = write_config(tmp_path / "registry")
+    result = run("--dask", "tcp://127.0.0.1:1", "--dry-run", config, state=tmp_path / "state")
+    assert result.exit_code == 2
+    assert "object stores" in result.errors
