@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from registry_gc.redis_config import RedisConfig
 
 _BATCH = 1000  # rows, of at most four commands each, in one round trip
-_GONE = (RowState.DELETED, RowState.GONE_ALREADY)
+_GONE = (RowState.DELETED, RowState.GONE_ALREADY, RowState.QUARANTINED)
 
 
 class Forgotten(msgspec.Struct, frozen=True):
