@@ -189,7 +189,7 @@ def ours(kind: str, url: str) -> Iterator[int]:
 
     if kind == "gcs":
         os.environ["STORAGE_EMULATOR_HOST"] = url
-    parameters = {
+    parameters: dict[str, dict[str, object]] = {
         "s3": {"bucket": "bucket", "region": "us-east-1", "regionendpoint": url,
                "accesskey": "key", "secretkey": KEY},
         "gcs": {"bucket": "bucket"},
@@ -215,26 +215,23 @@ def official(kind: str, url: str) -> Iterator[int]:
         )
         pages = client.get_paginator("list_objects_v2").paginate(Bucket="bucket", Prefix=PREFIX)
         for page in pages:
-            yield sum(
-                bool(row["Key"] and row["Size"] and row["LastModified"] and row["ETag"])
-                for row in page["Contents"]
-            )
+            found = page["Contents"]
+            yield len([(r["Key"], r["Size"], r["LastModified"], r["ETag"]) for r in found])
     elif kind == "gcs":
         from google.auth.credentials import AnonymousCredentials
-        from google.cloud import storage
+        from google.cloud import storage  # type: ignore[import-untyped]  # it has no types
 
         anonymous = AnonymousCredentials()  # type: ignore[no-untyped-call]  # Google's
         google = storage.Client("project", anonymous, client_options={"api_endpoint": url})
         for blobs in google.list_blobs("bucket", prefix=PREFIX).pages:
-            yield sum(bool(b.name and b.size and b.updated and b.md5_hash) for b in blobs)
+            yield len([(b.name, b.size, b.updated, b.md5_hash) for b in blobs])
     else:
         from azure.storage.blob import ContainerClient
 
         container = ContainerClient(f"{url}/account", "container", credential=KEY)
         for rows in container.list_blobs(PREFIX, results_per_page=5000).by_page():
-            yield sum(
-                bool(b.name and b.size and b.last_modified and b.content_settings.content_md5)
-                for b in rows
+            yield len(
+                [(b.name, b.size, b.last_modified, b.content_settings.content_md5) for b in rows]
             )
 
 

@@ -237,7 +237,7 @@ def expect(
         lost = {
             digest
             for digest in used(repository)
-            if not digest.startswith("sha256:") and digest not in blobs and digest not in aliases
+            if not digest.startswith("sha256:") and not named([digest]) & blobs.keys()
         }
         return bool(lost) or any(manifest(digest).bad for digest in own | live[repository])
 
@@ -249,7 +249,15 @@ def expect(
                 found |= link.names
         return found
 
-    bad_tags = {(t.repository, t.owner) for t in links if t.kind == "current" and not t.content}
+    entries = {(t.repository, t.owner, t.digest) for t in links if t.kind == "entry"}
+    bad_tags = {
+        (t.repository, t.owner)
+        for t in links
+        if t.kind == "current"
+        # A tag points to what is in its index; what is neither there nor stored was never pushed.
+        and (t.repository, t.owner, t.content) not in entries
+        and not named([t.content]) & blobs.keys()
+    }
     held = {repository for repository, _ in bad_tags}
     live: dict[str, set[str]] = {repository: set() for repository in repositories}
     before: object = None

@@ -132,6 +132,13 @@ def test_what_was_not_deleted_is_not_confirmed(disk: Disk, log: Path) -> None:
     assert sum(line["confirmed"] for line in lines.values()) == len(lines) - 2
 
 
+def test_what_is_set_aside_is_told_so(disk: Disk, log: Path) -> None:
+    assert go(disk, "--audit-log", log, "--quarantine", "7d").exit_code == 0
+    moved = [line for line in read(log) if line["event"] == "quarantine"]
+    assert {(line["result"], line["confirmed"]) for line in moved} == {("moved", True)}
+    assert sha256(b"orphan") in {line["digest"] for line in moved if line["kind"] == "blob"}
+
+
 def test_runs_add_to_what_is_there(disk: Disk, log: Path) -> None:
     log.write_text('{"event": "earlier"}\n')
     first = go(disk, "--audit-log", log)

@@ -164,6 +164,13 @@ def test_a_failure_is_told(disk: Disk, file: Path) -> None:
     assert samples(file.read_text())["exit_code",] == 1
 
 
+def test_what_is_set_aside_is_not_deleted(disk: Disk, file: Path) -> None:
+    go(disk, "--quarantine", "7d", "--metrics-file", file)
+    found = samples(file.read_text())
+    assert found["objects", "blob", "quarantined"] == found["objects", "blob", "dead"] == 1
+    assert found["objects", "blob", "deleted"] == 0
+
+
 def test_a_dry_run_is_no_success(disk: Disk, file: Path) -> None:
     go(disk, "-d", "--metrics-file", file)
     found = samples(file.read_text())

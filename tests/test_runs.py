@@ -306,6 +306,17 @@ def test_rows_in_a_state_that_nobody_here_knows_keep_their_file(tmp_path: Path) 
     assert files(tmp_path) == names(1, 2)
 
 
+def test_what_a_run_has_set_aside_is_told_and_needs_no_run_file(tmp_path: Path) -> None:
+    path = write_run(tmp_path, 1, RowState.QUARANTINED, RowState.QUARANTINED)
+    found = read_run(str(path))
+    assert (found.quarantined, found.quarantined_bytes, found.deleted_bytes) == (2, 20, 0)
+    assert found.state is RunState.FINISHED
+    assert "20 Bytes set aside" in "\n".join(runs_lines("/s", [found], Look()))
+    write_run(tmp_path, 2)
+    prune(str(tmp_path), 1, None)
+    assert files(tmp_path) == names(2)
+
+
 def test_a_journal_goes_with_its_file(tmp_path: Path) -> None:
     path = write_run(tmp_path, 1)
     write_run(tmp_path, 2)

@@ -286,6 +286,14 @@ class Reader(Protocol):
         :raises TooLarge: it has more than *limit* bytes.
         """
 
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        """*length* bytes of *path* from *start* on; fewer where it ends before.
+
+        For what is too large to be held whole. *length* is more than 0.
+
+        :raises NotFound: it is not there.
+        """
+
     def stat(self, path: str) -> Entry:
         """Size, age and, where known, MD5 of *path*.
 

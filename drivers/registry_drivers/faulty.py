@@ -124,6 +124,14 @@ class Faulty(Wrapper):
             return data[: len(data) // 2]
         return data
 
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        """As the wrapped storage, or a fault, or the beginning of what is there."""
+        self._before(path)
+        data = self._storage.read_range(path, start, length)
+        if self._strikes(Fault.TRUNCATED):
+            return data[: len(data) // 2]
+        return data
+
     def stat(self, path: str) -> Entry:
         """As the wrapped storage, or a fault."""
         self._before(path)

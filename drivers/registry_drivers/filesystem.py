@@ -16,7 +16,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from registry_drivers.base import (
@@ -188,6 +188,14 @@ class FilesystemStorage:
 
     def read(self, path: str, *, limit: int | None = None) -> bytes:
         """See :class:`~registry_drivers.base.Reader`."""
+        return self._opened(path, lambda handle: self._read(handle, path, limit))
+
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        """See :class:`~registry_drivers.base.Reader`."""
+        return self._opened(path, lambda handle: self._read_range(handle, path, start, length))
+
+    def _opened(self, path: str, work: Callable[[int], bytes]) -> bytes:
+        """What *work* makes of the open file."""
         check_path(path, DRIVER)
         self.requests.add(read=1)
         try:
@@ -197,11 +205,21 @@ class FilesystemStorage:
                 raise self._no_file(path) from error
             raise self._error(error, path) from error
         try:
-            return self._read(handle, path, limit)
+            return work(handle)
         except OSError as error:
             raise translate(error, path, self.root) from error
         finally:
             os.close(handle)
+
+    def _read_range(self, handle: int, path: str, start: int, length: int) -> bytes:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise self._no_file(path)
+        chunks: list[bytes] = []
+        while length and (data := os.pread(handle, length, start)):
+            chunks.append(data)
+            start += len(data)
+            length -= len(data)
+        return b"".join(chunks)
 
     def _read(self, handle: int, path: str, limit: int | None) -> bytes:
         # Nearly all that is read is small and a file: its end is as good a proof as its status,

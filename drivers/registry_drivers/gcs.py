@@ -266,8 +266,11 @@ class GCSStorage(ObjectStorage):
         path: str = "",
         place: bool = False,
         limit: int | None = None,
+        span: str = "",
     ) -> Answer:
         headers = self._headers()
+        if span:
+            headers["Range"] = span
         if body is not None:
             headers["Content-Type"] = content_type
         answer = self._send(method, url, headers, body, limit=limit)
@@ -350,6 +353,9 @@ class GCSStorage(ObjectStorage):
         if self._store is not None:
             return self._fetch_fast(self._store, path, key, limit)
         return self._request("GET", f"{self._object(key)}?alt=media", path=path, limit=limit).data
+
+    def _fetch_range(self, path: str, key: str, span: str) -> Answer:
+        return self._request("GET", f"{self._object(key)}?alt=media", path=path, span=span)
 
     def _head(self, path: str, key: str) -> Entry:
         url = f"{self._object(key)}?fields=name,size,updated,md5Hash"

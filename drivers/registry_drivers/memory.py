@@ -122,6 +122,10 @@ class MemoryStorage:
             )
         return data
 
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        """See :class:`~registry_drivers.base.Reader`."""
+        return self.read(path)[start : start + length]
+
     def stat(self, path: str) -> Entry:
         """See :class:`~registry_drivers.base.Reader`."""
         check_path(path, self.driver)

@@ -52,6 +52,10 @@ _SECRET_WORDS = re.compile(
 )
 
 
+class RangeBeyondEnd(StorageError):
+    """The object ends before what was asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Listed:
     """One answer to a recursive listing; ``token`` asks for the next one, empty after the last."""
@@ -122,6 +126,10 @@ class ObjectStorage(abc.ABC):
         """The bytes of *key*."""
 
     @abc.abstractmethod
+    def _fetch_range(self, path: str, key: str, span: str) -> Answer:
+        """The answer to a request for *span* of *key*, in the form of the header ``Range``."""
+
+    @abc.abstractmethod
     def _head(self, path: str, key: str) -> Entry:
         """What is known of *key*."""
 
@@ -170,7 +178,7 @@ class ObjectStorage(abc.ABC):
         :param place: the answer is about the bucket, not about an object.
         """
         text = self._clean(f"{code or 'error'}: {message}".rstrip(": ") + f" (HTTP {status})")
-        kind = _kind(status, code)
+        kind = RangeBeyondEnd if status == 416 else _kind(status, code)
         if kind is NotFound and not place and code in NO_BUCKET:
             # A missing bucket says nothing about the object.
             kind = StorageError
@@ -284,6 +292,23 @@ class ObjectStorage(abc.ABC):
                 return self._fetch(path, key, limit)
             except TooLarge as error:
                 raise TooLarge(error.message, path=path, driver=self.driver) from None
+
+        data: bytes = self._call(ask)
+        return data
+
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        """See :class:`~registry_drivers.base.Reader`."""
+        key = self._key(path)
+        span = f"bytes={start}-{start + length - 1}"
+
+        def ask() -> bytes:
+            self.requests.add(read=1)
+            try:
+                answer = self._fetch_range(path, key, span)
+            except RangeBeyondEnd:
+                return b""
+            # A server may not know ranges, and send everything.
+            return answer.data if answer.status == 206 else answer.data[start : start + length]
 
         data: bytes = self._call(ask)
         return data

@@ -82,6 +82,10 @@ class Retrying(Wrapper):
         """As the wrapped storage."""
         return self._call(lambda: self._storage.read(path, limit=limit))
 
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        """As the wrapped storage."""
+        return self._call(lambda: self._storage.read_range(path, start, length))
+
     def stat(self, path: str) -> Entry:
         """As the wrapped storage."""
         return self._call(lambda: self._storage.stat(path))

@@ -328,6 +328,9 @@ class S3Storage(ObjectStorage):
             return self._fetch_fast(self._store, path, key, limit)
         return self._request("GET", key, path=path, limit=limit).data
 
+    def _fetch_range(self, path: str, key: str, span: str) -> Answer:
+        return self._request("GET", key, headers={"Range": span}, path=path)
+
     def _head(self, path: str, key: str) -> Entry:
         answer = self._request("HEAD", key, path=path)
         md5 = None

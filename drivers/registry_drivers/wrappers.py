@@ -65,6 +65,10 @@ class ReadOnly:
         """As the wrapped storage."""
         return self._reader.read(path, limit=limit)
 
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        """As the wrapped storage."""
+        return self._reader.read_range(path, start, length)
+
     def stat(self, path: str) -> Entry:
         """As the wrapped storage."""
         return self._reader.stat(path)
@@ -197,6 +201,11 @@ class Throttled(Wrapper):
         """As the wrapped storage."""
         self._take()
         return self._storage.read(path, limit=limit)
+
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        """As the wrapped storage."""
+        self._take()
+        return self._storage.read_range(path, start, length)
 
     def stat(self, path: str) -> Entry:
         """As the wrapped storage."""

@@ -1,4 +1,4 @@
-"""The audit log: a JSON line for each deletion and for each decision to hold.
+"""The audit log: a JSON line for each deletion, each thing set aside and each decision to hold.
 
 Lines are written once the run file has the outcome, so nothing is told that did not happen. A log
 that cannot be opened is found out by the guard, before anything is deleted. Later, a disk that is
@@ -81,7 +81,7 @@ class AuditLog:
             row, finished = rows[number]
             self._add(
                 finished,
-                "delete",
+                "quarantine" if outcome.result is Deletion.MOVED else "delete",
                 repository=row.repository,
                 digest=row.digest,
                 kind=row.kind.label,
@@ -89,7 +89,7 @@ class AuditLog:
                 bytes=row.size,
                 reason=row.reason,
                 result=outcome.result.value,
-                confirmed=outcome.result is Deletion.DELETED,
+                confirmed=outcome.result in (Deletion.DELETED, Deletion.MOVED),
                 error=outcome.error or None,
             )
         self._write()

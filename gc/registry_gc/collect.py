@@ -31,11 +31,12 @@ from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.lock import Lock, LockError, blocker
 from registry_gc.mark import Marking
 from registry_gc.plan import dead_links
+from registry_gc.plan_check import Contradiction, SecondOpinion
 from registry_gc.policy import Policy
 from registry_gc.quarantine import hidden
 from registry_gc.references import Manifests
 from registry_gc.report.document import document
-from registry_gc.report.model import Quarantine, Report, Tally
+from registry_gc.report.model import Quarantine, Report, Tally, Verification
 from registry_gc.retained import (
     Retained,
     leftover_rows,
@@ -57,9 +58,11 @@ class Job(msgspec.Struct, frozen=True):
     """What to collect, and how.
 
     ``check`` is the guard: asked before anything else, and again while deleting.
-    ``run_file``: where the run file is to be written. ``cache``: where what manifests reference is
-    remembered; None to read them all. ``settled``: told of each batch of deletes, see
-    :data:`registry_gc.sweep.Settled`. ``blob_cache``: what the registry itself remembers.
+    ``verify``: work out once more, and in another way, that nothing live goes; and look
+    afterwards whether anything has. ``run_file``: where the run file is to be written.
+    ``cache``: where what manifests reference is remembered; None to read them all. ``settled``:
+    told of each batch of deletes, see :data:`registry_gc.sweep.Settled`.
+    ``blob_cache``: what the registry itself remembers.
     """
 
     storage: Storage
@@ -68,6 +71,7 @@ class Job(msgspec.Struct, frozen=True):
     run_file: str
     cache: str | None = None
     dry_run: bool = False
+    verify: bool = False
     workers: int | None = None
     settled: tuple[Settled, ...] = ()
     blob_cache: BlobCache = msgspec.field(default_factory=NoCache)
@@ -150,6 +154,7 @@ class _Collection:
         self.keeps: tuple[Keep, ...] = ()
         self.retained = Retained()
         self.aside = SettingAside(job.storage, self.versions, observer)
+        self.opinion: SecondOpinion | None = None
 
     def run(self) -> Report:
         code = 0
@@ -157,7 +162,7 @@ class _Collection:
             self._run()
         except _Refused as refusal:
             code, self.error = 4, str(refusal)
-        except (StorageError, RunFileError, WorkerLost) as error:
+        except (StorageError, RunFileError, WorkerLost, Contradiction) as error:
             code, self.error = 1, str(error)
         except LockError as error:
             self._refuse_with("locked", str(error))
@@ -182,9 +187,12 @@ class _Collection:
             with self._locked():
                 self._plan(engine)
                 self._check_limits()
+                self._ask_second_opinion(engine)
                 if not self.job.dry_run:
                     self._sweep()
                     self._look_back(engine)
+                    if self.opinion is not None:
+                        self.opinion.after()
 
     # Guard and lock
 
@@ -370,6 +378,20 @@ class _Collection:
         if self.verdict != "allowed" and not self.job.dry_run:
             raise _Refused(self._why_not())
 
+    def _ask_second_opinion(self, engine: Engine) -> None:
+        if self.job.verify:
+            assert self.run_file is not None
+            cutoff = float(self.run_file.meta()["cutoff"])
+            self.opinion = SecondOpinion(
+                self.reader, engine, self.observer, self.job.policy, cutoff
+            )
+            self.opinion.before(self.run_file)
+            if self.opinion.faults:
+                self.observer.notice(
+                    f"{self.opinion.faults} things that live images need were missing before "
+                    "this run; registry-gc verify lists them"
+                )
+
     # Deleting
 
     def _sweep(self) -> None:
@@ -487,6 +509,10 @@ class _Collection:
             self.error = self.error or str(error)
             return replace(self._whole_report(1 if code in (0, 3) else code), run_file=path)
 
+    def _verification(self) -> Verification | None:
+        opinion = self.opinion
+        return None if opinion is None else Verification(opinion.manifests, opinion.faults)
+
     def _emptied(self) -> int:
         """How many repositories nothing is left of; on a dry run, how many that would be."""
         if self.job.dry_run or self.run_file is None:
@@ -503,8 +529,9 @@ class _Collection:
         marking = self.survey.marking if self.survey else None
         held = marking.holds if marking else ()
         damaged = marking.damaged if marking else ()
+        faults = self.opinion.faults if self.opinion else 0
         blobs = self.survey.blobs if self.survey else None
-        if code == 0 and (held or damaged or failed):
+        if code == 0 and (held or damaged or failed or faults):
             code = 3
         forgotten = self.job.blob_cache.state()
         if forgotten.left:
@@ -547,6 +574,7 @@ class _Collection:
             held=held,
             damaged=damaged,
             failed=failed,
+            verified=self._verification(),
             strangers=self.strangers,
             requests=self.storage.requests.totals(),
             seconds_mark=self.marked_at - self.began,

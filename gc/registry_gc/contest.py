@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from datetime import UTC
 
 from registry_drivers.base import Deletion, Storage
 from registry_drivers.errors import NotFound, StorageError
@@ -113,7 +114,8 @@ def _living(storage: Storage, path: str) -> Holder | None:
     if other is None:
         # A claim is written whole: not of our making.
         return None
-    age = storage.now() - max(modified, other.time.timestamp())
+    written = other.time if other.time.tzinfo else other.time.replace(tzinfo=UTC)
+    age = storage.now() - max(modified, written.timestamp())
     return None if other.alive() is False or age >= STALE_SECONDS else other
 
 

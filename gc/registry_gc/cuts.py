@@ -8,6 +8,8 @@ subtree under a bound that does not.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
+
 from msgspec.structs import replace
 
 from registry_drivers.base import Reader
@@ -50,14 +52,14 @@ def split_rest(reader: Reader, rest: Range) -> list[Range]:
 
 def _pieces(rest: Range, level: str, folders: tuple[str, ...], cuts: list[str]) -> list[Range]:
     pieces = []
+    order = [folder.encode("utf-8", "surrogateescape") for folder in folders]
     for start, stop in zip([rest.start_after, *cuts], [*cuts, rest.stop_before], strict=True):
-        inside = tuple(
-            folder
-            for folder in folders
-            if (start is None or before(start, folder)) and (stop is None or before(folder, stop))
-        )
+        first = bisect_right(order, (start or "").encode("utf-8", "surrogateescape"))
+        last = len(order)
+        if stop is not None:
+            last = bisect_left(order, stop.encode("utf-8", "surrogateescape"))
         piece = replace(rest, start_after=start, stop_before=stop, begun=start)
-        pieces.append(replace(piece, level=level, folders=inside))
+        pieces.append(replace(piece, level=level, folders=folders[first:last]))
     return pieces
 
 

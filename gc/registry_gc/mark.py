@@ -107,9 +107,13 @@ class _Aliases:
         return self._aliases.get(key, set())
 
     def found(self, key: bytes) -> bool:
-        """Tell whether a blob has this name, or a readable link says what it is called."""
-        if key in self._aliases:
-            return True
+        """Tell whether a blob has this name, or a name that a readable link says.
+
+        A link that says what is not stored may be rotten, and then nobody knows the right name.
+        """
+        return any(map(self._is_stored, (key, *sorted(self.targets(key)))))
+
+    def _is_stored(self, key: bytes) -> bool:
         if key not in self._stored:
             try:
                 self._reader.stat(blob_path(self._names.text(key)))
@@ -149,10 +153,11 @@ class _Marker:
                     catalog.revisions.keys,
                     self.target_keys,
                     catalog.tag_index.keys[self.young_index],
-                    catalog.tag_index.keys[self._of_broken_tags()],
                 ]
             )
         )
+        self.broken = self._broken_tags()
+        manifests.load(catalog.tag_index.keys[self._of_broken_tags()])
         ids = manifests.ids(catalog.revisions.keys)
         self.linked = distinct(_pairs(catalog.revisions.owner, ids))
         self.linked_ids = distinct(ids)
@@ -174,20 +179,38 @@ class _Marker:
         stored = map(self.aliases.targets, map(np.void.tobytes, names[within(keys, names)]))
         return union(keys, pack(key for targets in stored for key in sorted(targets)))
 
-    def _broken_tags(self) -> list[int]:
-        """The tags whose ``current/link`` holds no digest, where that has not been released."""
-        unknown = np.flatnonzero(~self.catalog.tags.known)
-        owners = self.catalog.tags.owner[unknown].tolist()
-        return [
-            row
-            for row, owner in zip(unknown.tolist(), owners, strict=True)
-            if not self.policy.released(self._name(owner), None)
-        ]
+    def _broken_tags(self) -> dict[int, str]:
+        """The tags that do not say what they point to, where that has not been released, and why.
+
+        A registry writes an entry of the tag's index before it points the tag there. So a digest
+        that is in neither the index nor the store was never written: the link has rotted.
+        """
+        tags = self.catalog.tags
+        missing = self.manifests.in_state(State.MISSING)[self.manifests.ids(self.target_keys)]
+        lost = np.flatnonzero(tags.known)[missing].tolist()
+        broken: dict[int, str] = {}
+        for row in sorted([*np.flatnonzero(~tags.known).tolist(), *lost]):
+            tag = tags[row]
+            reason = "holds no digest"
+            if tag.target is not None:
+                reason = f"points to {tag.target}, which was never pushed"
+                if self._was_ever(row):
+                    continue
+            if not self.policy.released(self._name(tag.repository), tag.target):
+                broken[row] = reason
+        return broken
+
+    def _was_ever(self, row: int) -> bool:
+        """Whether the target of the tag in *row* is in its index."""
+        index, folder = self.catalog.tag_index, int(self.catalog.tags.folder[row])
+        rows = slice(*np.searchsorted(index.owner, [folder, folder + 1]).tolist())
+        key = self.catalog.tags.keys[row].tobytes()
+        return key in {entry.tobytes() for entry in index.keys[rows]}
 
     def _of_broken_tags(self) -> NDArray[np.bool_]:
-        """Tell for each tag-index entry whether its tag's ``current/link`` holds no digest."""
+        """Tell for each tag-index entry whether its tag does not say what it points to."""
         broken = np.zeros(len(self.catalog.tag_folders), dtype=np.bool_)
-        broken[self.catalog.tags.folder[self._broken_tags()]] = True
+        broken[self.catalog.tags.folder[list(self.broken)]] = True
         found: NDArray[np.bool_] = broken[self.catalog.tag_index.owner]
         return found
 
@@ -205,9 +228,9 @@ class _Marker:
         return self._marking(live)
 
     def _hold_broken_tags(self) -> None:
-        for row in self._broken_tags():
+        for row, reason in self.broken.items():
             tag = self.catalog.tags[row]
-            self.holds[tag.repository, None] = f"the tag {tag.name} holds no digest"
+            self.holds[tag.repository, None] = f"the tag {tag.name} {reason}"
             self.held.add(tag.repository)
 
     def _roots(self) -> Pairs:

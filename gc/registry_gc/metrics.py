@@ -40,6 +40,9 @@ KEPT = frozenset(
 """The metrics that keep their last value while a run cannot tell a new one."""
 
 
+_ENDS = (RowState.DELETED, RowState.QUARANTINED, RowState.GONE_ALREADY, RowState.FAILED)
+
+
 class Use(NamedTuple):
     """Bytes used after the run, and bytes there are; None where nobody knows."""
 
@@ -150,7 +153,7 @@ def _planned(
     sizes: dict[tuple[str, ...], float] = {}
     for kind in ("blob", "revision", "layer-link", "upload", *sorted({kind for kind, _ in totals})):
         rows = {RowState(state): count for (of, state), count in totals.items() if of == kind}
-        for state in (None, RowState.DELETED, RowState.GONE_ALREADY, RowState.FAILED):
+        for state in (None, *_ENDS):
             counts = [rows[one] for one in rows if state in (None, one)]
             label = kind.replace("-", "_"), "dead" if state is None else state.replace(" ", "_")
             objects[label] = sum(count.rows for count in counts)

@@ -22,7 +22,8 @@ from registry_gc.run_file import SCHEMA, Kind, RowState
 
 _NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}\.sqlite")
 _BESIDE = ("-journal", "-wal", "-shm")
-_SETTLED = frozenset({RowState.DELETED, RowState.GONE_ALREADY, RowState.FAILED})
+# A quarantine tells by itself what is in it: nothing there needs the run file.
+_SETTLED = frozenset(RowState) - {RowState.PLANNED}
 _PATIENCE = 2.0  # seconds; a writer holds its file for a small part of one
 
 
@@ -44,8 +45,8 @@ class RunState(enum.StrEnum):
 class PastRun(msgspec.Struct, frozen=True):
     """One run. Times in seconds since the epoch; None and 0 for what its file does not tell.
 
-    ``left``: rows that are still planned. ``unsettled``: rows in any state but deleted, gone
-    already and failed. ``reason``: why the file is damaged, or the run not done.
+    ``left``: rows that are still planned. ``unsettled``: those, and rows in a state that this
+    version does not know. ``reason``: why the file is damaged, or the run not done.
     """
 
     path: str
@@ -63,6 +64,8 @@ class PastRun(msgspec.Struct, frozen=True):
     exit_code: int | None = None
     eligible_bytes: int = 0
     deleted_bytes: int = 0
+    quarantined: int = 0
+    quarantined_bytes: int = 0
     deleted: Mapping[str, int] = msgspec.field(default_factory=dict)
     failed: int = 0
     gone_already: int = 0
@@ -162,6 +165,7 @@ def _told(path: str, meta: dict[str, Any], counts: _Counts) -> PastRun:
     left = sum(rows for _, state, rows, _ in counts if state == RowState.PLANNED)
     unsettled = sum(rows for _, state, rows, _ in counts if state not in _SETTLED)
     done = [count for count in counts if count[1] == RowState.DELETED]
+    aside = [count for count in counts if count[1] == RowState.QUARANTINED]
     deleted = {kind.label: 0 for kind in Kind}
     deleted.update({kind: rows for kind, _, rows, _ in done})
     return PastRun(
@@ -180,6 +184,8 @@ def _told(path: str, meta: dict[str, Any], counts: _Counts) -> PastRun:
         exit_code=report.get("exit_code"),
         eligible_bytes=sum(size for _, _, _, size in counts),
         deleted_bytes=sum(size for _, _, _, size in done),
+        quarantined=sum(rows for _, _, rows, _ in aside),
+        quarantined_bytes=sum(size for _, _, _, size in aside),
         deleted=deleted,
         failed=sum(rows for _, state, rows, _ in counts if state == RowState.FAILED),
         gone_already=sum(rows for _, state, rows, _ in counts if state == RowState.GONE_ALREADY),

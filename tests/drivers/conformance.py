@@ -289,6 +289,19 @@ class DriverConformance:
         assert storage.read("a/b") == data
         assert storage.stat("a/b").size == size
 
+    def test_a_range_is_what_lies_there_and_ends_with_the_object(
+        self, storage: Storage, put: Put
+    ) -> None:
+        put("a/ten", b"0123456789")
+        put("a/empty", b"")
+        assert storage.read_range("a/ten", 0, 10) == b"0123456789"
+        assert storage.read_range("a/ten", 3, 4) == b"3456"
+        assert storage.read_range("a/ten", 9, 100) == b"9"
+        assert storage.read_range("a/ten", 10, 1) == b""
+        assert storage.read_range("a/empty", 0, 1) == b""
+        with pytest.raises(NotFound):
+            storage.read_range("a/none", 0, 1)
+
     def test_a_limit_is_in_bytes_and_inclusive(self, storage: Storage, put: Put) -> None:
         put("a/empty", b"")
         put("a/ten", b"0123456789")

@@ -13,7 +13,7 @@ import click
 
 from registry_gc import __version__
 from registry_gc.cli.flags import DropInCommand
-from registry_gc.cli.options import collection_options
+from registry_gc.cli.options import chosen, collection_options
 from registry_gc.cli.quarantine import purge, restore
 from registry_gc.cli.usage_options import report, runs
 
@@ -32,6 +32,23 @@ Exit codes:
 CONFIG is the registry's own config file; REGISTRY_* variables override it as they do for the
 registry. Without CONFIG its default paths are tried. Every option can be set as RGC_<NAME>,
 such as RGC_GRACE=24h. DURATION is Go's (1h30m), with d and w too.
+"""
+
+LOOKING_EPILOG = """\b
+Exit codes:
+  0    every tag is whole
+  1    failed: something could not be read, so nothing can be said
+  2    usage or config error
+  3    something is missing or wrong; the list says what
+  130  interrupted (143 by SIGTERM)
+"""
+
+EXPLAIN_EPILOG = """\b
+Exit codes:
+  0    answered
+  1    failed: nothing of that name, or something could not be read
+  2    usage or config error
+  130  interrupted (143 by SIGTERM)
 """
 
 HELP = """Delete what no image needs from a container registry's storage.
@@ -87,3 +104,41 @@ def unlock(config: str | None) -> None:
     from registry_gc.cli.unlock import run_unlock
 
     sys.exit(run_unlock(config))
+
+
+@registry_gc.command(epilog=LOOKING_EPILOG)
+@click.option("--content", is_flag=True, help="Read every blob and check its digest.")
+@click.option("--untagged", is_flag=True, help="Look at manifests that no tag leads to as well.")
+@click.option(
+    "--whole-indexes",
+    is_flag=True,
+    help="Count it as a fault when an index lists a manifest that its repository does not have.",
+)
+@chosen("output", "quiet", "workers", "max_requests_per_second")
+@click.argument("config", required=False, type=click.Path(), metavar="[CONFIG]")
+def verify(**options: Any) -> None:
+    """Look whether every tag can be pulled whole: manifests, blobs, sizes, links.
+
+    Changes nothing and takes no lock; the registry may be in use.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from registry_gc.cli.verify import run_verify
+
+    sys.exit(run_verify(options))
+
+
+@registry_gc.command(epilog=EXPLAIN_EPILOG)
+@chosen("delete_untagged", "grace", "releases", "output", "workers", "max_requests_per_second")
+@click.argument("config", type=click.Path())
+@click.argument("what", metavar="DIGEST|REPOSITORY[:TAG|@DIGEST]")
+def explain(**options: Any) -> None:
+    """Say why something is live, dead, held, young or absent.
+
+    Also what else refers to it, where it is linked, and what deleting a tag or a repository would
+    free. A digest may be cut short when it stays unique. -m, --grace and --release change the
+    answer as they change a collection. Changes nothing; the registry may be in use.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from registry_gc.cli.explain import run_explain
+
+    sys.exit(run_explain(options))

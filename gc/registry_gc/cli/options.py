@@ -111,6 +111,11 @@ OPTIONS = (
         "Is recorded.",
     ),
     _option(
+        "--verify", is_flag=True,
+        help="Before deleting, work out a second time and in another way that nothing live goes; "
+        "afterwards, look whether all that is live is there. Takes about twice as long.",
+    ),
+    _option(
         "--workers", type=click.IntRange(1, 1024), metavar="N",
         help="How many requests, or processes, at once. Default: what suits the storage.",
     ),

@@ -167,6 +167,7 @@ def _job(options: Mapping[str, Any], progress: Progress, commands: Commands | No
         run_file=_run_file(options, state_dir, run),
         cache=cache_path(options, state_dir, storage),
         dry_run=options["dry_run"],
+        verify=options["verify"],
         workers=options["workers"],
         blob_cache=cache,
         run=run,

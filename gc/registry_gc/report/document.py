@@ -91,6 +91,8 @@ def document(report: Report) -> dict[str, Any]:
         ],
         "damaged": [{"path": damage.path, "reason": damage.reason} for damage in report.damaged],
         "failed": [{"path": path, "error": error} for path, error in report.failed],
+        "verified": report.verified
+        and {"manifests": report.verified.manifests, "faults": report.verified.faults},
         "strangers": report.strangers,
         "requests": {
             name: report.requests.get(name, 0) for name in ("list", "read", "delete", "write")

@@ -32,6 +32,13 @@ class Tally(msgspec.Struct, frozen=True):
     quarantined_bytes: int = 0
 
 
+class Verification(msgspec.Struct, frozen=True):
+    """What ``--verify`` has looked at: live manifests, and faults that were there before."""
+
+    manifests: int
+    faults: int
+
+
 class Quarantine(msgspec.Struct, frozen=True):
     """What was set aside instead of deleted, and what came back.
 
@@ -98,3 +105,4 @@ class Report(msgspec.Struct, frozen=True):
     held_bytes: int = 0
     live_manifests: int = 0
     quarantine: Quarantine = msgspec.field(default_factory=Quarantine)
+    verified: Verification | None = None

@@ -62,6 +62,8 @@ def _document(run: PastRun) -> dict[str, Any]:
         "eligible_bytes": run.eligible_bytes,
         "deleted_bytes": run.deleted_bytes,
         "deleted": dict(run.deleted),
+        "quarantined": run.quarantined,
+        "quarantined_bytes": run.quarantined_bytes,
         "already_gone": run.gone_already,
         "failed": run.failed,
         "left": run.left,
@@ -100,7 +102,7 @@ def _row(run: PastRun) -> Sequence[str]:
         what + (" -m" if run.delete_untagged else ""),
         run.state,
         "-" if run.exit_code is None else str(run.exit_code),
-        "-" if run.dry_run else humanize.naturalsize(run.deleted_bytes),
+        _freed(run),
         humanize.naturalsize(run.eligible_bytes),
         f"{run.deleted.get('blob', 0):,}",
         f"{run.deleted.get('revision', 0):,}",
@@ -109,6 +111,14 @@ def _row(run: PastRun) -> Sequence[str]:
         "-" if run.dry_run else f"{run.left:,}",
         _took(run.seconds),
     )
+
+
+def _freed(run: PastRun) -> str:
+    if run.dry_run:
+        return "-"
+    if run.quarantined:
+        return f"{humanize.naturalsize(run.quarantined_bytes)} set aside"
+    return humanize.naturalsize(run.deleted_bytes)
 
 
 def _when(seconds: float | None) -> str:

@@ -127,6 +127,8 @@ def summary_lines(report: Report) -> Iterator[str]:
         yield f"  gone already  {_number(report.already_gone)}"
     if report.strangers:
         yield f"  strangers     {_number(report.strangers)} files that are not a registry's, kept"
+    if report.verified:
+        yield f"  verified      {_number(report.verified.manifests)} live manifests"
     yield from _cache_lines(report)
     yield from _command_lines(report)
     yield from _problem_lines(report)

@@ -1,0 +1,177 @@
+"""``registry-gc explain``: why something is kept or goes, in words or as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import humanize
+
+from registry_drivers.wrappers import ReadOnly
+from registry_gc.catalog import is_registry
+from registry_gc.cli.output import Output
+from registry_gc.cli.wiring import (
+    complain,
+    exit_code_of,
+    is_terminal,
+    read_config,
+    storage_of,
+)
+from registry_gc.engine import WorkerLost, engine_for
+from registry_gc.explain import About, AboutDigest, AboutRepository, AboutTag, Explainer, Fate
+from registry_gc.freed import Freed, Marker
+from registry_gc.interrupts import Interrupted, Interrupts
+from registry_gc.lookup import Unknown
+from registry_gc.policy import Policy
+from registry_gc.progress import Progress
+from registry_gc.survey import Surveyor
+from registry_gc.trails import Trail
+
+_SHOWN = 10
+"""Lines of one sort in text; JSON has all."""
+_KINDS = {AboutDigest: "digest", AboutTag: "tag", AboutRepository: "repository"}
+
+
+def run_explain(options: Mapping[str, Any]) -> int:
+    """Explain what *options* ask for; returns the exit code."""
+    output = Output()
+    try:
+        with Interrupts().installed():
+            return exit_code_of(lambda: _run(options, output))
+    except Interrupted as interrupt:
+        complain(f"interrupted by {interrupt}")
+        return 128 + interrupt.number
+    except (Unknown, WorkerLost) as error:
+        complain(str(error))
+        return 1
+    finally:
+        output.close()
+
+
+def _run(options: Mapping[str, Any], output: Output) -> int:
+    progress = Progress(bars=is_terminal())
+    config = read_config(options["config"], progress)
+    storage = storage_of(config, options["max_requests_per_second"])
+    policy = Policy(
+        delete_untagged=options["delete_untagged"],
+        grace=options["grace"],
+        releases=tuple(options["releases"]),
+    )
+    try:
+        reader = ReadOnly(storage)
+        with engine_for(reader, options["workers"]) as engine:
+            if not is_registry(reader):
+                complain(f"{storage.root}: no registry there; is it mounted?")
+                return 1
+            cutoff = storage.now() - policy.grace
+            surveyor = Surveyor(reader, engine, policy, cutoff, progress)
+            survey = surveyor.mark(surveyor.catalog())
+            marker = Marker(reader, engine, survey.manifests, policy, cutoff)
+            explainer = Explainer(reader, survey.catalog, survey.manifests, marker, cutoff)
+            about = explainer.explain(options["what"])
+    finally:
+        progress.finish()
+        storage.close()
+    if options["output"] == "json":
+        kind = {
+            "schema": 1,
+            "about": _KINDS[type(about)],
+            "delete_untagged": policy.delete_untagged,
+        }
+        output.lines([json.dumps({**kind, **asdict(about)}, indent=2)])
+    else:
+        output.lines(_lines(about, policy))
+    return 0
+
+
+def _lines(about: About, policy: Policy) -> Iterator[str]:
+    match about:
+        case AboutDigest():
+            yield from _digest_lines(about, policy)
+        case AboutTag():
+            yield from _tag_lines(about, policy)
+        case AboutRepository():
+            yield from _repository_lines(about)
+
+
+def _digest_lines(about: AboutDigest, policy: Policy) -> Iterator[str]:
+    size = "not in the store"
+    if about.size is not None and about.modified is not None:
+        when = datetime.fromtimestamp(about.modified, UTC).strftime("%Y-%m-%d %H:%M")
+        size = f"{humanize.naturalsize(about.size)}, written {when} UTC"
+    where = f"{about.repository}@" if about.repository else ""
+    yield f"{where}{about.digest}: {about.fate}"
+    yield f"  {about.kind}, {size}"
+    yield from (f"  {reason}" for reason in about.reasons)
+    if about.subject:
+        yield f"  describes {about.subject}"
+    if about.fate is Fate.DEAD:
+        lead = "no tag" if policy.delete_untagged else "no tag and no linked manifest"
+        yield f"  {lead} leads to it, and it is old enough"
+    yield from _some("reached by", [_trail(trail) for trail in about.trails])
+    yield from _some(
+        "referred to by", [f"{name}@{digest} {how} it" for name, how, digest in about.referrers]
+    )
+    yield from _some(
+        "linked as",
+        [
+            f"{link.kind} in {link.repository}: "
+            + (f"would go, {link.goes}" if link.goes else "stays")
+            for link in about.links
+        ],
+    )
+
+
+def _trail(trail: Trail) -> str:
+    root = f"{trail.repository}:{trail.tag}" if trail.tag else trail.repository
+    steps = []
+    for step in trail.steps:
+        arrow = "" if not step.relation else f" -> {step.relation} "
+        steps.append(f"{arrow or ' -> '}{step.kind} {step.digest}")
+    why = "" if trail.tag else f" ({trail.root})"
+    return f"{root}{why}{''.join(steps)}"
+
+
+def _some(title: str, lines: list[str]) -> Iterator[str]:
+    if lines:
+        yield f"  {title}"
+        yield from (f"    {line}" for line in lines[:_SHOWN])
+        if len(lines) > _SHOWN:
+            yield f"    and {humanize.intcomma(len(lines) - _SHOWN)} more (--output json has all)"
+
+
+def _tag_lines(about: AboutTag, policy: Policy) -> Iterator[str]:
+    yield f"{about.repository}:{about.tag}: a tag is never deleted by a collection"
+    yield from (f"  {reason}" for reason in about.reasons)
+    if about.others:
+        yield f"  the same as {', '.join(about.others[:_SHOWN])}"
+    yield f"  deleting it, then collecting with -m, would free {_freed(about.frees)}"
+    if about.target is None:
+        yield "  it holds no digest"
+    else:
+        yield from (f"  {line}" for line in _digest_lines(about.target, policy))
+
+
+def _repository_lines(about: AboutRepository) -> Iterator[str]:
+    number = humanize.intcomma
+    yield f"{about.repository}: {about.fate}"
+    yield from (f"  held: {reason}" for reason in about.reasons)
+    tags = f" ({', '.join(about.tags[:_SHOWN])}{', …' if len(about.tags) > _SHOWN else ''})"
+    yield (
+        f"  {number(len(about.tags))} tags{tags if about.tags else ''}, {number(about.manifests)} "
+        f"manifests, {number(about.layer_links)} layer links, {number(about.uploads)} uploads"
+    )
+    for kind, count in sorted(about.goes.items()):
+        yield f"  would go: {number(count)} of kind {kind}"
+    yield f"  deleting it, then collecting with -m, would free {_freed(about.frees)}"
+
+
+def _freed(freed: Freed) -> str:
+    number = humanize.intcomma
+    return (
+        f"{humanize.naturalsize(freed.bytes)} ({number(freed.bytes)} bytes) in "
+        f"{number(freed.blobs)} blobs, {number(freed.manifests)} manifests"
+    )

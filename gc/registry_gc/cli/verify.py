@@ -1,0 +1,146 @@
+"""``registry-gc verify``: look whether every tag is whole, and list what is not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import humanize
+
+from registry_drivers.base import Storage
+from registry_gc import __version__
+from registry_gc.catalog import is_registry
+from registry_gc.cli.output import Output
+from registry_gc.cli.wiring import (
+    complain,
+    exit_code_of,
+    is_terminal,
+    note,
+    read_config,
+    storage_of,
+)
+from registry_gc.engine import WorkerLost, engine_for
+from registry_gc.interrupts import Interrupted, Interrupts
+from registry_gc.progress import Progress
+from registry_gc.verify import MissingChild, Problem, TrueSizes, Verified, verify
+
+
+def run_verify(options: Mapping[str, Any]) -> int:
+    """Verify the storage that *options* name; returns the exit code."""
+    output = Output()
+    try:
+        with Interrupts().installed():
+            return exit_code_of(lambda: _run(options, output))
+    except Interrupted as interrupt:
+        complain(f"interrupted by {interrupt}")
+        return 128 + interrupt.number
+    except WorkerLost as error:
+        complain(str(error))
+        return 1
+    finally:
+        output.close()
+
+
+def _run(options: Mapping[str, Any], output: Output) -> int:
+    quiet = options["quiet"]
+    progress = Progress(bars=not quiet and is_terminal())
+    config = read_config(options["config"], progress)
+    storage = storage_of(config, options["max_requests_per_second"])
+    try:
+        reader = TrueSizes(storage)
+        with engine_for(reader, options["workers"]) as engine:
+            if not is_registry(reader):
+                complain(f"{storage.root}: no registry there; is it mounted?")
+                return 1
+            found = verify(
+                reader,
+                engine,
+                progress,
+                untagged=options["untagged"],
+                content=options["content"],
+            )
+        wrong = bool(found.problems) or (options["whole_indexes"] and bool(found.missing_children))
+        code = 3 if wrong else 0
+        if options["output"] == "json":
+            output.lines([json.dumps(document(found, storage, options, code), indent=2)])
+        elif not quiet:
+            output.lines(_lines(found))
+    finally:
+        progress.finish()
+        storage.close()
+    if found.changed:
+        note(f"{len(found.changed)} tags changed while they were looked at; run again for those")
+    if code and quiet:
+        note(f"{len(found.problems)} faults, {len(found.broken)} tags not whole")
+    return code
+
+
+def document(
+    found: Verified, storage: Storage, options: Mapping[str, Any], code: int
+) -> dict[str, Any]:
+    """What was found, as the JSON document that programs read; ``schema`` 1."""
+    return {
+        "schema": 1,
+        "version": __version__,
+        "storage": {"driver": storage.driver, "root": storage.root},
+        "content": options["content"],
+        "untagged": options["untagged"],
+        "repositories": found.repositories,
+        "tags": found.tags,
+        "manifests": found.manifests,
+        "blobs": found.blobs,
+        "bytes_read": found.bytes,
+        "broken_tags": found.broken,
+        "problems": [_problem(problem) for problem in found.problems],
+        "missing_children": [_child(child) for child in found.missing_children],
+        "changed": found.changed,
+        "requests": storage.requests.totals(),
+        "exit_code": code,
+    }
+
+
+def _problem(problem: Problem) -> dict[str, Any]:
+    return {
+        "repository": problem.repository,
+        "tag": problem.tag,
+        "digest": problem.digest,
+        "what": problem.what.value,
+        "path": problem.path,
+        "reason": problem.reason,
+    }
+
+
+def _child(child: MissingChild) -> dict[str, Any]:
+    return {
+        "repository": child.repository,
+        "tag": child.tag,
+        "index": child.index,
+        "digest": child.digest,
+        "stored": child.stored,
+    }
+
+
+def _lines(found: Verified) -> Iterator[str]:
+    for problem in found.problems:
+        where = f"{problem.repository}:{problem.tag}" if problem.tag else problem.repository
+        what = f"{problem.what} {problem.digest}" if problem.digest else str(problem.what)
+        yield f"{where or 'in no repository'}: {what}: {problem.reason}"
+    yield from (f"not whole: {tag}" for tag in found.broken)
+    for child in found.missing_children:
+        where = child.repository + (f":{child.tag}" if child.tag else "")
+        elsewhere = "in another repository only" if child.stored else "not in the store"
+        yield f"{where}: missing child {child.digest} of {child.index}: {elsewhere}"
+    number = humanize.intcomma
+    read = f", {humanize.naturalsize(found.bytes)} read" if found.bytes else ""
+    verdict = "every tag is whole"
+    if found.problems:
+        verdict = (
+            f"{number(len(found.problems))} faults, {number(len(found.broken))} tags not whole"
+        )
+    if found.missing_children:
+        verdict += f"; {number(len(found.missing_children))} missing children of indexes"
+    yield (
+        f"{number(found.repositories)} repositories, {number(found.tags)} tags, "
+        f"{number(found.manifests)} manifests, {number(found.blobs)} blobs{read}: {verdict}"
+    )

@@ -1,0 +1,326 @@
+"""``registry-gc explain``: the answers are what a collection does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core_support import NOW, YOUNG, Store
+from model import HOUR, Expected, Files, expect
+from registry_drivers.memory import MemoryStorage
+from registry_gc.cli.main import registry_gc
+from registry_gc.engine import SerialEngine
+from registry_gc.events import Silence
+from registry_gc.explain import AboutDigest, AboutRepository, AboutTag, Explainer, Fate
+from registry_gc.freed import Marker
+from registry_gc.lookup import Unknown
+from registry_gc.policy import Policy, Release
+from registry_gc.survey import Surveyor
+from registry_tree import (
+    OCI_LAYER,
+    blob_path,
+    descriptor,
+    layer_link_path,
+    repository_path,
+    sha256,
+    sha512,
+    tag_path,
+)
+from running import Disk, write_config
+from strategies import Registry, damaged
+
+
+def explainer(storage: MemoryStorage, policy: Policy) -> Explainer:
+    """An explainer of *storage*, whose clock stands at :data:`NOW`."""
+    engine = SerialEngine(storage)
+    cutoff = NOW - policy.grace
+    surveyor = Surveyor(storage, engine, policy, cutoff, Silence())
+    survey = surveyor.mark(surveyor.catalog())
+    marker = Marker(storage, engine, survey.manifests, policy, cutoff)
+    return Explainer(storage, survey.catalog, survey.manifests, marker, cutoff)
+
+
+def stored(files: Files) -> MemoryStorage:
+    """*files* in memory, with their ages."""
+    storage = MemoryStorage(lambda: NOW)
+    for path, file in files.items():
+        storage.put(path, file.data, NOW - file.age)
+    return storage
+
+
+def digest_of(path: str) -> str:
+    """The digest that a blob's path, or a link's, names."""
+    return ":".join(path.split("/")[-3:-1]) if path.endswith("link") else _blob(path)
+
+
+def _blob(path: str) -> str:
+    parts = path.split("/")
+    return f"{parts[-4]}:{parts[-2]}"
+
+
+def model(registry: Registry, policy: Policy, files: Files | None = None) -> Expected:
+    """What the model says."""
+    return expect(
+        registry.files if files is None else files,
+        delete_untagged=policy.delete_untagged,
+        grace=policy.grace,
+        upload_age=None,
+    )
+
+
+POLICIES = st.builds(
+    lambda untagged, grace: Policy(delete_untagged=untagged, grace=HOUR if grace else 0.0),
+    st.booleans(),
+    st.booleans(),
+)
+
+
+@settings(max_examples=60)
+@given(damaged(), POLICIES)
+def test_what_is_called_dead_is_what_a_collection_deletes(
+    registry: Registry, policy: Policy
+) -> None:
+    expected = model(registry, policy)
+    ask = explainer(stored(registry.files), policy)
+    for path in registry.paths("/blobs/sha256/", "/data"):
+        digest = digest_of(path)
+        if len(digest) != 71:
+            continue
+        about = ask.explain(digest)
+        assert isinstance(about, AboutDigest)
+        assert (about.fate is Fate.DEAD) == (digest in expected.blobs), digest
+        assert {link.path for link in about.links if link.goes} == {
+            link.path for link in about.links if link.path in expected.dead
+        }
+
+
+@settings(max_examples=60)
+@given(damaged(), POLICIES)
+def test_what_a_tag_frees_is_what_goes_once_it_is_deleted(
+    registry: Registry, policy: Policy
+) -> None:
+    policy = Policy(delete_untagged=True, grace=policy.grace)
+    before = model(registry, policy)
+    ask = explainer(stored(registry.files), policy)
+    for path in registry.paths("/_manifests/tags/", "/current/link"):
+        folder = path.removesuffix("current/link")
+        repository, _, tag = folder[:-1].partition("/_manifests/tags/")
+        left = {name: file for name, file in registry.files.items() if not name.startswith(folder)}
+        after = model(registry, policy, left)
+        about = ask.tag(repository.partition("/repositories/")[2], tag)
+        freed = after.blobs - before.blobs
+        assert about.frees.blobs == len(freed)
+        assert about.frees.bytes == sum(
+            len(registry.files[blob_path(digest)].data) for digest in freed
+        )
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+UNTAGGED_GO = Policy(delete_untagged=True)
+
+
+def digest(store: Store, what: str, policy: Policy = UNTAGGED_GO) -> AboutDigest:
+    """What is said of a digest."""
+    about = explainer(store.storage, policy).explain(what)
+    assert isinstance(about, AboutDigest)
+    return about
+
+
+def test_a_layer_is_explained_by_the_way_from_its_tag(store: Store) -> None:
+    image = store.tree.image("team/app", layers=[b"layer"])
+    index = store.tree.index("team/app", "2.0", [image])
+    (trail,) = digest(store, sha256(b"layer")).trails
+    assert (trail.repository, trail.tag) == ("team/app", "2.0")
+    assert [(step.relation, step.kind, step.digest) for step in trail.steps] == [
+        ("", "index", index),
+        ("lists", "image", image),
+        ("names", "blob", sha256(b"layer")),
+    ]
+
+
+def test_every_tag_that_leads_there_is_named_by_its_shortest_way(store: Store) -> None:
+    image = store.tree.image("a", "v1", layers=[b"layer"])
+    inner = store.tree.index("a", None, [image])
+    store.tree.index("a", "multi", [inner, image])
+    store.tree.image("b", "v1", layers=[b"layer"], config=b"other")
+    trails = digest(store, sha256(b"layer")).trails
+    assert [(trail.repository, trail.tag, len(trail.steps)) for trail in trails] == [
+        ("a", "multi", 3),
+        ("a", "v1", 2),
+        ("b", "v1", 2),
+    ]
+
+
+def test_a_signature_is_explained_by_what_it_describes(store: Store) -> None:
+    image = store.tree.image("a", "v1")
+    signature = store.tree.image("a", layers=[b"signature"], subject=image)
+    about = digest(store, sha256(b"signature"))
+    (trail,) = about.trails
+    assert [step.relation for step in trail.steps] == ["", "is described by", "names"]
+    assert digest(store, signature).subject == image
+    assert digest(store, image).referrers == [("a", "describes", signature)]
+
+
+def test_a_subject_in_another_repository_is_the_way(store: Store) -> None:
+    image = store.tree.image("a", "v1")
+    store.tree.image("b", layers=[b"signature"], subject=image)
+    (trail,) = digest(store, sha256(b"signature")).trails
+    assert (trail.repository, trail.tag) == ("a", "v1")
+
+
+def test_without_m_a_linked_manifest_is_the_root(store: Store) -> None:
+    store.tree.image("a", layers=[b"layer"])
+    about = digest(store, sha256(b"layer"), Policy())
+    assert about.fate is Fate.LIVE
+    assert [trail.tag for trail in about.trails] == [None]
+    assert "without -m" in about.trails[0].root
+    assert digest(store, sha256(b"layer")).fate is Fate.DEAD
+
+
+def test_what_is_young_says_so(store: Store) -> None:
+    store.tree.image("a", layers=[b"layer"])
+    store.touch(layer_link_path("a", sha256(b"layer")), YOUNG)
+    policy = Policy(delete_untagged=True, grace=HOUR)
+    about = digest(store, sha256(b"layer"), policy)
+    assert about.fate is Fate.YOUNG
+    assert "younger than the grace period" in " ".join(about.reasons)
+
+
+def test_what_is_held_says_why(store: Store) -> None:
+    store.tree.image("a", layers=[b"layer"])
+    store.tree.manifest("a", b"{no manifest")
+    about = digest(store, sha256(b"layer"))
+    assert about.fate is Fate.HELD
+    assert about.reasons[0].startswith("a is held: not a manifest")
+    released = Policy(delete_untagged=True, releases=(Release("a"),))
+    assert digest(store, sha256(b"layer"), released).fate is Fate.DEAD
+
+
+def test_what_is_needed_and_gone_is_absent_and_still_explained(store: Store) -> None:
+    store.tree.image("a", "v1", layers=[b"layer"])
+    store.remove(blob_path(sha256(b"layer")))
+    about = digest(store, sha256(b"layer"))
+    assert about.fate is Fate.ABSENT
+    assert about.size is None
+    assert about.reasons == ["it is needed, and not in the store"]
+    assert about.trails
+
+
+def test_the_same_digest_is_live_in_one_repository_and_goes_from_another(store: Store) -> None:
+    image = store.tree.image("a", "v1")
+    store.tree.image("b")
+    fates = {link.repository: bool(link.goes) for link in digest(store, image).links}
+    assert fates == {"a": False, "b": True}
+    assert digest(store, f"b@{image}").trails == []
+    assert digest(store, f"a@{image}").trails
+
+
+def test_a_blob_by_another_name_is_found_by_both(store: Store) -> None:
+    target = store.tree.blob(b"data")
+    store.tree.link_layer("a", sha512(b"data"), target)
+    layer = descriptor(OCI_LAYER, sha512(b"data"), 4)
+    store.tree.image("a", "v1", layers=[], extra={"layers": [layer]})
+    assert digest(store, target).fate is Fate.LIVE
+    assert [trail.tag for trail in digest(store, target).trails] == ["v1"]
+    assert digest(store, sha512(b"data")).fate is Fate.LIVE
+
+
+@pytest.mark.parametrize("cut", [lambda d: d[7:13], lambda d: d[:20], lambda d: d[7:], str])
+def test_a_digest_may_be_cut_short(store: Store, cut: Callable[[str], str]) -> None:
+    store.tree.image("a", "v1", layers=[b"layer"])
+    assert digest(store, cut(sha256(b"layer"))).digest == sha256(b"layer")
+
+
+def test_a_short_digest_of_several_names_some_of_them(store: Store) -> None:
+    for end in "01":
+        store.write(blob_path(f"sha256:abcdef{end * 58}"), b"x")
+    ask = explainer(store.storage, UNTAGGED_GO)
+    with pytest.raises(Unknown, match="2 digests begin so, such as sha256:abcdef0"):
+        ask.explain("abcdef")
+    assert isinstance(ask.explain("abcdef1"), AboutDigest)
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("nowhere", "neither a repository nor a digest"),
+        ("nowhere:v1", "no such repository"),
+        ("a:v2", "no such tag; the repository has: v1"),
+        ("sha256:00", "6 hex digits at least"),
+        ("abcdef", "begins so"),
+        ("sha256:" + "ab" * 32, "neither linked nor referenced"),
+        ("a@sha256:" + "ab" * 32, "neither linked nor referenced in a"),
+    ],
+)
+def test_what_is_not_there_is_said(store: Store, what: str, said: str) -> None:
+    store.tree.image("a", "v1")
+    with pytest.raises(Unknown, match=said):
+        explainer(store.storage, UNTAGGED_GO).explain(what)
+
+
+def test_a_repository_is_counted(store: Store) -> None:
+    store.tree.image("a", "v1", layers=[b"live"])
+    store.tree.image("a", layers=[b"dead"])
+    about = explainer(store.storage, UNTAGGED_GO).explain("a")
+    assert isinstance(about, AboutRepository)
+    assert (about.fate, about.tags, about.manifests) == (Fate.LIVE, ["v1"], 2)
+    assert about.goes == {"revision": 1, "layer-link": 1}
+    assert about.frees.blobs == 3
+    store.write(tag_path("a", "bad"), b"")
+    held = explainer(store.storage, UNTAGGED_GO).explain("a")
+    assert held.fate is Fate.HELD  # type: ignore[union-attr]  # a repository, as above
+    spoilt = explainer(store.storage, UNTAGGED_GO).explain("a:bad")
+    assert isinstance(spoilt, AboutTag)
+    assert spoilt.target is None
+
+
+def shown(config: Path, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of the command."""
+    answer = CliRunner().invoke(
+        registry_gc, ["explain", *arguments[:-1], str(config), arguments[-1]]
+    )
+    if answer.exception is not None and not isinstance(answer.exception, SystemExit):
+        raise answer.exception
+    return answer.exit_code, answer.stdout, answer.stderr
+
+
+def test_the_command_answers_in_words_and_as_json(tmp_path: Path) -> None:
+    disk = Disk(tmp_path)
+    image = disk.tree.image("a/b", "v1", layers=[b"layer"])
+    disk.tree.image("a/b", layers=[b"dead"])
+    config = write_config(disk.root, readonly=False)
+    code, text, _ = shown(config, "-m", "a/b:v1")
+    assert code == 0
+    assert "deleting it, then collecting with -m, would free" in text
+    assert f"a/b:v1 -> image {image}" in text
+    _, text, _ = shown(config, "-m", sha256(b"dead"))
+    assert f"{sha256(b'dead')}: dead" in text
+    assert "would go, no live manifest of this repository references it" in text
+    _, text, _ = shown(config, "-m", "a/b")
+    assert "would go: 1 of kind revision" in text
+    code, text, _ = shown(config, "--output", "json", sha256(b"layer"))
+    document: dict[str, Any] = json.loads(text)
+    assert (document["about"], document["fate"]) == ("digest", "live")
+    assert document["trails"][0]["tag"] == "v1"
+    code, text, errors = shown(config, "nowhere")
+    assert (code, text) == (1, "")
+    assert errors.startswith("error: nowhere")
+    assert not (disk.root / repository_path("nowhere")).exists()
+
+
+def test_a_root_without_a_registry_is_said(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    code, _, errors = shown(write_config(tmp_path / "empty"), "a")
+    assert code == 1
+    assert "no registry there" in errors
