@@ -71,6 +71,7 @@ class Policy:
     upload_without_start: bool = False
     max_delete: Limit | None = None
     allow_empty: bool = False
+    accept_shrink: bool = False
     keep_empty_repositories: bool = False
     purge_versions: bool = False
     releases: tuple[Release, ...] = ()

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from registry_gc.cli.flags import DurationType, LimitType, ReleaseType
+from registry_gc.cli.flags import DeadlineType, DurationType, LimitType, ReleaseType
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -66,6 +66,14 @@ OPTIONS = (
     ),
     _option("--allow-empty", is_flag=True, help="Delete even if not one manifest is live."),
     _option(
+        "--accept-shrink", is_flag=True,
+        help="Delete even if half of the repositories or tags are gone since the last run.",
+    ),
+    _option(
+        "--deadline", type=DeadlineType(), metavar="TIME|DURATION",
+        help="Stop then, with exit code 5: at a time such as 06:00, or after 90m.",
+    ),
+    _option(
         "--keep-empty-repositories", is_flag=True,
         help="Leave repositories that become empty in the catalogue.",
     ),
@@ -97,7 +105,7 @@ OPTIONS = (
     _option(
         "--run-file", type=click.Path(dir_okay=False), metavar="PATH",
         help="Where to write the run file: plan, journal and audit in one SQLite file. "
-        "Default: in the state directory.",
+        "A run that was stopped goes on with its own. Default: in the state directory.",
     ),
     _option(
         "--state-dir", type=click.Path(file_okay=False), metavar="PATH",
@@ -112,3 +120,34 @@ def collection_options(command: Command) -> Command:
     for option in reversed(OPTIONS):
         command = option(command)
     return command
+
+
+def options_of(*names: str) -> Callable[[Command], Command]:
+    """Give a command some options of a collection, by the names of their parameters."""
+    params = {param.name: param for param in _parameters()}
+
+    def decorate(command: Command) -> Command:
+        own = command.__dict__.setdefault("__click_params__", [])
+        own.extend(params[name] for name in reversed(names))
+        return command
+
+    return decorate
+
+
+def _parameters() -> list[click.Parameter]:
+    @collection_options
+    def bearer() -> None:
+        """Bears the options, as click notes them down."""
+
+    found: list[click.Parameter] = bearer.__dict__["__click_params__"]
+    return found
+
+
+def defaults() -> dict[str, Any]:
+    """What every option of a collection is where nobody gives it."""
+    context = click.Context(click.Command("defaults", params=_parameters()))
+    with context:
+        return {
+            str(param.name): param.type_cast_value(context, param.get_default(context))
+            for param in context.command.params
+        }

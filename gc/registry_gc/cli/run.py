@@ -6,11 +6,13 @@ import gc
 import os
 import time
 import uuid
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from registry_drivers.errors import DriverConfigError
+from registry_gc.apply import apply
 from registry_gc.cli.output import Output
+from registry_gc.cli.resume import is_stopped
 from registry_gc.cli.wiring import (
     cache_path,
     complain,
@@ -24,17 +26,36 @@ from registry_gc.cli.wiring import (
 from registry_gc.collect import Job, Plan, collect, objections
 from registry_gc.config import Config
 from registry_gc.config_file import ConfigError
+from registry_gc.events import Observer
 from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.policy import Policy
 from registry_gc.progress import Progress
 from registry_gc.report.document import as_json
 from registry_gc.report.model import Report
 from registry_gc.report.text import plan_lines, summary_lines
+from registry_gc.shrink import memory_path
 from registry_gc.state_dir import run_file_path
 
 
-def run_collection(options: Mapping[str, Any]) -> int:
-    """Run the collection that *options* describe; returns the exit code."""
+class Doing(Protocol):
+    """What is done with a job: it is collected, planned, or applied."""
+
+    def __call__(
+        self,
+        job: Job,
+        observer: Observer,
+        interrupts: Interrupts,
+        show: Callable[[Plan], None] | None = None,
+        /,
+    ) -> Report:
+        """Do it, and say what it came to."""
+
+
+def run_collection(options: Mapping[str, Any], doing: Doing | None = None) -> int:
+    """Run the collection that *options* describe; returns the exit code.
+
+    :param doing: what to do instead of collecting, or going on with a collection.
+    """
     # Millions of small objects are made here and no cycles: looking for those takes a sixth of the
     # time. What is there now stays for ever; worker processes share it.
     gc.freeze()
@@ -42,21 +63,25 @@ def run_collection(options: Mapping[str, Any]) -> int:
     output = Output()
     interrupts = Interrupts()
     try:
-        with interrupts.installed():
-            return _run(options, output, interrupts)
+        with interrupts.installed(), interrupts.until(options["deadline"]):
+            return _run(options, output, interrupts, doing)
     except Interrupted as interrupt:
         # Before the collection has begun, or while its report is shown.
-        complain(f"interrupted by {interrupt}")
-        return 128 + interrupt.number
+        complain(interrupt.reason)
+        return interrupt.exit_code
     finally:
         output.close()
 
 
-def _run(options: Mapping[str, Any], output: Output, interrupts: Interrupts) -> int:
+def _run(
+    options: Mapping[str, Any], output: Output, interrupts: Interrupts, doing: Doing | None
+) -> int:
     quiet, text = options["quiet"], options["output"] == "text"
     progress = Progress(bars=not quiet and is_terminal())
     try:
         job = _job(options, progress)
+        if doing is None:
+            doing = apply if is_stopped(job, progress) else collect
     except (ConfigError, DriverConfigError) as error:
         complain(str(error))
         return 2
@@ -66,13 +91,13 @@ def _run(options: Mapping[str, Any], output: Output, interrupts: Interrupts) -> 
             output.lines(plan_lines(plan, options["verbose"]))
 
     try:
-        report = collect(job, progress, interrupts, show)
+        report = doing(job, progress, interrupts, show)
     finally:
         progress.finish()
         job.storage.close()
     if not text:
         output.lines([as_json(report)])
-    elif not quiet and report.run_file is not None:
+    elif not quiet and report.run_file is not None and report.seconds_mark:
         output.lines(summary_lines(report))
     _say(report)
     return report.exit_code
@@ -93,6 +118,8 @@ def _job(options: Mapping[str, Any], progress: Progress) -> Job:
         dry_run=options["dry_run"],
         workers=options["workers"],
         run=run,
+        seen=memory_path(state_dir, storage.driver, storage.root),
+        config=os.path.abspath(config.path),
     )
 
 
@@ -107,6 +134,7 @@ def _policy(config: Config, options: Mapping[str, Any]) -> Policy:
         upload_without_start=asked is not None,
         max_delete=options["max_delete"],
         allow_empty=options["allow_empty"],
+        accept_shrink=options["accept_shrink"],
         keep_empty_repositories=options["keep_empty_repositories"],
         purge_versions=options["purge_versions"],
         releases=tuple(options["releases"]),

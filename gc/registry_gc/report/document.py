@@ -60,6 +60,7 @@ def document(report: Report) -> dict[str, Any]:
             "deleted_bytes": report.multipart_uploads.deleted_bytes,
         },
         "already_gone": report.already_gone,
+        "taken_back": report.taken_back,
         "held": [
             {"repository": hold.repository, "digest": hold.digest, "reason": hold.reason}
             for hold in report.held

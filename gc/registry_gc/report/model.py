@@ -28,7 +28,8 @@ class Report:
     ``verdict`` is what the guard says: ``allowed``, ``refused`` or ``unknown``. ``error`` is the
     one line that says why ``exit_code`` is not 0 or 3. ``keeps`` are the settings by which the
     storage keeps what is deleted; ``versions`` what goes of that, its bytes without those of
-    what this run itself deletes, which ``blobs`` and ``uploads`` count.
+    what this run itself deletes, which ``blobs`` and ``uploads`` count. ``taken_back``: rows of a
+    plan that a second look did not find dead any more.
     """
 
     run: str
@@ -64,3 +65,4 @@ class Report:
     retained: Retained = field(default_factory=Retained)
     versions: Tally = field(default_factory=Tally)
     multipart_uploads: Tally = field(default_factory=Tally)
+    taken_back: int = 0
