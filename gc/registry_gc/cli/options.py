@@ -144,10 +144,8 @@ def _parameters() -> list[click.Parameter]:
 
 
 def defaults() -> dict[str, Any]:
-    """What every option of a collection is where nobody gives it."""
-    context = click.Context(click.Command("defaults", params=_parameters()))
-    with context:
-        return {
-            str(param.name): param.type_cast_value(context, param.get_default(context))
-            for param in context.command.params
-        }
+    """What every option of a collection is where nobody gives it, no variable either."""
+    params = _parameters()
+    for param in params:
+        param.envvar = None
+    return click.Command("defaults", params=params).make_context("defaults", []).params
