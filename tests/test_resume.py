@@ -257,13 +257,6 @@ def test_a_deadline_that_has_passed_lets_nothing_go(case: Case, deadline: str) -
     assert case.gone == case.expected.dead
 
 
-def test_after_a_deadline_there_is_no_timer_left(case: Case) -> None:
-    before = signal.getsignal(signal.SIGALRM)
-    assert case.command("--deadline", "10h").exit_code == 0
-    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
-    assert signal.getsignal(signal.SIGALRM) == before
-
-
 # Two at once
 
 

@@ -65,13 +65,13 @@ class Interrupts:
         if seconds is None:
             yield
             return
-        before = signal.signal(signal.SIGALRM, self._handle)
-        # Zero would mean never.
-        signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))
+        before, timer = signal.signal(signal.SIGALRM, self._handle), (0.0, 0.0)
         try:
+            # Zero would mean never.
+            timer = signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))
             yield
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.setitimer(signal.ITIMER_REAL, *timer)
             signal.signal(signal.SIGALRM, before)
 
     @contextmanager
