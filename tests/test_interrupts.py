@@ -104,14 +104,10 @@ def test_no_handler_for_errors_swallows_an_interrupt_that_is_named_as_one() -> N
 
 def test_a_deadline_is_an_interruption_with_an_exit_code_of_its_own() -> None:
     interrupts = Interrupts()
-    with (
-        interrupts.installed(),
-        pytest.raises(Interrupted) as caught,
-        interrupts.until(0),
-        interrupts.deferred(),
-    ):
+    with interrupts.installed(), interrupts.until(0), interrupts.deferred():
         while not interrupts():
             pass
+    with pytest.raises(Interrupted) as caught:
         interrupts.check()
     assert caught.value.exit_code == 5
     assert "deadline" in caught.value.reason
