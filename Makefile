@@ -12,6 +12,8 @@ BIN := $(VENV)/bin
 AZURITE := $(VENV)/azurite/node_modules/.bin/azurite-blob
 # Twice quiet: errors only, without what pip has to say about its own settings.
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+# Else each start compiles again where PYTHONDONTWRITEBYTECODE is set, as in containers.
+COMPILE := $(BIN)/python -m compileall -q gc drivers
 PYTEST_ARGS ?= -n 2
 # From the command line only, never from the environment: CONFIG names what `make run` looks at.
 CONFIG :=
@@ -71,12 +73,14 @@ $(BIN)/python:
 $(VENV)/.installed: $(BIN)/python pyproject.toml gc/registry_gc/__init__.py
 	@echo "==> installing registry-garbage-collect into $(VENV)"
 	$(PIP) install --editable .
+	$(COMPILE)
 	touch $@
 
 $(VENV)/.installed-for-tests: $(BIN)/python pyproject.toml gc/registry_gc/__init__.py
 	@echo "==> installing registry-garbage-collect, its extras and what tests it into $(VENV)"
 	$(PIP) install --upgrade 'pip>=25.1'
 	$(PIP) install --editable '.[all]' --group dev
+	$(COMPILE)
 	touch $@ $(VENV)/.installed
 
 $(AZURITE): | $(BIN)/python

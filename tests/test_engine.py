@@ -8,9 +8,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from registry_drivers.base import Reader
 from registry_drivers.errors import NotFound, Unavailable

@@ -104,7 +104,7 @@ def test_no_handler_for_errors_swallows_an_interrupt_that_is_named_as_one() -> N
 
 def test_a_deadline_is_an_interruption_with_an_exit_code_of_its_own() -> None:
     interrupts = Interrupts()
-    with interrupts.installed(), interrupts.until(0), interrupts.deferred():
+    with interrupts.installed(), interrupts.deferred(), interrupts.until(0):
         while not interrupts():
             pass
     with pytest.raises(Interrupted) as caught:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -51,12 +51,12 @@ def registry_files() -> dict[str, File]:
 def kill_and_go_on(
     victim: Victim,
     run_file: Path,
-    kills: list[Callable[[], bool]],
+    kills: Sequence[Callable[[], bool]],
     look: Callable[[], set[str]],
     dead: frozenset[str],
 ) -> set[str]:
     """Run until one run ends by itself; returns the phases in which one was killed."""
-    phases = set()
+    phases: set[str] = set()
     for kill in kills:
         killed = kill()
         assert look() <= dead, "a file is gone that something live needs"

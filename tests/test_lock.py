@@ -11,11 +11,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from msgspec.structs import asdict, replace
 
 from registry_drivers.base import Deletion, Outcome, Storage
 from registry_drivers.errors import AccessDenied, AlreadyExists, StorageError, Unavailable

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from core_support import OLD, Store, marked
 from registry_gc.catalog import Damage, stream_blobs

@@ -13,10 +13,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 UNKNOWN_MD5 = b"\0" * 16
+
+
+Group = tuple[str, Sequence[str], str]
+"""Paths of one page that differ in one name: ``<head><name><tail>`` for each name."""
 
 
 class Paths(Sequence[str]):
@@ -24,13 +29,48 @@ class Paths(Sequence[str]):
 
     :param data: the UTF-8 bytes of all paths, one after the other, shape ``(bytes,)``.
     :param offsets: where each path begins, and the end of the last, shape ``(n + 1,)``, int64.
+
+    Those that a driver has found folder by folder are kept so, see :meth:`of_groups`.
     """
 
-    __slots__ = ("data", "offsets")
+    __slots__ = ("_count", "_data", "_offsets", "groups")
 
     def __init__(self, data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> None:
-        self.data = data
-        self.offsets = offsets
+        self._data: NDArray[np.uint8] | None = data
+        self._offsets: NDArray[np.int64] | None = offsets
+        self._count = len(offsets) - 1
+        self.groups: tuple[Group, ...] | None = None
+
+    @classmethod
+    def of_groups(cls, groups: Sequence[Group]) -> Paths:
+        """Paths that stay as they are, and are packed only for those who ask for the buffer.
+
+        A folder of a registry holds hundreds of names that are digests; putting a head and a
+        tail to each, and taking them off again, costs more than finding them.
+        """
+        paths = cls.__new__(cls)
+        paths._data = paths._offsets = None
+        paths._count = sum(len(names) for _, names, _ in groups)
+        paths.groups = tuple(groups)
+        return paths
+
+    @property
+    def data(self) -> NDArray[np.uint8]:
+        """The bytes of all paths."""
+        return self._packed()[0]
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """Where in the bytes each path begins."""
+        return self._packed()[1]
+
+    def _packed(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        if self._data is None or self._offsets is None:
+            packed = Paths.of(list(self))
+            self._data, self._offsets = packed._data, packed._offsets
+            assert self._data is not None
+            assert self._offsets is not None
+        return self._data, self._offsets
 
     @classmethod
     def of(cls, paths: Sequence[str]) -> Paths:
@@ -50,7 +90,7 @@ class Paths(Sequence[str]):
         return cls(np.frombuffer(data, dtype=np.uint8), offsets)
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
+        return self._count
 
     def __getitem__(self, index: int) -> str:  # type: ignore[override]  # slices are not needed
         if index < 0:
@@ -59,14 +99,18 @@ class Paths(Sequence[str]):
         return self.data[start:stop].tobytes().decode("utf-8", "surrogateescape")
 
     def __iter__(self) -> Iterator[str]:
+        if self.groups is not None:
+            for head, names, tail in self.groups:
+                for name in names:
+                    yield head + name + tail
+            return
         data = self.data.tobytes()
         bounds = self.offsets.tolist()
         for start, stop in zip(bounds, bounds[1:], strict=False):
             yield data[start:stop].decode("utf-8", "surrogateescape")
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """One object.
 
     ``size`` in bytes, ``modified`` in seconds since the epoch by the storage's clock, ``md5`` of
@@ -81,8 +125,7 @@ class Entry:
     shared: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(msgspec.Struct, frozen=True):
     """One answer to a listing, as columns of equal length.
 
     ``md5s`` has dtype ``V16`` and :data:`UNKNOWN_MD5` where the listing does not tell; None where
@@ -127,8 +170,7 @@ class Page:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Children:
+class Children(msgspec.Struct, frozen=True):
     """The names directly below a folder, sorted; folders without a trailing ``/``."""
 
     folders: tuple[str, ...]
@@ -143,8 +185,7 @@ class Deletion(enum.Enum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """What became of one path; ``error`` says why it failed, in the storage's own words."""
 
     path: str
@@ -152,8 +193,7 @@ class Outcome:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
+class Capabilities(msgspec.Struct, frozen=True):
     """What a storage is like; data, so that nobody asks for a driver's class.
 
     ``delete_batch``: paths that one request may delete. ``folders``: there are real folders,

@@ -11,8 +11,9 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from itertools import islice
+
+from msgspec.structs import replace
 
 from registry_drivers.base import Capabilities, Children, Deletion, Entry, Outcome, Page, Storage
 from registry_drivers.errors import StorageError, Unavailable

@@ -53,6 +53,8 @@ _DELETE_BATCH = 256
 # A folder that somebody fills, that is gone, that is a file or a symbolic link, or that is a
 # mount point: it stays, and that is no failure.
 _STAYS = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EBUSY})
+# Bytes; more than nearly all manifests have.
+_SMALL = 16 << 10
 # O_NONBLOCK: opening a pipe that nobody writes to would wait for ever.
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
 
@@ -202,6 +204,20 @@ class FilesystemStorage:
             os.close(handle)
 
     def _read(self, handle: int, path: str, limit: int | None) -> bytes:
+        # Nearly all that is read is small and a file: its end is as good a proof as its status,
+        # at a quarter of the price. Folders and pipes have nothing to give here.
+        wanted = _SMALL if limit is None else min(_SMALL, limit + 1)
+        try:
+            data = os.read(handle, wanted)
+            if 0 < len(data) < wanted and not os.read(handle, 1):
+                return data
+            os.lseek(handle, 0, os.SEEK_SET)
+        except OSError:
+            # What is wrong with it is found out below.
+            pass
+        return self._read_all(handle, path, limit)
+
+    def _read_all(self, handle: int, path: str, limit: int | None) -> bytes:
         status = os.fstat(handle)
         if stat.S_ISDIR(status.st_mode):
             raise self._is_folder(path)

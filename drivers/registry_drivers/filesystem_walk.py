@@ -25,7 +25,7 @@ from stat import S_IFREG, S_ISDIR
 
 import numpy as np
 
-from registry_drivers.base import Page, Paths, Requests
+from registry_drivers.base import Group, Page, Paths, Requests
 from registry_drivers.errors import StorageError
 from registry_drivers.filesystem_errors import DRIVER, MISSING, missing, translate
 
@@ -44,6 +44,9 @@ _MAX_DEPTH = 300
 LOST_AND_FOUND = "lost+found"
 # What a tag's index may hold and still be listed the short way.
 _ALGORITHMS = frozenset({"sha256", "sha512"})
+
+# The one name in a group that is a single path.
+_WHOLE = ("",)
 
 # The bits of a mode that say what kind of file it is; inlined, as a call costs 60 ns.
 _KIND = 0o170000
@@ -90,7 +93,7 @@ class Walk:
         self._requests = requests
         self._after = after
         self._listed = 0
-        self._paths: list[str] = []
+        self._groups: list[Group] = []
         self._sizes: list[int] = []
         self._modified: list[float] = []
         self._shared: list[int] = []
@@ -101,7 +104,7 @@ class Walk:
         try:
             if not (yield from self._visit(prefix)) and prefix:
                 self._hollow.append(prefix[:-1])
-            if self._paths or self._hollow:
+            if self._sizes or self._hollow:
                 yield self._page()
         finally:
             self._requests.add(list=self._listed)
@@ -145,17 +148,9 @@ class Walk:
                 holds = True
             else:
                 holds |= yield from self._visit_folder(path, entry.is_symlink())
-            if len(self._paths) >= _PAGE_ROWS:
+            if len(self._sizes) >= _PAGE_ROWS:
                 yield self._page()
         return holds
-
-    def _visit_child(self, folder: str, entry: os.DirEntry[str], tag: bool) -> _Visit:
-        link = entry.is_symlink()
-        if tag and not link and (yield from self._visit_tag(folder)):
-            return True
-        if entry.name == LOST_AND_FOUND:
-            return True
-        return (yield from self._visit_folder(folder, link))
 
     def _visit_folder(self, folder: str, link: bool) -> _Visit:
         if link:
@@ -211,11 +206,10 @@ class Walk:
             some = bool(names)
             while names and self._add_ordinary(folder, suffix, names[:_PAGE_ROWS], handle):
                 del names[:_PAGE_ROWS]
-                if len(self._paths) >= _PAGE_ROWS:
+                if len(self._sizes) >= _PAGE_ROWS:
                     yield self._page()
             if not names:
                 return some
-        paths, sizes, modified = self._paths, self._sizes, self._modified
         ask = os.stat
         holds = False
         resumed = self._after.startswith(folder)
@@ -238,12 +232,8 @@ class Walk:
             path = folder + leaf_name
             if resumed and self._is_before(path):
                 continue
-            if status.st_nlink > 1:
-                self._shared.append(len(paths))
-            paths.append(path)
-            sizes.append(status.st_size)
-            modified.append(status.st_mtime)
-            if len(paths) >= _PAGE_ROWS:
+            self._add(path, status)
+            if len(self._sizes) >= _PAGE_ROWS:
                 yield self._page()
         return holds
 
@@ -258,9 +248,9 @@ class Walk:
         if {status.st_mode & _KIND for status in found} != {S_IFREG}:
             return False
         if max([status.st_nlink for status in found]) > 1:
-            first = len(self._paths)
+            first = len(self._sizes)
             self._shared += [first + at for at, status in enumerate(found) if status.st_nlink > 1]
-        self._paths += [folder + name + suffix for name in names]
+        self._groups.append((folder, names, suffix))
         self._sizes += [status.st_size for status in found]
         self._modified += [status.st_mtime for status in found]
         return True
@@ -289,8 +279,8 @@ class Walk:
 
     def _add(self, path: str, status: os.stat_result) -> None:
         if status.st_nlink > 1:
-            self._shared.append(len(self._paths))
-        self._paths.append(path)
+            self._shared.append(len(self._sizes))
+        self._groups.append((path, _WHOLE, ""))
         self._sizes.append(status.st_size)
         self._modified.append(status.st_mtime)
 
@@ -332,19 +322,19 @@ class Walk:
             self._vanished(error, folder)
 
     def _page(self) -> Page:
-        count = len(self._paths)
+        count = len(self._sizes)
         shared = None
         if self._shared:
             shared = np.zeros(count, dtype=np.bool_)
             shared[self._shared] = True
         page = Page(
-            paths=Paths.of(self._paths),
+            paths=Paths.of_groups(self._groups),
             sizes=np.array(self._sizes, dtype=np.int64),
             modified=np.array(self._modified, dtype=np.float64),
             shared=shared,
             hollow=tuple(self._hollow),
         )
         # Emptied in place: the loops hold on to them.
-        for column in (self._paths, self._sizes, self._modified, self._shared, self._hollow):
+        for column in (self._groups, self._sizes, self._modified, self._shared, self._hollow):
             column.clear()
         return page

@@ -10,7 +10,7 @@ import re
 
 from registry_drivers.errors import InvalidPath
 
-# An empty, "." or ".." part, or a NUL: one search costs a third of looking at each part.
+# An empty, "." or ".." part, or a NUL.
 _BAD = re.compile(r"(?:^|/)\.{0,2}(?:/|\Z)|\0")
 
 
@@ -19,7 +19,11 @@ def check_path(path: str, driver: str = "") -> str:
 
     :raises InvalidPath: empty, absolute, with empty, ``.`` or ``..`` parts, or a NUL.
     """
-    if _BAD.search(path):
+    # Looking for two characters costs a tenth of the search, and says for nearly all paths that
+    # there is nothing to search for.
+    unusual = not path or path[0] in "/." or path[-1] == "/"
+    unusual = unusual or "//" in path or "/." in path or "\0" in path
+    if unusual and _BAD.search(path):
         raise InvalidPath("not a path below the storage root", path=repr(path), driver=driver)
     return path
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
+import msgspec
 import tenacity
 
 from registry_drivers.base import Requests
@@ -15,8 +15,7 @@ from registry_drivers.errors import Unavailable
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
+class Retry(msgspec.Struct, frozen=True):
     """How patiently a storage is asked.
 
     :ivar times: tries after the first.

@@ -12,10 +12,11 @@ import contextlib
 import hashlib
 import operator
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, urlsplit
+
+from msgspec.structs import replace
 
 from registry_drivers.base import Capabilities, Deletion, Entry, Outcome
 from registry_drivers.columns import (

@@ -11,14 +11,14 @@ only of keys that have no current object.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
+
+import msgspec
 
 from registry_drivers.base import Outcome
 
 
-@dataclass(frozen=True, slots=True)
-class Keep:
+class Keep(msgspec.Struct, frozen=True):
     """A setting by which a deleted object goes on taking room, or cannot be deleted.
 
     ``code`` is one of ``versioning``, ``versioning-suspended``, ``mfa-delete``, ``soft-delete``,
@@ -32,8 +32,7 @@ class Keep:
     listed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Leftover:
+class Leftover(msgspec.Struct, frozen=True):
     """A key without a current object that still takes room.
 
     ``versions`` counts what :meth:`VersionDeleter.delete_versions` would delete, delete markers
@@ -49,8 +48,7 @@ class Leftover:
     retained: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class MultipartUpload:
+class MultipartUpload(msgspec.Struct, frozen=True):
     """An upload in parts that was begun and not finished.
 
     ``initiated`` and ``youngest`` (its youngest part's time, or its own) in seconds since the

@@ -15,9 +15,9 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import msgspec
 import xxhash
 
 from registry_gc.digest import Keys
@@ -42,8 +42,7 @@ class Remembered(NamedTuple):
     others: str
 
 
-@dataclass(slots=True)
-class ReferenceCache:
+class ReferenceCache(msgspec.Struct):
     """The file at ``path``; ``notices`` says what was wrong with it."""
 
     path: str

@@ -8,9 +8,10 @@ that nothing later depends on which worker was first.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from registry_drivers.base import Reader
 from registry_drivers.errors import NotFound, TooLarge
@@ -40,16 +41,14 @@ _LINKS_A_UNIT = 128
 _BLOBS_A_UNIT = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Damage:
+class Damage(msgspec.Struct, frozen=True):
     """An object that is not what its path says."""
 
     path: str
     reason: str
 
 
-@dataclass(slots=True)
-class Catalog:
+class Catalog(msgspec.Struct):
     """What the registry holds beside its blobs. Owners are positions in ``repositories``.
 
     ``tag_index`` is owned by positions in ``tag_folders``, pairs of repository and tag.
@@ -72,7 +71,7 @@ class Catalog:
     damaged: list[Damage]
     strangers: int
     with_strangers: set[int]
-    hollow: list[str] = field(default_factory=list)
+    hollow: list[str] = msgspec.field(default_factory=list)
 
 
 def is_registry(reader: Reader) -> bool:

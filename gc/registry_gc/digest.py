@@ -74,13 +74,16 @@ def key_of(text: str) -> bytes:
 
 def check_digests(texts: Sequence[str]) -> None:
     """Raise what :func:`check_digest` raises for any of *texts*; six at once cost as one."""
-    if _plain_keys(texts) is None:
+    if plain_keys(texts) is None:
         for text in texts:
             check_digest(text)
 
 
-def _plain_keys(texts: Sequence[str]) -> bytes | None:
-    """The keys of *texts*, one after the other, if all are sha256 digests; else None."""
+def plain_keys(texts: Sequence[str]) -> bytes | None:
+    """The keys of *texts*, one after the other, if all are sha256 digests; else None.
+
+    None also where there is no text at all.
+    """
     count = len(texts)
     joined = "".join(texts)
     # No text is longer than 71 and all are so together: each is. "s" is no hex digit, so what is
@@ -115,7 +118,7 @@ class Names:
 
     def keys(self, texts: Sequence[str]) -> bytes:
         """The keys of checked digests, one after the other; see :meth:`key`."""
-        keys = _plain_keys(texts)
+        keys = plain_keys(texts)
         return b"".join(map(self.key, texts)) if keys is None else keys
 
     def text(self, key: bytes) -> str:

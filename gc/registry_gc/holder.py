@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import msgspec
@@ -38,8 +37,7 @@ class LockUnsafe(LockError):
     """The storage lets two runs create the same lock."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Holder(Process):
+class Holder(Process, frozen=True, kw_only=True):
     """What the lock object says, as JSON. ``since`` and ``time`` are by the storage's clock.
 
     ``token`` names one acquisition, as a run may be resumed; ``flock`` is whether one is held
@@ -69,8 +67,7 @@ class LockHeld(LockError):
         self.holder = holder
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """A lock object: its bytes, who it names, and the seconds since its last refresh.
 
     ``holder`` is None where the object is damaged.

@@ -10,12 +10,13 @@ digests are decoded by one look-up in a table, whatever their number.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Iterator, Sequence
 
+import msgspec
 import numpy as np
 
-from registry_drivers.base import Page
+from registry_drivers.base import Group, Page
 from registry_gc.digest import KEY, Keys
 
 V2 = "docker/registry/v2/"
@@ -69,8 +70,7 @@ def tag_index_link(repository: str, tag: str, digest: str) -> str:
     return f"{tag_folder(repository, tag)}index/{digest.replace(':', '/', 1)}/link"
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(msgspec.Struct, frozen=True):
     """Rows ``start:stop`` of a page: ``<head><64 hex>/<leaf>``, all with the same head.
 
     ``keys`` are the decoded hex parts, dtype ``V32``; ``head`` ends with ``/``.
@@ -83,8 +83,7 @@ class Run:
     keys: Keys
 
 
-@dataclass(frozen=True, slots=True)
-class Single:
+class Single(msgspec.Struct, frozen=True):
     """One row of a page that does not have the form of a :class:`Run`."""
 
     path: str
@@ -93,6 +92,9 @@ class Single:
 
 def split(page: Page) -> Iterator[Run | Single]:
     """Cut a page into runs of rows under one head, and the rows that are in none."""
+    if page.paths.groups is not None:
+        yield from _by_groups(page.paths.groups)
+        return
     offsets = page.paths.offsets
     lengths = np.diff(offsets)
     if not len(lengths):
@@ -104,14 +106,29 @@ def split(page: Page) -> Iterator[Run | Single]:
         if stop - start < _FEW:
             # All paths of a page together cost a tenth of one after the other.
             paths = paths or list(page.paths)
-            yield from _one_by_one(paths, start, stop)
+            yield from _one_by_one(paths[start:stop], start)
         else:
             yield from _by_columns(page, start, stop, int(lengths[start]))
 
 
-def _one_by_one(paths: list[str], start: int, stop: int) -> Iterator[Run | Single]:
-    for row in range(start, stop):
-        path = paths[row]
+def _by_groups(groups: Sequence[Group]) -> Iterator[Run | Single]:
+    row = 0
+    for head, names, tail in groups:
+        encoded = "".join(names)
+        if tail in ("/link", "/data") and head.endswith("/") and set(map(len, names)) == {64}:
+            with contextlib.suppress(ValueError):
+                keys = bytes.fromhex(encoded)
+                if keys.hex() == encoded:
+                    stop = row + len(names)
+                    yield Run(head, tail[1:], row, stop, np.frombuffer(keys, dtype=KEY))
+                    row = stop
+                    continue
+        yield from _one_by_one([head + name + tail for name in names], row)
+        row += len(names)
+
+
+def _one_by_one(paths: list[str], first: int) -> Iterator[Run | Single]:
+    for row, path in enumerate(paths, first):
         encoded, leaf = path[-_TAIL:-5], path[-5:]
         if len(path) > _TAIL and path[-_TAIL - 1] == "/" and leaf in ("/link", "/data"):
             try:

@@ -9,11 +9,11 @@ new one's time then has the say alone, as it has in every run.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import xxhash
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from registry_gc.arrays import distinct, within

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,8 +31,7 @@ from registry_gc.ranges import Range, Walk
 _BUCKET = re.compile(re.escape(BLOBS) + "sha256/([0-9a-f]{2})/")
 
 
-@dataclass(frozen=True, slots=True)
-class Links:
+class Links(msgspec.Struct, frozen=True):
     """Links of one kind, as columns: whose, naming what, of which age.
 
     ``owner``: int32, the number of a repository or of a tag. ``keys``: ``V32``. ``modified``:
@@ -52,13 +51,12 @@ class Links:
         return cls(np.empty(0, np.int32), empty_keys(), np.empty(0, np.float64))
 
 
-@dataclass(slots=True)
-class _LinkList:
+class _LinkList(msgspec.Struct):
     """Collects links run by run, without an object for each."""
 
-    owners: list[int] = field(default_factory=list)
-    keys: list[Keys] = field(default_factory=list)
-    modified: list[NDArray[np.float64]] = field(default_factory=list)
+    owners: list[int] = msgspec.field(default_factory=list)
+    keys: list[Keys] = msgspec.field(default_factory=list)
+    modified: list[NDArray[np.float64]] = msgspec.field(default_factory=list)
 
     def add(self, owner: int, keys: Keys, modified: NDArray[np.float64]) -> None:
         self.owners.append(owner)
@@ -76,16 +74,14 @@ class _LinkList:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class OddLink:
+class OddLink(msgspec.Struct, frozen=True):
     """A link that has to be read: its size, or its algorithm, is not the ordinary one."""
 
     path: str
     named: str
 
 
-@dataclass(frozen=True, slots=True)
-class Tag:
+class Tag(msgspec.Struct, frozen=True):
     """A tag with a ``current/link``; ``target`` is its digest, None as long as nobody knows."""
 
     repository: int
@@ -95,20 +91,18 @@ class Tag:
     target: str | None
 
 
-@dataclass(slots=True)
-class Upload:
+class Upload(msgspec.Struct):
     """An upload under way: all files below ``_uploads/<uuid>/``."""
 
     repository: int
     uuid: str
-    files: list[str] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
+    files: list[str] = msgspec.field(default_factory=list)
+    sizes: list[int] = msgspec.field(default_factory=list)
     youngest: float = 0.0
     started_at: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Signature:
+class Signature(msgspec.Struct, frozen=True):
     """A link to a schema 1 signature, kept by the revision that it belongs to."""
 
     repository: int
@@ -118,8 +112,7 @@ class Signature:
     modified: float
 
 
-@dataclass(slots=True)
-class RepositoryBatch:
+class RepositoryBatch(msgspec.Struct):
     """What one range of ``repositories/`` holds. Owners count within this batch."""
 
     repositories: list[str]
@@ -138,8 +131,7 @@ class RepositoryBatch:
     rest: Range | None
 
 
-@dataclass(frozen=True, slots=True)
-class BlobBatch:
+class BlobBatch(msgspec.Struct, frozen=True):
     """What one range of ``blobs/`` holds.
 
     ``sizes`` are the bytes that deleting frees: 0 where the file has another hard link.

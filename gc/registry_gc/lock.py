@@ -14,9 +14,10 @@ from __future__ import annotations
 import os
 import threading
 import time
-from dataclasses import asdict, replace
 from types import TracebackType
 from uuid import uuid4
+
+from msgspec.structs import asdict, replace
 
 from registry_drivers.base import Reader, Storage
 from registry_drivers.errors import AlreadyExists, NotFound, StorageError

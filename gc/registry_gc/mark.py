@@ -9,8 +9,7 @@ kept, not for what has been visited.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,8 +27,7 @@ Pairs = NDArray[np.int64]
 _ID = (1 << 32) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(msgspec.Struct, frozen=True):
     """Why nothing of a repository goes: what could not be read there."""
 
     repository: str
@@ -37,8 +35,7 @@ class Hold:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Marking:
+class Marking(msgspec.Struct, frozen=True):
     """What is live. ``live`` and ``dead`` are sorted pairs; ``dead`` ones are linked.
 
     ``held``: numbers of repositories of which nothing goes. ``young``: sorted keys that are not

@@ -15,9 +15,9 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any, NamedTuple, Self
 
+import msgspec
 import numpy as np
 import xxhash
 
@@ -65,7 +65,7 @@ class Doubtful(NamedTuple):
 
 def policy_facts(policy: Policy) -> dict[str, Any]:
     """What of *policy* decides about what goes, as JSON values."""
-    values = asdict(policy)
+    values = msgspec.structs.asdict(policy)
     facts = {name: values[name] for name in _POLICY}
     facts["releases"] = [f"{item.repository}@{item.digest or ''}" for item in policy.releases]
     return facts

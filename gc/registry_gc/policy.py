@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(msgspec.Struct, frozen=True):
     """A repository, or one digest in it, that shall not be held although it is damaged."""
 
     repository: str
@@ -23,8 +22,7 @@ class Release:
         return self.repository == repository and self.digest in (None, digest)
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(msgspec.Struct, frozen=True):
     """The most blobs that one run may delete: a count, or a percentage of all."""
 
     value: float
@@ -54,8 +52,7 @@ class Limit:
         return f"{self.value:g}%" if self.percent else f"{self.value:.0f}"
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(msgspec.Struct, frozen=True):
     """What is to be kept, and how much may go at once.
 
     ``grace``: seconds; nothing younger is dead, since a push writes blobs before the manifest

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Process:
+
+class Process(msgspec.Struct, frozen=True, kw_only=True):
     """A process as another one, on whatever host, may recognise it.
 
     ``boot`` is the kernel's boot ID, ``namespace`` the pid namespace (a container has its own),

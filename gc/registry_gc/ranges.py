@@ -10,7 +10,9 @@ Bounds end in ``/``: SeaweedFS skips the whole subtree under a bound that does n
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from registry_drivers.base import Page, Reader
 from registry_gc.layout import BLOBS
@@ -23,8 +25,7 @@ _LEAVES = ("_layers", "_uploads", "revisions", "tags")
 _DEEPEST = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
+class Range(msgspec.Struct, frozen=True):
     """Everything below some prefixes, in order; with bounds only when it is a single prefix.
 
     ``start_after`` is left out itself; listing ends before ``stop_before``, or after ``pages``.
@@ -40,8 +41,7 @@ class Range:
         return replace(self, start_after=last)
 
 
-@dataclass(slots=True)
-class Walk:
+class Walk(msgspec.Struct):
     """Lists one range; afterwards ``rest`` is what is left of it, None when it is done."""
 
     reader: Reader

@@ -5,8 +5,8 @@ from __future__ import annotations
 import enum
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,8 +44,7 @@ class Edge(enum.IntEnum):
 _NO_SUBJECT = b"\0" * 32
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestBatch:
+class ManifestBatch(msgspec.Struct, frozen=True):
     """References of some manifests, as columns.
 
     Row ``i`` has the edges ``offsets[i]:offsets[i + 1]`` of ``targets`` and ``edges``;
@@ -74,8 +73,7 @@ class ManifestBatch:
         )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """Manifests to read: their keys, one after the other.
 
     ``names``: for those that are not sha256, or stored under another name too: the digest, and
@@ -140,8 +138,11 @@ def read_manifests(reader: Reader, wanted: Wanted) -> ManifestBatch:
 
 
 def _edges(references: References, names: Names, targets: list[bytes], edges: list[int]) -> None:
+    blobs = references.blobs
+    if blobs:
+        targets.append(references.blob_keys or names.keys(blobs))
+        edges += [Edge.BLOB] * len(blobs)
     for digests, edge in (
-        (references.blobs, Edge.BLOB),
         (references.children, Edge.CHILD),
         (references.maybe, Edge.MAYBE),
         (references.linked, Edge.LINKED),

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import islice
+
+import msgspec
 
 from registry_drivers.versions import Keep, Leftover, MultipartUpload, VersionReader
 from registry_gc.digest import InvalidDigest, Names, pack, stored_digest
@@ -25,8 +26,7 @@ _MANY_BLOBS = 50_000
 _WORKERS = 16
 
 
-@dataclass(slots=True)
-class Retained:
+class Retained(msgspec.Struct):
     """What deleted objects take. ``bytes`` can be freed, ``soft_deleted`` bytes not yet.
 
     ``recoverable``: keys of live blobs that are gone, and of which old versions are left. They

@@ -27,7 +27,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
+
+import msgspec
 
 from registry_drivers.base import Reader
 from registry_drivers.versions import VersionReader
@@ -46,8 +47,7 @@ from registry_gc.run_file import Kind, RowState
 from registry_gc.survey import Survey, Surveyor
 
 
-@dataclass(frozen=True, slots=True)
-class Looked:
+class Looked(msgspec.Struct, frozen=True):
     """What a second look came to.
 
     ``emptied``: repositories that will hold nothing any more, as far as the plan says so.

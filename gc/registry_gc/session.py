@@ -10,7 +10,8 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+
+import msgspec
 
 from registry_drivers.base import Storage
 from registry_drivers.errors import NotFound, StorageError
@@ -37,8 +38,7 @@ _LOOK_AGAIN = 10.0
 """Seconds after which guard and lock are looked at again, at the latest."""
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(msgspec.Struct, frozen=True):
     """What to collect, and how.
 
     ``check`` is the guard: asked before anything else, and again while deleting.
@@ -56,13 +56,12 @@ class Job:
     dry_run: bool = False
     workers: int | None = None
     settled: tuple[Settled, ...] = ()
-    run: str = field(default_factory=lambda: str(uuid.uuid4()))
+    run: str = msgspec.field(default_factory=lambda: str(uuid.uuid4()))
     seen: str | None = None
     config: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """What was found, for those who show it: everything marked, and the file with what goes."""
 
     catalog: Catalog

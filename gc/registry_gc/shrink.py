@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
 
+import msgspec
 import xxhash
 
 _FEW = 5
@@ -19,8 +19,7 @@ _FEW = 5
 has lost every second of many without anybody meaning it is what this is against."""
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(msgspec.Struct, frozen=True):
     """How many repositories and tags there were."""
 
     repositories: int
@@ -60,7 +59,7 @@ def remembered(path: str) -> tuple[Seen | None, str]:
 
 def remember(path: str, seen: Seen, driver: str, root: str) -> str:
     """Write down *seen*, whole or not at all; returns a notice where that is not possible."""
-    document = {"driver": driver, "root": root, **asdict(seen)}
+    document = {"driver": driver, "root": root, **msgspec.structs.asdict(seen)}
     try:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         temporary = f"{path}.{os.getpid()}"

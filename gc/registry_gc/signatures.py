@@ -6,9 +6,8 @@ have them, or one that cannot be read any more; so only those folders are opened
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
+from msgspec.structs import replace
 
 from registry_drivers.base import Reader
 from registry_gc.catalog import Catalog

@@ -6,9 +6,9 @@ Reads only. A collection, a plan, and those who merely ask (verify, explain, rep
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
 import numpy as np
 
 from registry_drivers.base import Reader
@@ -41,8 +41,7 @@ class BlobSink(Protocol):
         """Take all rows of a kind back."""
 
 
-@dataclass(slots=True)
-class Blobs:
+class Blobs(msgspec.Struct):
     """What a pass over ``blobs/`` has counted. ``hollow``: folders that hold no file."""
 
     total: int
@@ -50,8 +49,7 @@ class Blobs:
     hollow: list[str]
 
 
-@dataclass(slots=True)
-class Survey:
+class Survey(msgspec.Struct):
     """What was found out about a registry. ``blobs`` is None where nobody asked for them.
 
     ``late``: keys, sorted, of blobs that nothing reached and only their age keeps.
@@ -61,7 +59,7 @@ class Survey:
     manifests: Manifests
     marking: Marking
     blobs: Blobs | None = None
-    late: Keys = field(default_factory=empty_keys)
+    late: Keys = msgspec.field(default_factory=empty_keys)
 
     @property
     def live_manifests(self) -> int:

@@ -13,7 +13,9 @@ import enum
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from registry_drivers.base import Capabilities, Deleter, Deletion, Outcome
 from registry_drivers.versions import VersionDeleter
@@ -45,8 +47,7 @@ Settled = Callable[[RunFile, Sequence[tuple[int, Outcome]]], None]
 """Told, in the thread that sweeps, of rows whose outcome is known and in the run file."""
 
 
-@dataclass(slots=True)
-class Swept:
+class Swept(msgspec.Struct):
     """What a sweep came to. ``folders``: parents of what was deleted, for tidying.
 
     ``error``: the first batch of which the storage could not tell what became of it.
@@ -54,7 +55,7 @@ class Swept:
 
     stopped: Stop | None = None
     error: Exception | None = None
-    folders: set[str] = field(default_factory=set)
+    folders: set[str] = msgspec.field(default_factory=set)
 
 
 def sweep(
@@ -114,8 +115,7 @@ def sweep(
     return swept
 
 
-@dataclass(frozen=True, slots=True)
-class _Batch:
+class _Batch(msgspec.Struct, frozen=True):
     """What became of one batch; rows without an outcome are as they were."""
 
     rows: list[tuple[int, str]]

@@ -176,7 +176,8 @@ def test_pipes_and_sockets_are_listed_and_never_waited_for(
 def test_a_file_that_grows_while_it_is_read_stays_within_the_limit(
     root: Path, storage: FilesystemStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = make(root, "a", b"12345")
+    # Large enough that its size is asked for.
+    file = make(root, "a", 20_000 * b"x")
     fstat = os.fstat
 
     def grow(handle: int) -> os.stat_result:
@@ -187,8 +188,27 @@ def test_a_file_that_grows_while_it_is_read_stays_within_the_limit(
 
     monkeypatch.setattr(os, "fstat", grow)
     with pytest.raises(StorageError, match="beyond"):
-        storage.read("a", limit=7)
-    assert storage.read("a", limit=100) == b"12345" + 2 * b"67890"
+        storage.read("a", limit=20_002)
+    assert storage.read("a", limit=100_000) == 20_000 * b"x" + 2 * b"67890"
+
+
+def test_a_small_file_that_grows_between_two_reads_is_read_to_its_end(
+    root: Path, storage: FilesystemStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = make(root, "a", b"12345")
+    read = os.read
+    reads: list[int] = []
+
+    def grow(handle: int, count: int) -> bytes:
+        data = read(handle, count)
+        reads.append(count)
+        if len(reads) == 1:
+            with file.open("ab") as more:
+                more.write(b"67890")
+        return data
+
+    monkeypatch.setattr(os, "read", grow)
+    assert storage.read("a", limit=100) == b"1234567890"
 
 
 def test_the_default_root_is_the_registrys_own() -> None:

@@ -9,8 +9,9 @@ and unknown refuses.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+import msgspec
 
 from registry_drivers.base import Reader
 from registry_drivers.errors import NotFound
@@ -28,8 +29,7 @@ LOCKFILES = "docker/registry/lockfiles/"  # GitLab's, "registry/storage/driver/l
 SCHEDULER_STATE = "scheduler-state.json"  # a pull-through cache's, in the storage's root
 
 
-@dataclass(frozen=True, slots=True)
-class GuardOptions:
+class GuardOptions(msgspec.Struct, frozen=True):
     """What the operator says about the registry.
 
     :param registry_urls: further addresses of registries on this storage.
@@ -47,16 +47,14 @@ class GuardOptions:
     timeout: float = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """One thing that was found out: a stable code, and a line that says what to do."""
 
     code: str
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """May be deleted, must not, or nobody knows; only ``allowed`` lets a sweep begin."""
 
     verdict: Literal["allowed", "refused", "unknown"]

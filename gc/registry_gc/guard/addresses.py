@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+import msgspec
 
 from registry_gc.config import ConfigError, HttpConfig
 
@@ -16,8 +17,7 @@ class UnusableAddress(Exception):
     """``http.addr`` does not say where the registry listens; the message says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(msgspec.Struct, frozen=True):
     """One registry to ask.
 
     :param name: what people call it.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+import msgspec
 
 
 class Kind(enum.Enum):
@@ -17,8 +18,7 @@ class Kind(enum.Enum):
     REFUSES = "refuses the connection"
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """What a registry said; ``detail`` is for people and holds nothing secret."""
 
     kind: Kind

@@ -13,7 +13,8 @@ import errno
 import socket
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from registry_gc.guard.addresses import Address
 from registry_gc.guard.answer import Answer, Kind
@@ -33,8 +34,7 @@ _NO_SUCH_FAMILY = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.ENET
 _MOST_ADDRESSES = 8
 
 
-@dataclass(frozen=True, slots=True)
-class _Target:
+class _Target(msgspec.Struct, frozen=True):
     """One socket address of a registry."""
 
     family: int

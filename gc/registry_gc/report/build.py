@@ -5,7 +5,8 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from registry_gc import __version__
 from registry_gc.report.model import Report, Tally

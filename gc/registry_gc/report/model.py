@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 from registry_drivers.versions import Keep
 from registry_gc.catalog import Damage
@@ -11,8 +11,7 @@ from registry_gc.mark import Hold
 from registry_gc.retained import Retained
 
 
-@dataclass(frozen=True, slots=True)
-class Tally:
+class Tally(msgspec.Struct, frozen=True):
     """Objects of one kind: how many there are to delete, and how many were; bytes likewise."""
 
     eligible: int = 0
@@ -21,8 +20,7 @@ class Tally:
     deleted_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(msgspec.Struct, frozen=True):
     """One run, finished or not. Times in seconds, sizes in bytes.
 
     ``verdict`` is what the guard says: ``allowed``, ``refused`` or ``unknown``. ``error`` is the
@@ -62,7 +60,7 @@ class Report:
     error: str | None
     exit_code: int
     keeps: tuple[Keep, ...] = ()
-    retained: Retained = field(default_factory=Retained)
-    versions: Tally = field(default_factory=Tally)
-    multipart_uploads: Tally = field(default_factory=Tally)
+    retained: Retained = msgspec.field(default_factory=Retained)
+    versions: Tally = msgspec.field(default_factory=Tally)
+    multipart_uploads: Tally = msgspec.field(default_factory=Tally)
     taken_back: int = 0

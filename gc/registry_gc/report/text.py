@@ -33,10 +33,9 @@ def plan_lines(plan: Plan, verbose: bool) -> Iterator[str]:
         "eligible for deletion"
     )
     yield from _manifest_lines(plan)
-    for row in plan.run_file.rows(Kind.BLOB):
-        yield f"blob eligible for deletion: {row.digest}"
-    for row in plan.run_file.rows(Kind.LAYER_LINK):
-        yield f"{row.repository}: layer link eligible for deletion: {row.digest}"
+    yield from plan.run_file.lines(Kind.BLOB, "blob eligible for deletion: {digest}")
+    form = "{repository}: layer link eligible for deletion: {digest}"
+    yield from plan.run_file.lines(Kind.LAYER_LINK, form)
 
 
 def _manifest_lines(plan: Plan) -> Iterator[str]:
