@@ -45,7 +45,9 @@ else
 endif
 
 test: $(VENV)/.installed-for-tests $(AZURITE) ## install what the tests need and run them all
-	@contrib/setup/packages docker-registry skopeo
+	@contrib/setup/packages docker-registry skopeo promtool=prometheus prometheus-pushgateway \
+		rsyslogd=rsyslog systemd-analyze=systemd logrotate crontab=cron shellcheck mandoc zsh fish \
+		kubectl=kubernetes-client chromium-headless-shell
 	echo "==> ruff"
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --check --quiet .
@@ -60,8 +62,9 @@ bench: $(VENV)/.installed ## measure against docker-registry and find (takes lon
 	@contrib/setup/packages docker-registry
 	$(BIN)/python benchmarks/side_by_side.py $(ARGS)
 
-readme: $(VENV)/.installed ## put the commands' --help into README.md
+readme: $(VENV)/.installed-for-tests ## make README's --help, man pages and completions anew
 	@$(BIN)/python contrib/fill_help.py
+	$(BIN)/python contrib/build_share.py
 
 clean: ## remove everything that was made here
 	rm -rf $(VENV) .demo .bench dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

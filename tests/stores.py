@@ -17,9 +17,10 @@ import pytest
 import yaml
 
 from model import HOUR, WEEK
-from registry_drivers.base import Storage
+from registry_drivers.base import Requests, Storage
 from registry_drivers.factory import StorageSpec, open_storage
 from registry_drivers.object_store import ObjectStorage
+from registry_drivers.retry import Retry
 from registry_tree import RegistryTree, blob_path, layer_link_path, repository_path, sha512
 from running import OWN_FOLDER, Result, run
 from servers.azurite import KEY as AZURE_KEY
@@ -105,6 +106,13 @@ class Servers:
         parameters = server.parameters(server.bucket(), **below)
         return Place("s3", parameters, secrets=(server.access_key, server.secret_key))
 
+    def keep_versions(self, place: Place) -> None:
+        """Turn versioning on in a bucket of moto's."""
+        server: S3Server = self._server(moto)
+        server.client.put_bucket_versioning(
+            Bucket=place.parameters["bucket"], VersioningConfiguration={"Status": "Enabled"}
+        )
+
     def _azure(self, *, below: bool) -> Place:
         server: AzureServer = self._server(azurite)
         more = {"legacyrootprefix": True, "rootdirectory": "some/folder"} if below else {}
@@ -140,6 +148,16 @@ def is_delete(request: Request) -> bool:
         return False
     path, _, query = request.path.partition("?")
     return query.startswith("delete") or "comp=batch" in query or path.startswith("/batch/")
+
+
+def without_pauses(patch: pytest.MonkeyPatch, times: int | None = None) -> None:
+    """Let drivers try again as often as ever, or so many *times*, and never wait."""
+    call = Retry.call
+
+    def at_once(retry: Retry, work: Callable[[], object], requests: Requests) -> object:
+        return call(Retry(times=times or retry.times, sleep=lambda _: None), work, requests)
+
+    patch.setattr(Retry, "call", at_once)
 
 
 def collect(place: Place, folder: Path, *arguments: str) -> Result:

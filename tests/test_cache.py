@@ -19,6 +19,13 @@ ROWS = [
 ]
 
 
+def found(cache: ReferenceCache, rows: list[Remembered]) -> list[Remembered]:
+    """What *cache* remembers of *rows*, one by one."""
+    return [
+        Remembered(*row) for part in cache.find(keys_of(rows)) for row in zip(*part, strict=True)
+    ]
+
+
 def keys_of(rows: list[Remembered]) -> Any:
     return pack(row.key for row in rows)
 
@@ -30,7 +37,7 @@ def test_what_was_added_is_found_again_in_order(tmp_path: Path, chosen: list[Rem
     first.add(reversed(ROWS))
     first.close()
     again = ReferenceCache.open(path)
-    assert again.find(keys_of(chosen)) == chosen
+    assert found(again, chosen) == chosen
     assert again.notices == []
     again.close()
 
@@ -45,7 +52,7 @@ def test_a_damaged_row_is_not_found_and_the_others_are(tmp_path: Path) -> None:
         connection.execute("UPDATE manifests SET targets = ? WHERE key = ?", (b"", ROWS[3].key))
     connection.close()
     again = ReferenceCache.open(path)
-    assert again.find(keys_of(ROWS)) == [row for row in ROWS if row is not ROWS[3]]
+    assert found(again, ROWS) == [row for row in ROWS if row is not ROWS[3]]
     assert "1 damaged" in again.notices[0]
     again.close()
 
@@ -57,7 +64,7 @@ def test_a_file_that_is_no_cache_is_begun_anew(tmp_path: Path, content: bytes) -
     cache = ReferenceCache.open(str(path))
     assert "anew" in cache.notices[0]
     cache.add(ROWS)
-    assert cache.find(keys_of(ROWS)) == ROWS
+    assert found(cache, ROWS) == ROWS
     cache.close()
 
 
@@ -71,7 +78,7 @@ def test_rows_of_other_rules_are_thrown_away(tmp_path: Path) -> None:
         connection.execute("UPDATE meta SET format = 'older'")
     connection.close()
     again = ReferenceCache.open(path)
-    assert again.find(keys_of(ROWS)) == []
+    assert found(again, ROWS) == []
     again.close()
 
 
@@ -79,7 +86,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     cache = ReferenceCache.open(str(tmp_path / "file" / "cache"))
     cache.add(ROWS)
-    assert cache.find(keys_of(ROWS)) == []
+    assert found(cache, ROWS) == []
     assert "cannot be used" in cache.notices[-1]
 
 

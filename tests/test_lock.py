@@ -18,10 +18,11 @@ from pathlib import Path
 import pytest
 from msgspec.structs import asdict, replace
 
-from registry_drivers.base import Deletion, Outcome, Storage
+from registry_drivers.base import Children, Deletion, Outcome, Storage
 from registry_drivers.errors import AccessDenied, AlreadyExists, StorageError, Unavailable
 from registry_drivers.filesystem import FilesystemStorage
 from registry_drivers.memory import MemoryStorage
+from registry_gc import contest
 from registry_gc.folder_lock import FolderLock, NoFolderLock
 from registry_gc.holder import FOLDER, LOCK, STALE_SECONDS, Holder, look, read_holder
 from registry_gc.lock import Lock, LockHeld, LockLost, LockUnsafe, blocker, unlock
@@ -146,10 +147,10 @@ def test_a_refused_run_on_an_object_store_names_the_way_out(memory: MemoryStorag
         take(memory)
 
 
-def test_an_ordinary_lock_costs_four_requests(memory: MemoryStorage) -> None:
+def test_an_ordinary_lock_costs_five_requests(memory: MemoryStorage) -> None:
     take(memory).release()
     totals = memory.requests.totals()
-    assert (totals["write"], totals["read"], totals["list"], totals["delete"]) == (2, 1, 0, 1)
+    assert (totals["write"], totals["read"], totals["list"], totals["delete"]) == (2, 2, 0, 1)
 
 
 # --- verify and refresh
@@ -487,15 +488,133 @@ def test_a_lock_that_keeps_changing_hands_is_refused_in_the_end() -> None:
 # --- storages that are not what they should be
 
 
-def test_a_storage_on_which_a_second_create_succeeds_is_refused() -> None:
-    class Careless(MemoryStorage):
+class Careless(MemoryStorage):
+    """Does not look at conditions, as JuiceFS' gateway."""
+
+    def write(self, path: str, data: bytes, *, if_absent: bool = False) -> None:
+        super().write(path, data)
+
+
+@pytest.fixture
+def careless(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Careless:
+    monkeypatch.setattr(contest, "SETTLE_SECONDS", 0.05)
+    return Careless(now=clock)
+
+
+def test_where_creating_proves_nothing_a_claim_is_the_lock(careless: Careless) -> None:
+    with take(careless, "1234") as lock:
+        assert "proves nothing" in lock.notices[0]
+        lock.verify()
+        lock.refresh()
+        assert read_holder(careless) == lock.holder
+        lived = careless.snapshot()
+        with pytest.raises(LockHeld, match="1234"):
+            take(careless)
+        # A refused run has touched nothing of it.
+        assert careless.snapshot() == lived
+        lock.verify()
+    assert ours(careless) == []
+
+
+def test_of_many_runs_that_begin_at_once_where_creating_proves_nothing_at_most_one_wins(
+    careless: Careless,
+) -> None:
+    for _ in range(10):
+        locks = contend(careless)
+        assert len(locks) <= 1
+        for lock in locks:
+            lock.verify()
+            lock.release()
+        assert ours(careless) == []
+    with take(careless) as lock:
+        lock.verify()
+
+
+def test_a_claim_keeps_others_out_even_when_the_lock_object_is_gone(careless: Careless) -> None:
+    with take(careless, "1234"):
+        list(careless.delete([LOCK]))
+        with pytest.raises(LockHeld, match="1234"):
+            take(careless)
+
+
+def test_a_claim_is_kept_alive_with_the_lock(careless: Careless, clock: Clock) -> None:
+    careless.put(LOCK, somebody(stranger(), at=START - STALE_SECONDS).encode())
+    clock.time += STALE_SECONDS
+    with take(careless) as lock:
+        assert "taken over" in lock.notices[1]
+        clock.time += STALE_SECONDS - 1
+        lock.refresh()
+        clock.time += STALE_SECONDS - 1
+        list(careless.delete([LOCK]))
+        with pytest.raises(LockHeld):
+            take(careless)
+
+
+@pytest.mark.parametrize("which", ["dead", "stale", "damaged"])
+def test_a_claim_of_the_dead_is_passed_over_and_removed(
+    careless: Careless, clock: Clock, which: str
+) -> None:
+    left = {
+        "dead": somebody(dead(), at=START).encode(),
+        "stale": somebody(stranger(), at=START - STALE_SECONDS).encode(),
+        "damaged": b"?",
+    }
+    careless.put(f"{FOLDER}/lock.claim-left", left[which], modified=START - STALE_SECONDS)
+    with take(careless):
+        assert len(ours(careless)) == 2
+    assert ours(careless) == []
+
+
+def test_unlock_removes_claims(careless: Careless) -> None:
+    careless.put(f"{FOLDER}/lock.claim-left", somebody(stranger()).encode())
+    with pytest.raises(LockHeld, match="registry-gc unlock"):
+        take(careless)
+    unlock(careless)
+    take(careless).release()
+
+
+def test_who_wakes_up_after_another_run_has_won_withdraws(careless: Careless) -> None:
+    """Suspended between looking at the claims and writing the lock."""
+    locks: list[Lock] = []
+
+    class Slow(Careless):
+        armed = True
+
+        def write(self, path: str, data: bytes, *, if_absent: bool = False) -> None:
+            if self.armed and path == LOCK and not if_absent:
+                self.armed = False
+                self._now = lambda: START + STALE_SECONDS
+                claims = [name for name in ours(self) if "claim" in name]
+                self.put(claims[0], somebody(stranger()).encode(), modified=START)
+                locks.append(take(self, "winner"))
+            super().write(path, data, if_absent=if_absent)
+
+    storage = Slow(now=lambda: START)
+    with pytest.raises(LockHeld, match="winner"):
+        take(storage, "sleeper")
+    # The winner notices at its next look that somebody was there, and stops.
+    with pytest.raises(LockLost):
+        locks[0].verify()
+
+
+def test_a_storage_that_does_not_even_list_claims_is_refused(careless: Careless) -> None:
+    class Stale(Careless):
+        def children(self, prefix: str) -> Children:
+            return Children((), ())
+
+    storage = Stale()
+    with pytest.raises(LockUnsafe, match="lists what was just written"):
+        take(storage)
+    assert ours(storage) == []
+
+
+def test_on_a_disk_a_second_create_that_succeeds_is_refused(disk: FilesystemStorage) -> None:
+    class CarelessDisk(FilesystemStorage):
         def write(self, path: str, data: bytes, *, if_absent: bool = False) -> None:
             super().write(path, data)
 
-    storage = Careless()
-    with pytest.raises(LockUnsafe, match="conditional writes"):
-        take(storage)
-    assert ours(storage) == []
+    with pytest.raises(LockUnsafe, match="proves nothing"):
+        take(CarelessDisk(disk.root))
 
 
 def test_a_create_whose_answer_was_lost_is_still_ours() -> None:

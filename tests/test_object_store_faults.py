@@ -11,7 +11,6 @@ from urllib.parse import unquote
 
 import pytest
 
-from registry_drivers.retry import Retry
 from registry_tree import blob_path
 from running import Result
 from servers.fault_proxy import Answer, Broken, Cut, Fault, FaultProxy, Lost, Request
@@ -26,6 +25,7 @@ from stores import (
     own_keys,
     proxied,
     store,
+    without_pauses,
 )
 
 SLOW_DOWN = Answer(503, b"<Error><Code>SlowDown</Code><Message>Reduce your rate.</Message></Error>")
@@ -48,12 +48,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try as often as ever, without a pause."""
-    call = Retry.call
-
-    def at_once(retry: Retry, work: Callable[[], object], requests: object) -> object:
-        return call(Retry(times=retry.times, sleep=lambda _: None), work, requests)  # type: ignore[arg-type]  # any counter
-
-    monkeypatch.setattr(Retry, "call", at_once)
+    without_pauses(monkeypatch)
 
 
 @pytest.fixture

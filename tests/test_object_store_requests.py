@@ -15,7 +15,7 @@ from registry_drivers import azure, gcs, s3
 from registry_drivers.object_store import ObjectStorage
 from registry_gc.run_file import Kind
 from registry_tree import V2, RegistryTree
-from running import OWN_FOLDER, Result
+from running import OWN_FOLDER, Result, run
 from servers.fault_proxy import FaultProxy, Request
 from stores import Place, Servers, collect, is_delete, is_listing, proxied, store
 
@@ -125,6 +125,23 @@ def test_a_dry_run_asks_for_pages_and_manifests_and_hardly_more(
     # Two ranges, as nothing here is longer than ten pages.
     limit = (registry.pages(1000) + manifests) * 1.05 + 2 + FIXED + UPLOADS
     assert len(requests) <= limit
+
+
+def test_a_second_run_with_the_cache_asks_for_pages_and_no_manifest(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.place.prepare(monkeypatch)
+    config = registry.place.config(tmp_path)
+    fixed = ("--output", "json", "--dry-run", "-m", "--cache", tmp_path / "cache")
+    counts = []
+    for _ in range(2):
+        registry.proxy.reset()
+        result = run(*fixed, config, state=tmp_path / "state")
+        assert result.exit_code == 0, result.errors
+        counts.append(len(registry.proxy.requests))
+    assert not reads(registry.proxy.requests, "/blobs/")
+    assert counts[0] - counts[1] == manifests_of(registry)
+    assert counts[1] <= registry.pages(1000) * 1.05 + 2 + FIXED + UPLOADS
 
 
 def test_tags_and_links_cost_no_read(dry_run: Run) -> None:

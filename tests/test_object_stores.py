@@ -36,6 +36,8 @@ LIVES = [
     ("azure with a slash", UNTAGGED),
     ("seaweedfs", PLAIN),
     ("seaweedfs", UNTAGGED),
+    ("juicefs", PLAIN),
+    ("juicefs", UNTAGGED),
 ]
 
 
@@ -209,18 +211,3 @@ def test_nobody_at_the_endpoint_is_exit_code_1(servers: Servers, tmp_path: Path)
     assert result.exit_code == 1
     (line,) = result.errors.splitlines()
     assert "cannot connect" in line
-
-
-def test_a_store_without_conditional_writes_is_only_looked_at(
-    servers: Servers, tmp_path: Path, lives_on_disk: dict[tuple[str, ...], Life]
-) -> None:
-    place = servers.place("juicefs")
-    store(place, a_bit_of_everything())
-    before = keys_of(place)
-    there = collect(place, tmp_path, "--dry-run", "-m").json
-    here = lives_on_disk[UNTAGGED].dry.json
-    assert {name: there[name] for name in COUNTED} == {name: here[name] for name in COUNTED}
-    result = collect(place, tmp_path, "-m")
-    assert result.exit_code == 4
-    assert "conditional writes" in result.errors
-    assert keys_of(place) == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from registry_drivers.base import Page, Reader
+from registry_drivers.base import Children, Entry, Page, Reader
 from registry_drivers.filesystem import FilesystemStorage
 from registry_drivers.memory import MemoryStorage
 from registry_drivers.wrappers import ReadOnly
+from registry_gc.cuts import split_rest
 from registry_gc.layout import BLOBS, REPOSITORIES
-from registry_gc.ranges import PAGES, Range, Walk, first_ranges, split_rest
+from registry_gc.ranges import PAGES, Range, Walk, first_ranges
 from registry_tree import RegistryTree, folder_sink, repository_path
 
 NAMES = ("a", "a-b", "a.b", "a/b", "a/b/c", "a0", "b", "é", "日本", "z", "_x", "A")
@@ -36,19 +38,30 @@ class Recording(ReadOnly):
         return super().list(prefix, start_after=start_after)
 
 
-def seen(reader: Reader, first: list[Range]) -> Counter[str]:
-    """How often each path is listed when ranges are worked off and split like the catalog does."""
-    found: Counter[str] = Counter()
+class Unseekable(MemoryStorage):
+    """An object store whose listings can only begin at their beginning, as Azure's."""
+
+    def __init__(self) -> None:
+        super().__init__(page_size=3)
+        self.capabilities = replace(self.capabilities, seekable=False)
+
+
+def worked_off(reader: Reader, first: list[Range]) -> Iterator[list[str]]:
+    """What each walk lists when ranges are worked off and cut like the catalog does."""
     todo = list(first)
     for _ in range(10_000):
         if not todo:
-            return found
+            return
         walk = Walk(reader, todo.pop())
-        for page in walk.pages():
-            found.update(page.paths)
+        yield [path for page in walk.pages() for path in page.paths]
         if walk.rest is not None:
             todo += split_rest(reader, walk.rest)
     raise AssertionError("the ranges never end")
+
+
+def seen(reader: Reader, first: list[Range]) -> Counter[str]:
+    """How often each path is listed."""
+    return Counter(path for walk in worked_off(reader, first) for path in walk)
 
 
 paths = st.lists(
@@ -62,6 +75,8 @@ paths = st.lists(
                 "_layers/y/link",
                 "_manifests/tags/t/current/link",
                 "_uploads/u/data",
+                *(f"_layers/sha256/{digit * 64}/link" for digit in "0459af"),
+                *(f"_manifests/revisions/sha256/{digit * 64}/link" for digit in "19e"),
             ]
         ),
     ),
@@ -120,17 +135,86 @@ def test_bounds_at_which_folders_are_cut_end_with_a_slash(names: list[str], page
 
 def test_one_huge_folder_is_gone_down_into() -> None:
     storage = MemoryStorage(page_size=2)
-    names = [f"{REPOSITORIES}only/_layers/sha256/{number:064x}/link" for number in range(120)]
+    names = [f"{repository_path('only')}/_manifests/tags/{number}/x" for number in range(9)]
+    names += [f"{repository_path(f'only/r{number:03}')}/_layers/x/link" for number in range(120)]
     for name in names:
         storage.put(name, b"")
-    first = Range((REPOSITORIES,), pages=2)
+    first = Range((REPOSITORIES,), pages=20)
     assert seen(storage, [first]) == Counter(names)
     walk = Walk(storage, first)
     list(walk.pages())
     assert walk.rest is not None
-    (deeper,) = split_rest(storage, walk.rest)
-    assert deeper.prefixes[0].startswith(f"{REPOSITORIES}only/")
-    assert deeper.start_after == walk.rest.start_after
+    parts = split_rest(storage, walk.rest)
+    assert len(parts) > 3
+    assert all((part.start_after or "").startswith(f"{REPOSITORIES}only/r") for part in parts)
+
+
+def hexes(count: int, seed: int) -> list[str]:
+    chance = random.Random(seed)
+    return [f"{chance.getrandbits(256):064x}" for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "path"),
+    [
+        (REPOSITORIES, repository_path("one/big") + "/_layers/sha256/{}/link"),
+        (REPOSITORIES, repository_path("big") + "/_manifests/revisions/sha256/{}/link"),
+        (BLOBS, BLOBS + "sha256/{:.2}/{}/data"),
+    ],
+)
+def test_one_enormous_folder_of_digests_is_shared_between_many(prefix: str, path: str) -> None:
+    storage = MemoryStorage(page_size=10)
+    names = [path.format(*[name] * path.count("{")) for name in hexes(3000, 7)]
+    names += [f"{repository_path('zz')}/_layers/sha256/{name}/link" for name in hexes(9, 8)]
+    for name in names:
+        storage.put(name, b"")
+    walks = list(worked_off(storage, [Range((prefix,), pages=PAGES)]))
+    expected = [name for name in names if name.startswith(prefix)]
+    assert sorted(path for walk in walks for path in walk) == sorted(expected)
+    # What is listed by one worker alone is about as much as decides whether to cut.
+    assert max(map(len, walks)) <= 2 * PAGES * 10
+    assert len(walks) > 15
+    pages = -(-len(expected) // 10)
+    assert storage.requests.list <= pages + len(walks) + 3
+
+
+def test_what_a_listing_of_folders_leaves_out_is_listed_all_the_same() -> None:
+    class Forgetful(ReadOnly):
+        """Names of two folders one."""
+
+        def children(self, prefix: str) -> Children:
+            below = super().children(prefix)
+            return Children(below.folders[::2], ())
+
+    storage = MemoryStorage(page_size=3)
+    names = [f"{repository_path(f'r{number:03}')}/_layers/x/link" for number in range(300)]
+    names += [f"{REPOSITORIES}r{number:03}-stray" for number in range(0, 300, 7)]
+    for name in names:
+        storage.put(name, b"")
+    assert seen(Forgetful(storage), [Range((REPOSITORIES,), pages=2)]) == Counter(names)
+
+
+def test_a_store_that_is_found_out_to_list_in_its_own_order_is_not_cut() -> None:
+    class Surprising(Unseekable):
+        """Says so only when it has answered."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.capabilities = replace(self.capabilities, seekable=True)
+
+        def list(self, prefix: str, *, start_after: str | None = None) -> Iterator[Page]:
+            self.capabilities = replace(self.capabilities, seekable=False)
+            # Folder by folder, as SeaweedFS does: "a/x" before "a-b/x".
+            paths = sorted(self.snapshot(), key=lambda path: path.split("/"))
+            for at in range(0, len(paths), 3):
+                yield Page.of([Entry(path, 0, 0.0) for path in paths[at : at + 3]])
+
+    storage = Surprising()
+    names = {f"{REPOSITORIES}{a}{b}/_layers/x/link" for a in NAMES for b in ("", "-x", ".x", "0")}
+    for name in names:
+        storage.put(name, b"")
+    first, _ = first_ranges(storage, REPOSITORIES, 4)
+    assert seen(storage, [replace(unit, pages=1) for unit in first]) == Counter(names)
 
 
 def test_a_range_of_several_folders_lists_them_all() -> None:
@@ -158,14 +242,6 @@ def test_names_that_are_no_utf8_are_ordered_by_their_bytes() -> None:
     for name in names:
         storage.put(name, b"")
     assert seen(storage, [Range((REPOSITORIES,), pages=1)]) == Counter(names)
-
-
-class Unseekable(MemoryStorage):
-    """An object store whose listings can only begin at their beginning, as Azure's."""
-
-    def __init__(self) -> None:
-        super().__init__(page_size=3)
-        self.capabilities = replace(self.capabilities, seekable=False)
 
 
 @pytest.mark.parametrize("expected", [0, 10**9])

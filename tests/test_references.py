@@ -248,7 +248,9 @@ def test_what_was_read_before_is_not_read_again_and_says_the_same(
     for digest in (image, index):
         assert edges(second, digest) == edges(first, digest)
         assert state(second, digest) is State.OK
-    assert second.batch.subjects.tobytes() == first.batch.subjects.tobytes()
+    ids = first.with_subject()
+    assert second.with_subject().tolist() == ids.tolist()
+    assert second.subjects_of(ids).tobytes() == first.subjects_of(ids).tobytes()
     assert second._names.others == first._names.others
     assert (first.remembers, second.remembers) == (False, True)
 

@@ -168,6 +168,8 @@ class AzureStorage(ObjectStorage):
         signing = self._credential.obstore()
         config = {"account_name": self._account, "endpoint": self._service}
         config.update(signing.pop("config", {}))
+        if "credential_provider" in signing:
+            signing["credential_provider"] = self._providing(signing["credential_provider"])
         return AzureStore(
             self._container,
             config=config,  # type: ignore[arg-type]  # a TypedDict that is built in steps
@@ -364,7 +366,15 @@ class AzureStorage(ObjectStorage):
 
     def _copy(self, entry: Entry, source: str, target: str) -> None:
         headers = {"x-ms-copy-source": self._credential.url(self._url(source))}
-        answer = self._request("PUT", target, headers=headers, body=b"", path=entry.path)
+        answer = self._request(
+            "PUT", target, headers=headers, body=b"", path=entry.path, expected=(409,)
+        )
+        if answer.status == 409:
+            code, message = told(answer.headers, answer.data)
+            if code != "PendingCopyOperation":
+                self._fail(answer.status, code, message, path=entry.path)
+            # A try before this one began it, and its answer was lost.
+            answer = self._request("HEAD", target, path=entry.path)
         while (status := answer.headers.get("x-ms-copy-status", "success")) == "pending":
             self.retry.sleep(COPY_POLL_SECONDS)
             self.requests.add(read=1)

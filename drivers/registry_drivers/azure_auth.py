@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import formatdate
@@ -17,10 +18,12 @@ from urllib.parse import parse_qsl, urlsplit
 
 from registry_drivers.errors import AccessDenied, DriverConfigError, MissingExtra, Unavailable
 from registry_drivers.parameters import Parameters
+from registry_drivers.web import ca_bundle
 
 # Has Content-MD5 in listings, names with characters that XML cannot hold, batches of a container.
 API_VERSION = "2021-12-02"
 SCOPE = "https://storage.azure.com/.default"
+_PUBLIC = "login.microsoftonline.com"
 _AUTHORITIES = {
     "core.chinacloudapi.cn": "login.chinacloudapi.cn",
     "core.usgovcloudapi.net": "login.microsoftonline.us",
@@ -171,8 +174,7 @@ def credential_of(given: Parameters, account: str, realm: str) -> Credential:
             "pip install 'registry-garbage-collect[azure]'",
             driver=given.driver,
         ) from error
-    authority = _AUTHORITIES.get(realm)
-    options = {"authority": authority} if authority else {}
+    options = _sign_in(realm)
     if kind in ("default_credentials", "default"):
         return Token(azure.identity.DefaultAzureCredential(**options))
     if kind != "client_secret":
@@ -188,6 +190,25 @@ def credential_of(given: Parameters, account: str, realm: str) -> Credential:
     return Token(azure.identity.ClientSecretCredential(**values, **options))
 
 
+def _sign_in(realm: str, environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """Where tokens come from, and whose certificate is believed there.
+
+    ``skipverify`` is about the storage: what is sent here is a secret.
+    """
+    options: dict[str, Any] = {}
+    host = _AUTHORITIES.get(realm)
+    if host:
+        options["authority"] = host
+    else:
+        host = urlsplit(environment.get("AZURE_AUTHORITY_HOST", "")).hostname or _PUBLIC
+    if host not in (_PUBLIC, *_AUTHORITIES.values()):
+        # Microsoft's public directory knows nothing of a private cloud's.
+        options["disable_instance_discovery"] = True
+    if bundle := ca_bundle(environment):
+        options["connection_verify"] = bundle
+    return options
+
+
 _SECRET_PARAMETERS = {
     "tenant_id": ("tenantid", "tenant_id"),
     "client_id": ("clientid", "client_id"),
@@ -201,9 +222,13 @@ def shared_key(given: Parameters, account: str, key: str) -> SharedKey:
     :raises DriverConfigError: it is no key.
     """
     try:
-        return SharedKey(account, key)
+        signer = SharedKey(account, key)
     except (ValueError, binascii.Error):
-        raise given.error("accountkey", "not a key: it is no base64") from None
+        signer = None
+    # obstore is stricter than Python about the bits that the last letter has too many.
+    if signer is None or base64.b64encode(base64.b64decode(key)).decode() != key:
+        raise given.error("accountkey", "not a key: it is no base64")
+    return signer
 
 
 def connection_string(given: Parameters) -> tuple[str, str, Credential]:

@@ -182,6 +182,8 @@ class Deletion(enum.Enum):
 
     DELETED = "deleted"
     GONE_ALREADY = "gone already"
+    MOVED = "moved"
+    """Not deleted but kept elsewhere in the same storage, by who moves instead of deleting."""
     FAILED = "failed"
 
 

@@ -104,6 +104,29 @@ def _tolerant(row: bytes, names: tuple[bytes, ...]) -> re.Pattern[bytes]:
     return re.compile(rb"<%b>%b%b</%b>" % (row, b"".join(parts), other, row))
 
 
+def json_columns(rows: bytes, wanted: Sequence[bytes]) -> list[Column] | None:
+    """The texts of *wanted* in each of *rows*, flat JSON objects that hold them and no others.
+
+    None where they are not all of that form, or have an escape: then they have to be parsed.
+    """
+    first = rows.partition(b"}")[0]
+    places = [first.find(b'"%b"' % name) for name in wanted]
+    if min(places, default=-1) < 0 or b"\\" in rows:
+        return None
+    order = sorted(range(len(wanted)), key=places.__getitem__)
+    found = _flat(tuple(wanted[number] for number in order)).findall(rows)
+    # All braces and quotation marks belong to what was found, so there is nothing else.
+    if len(found) != rows.count(b"{") or rows.count(b'"') != 4 * len(wanted) * len(found):
+        return None
+    return _columns(found, order)
+
+
+@functools.cache
+def _flat(names: tuple[bytes, ...]) -> re.Pattern[bytes]:
+    members = (rb'\s*+"%b"\s*+:\s*+"([^"]*+)"\s*+' % name for name in names)
+    return re.compile(rb"\{" + b",".join(members) + rb"\}")
+
+
 def _parsed(document: bytes, row: bytes, wanted: Sequence[bytes]) -> list[Column]:
     """The slow way, for documents with namespaces, CDATA, comments or rows of many forms."""
     try:
@@ -156,21 +179,26 @@ def times(column: Column) -> NDArray[np.float64]:
         return times(texts) if texts else np.zeros(0)
     (length,) = lengths
     text = np.frombuffer(b"".join(column), np.uint8).reshape(-1, length)
-    digits = text[:, _DIGITS].astype(np.int64) - ord("0")
-    if digits.min() < 0 or digits.max() > 9:
+    digits = text[:, _DIGITS] - np.uint8(ord("0"))
+    # What is less than a digit has become more than one.
+    if digits.max() > 9:
         raise MalformedListing(f"not a time: {column[0]!r}")
-    months = digits[:, 0:4] @ (12_000, 1_200, 120, 12) + digits[:, 4:6] @ (10, 1) - (1970 * 12 + 1)
-    days = months.astype("M8[M]").astype("M8[D]").astype(np.int64) + digits[:, 6:8] @ (10, 1) - 1
-    seconds: NDArray[np.float64] = days * 86400.0 + digits[:, 8:] @ _CLOCK
+    # Of floats, as only their products are taken by the whole matrix at once; all are exact.
+    months, rest = (digits.astype(np.float64) @ _MEANING).T
+    days = (months - (1970 * 12 + 1)).astype(np.int64).astype("M8[M]").astype("M8[D]")
+    seconds: NDArray[np.float64] = (days.astype(np.int64) - 1) * 86400.0 + rest
     for place in range(20, min(length, 29)):
         digit = text[:, place] - np.float64(ord("0"))
         seconds += np.where((digit >= 0) & (digit <= 9), digit, 0) * 10.0 ** (19 - place)
     return seconds
 
 
-# Where the digits of year, month, day, hour, minute and second stand, and what the last six are.
+# Where the digits of year, month, day, hour, minute and second stand; what each is in months, of
+# which the days before them are known, and in seconds.
 _DIGITS = (0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18)
-_CLOCK = (36000, 3600, 600, 60, 10, 1)
+_MEANING = np.zeros((14, 2))
+_MEANING[:6, 0] = (12_000, 1_200, 120, 12, 10, 1)
+_MEANING[6:, 1] = (864_000, 86_400, 36_000, 3_600, 600, 60, 10, 1)
 
 
 _MONTHS = {

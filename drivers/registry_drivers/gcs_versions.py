@@ -16,7 +16,7 @@ import msgspec
 
 from registry_drivers.columns import MalformedListing, times
 from registry_drivers.errors import AccessDenied
-from registry_drivers.gcs import GCSStorage, told
+from registry_drivers.gcs import GCSStorage, decoded, told
 from registry_drivers.object_store import is_passing
 from registry_drivers.object_versions import (
     Denied,
@@ -102,10 +102,7 @@ class GCSVersions(ObjectVersions[GCSStorage]):
         url = f"{storage._objects.rpartition('/')[0]}?fields={_SETTINGS}"
 
         def ask() -> _Bucket:
-            try:
-                return _decode_bucket(storage._request("GET", url, place=True).data)
-            except msgspec.DecodeError as error:
-                raise MalformedListing(f"the answer is no bucket: {error}") from error
+            return decoded(_decode_bucket, storage._request("GET", url, place=True).data)
 
         return self._ask(ask, "", read=1)
 
@@ -132,10 +129,7 @@ class GCSVersions(ObjectVersions[GCSStorage]):
         }
         if token:
             whole["pageToken"] = token
-        try:
-            answer = _decode_items(storage._get_list(prefix, whole))
-        except msgspec.DecodeError as error:
-            raise MalformedListing(f"the answer is no listing: {error}") from error
+        answer = decoded(_decode_items, storage._get_list(prefix, whole))
         if answer.kind != "storage#objects":
             raise MalformedListing("the answer is no listing")
         rows = [_version(item) for item in answer.items]

@@ -46,6 +46,10 @@ from registry_drivers.web import CA_HINT, Answer, Web
 CLOCK_TRUSTED_SECONDS = 60.0
 _STATUS = re.compile(r"status(?: code)?:? (\d{3})")
 _STATUS_IN_DEBUG = re.compile(r"status: (\d{3}),")
+# Beside what the config calls secret: tokens and signatures, should a store say them back.
+_SECRET_WORDS = re.compile(
+    r"(?i)((?:sig|signature|x-amz-security-token)=|x-amz-security-token: |bearer )[^&\s\"'<>,]+"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,7 @@ class ObjectStorage(abc.ABC):
         self._web = web
         self._secrets = [secret for secret in secrets if len(secret) > 3]
         self._clock: tuple[float, float] | None = None
+        self._refused_credentials: StorageError | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.root}>"
@@ -177,10 +182,21 @@ class ObjectStorage(abc.ABC):
         """*text* without secrets."""
         for secret in self._secrets:
             text = text.replace(secret, "***")
-        return re.sub(r"(?i)((?:sig|signature|x-amz-security-token)=)[^&\s\"']+", r"\1***", text)
+        return _SECRET_WORDS.sub(r"\1***", text)
 
-    def _call(self, work: Callable[[], Any]) -> Any:
-        return self.retry.call(work, self.requests)
+    def _call(self, work: Callable[[], Any], path: str = "") -> Any:
+        """What *work* returns, tried again while it meets passing faults.
+
+        An answer that is not what was asked for is one: a page of a proxy's, or half of it.
+        """
+
+        def ask() -> Any:
+            try:
+                return work()
+            except MalformedListing as error:
+                raise Unavailable(str(error), path=path, driver=self.driver) from error
+
+        return self.retry.call(ask, self.requests)
 
     def _key(self, path: str) -> str:
         check_path(path, self.driver)
@@ -209,18 +225,24 @@ class ObjectStorage(abc.ABC):
                 return
             after = ""
         after = self.folder + after if after else ""
-        token = ""
+        token, reached = "", b""
         while True:
 
             def ask(token: str = token) -> Listed:
                 self.requests.add(list=1)
-                try:
-                    return self._list_page(self.folder + prefix, after, token)
-                except MalformedListing as error:
-                    raise Unavailable(str(error), path=prefix, driver=self.driver) from error
+                return self._list_page(self.folder + prefix, after, token)
 
-            listed: Listed = self._call(ask)
+            listed: Listed = self._call(ask, prefix)
             if len(listed.page):
+                first, last = listed.page.paths[0], listed.page.paths[len(listed.page) - 1]
+                if self.seekable and first.encode() <= reached:
+                    # Whoever cuts a listing at bounds would miss what is out of its place.
+                    raise StorageError(
+                        "this storage does not list in order, and is none that is known to do so",
+                        path=prefix,
+                        driver=self.driver,
+                    )
+                reached = last.encode()
                 yield listed.page
             if not listed.token:
                 return
@@ -242,12 +264,9 @@ class ObjectStorage(abc.ABC):
 
             def ask(token: str = token) -> Level:
                 self.requests.add(list=1)
-                try:
-                    return self._list_level(place, token)
-                except MalformedListing as error:
-                    raise Unavailable(str(error), path=prefix, driver=self.driver) from error
+                return self._list_level(place, token)
 
-            level: Level = self._call(ask)
+            level: Level = self._call(ask, prefix)
             folders.update(key[len(place) :].rstrip("/") for key in level.folders)
             files.update(key[len(place) :] for key in level.files if not key.endswith("/"))
             token = level.token
@@ -277,7 +296,7 @@ class ObjectStorage(abc.ABC):
             self.requests.add(read=1)
             return self._head(path, key)
 
-        entry: Entry = self._call(ask)
+        entry: Entry = self._call(ask, path)
         return entry
 
     def now(self) -> float:
@@ -386,6 +405,19 @@ class ObjectStorage(abc.ABC):
 
     def move(self, source: str, target: str) -> None:
         """See :class:`~registry_drivers.base.Writer`: a copy, looked at, then a delete."""
+        self.copy(source, target)
+        if source == target:
+            return
+        for outcome in self.delete([source]):
+            if outcome.result is Deletion.FAILED:
+                raise StorageError(
+                    f"was copied to {target} but not deleted: {outcome.error}",
+                    path=source,
+                    driver=self.driver,
+                )
+
+    def copy(self, source: str, target: str) -> None:
+        """See :class:`~registry_drivers.moving.Copier`: within the store, and looked at."""
         source_key, target_key = self._key(source), self._key(target)
         entry = self.stat(source)
         if source == target:
@@ -401,13 +433,6 @@ class ObjectStorage(abc.ABC):
             raise StorageError(
                 f"the copy of {source} differs from it", path=target, driver=self.driver
             )
-        for outcome in self.delete([source]):
-            if outcome.result is Deletion.FAILED:
-                raise StorageError(
-                    f"was copied to {target} but not deleted: {outcome.error}",
-                    path=source,
-                    driver=self.driver,
-                )
 
     # --- reading through obstore
 
@@ -423,7 +448,22 @@ class ObjectStorage(abc.ABC):
                 raise TooLarge(f"{size} bytes, more than the {limit} allowed")
             return bytes(result.bytes())
         except (obstore.exceptions.BaseError, FileNotFoundError, ValueError, OSError) as error:
+            if (refused := self._refused_credentials) is not None:
+                self._refused_credentials = None
+                raise refused from None
             self._fail_fast(error, path)
+
+    def _providing(self, provide: Callable[[], Any]) -> Callable[[], Any]:
+        """*provide* for obstore, which hands on neither the kind nor the words of its errors."""
+
+        def ask() -> Any:
+            try:
+                return provide()
+            except StorageError as error:
+                self._refused_credentials = error
+                raise
+
+        return ask
 
     def _fail_fast(self, error: Exception, path: str) -> NoReturn:
         text = str(error)

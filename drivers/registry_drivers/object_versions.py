@@ -15,7 +15,6 @@ from itertools import islice
 from typing import Generic, TypeVar
 
 from registry_drivers.base import Deletion, Outcome
-from registry_drivers.columns import MalformedListing
 from registry_drivers.errors import (
     AccessDenied,
     InvalidPath,
@@ -177,12 +176,9 @@ class ObjectVersions(abc.ABC, Generic[Storage]):
 
         def ask() -> Answered:
             storage.requests.add(list=list, read=read)
-            try:
-                return work()
-            except MalformedListing as error:
-                raise Unavailable(str(error), path=path, driver=storage.driver) from error
+            return work()
 
-        answered: Answered = storage._call(ask)
+        answered: Answered = storage._call(ask, path)
         return answered
 
     # --- deleting

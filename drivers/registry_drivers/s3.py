@@ -182,6 +182,10 @@ class S3Storage(ObjectStorage):
         # Under SSE-KMS an ETag is no MD5; where only the bucket says so, its form is no lie's.
         self._encrypted_by_kms = given.flag("encrypt", False) and given.has("keyid")
         self._writing = _write_options(given)
+        self._copying = dict(self._writing)
+        if given.has("storageclass") and given.text("storageclass").upper() != "NONE":
+            # A copy is not of its source's class by itself.
+            self._copying["StorageClass"] = given.text("storageclass").upper()
         self._store = self._obstore(given) if addressable(self.folder) else None
 
     def _obstore(self, given: Parameters) -> Any:
@@ -208,13 +212,14 @@ class S3Storage(ObjectStorage):
             },
             client_options=options,  # type: ignore[arg-type]  # a TypedDict that is built in steps
             retry_config={"max_retries": 0},
-            credential_provider=self._provide,
+            credential_provider=self._providing(self._provide),
         )
 
     def _provide(self) -> Any:
         from datetime import UTC, datetime, timedelta
 
-        frozen = self._credentials.get_frozen_credentials()
+        with self._boto_errors(""):
+            frozen = self._credentials.get_frozen_credentials()
         return {
             "access_key_id": frozen.access_key,
             "secret_access_key": frozen.secret_key,
@@ -247,6 +252,11 @@ class S3Storage(ObjectStorage):
             frozen = self._credentials.get_frozen_credentials()
             S3SigV4Auth(frozen, "s3", self._region).add_auth(request)
         answer = self._send(method, url, dict(request.headers.items()), body, limit=limit)
+        if self.seekable and answer.headers.get("server", "").startswith("SeaweedFS"):
+            # It lists folder by folder: "a/x" before "a-b". What it leaves out before a bound is
+            # not what comes before that bound in the order of bytes.
+            self.seekable = False
+            self.capabilities = replace(self.capabilities, seekable=False)
         if answer.status >= 300:
             self._refused(answer, path, place=not key)
         return answer
@@ -264,20 +274,16 @@ class S3Storage(ObjectStorage):
     def _list_page(self, prefix: str, after: str, token: str) -> Listed:
         query = [("encoding-type", "url"), ("list-type", "2"), ("max-keys", str(self.page_size))]
         query.append(("prefix", prefix))
+        bounded = False
         if token:
             query.append(("continuation-token", token))
-        elif after and self.seekable:
+        elif after and (bounded := self.seekable):
             query.append(("start-after", after))
-        answer = self._request("GET", query=query, path=prefix)
-        document = answer.data
-        if self.seekable and answer.headers.get("server", "").startswith("SeaweedFS"):
-            # It lists folder by folder: "a/x" before "a-b". What it leaves out before a bound is
-            # not what comes before that bound in the order of bytes.
-            self.seekable = False
-            self.capabilities = replace(self.capabilities, seekable=False)
-            if after and not token:
-                self.requests.add(list=1)
-                return self._list_page(prefix, after, "")
+        document = self._request("GET", query=query, path=prefix).data
+        if bounded and not self.seekable:
+            # Only this answer has told that the bound means something else here.
+            self.requests.add(list=1)
+            return self._list_page(prefix, after, "")
         token = next_token(document)
         keys, sizes, modified, etags = columns(
             document, b"Contents", [b"Key", b"Size", b"LastModified", b"ETag"]
@@ -441,14 +447,17 @@ class S3Storage(ObjectStorage):
         with self._boto_errors(entry.path):
             if entry.size < COPY_LIMIT:
                 self._client.copy_object(
-                    Bucket=self.bucket, Key=target, CopySource=origin, **self._writing
+                    Bucket=self.bucket, Key=target, CopySource=origin, **self._copying
                 )
             else:
                 self._copy_in_parts(entry.size, origin, target)
 
     def _copy_in_parts(self, size: int, origin: CopySourceTypeDef, target: str) -> None:
         place: dict[str, Any] = {"Bucket": self.bucket, "Key": target}
-        upload = self._client.create_multipart_upload(**place, **self._writing)
+        # Of the metadata that a registry writes, a copy in parts would lose this.
+        upload = self._client.create_multipart_upload(
+            **place, **self._copying, ContentType="application/octet-stream"
+        )
         place["UploadId"] = upload["UploadId"]
         try:
             parts: list[CompletedPartTypeDef] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from xml.etree import ElementTree
 
 from registry_drivers.base import Deletion, Outcome
 from registry_drivers.columns import (
@@ -33,6 +34,8 @@ from registry_drivers.s3_answers import is_truncated, names_of, next_key, xml_ho
 from registry_drivers.versions import Keep, MultipartUpload
 
 _VERSION = (b"Key", b"VersionId", b"IsLatest", b"LastModified", b"Size")
+_MARKERS = 10
+_DAY = 86400
 _SAME_PAGE = "the storage sends the same page again"
 _PURGE = "--purge-versions deletes them"
 
@@ -118,6 +121,66 @@ class S3Versions(ObjectVersions[S3Storage]):
             time = f"{years} years" if days in ("", "0") else f"{days} days"
             message += f"; by default each is retained for {time} ({mode.lower()})"
         yield Keep("object-lock", message)
+
+    def keeps_for(self, seconds: float) -> bool:
+        """See :class:`~registry_drivers.versions.Undeleter`; two requests."""
+        versioning = self._setting("versioning")
+        if not isinstance(versioning, bytes) or text_of(versioning, b"Status") != "Enabled":
+            return False
+        lifecycle = self._setting("lifecycle")
+        if isinstance(lifecycle, Keep):
+            return False
+        return lifecycle is None or not _expires_within(lifecycle, seconds)
+
+    def peek(self, path: str, *, limit: int | None = None) -> bytes:
+        """See :class:`~registry_drivers.versions.Undeleter`; two requests."""
+        key = self._storage._key(path)
+        versions = self._find([key]).get(key, [])
+        # An older delete marker is among them, and has no size.
+        old = [version for version in versions if version.state is State.OLD and version.size]
+        if not old or not self._is_hidden(versions):
+            raise NotFound("no version of it is hidden", path=path, driver=self._storage.driver)
+        latest = max(old, key=lambda version: version.modified)
+        query = [("versionId", latest.id)]
+
+        def ask() -> bytes:
+            return self._storage._request("GET", key, query, path=path, limit=limit).data
+
+        return self._ask(ask, path, read=1)
+
+    def undelete(self, paths: Iterable[str]) -> Iterator[Outcome]:
+        """See :class:`~registry_drivers.versions.Undeleter`."""
+        remaining = iter(paths)
+        while batch := list(itertools.islice(remaining, self._storage.capabilities.delete_batch)):
+            yield from self._undelete(batch)
+
+    def _undelete(self, batch: Sequence[str]) -> Iterator[Outcome]:
+        keys = {self._storage._key(path): path for path in batch}
+        waiting = sorted(keys, key=str.encode)
+        unhidden: set[str] = set()
+        failed: dict[str, str] = {}
+        # One marker a round: a key that was deleted twice has two, one above the other.
+        for _ in range(_MARKERS):
+            if not waiting:
+                break
+            found = self._find(waiting)
+            markers: list[Version] = []
+            for key in waiting:
+                versions = found.get(key, ())
+                hidden = [row for row in versions if row.state is State.MARKER]
+                back = any(row.state is State.CURRENT for row in versions)
+                if back or not hidden or not any(row.state is State.OLD for row in versions):
+                    came = back and key in unhidden
+                    result = Deletion.MOVED if came else Deletion.GONE_ALREADY
+                    yield Outcome(keys[key], result)
+                else:
+                    markers += hidden
+            self._delete_all(markers, failed)
+            unhidden.update(marker.key for marker in markers)
+            waiting = [marker.key for marker in markers if marker.key not in failed]
+        failed.update(dict.fromkeys(waiting, "it has too many delete markers"))
+        for key, reason in failed.items():
+            yield Outcome(keys[key], Deletion.FAILED, reason)
 
     # --- versions
 
@@ -298,6 +361,21 @@ def _rows(document: bytes, row: bytes) -> Iterator[Version]:
         if last == b"true":
             state = State.CURRENT if data else State.MARKER
         yield Version(name.decode(), unescape(number).decode(), size, time, state)
+
+
+def _expires_within(lifecycle: bytes, seconds: float) -> bool:
+    """Whether any rule of the bucket deletes versions so soon; which keys it is for counts not."""
+    try:
+        root = ElementTree.fromstring(lifecycle)  # noqa: S314  # expat loads nothing
+    except ElementTree.ParseError:
+        return True
+    for rule in root.iterfind("{*}Rule"):
+        days = rule.findtext("{*}NoncurrentVersionExpiration/{*}NoncurrentDays")
+        if rule.findtext("{*}Status") != "Enabled" or days is None:
+            continue
+        if not days.isdecimal() or int(days) * _DAY < seconds:
+            return True
+    return False
 
 
 def _texts(column: Column) -> list[str]:

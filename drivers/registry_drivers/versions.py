@@ -103,5 +103,30 @@ class VersionDeleter(Protocol):
 
 
 @runtime_checkable
+class Undeleter(Protocol):
+    """A storage on which a delete only hides an object, and can be undone without a copy."""
+
+    def keeps_for(self, seconds: float) -> bool:
+        """Whether it is known that what is deleted now can be undeleted for so long.
+
+        False where a setting says otherwise, and where one may not be read.
+        """
+
+    def peek(self, path: str, *, limit: int | None = None) -> bytes:
+        """The bytes of the last version of a key that was deleted.
+
+        :raises NotFound: there is none, or the key has a current object.
+        :raises TooLarge: it has more than *limit* bytes.
+        """
+
+    def undelete(self, paths: Iterable[str]) -> Iterator[Outcome]:
+        """Remove the delete markers of keys, so that their last versions are current again.
+
+        Lazy, one outcome for each path. ``MOVED``: the object is back. ``GONE_ALREADY``: nothing is
+        hidden, as it has a current object, or no version is left.
+        """
+
+
+@runtime_checkable
 class Versioned(VersionReader, VersionDeleter, Protocol):
     """A storage that may keep what was deleted: both together."""

@@ -105,6 +105,7 @@ class _Application(Session):
             self._look_again(engine)
             self._check_limits()
             self._sweep()
+            self._look_back(engine)
 
     def _open(self) -> None:
         """Open the plan, which no worker process may inherit, and look whether it may be used."""
@@ -119,7 +120,7 @@ class _Application(Session):
     def _look_again(self, engine: Engine) -> None:
         plan = self.run_file
         assert plan is not None
-        before = sum(plan.count(kind, RowState.DELETED).rows for kind in (Kind.BLOB,))
+        before = plan.count(Kind.BLOB, RowState.DELETED, RowState.QUARANTINED).rows
         looked = look_again(
             plan,
             self.reader,
@@ -128,6 +129,7 @@ class _Application(Session):
             self.observer,
             cache=self.job.cache,
             versions=self.versions,
+            recall=lambda survey, again: self.aside.recall(survey, again, self._look_or_stop),
         )
         self.catalog, self.survey, self.emptied = looked.catalog, looked.survey, looked.emptied
         blobs = looked.survey.blobs

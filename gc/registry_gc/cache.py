@@ -14,20 +14,37 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import struct
 from collections.abc import Iterable, Iterator
+from itertools import compress
 from typing import Any, NamedTuple
 
 import msgspec
 import xxhash
 
-from registry_gc.digest import Keys
+from registry_gc.digest import Keys, pack
+from registry_gc.key_index import KeyIndex
 from registry_gc.manifests import RULES_VERSION
 
-SCHEMA = 1
+SCHEMA = 2
 _APPLICATION = 0x52474343  # what SQLite's header says of the file: "RGCC"
 _FORMAT = f"{SCHEMA}.{RULES_VERSION}"
 # A look-up costs about as much as twenty rows of a scan.
 _SCAN_WORTH = 20
+_AT_ONCE = 4096
+_LENGTHS = struct.Struct(">5q").pack
+
+
+class Found(NamedTuple):
+    """Several remembered manifests, column by column; see :class:`Remembered`."""
+
+    keys: tuple[bytes, ...]
+    sizes: tuple[int, ...]
+    kinds: tuple[int, ...]
+    subjects: tuple[bytes, ...]
+    edges: tuple[bytes, ...]
+    targets: tuple[bytes, ...]
+    others: tuple[str, ...]
 
 
 class Remembered(NamedTuple):
@@ -74,49 +91,49 @@ class ReferenceCache(msgspec.Struct):
             notices.append(f"the cache {path} cannot be used: {error}")
             return cls(path, notices, None)
 
-    def find(self, keys: Keys) -> list[Remembered]:
-        """The remembered ones of *keys*, which are sorted and each there once; in that order."""
+    def find(self, keys: Keys) -> Iterator[Found]:
+        """The remembered ones of *keys*, which are sorted and each there once; some at a time."""
         if self._connection is None or not len(keys):
-            return []
-        found: list[Remembered] = []
+            return
         damaged = 0
         try:
-            for row in self._rows(self._connection, keys):
-                if row[-1] == _checksum(row[:-1]):
-                    found.append(Remembered(*row[:-1]))
-                else:
-                    damaged += 1
-        except (sqlite3.Error, TypeError) as error:
+            wanted = KeyIndex(keys)
+            for rows in self._rows(self._connection, keys):
+                whole = [row for row in rows if row[-1] == _checksum(*row[:-1])]
+                damaged += len(rows) - len(whole)
+                there = wanted.has(pack(row[0] for row in whole))
+                found = whole if there.all() else [*compress(whole, there.tolist())]
+                if found:
+                    yield Found(*[*zip(*found, strict=True)][:-1])
+        except (sqlite3.Error, TypeError, AttributeError, struct.error) as error:
+            # A row of other types than ours is as damaged as one of other values.
             self._give_up(error)
         if damaged:
             self.notices.append(f"{self.path}: {damaged} damaged rows, which are read again")
-        return found
 
-    def _rows(self, connection: sqlite3.Connection, keys: Keys) -> Iterator[tuple[Any, ...]]:
+    def _rows(self, connection: sqlite3.Connection, keys: Keys) -> Iterator[list[tuple[Any, ...]]]:
         columns = "key, size, kind, subject, edges, targets, others, checksum"
         query = f"SELECT {columns} FROM manifests WHERE key "  # noqa: S608  # the line above
         (count,) = connection.execute("SELECT count(*) FROM manifests").fetchone()
         if len(keys) * _SCAN_WORTH < count:
-            for key in keys:
-                yield from connection.execute(query + "= ?", (key.tobytes(),))
+            for start in range(0, len(keys), _AT_ONCE):
+                found = [
+                    connection.execute(query + "= ?", (key.tobytes(),)).fetchone()
+                    for key in keys[start : start + _AT_ONCE]
+                ]
+                yield [row for row in found if row is not None]
             return
-        wanted = (key.tobytes() for key in keys)
-        ahead = next(wanted)
-        rows = connection.execute(query + ">= ? ORDER BY key", (ahead,))
-        for row in rows:
-            while ahead < row[0]:
-                following = next(wanted, None)
-                if following is None:
-                    return
-                ahead = following
-            if ahead == row[0]:
-                yield row
+        cursor = connection.execute(
+            query + "BETWEEN ? AND ? ORDER BY key", (keys[0].tobytes(), keys[-1].tobytes())
+        )
+        while rows := cursor.fetchmany(_AT_ONCE):
+            yield rows
 
     def add(self, manifests: Iterable[Remembered]) -> None:
         """Remember *manifests*, all or, on an error, none."""
         if self._connection is None:
             return
-        rows = sorted((*manifest, _checksum(manifest)) for manifest in manifests)
+        rows = sorted((*manifest, _checksum(*manifest)) for manifest in manifests)
         try:
             with self._connection:
                 self._connection.executemany(
@@ -158,13 +175,14 @@ def others_text(others: dict[bytes, str]) -> str:
     return json.dumps({key.hex(): name for key, name in sorted(others.items())}) if others else ""
 
 
-def _checksum(values: tuple[object, ...]) -> int:
-    digest = xxhash.xxh3_64()
-    for value in values:
-        data = value if isinstance(value, bytes) else str(value).encode()
-        digest.update(len(data).to_bytes(8, "big"))
-        digest.update(data)
-    return digest.intdigest() >> 1  # SQLite's integers are signed
+def _checksum(
+    key: bytes, size: int, kind: int, subject: bytes, edges: bytes, targets: bytes, others: str
+) -> int:
+    # Of one piece: a call for each column took longer than the rest of reading a row. Key and
+    # subject have a fixed width, the lengths of the others are in it.
+    text = others.encode()
+    lengths = _LENGTHS(size, kind, len(edges), len(targets), len(key))
+    return xxhash.xxh3_64_intdigest(b"".join((lengths, key, subject, edges, targets, text))) >> 1
 
 
 def _is_busy(error: Exception) -> bool:

@@ -12,20 +12,22 @@ from collections.abc import Iterable, Iterator
 import msgspec
 import numpy as np
 from msgspec.structs import replace
+from numpy.typing import NDArray
 
-from registry_drivers.base import Reader
+from registry_drivers.base import Paths, Reader
 from registry_drivers.errors import NotFound, TooLarge
+from registry_gc.cuts import split_rest
 from registry_gc.digest import Keys, Names
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
 from registry_gc.layout import BLOBS, REPOSITORIES, SHA256_BLOBS, V2
+from registry_gc.link_store import LinkStore
 from registry_gc.listing import (
     BlobBatch,
     Links,
     OddLink,
     RepositoryBatch,
     Signature,
-    Tag,
     Upload,
     list_blobs,
     list_repositories,
@@ -35,9 +37,11 @@ from registry_gc.listing import (
     stat_blobs,
 )
 from registry_gc.live_set import LiveSet
-from registry_gc.ranges import Range, first_ranges, split_rest
+from registry_gc.ranges import Range, first_ranges
+from registry_gc.tags import TagColumns, TagFolders, Tags
 
 _LINKS_A_UNIT = 128
+_TAGS_AT_ONCE = 1 << 15  # bounds what of their paths is in memory
 _BLOBS_A_UNIT = 4096
 
 
@@ -59,10 +63,10 @@ class Catalog(msgspec.Struct):
 
     repositories: list[str]
     revisions: Links
-    layers: Links
-    tag_folders: list[tuple[int, str]]
+    layers: LinkStore
+    tag_folders: TagFolders
     tag_index: Links
-    tags: list[Tag]
+    tags: Tags
     uploads: list[Upload]
     signatures: list[Signature]
     names: Names
@@ -166,9 +170,14 @@ class _Merge:
 
     def __init__(self) -> None:
         self.numbers: dict[str, int] = {}
-        self.tag_numbers: dict[tuple[int, str], int] = {}
-        self.links: dict[str, list[Links]] = {"revisions": [], "layers": [], "tag_index": []}
-        self.tags: list[Tag] = []
+        self.revisions: list[Links] = []
+        self.layers = LinkStore()
+        self.tag_index: list[Links] = []
+        # A folder that was cut by the end of a batch comes twice here.
+        self.folder_owner: list[NDArray[np.int32]] = []
+        self.folder_names: list[Paths] = []
+        self.folders = 0
+        self.tags: list[TagColumns] = []
         self.uploads: dict[tuple[int, str], Upload] = {}
         self.signatures: list[Signature] = []
         self.odd: list[OddLink] = []
@@ -178,30 +187,54 @@ class _Merge:
         self.hollow: list[str] = []
 
     def add(self, batch: RepositoryBatch) -> None:
-        number = [self.numbers.setdefault(name, len(self.numbers)) for name in batch.repositories]
-        tag_number = [
-            self.tag_numbers.setdefault((number[owner], tag), len(self.tag_numbers))
-            for owner, tag in batch.tag_folders
-        ]
-        self.links["revisions"].append(_owned_by(batch.revisions, number))
-        self.links["layers"].append(_owned_by(batch.layers, number))
-        self.links["tag_index"].append(_owned_by(batch.tag_index, tag_number))
-        self.tags += [_renumbered(tag, number) for tag in batch.tags]
+        number = np.array(
+            [self.numbers.setdefault(name, len(self.numbers)) for name in batch.repositories],
+            dtype=np.int32,
+        )
+        self.names.others.update(batch.others)
+        self.revisions.append(_owned_by(batch.revisions, number))
+        self.layers.add(_owned_by(batch.layers, number))
+        self._add_tags(batch, number)
         for upload in batch.uploads:
-            owner = number[upload.repository]
+            owner = int(number[upload.repository])
             known = self.uploads.setdefault((owner, upload.uuid), Upload(owner, upload.uuid))
             known.files += upload.files
             known.sizes += upload.sizes
             known.youngest = max(known.youngest, upload.youngest)
         self.signatures += [
-            replace(signature, repository=number[signature.repository])
+            replace(signature, repository=int(number[signature.repository]))
             for signature in batch.signatures
         ]
         self.odd += batch.odd
-        self.names.others.update(batch.others)
         self.strangers += batch.strangers
-        self.with_strangers.update(number[owner] for owner in batch.with_strangers)
+        self.with_strangers.update(int(number[owner]) for owner in batch.with_strangers)
         self.hollow += batch.hollow
+
+    def _add_tags(self, batch: RepositoryBatch, number: NDArray[np.int32]) -> None:
+        count = len(batch.tag_folders)
+        if not count:
+            return
+        owners = np.array([owner for owner, _ in batch.tag_folders], dtype=np.int32)
+        self.folder_owner.append(number[owners])
+        self.folder_names.append(Paths.of([name for _, name in batch.tag_folders]))
+        places = {folder: self.folders + at for at, folder in enumerate(batch.tag_folders)}
+        key = self.names.key
+        self.tags.append(
+            TagColumns.of(
+                [
+                    (
+                        places[tag.repository, tag.name],
+                        tag.modified,
+                        None if tag.target is None else key(tag.target),
+                        tag.md5,
+                    )
+                    for tag in batch.tags
+                ]
+            )
+        )
+        rows = np.arange(self.folders, self.folders + count, dtype=np.int32)
+        self.tag_index.append(_owned_by(batch.tag_index, rows))
+        self.folders += count
 
     def add_strays(self, paths: list[str]) -> None:
         """Count files that lie where a registry has folders only."""
@@ -216,24 +249,23 @@ class _Merge:
         """Everything, renumbered in the order of names; and the links to be read."""
         order = sorted(self.numbers)
         rank = {name: position for position, name in enumerate(order)}
-        renumber = [rank[name] for name in self.numbers]
-        tags = sorted((renumber[owner], tag) for owner, tag in self.tag_numbers)
-        tag_rank = {folder: position for position, folder in enumerate(tags)}
-        retag = [tag_rank[renumber[owner], tag] for owner, tag in self.tag_numbers]
+        renumber = np.array([rank[name] for name in self.numbers], dtype=np.int32)
+        del rank
+        self.layers.renumber(renumber)
+        folders, retag = self._tag_folders(renumber)
+        columns = TagColumns.joined(self.tags)
+        columns = replace(columns, folder=retag[columns.folder])
         catalog = Catalog(
             repositories=order,
-            revisions=_sorted(self.links["revisions"], renumber),
-            layers=_sorted(self.links["layers"], renumber),
-            tag_folders=tags,
-            tag_index=_sorted(self.links["tag_index"], retag),
-            tags=sorted(
-                (_renumbered(tag, renumber) for tag in self.tags),
-                key=lambda tag: (tag.repository, tag.name),
-            ),
+            revisions=_sorted(self.revisions, renumber),
+            layers=self.layers,
+            tag_folders=folders,
+            tag_index=_sorted(self.tag_index, retag),
+            tags=Tags(order, folders, self.names, columns),
             uploads=sorted(
                 (
                     Upload(
-                        renumber[upload.repository],
+                        int(renumber[upload.repository]),
                         upload.uuid,
                         upload.files,
                         upload.sizes,
@@ -244,7 +276,7 @@ class _Merge:
                 key=lambda upload: (upload.repository, upload.uuid),
             ),
             signatures=[
-                replace(signature, repository=renumber[signature.repository])
+                replace(signature, repository=int(renumber[signature.repository]))
                 for signature in self.signatures
             ],
             names=self.names,
@@ -252,33 +284,51 @@ class _Merge:
             alias_links=set(),
             damaged=[],
             strangers=self.strangers,
-            with_strangers={renumber[owner] for owner in self.with_strangers},
+            with_strangers={int(renumber[owner]) for owner in self.with_strangers},
             hollow=sorted(self.hollow),
         )
         return catalog, self.odd
 
+    def _tag_folders(self, renumber: NDArray[np.int32]) -> tuple[TagFolders, NDArray[np.int32]]:
+        """All folders of tags, each once, by repository and name; and their old numbers' new."""
+        if not self.folders:
+            return TagFolders.empty(), np.empty(0, np.int32)
+        owner = renumber[np.concatenate(self.folder_owner)]
+        found = [name for names in self.folder_names for name in names]
+        order = np.argsort(owner, kind="stable")
+        edges = np.flatnonzero(np.diff(owner[order])) + 1
+        bounds = [0, *edges.tolist(), len(order)]
+        rows = order.tolist()
+        kept: list[int] = []
+        retag = [0] * len(rows)
+        for start, stop in zip(bounds, bounds[1:], strict=False):
+            last: str | None = None
+            for name, row in sorted((found[row], row) for row in rows[start:stop]):
+                if name != last:
+                    kept.append(row)
+                    last = name
+                retag[row] = len(kept) - 1
+        names = Paths.of([found[row] for row in kept])
+        return TagFolders(owner[kept], names), np.array(retag, dtype=np.int32)
 
-def _renumbered(tag: Tag, numbers: list[int]) -> Tag:
-    # dataclasses.replace takes eight times as long, and there is one for each tag.
-    return Tag(numbers[tag.repository], tag.name, tag.path, tag.modified, tag.target)
+
+def _owned_by(links: Links, numbers: NDArray[np.int32]) -> Links:
+    return Links(numbers[links.owner], links.keys, links.modified) if len(links) else links
 
 
-def _owned_by(links: Links, numbers: list[int]) -> Links:
-    if not len(links):
-        return links
-    return Links(np.array(numbers, dtype=np.int32)[links.owner], links.keys, links.modified)
-
-
-def _sorted(parts: list[Links], renumber: list[int]) -> Links:
+def _sorted(parts: list[Links], renumber: NDArray[np.int32]) -> Links:
     """All parts as one, ordered by owner and key."""
     filled = [part for part in parts if len(part)]
     if not filled:
         return Links.empty()
-    owner = np.array(renumber, dtype=np.int32)[np.concatenate([part.owner for part in filled])]
+    owner = renumber[np.concatenate([part.owner for part in filled])]
     keys = np.concatenate([part.keys for part in filled])
     modified = np.concatenate([part.modified for part in filled])
-    order = np.argsort(keys, kind="stable")
-    order = order[np.argsort(owner[order], kind="stable")]
+    parts.clear()
+    # By the first half of the keys; more than that two digests never share by chance, and the
+    # order of those that do on purpose is all that is open then.
+    words = keys.view(">u8").reshape(-1, 4)
+    order = np.lexsort((words[:, 1].astype(np.uint64), words[:, 0].astype(np.uint64), owner))
     return Links(owner[order], keys[order], modified[order])
 
 
@@ -296,26 +346,24 @@ def _read_all(
 
 def _read_tags(engine: Engine, catalog: Catalog, observer: Observer) -> None:
     """Learn the targets of the tags that the listing did not tell."""
-    unknown = [tag.path for tag in catalog.tags if tag.target is None]
-    if not unknown:
+    tags = catalog.tags
+    unknown = np.flatnonzero(~tags.known)
+    if not len(unknown):
         return
     observer.phase("reading tags", len(unknown), "tags")
-    contents = _read_all(engine, unknown, observer)
-    observer.finish()
-    known: list[Tag] = []
-    for tag in catalog.tags:
-        if tag.target is not None:
-            known.append(tag)
-        else:
+    for start in range(0, len(unknown), _TAGS_AT_ONCE):
+        rows = unknown[start : start + _TAGS_AT_ONCE].tolist()
+        paths = [tags.path(row) for row in rows]
+        contents = _read_all(engine, paths, observer)
+        for row, path in zip(rows, paths, strict=True):
             # A tag that was listed and cannot be found now was deleted, or is being written
             # anew: nobody knows where to, so it counts as one that holds no digest.
-            target, reason = contents.get(tag.path, (None, "vanished while it was read"))
-            known.append(Tag(tag.repository, tag.name, tag.path, tag.modified, target))
+            target, reason = contents.get(path, (None, "vanished while it was read"))
             if target is None:
-                catalog.damaged.append(Damage(tag.path, reason))
+                catalog.damaged.append(Damage(path, reason))
             else:
-                catalog.names.key(target)
-    catalog.tags = known
+                tags.learn(row, catalog.names.key(target))
+    observer.finish()
 
 
 def _read_odd_links(engine: Engine, catalog: Catalog, odd: list[OddLink]) -> None:

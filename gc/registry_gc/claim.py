@@ -1,7 +1,8 @@
 """Getting the lock: creating its object, or taking it over from a holder that is dead.
 
 Who takes over is decided by creating a second object on the condition that there is none, named
-after the very state of the lock that was found.
+after the very state of the lock that was found. Where creating proves nothing, claims are listed
+instead: :mod:`registry_gc.contest`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterable
 
 from registry_drivers.base import Deletion, Reader, Storage
 from registry_drivers.errors import AlreadyExists, NotFound, StorageError
+from registry_gc.contest import contest
 from registry_gc.folder_lock import FolderLock, FolderLockHeld, NoFolderLock
 from registry_gc.holder import (
     FOLDER,
@@ -34,10 +36,14 @@ _GENERATIONS = 100
 
 
 class Claim:
-    """*holder*'s claim to the lock of *storage*; ``notices`` are lines for the operator."""
+    """*holder*'s claim to the lock of *storage*; ``notices`` are lines for the operator.
+
+    ``listed``: the lock was won by a claim that others list, and that stays while it is held.
+    """
 
     def __init__(self, storage: Storage, holder: Holder, flock: FolderLock | None) -> None:
         self.notices: list[str] = []
+        self.listed = False
         self._storage = storage
         self._holder = holder
         self._flock = flock
@@ -51,6 +57,10 @@ class Claim:
         """
         try:
             return self._win()
+        except LockUnsafe as unsafe:
+            if self._storage.capabilities.folders:
+                raise  # not even exclusive creation: nothing of it can be relied on
+            return self._win_listed(str(unsafe))
         except StorageError as error:
             if self._flock is not None and is_full(error):
                 return self._hold_flock_alone()
@@ -61,16 +71,27 @@ class Claim:
 
     def _win(self) -> bool:
         for _ in range(_ATTEMPTS):
-            if self._create(LOCK):
-                return True
+            # Looked at first: a storage may be one that replaces what it was told to leave.
             found = look(self._storage)
             if found is None:
-                continue  # released between two requests
+                if self._create(LOCK):
+                    return True
+                continue
             why = reason(self._storage, found, self._flock)
             if self._take_over(found):
                 self.notices.append(f"the lock of {found} was taken over: {why}")
                 return True
         raise LockHeld("the lock changes hands too fast: other runs want it; try again later")
+
+    def _win_listed(self, unsafe: str) -> bool:
+        why = contest(
+            self._storage,
+            self._holder,
+            lambda found: reason(self._storage, found, self._flock),
+        )
+        self.listed = True
+        self.notices += [f"{unsafe}; the claims of runs are listed instead", *[why] * bool(why)]
+        return True
 
     def _take_over(self, found: Found) -> bool:
         """Replace *found* by a lock of ours; false when somebody else changed it first."""
@@ -145,10 +166,10 @@ class Claim:
         except AlreadyExists:
             return True
         with contextlib.suppress(StorageError):
-            _delete(self._storage, [path])
+            remove_own(self._storage, self._holder, path)
         raise LockUnsafe(
             f"{self._storage.root}: a second create of the same lock succeeds on this storage, so"
-            " that two runs would not notice each other: use one with conditional writes"
+            " it proves nothing"
         )
 
 

@@ -15,15 +15,17 @@ from registry_gc.engine import Engine
 from registry_gc.events import Observer
 from registry_gc.interrupts import Interrupts
 from registry_gc.links_seen import Words, words_of
-from registry_gc.live_set import LiveSet
 from registry_gc.plan import dead_links
 from registry_gc.plan_file import PlanFile, discard_begun, policy_facts
+from registry_gc.quarantine import hidden
 from registry_gc.report.build import report_of
+from registry_gc.report.document import document
 from registry_gc.report.model import Report
 from registry_gc.retained import leftover_rows, leftovers_of, multipart_rows, shows_leftovers
-from registry_gc.run_file import Kind
+from registry_gc.run_file import Kind, RunFileError
+from registry_gc.runs import beginning, ending
 from registry_gc.session import Job, Plan, Session, objections
-from registry_gc.survey import Surveyor
+from registry_gc.survey import Survey, Surveyor
 
 __all__ = ["Job", "Plan", "collect", "objections"]
 
@@ -46,10 +48,22 @@ def finish(session: Session) -> Report:
     code = session.run()
     with session.interrupts.deferred():
         try:
-            return report_of(session, code)
+            report = report_of(session, code)
+            _remember(session, report)
+            return report
         finally:
             if session.run_file is not None:
                 session.run_file.close()
+
+
+def _remember(session: Session, report: Report) -> None:
+    """Put what the run came to into its own file, for `registry-gc runs`."""
+    if session.run_file is None:
+        return
+    try:
+        session.run_file.record_meta(**ending(time.time(), document(report)))
+    except RunFileError as error:
+        session.observer.notice(f"the run file does not say how the run ended: {error}")
 
 
 class SealedCollection(Session):
@@ -67,6 +81,7 @@ class SealedCollection(Session):
             if not self.job.dry_run:
                 self._seal()
                 self._sweep()
+                self._look_back(engine)
 
     def _seal(self) -> None:
         assert self.run_file is not None
@@ -77,12 +92,13 @@ class SealedCollection(Session):
 
     def _plan(self, engine: Engine) -> None:
         policy = self.policy
-        listed = self.storage.now()
-        cutoff = listed - policy.grace
-        surveyor = Surveyor(self.reader, engine, policy, cutoff, self.observer, self.job.cache)
+        surveyor = self._surveyor(engine)
+        cutoff = surveyor.cutoff
+        listed = cutoff + policy.grace
         catalog = self.catalog = surveyor.catalog()
         run_file = self.run_file = self._new_run_file()
-        survey = self.survey = surveyor.plan_blobs(catalog, run_file)
+        survey = self.survey = self._recalled(surveyor, surveyor.plan_blobs(catalog, run_file))
+        catalog = self.catalog = survey.catalog
         marking, manifests = survey.marking, survey.manifests
         assert survey.blobs is not None
         self.blobs_total = survey.blobs.total
@@ -99,13 +115,31 @@ class SealedCollection(Session):
         if self.show is not None:
             self.show(Plan(catalog, manifests, marking, run_file))
 
+    def _recalled(self, surveyor: Surveyor, survey: Survey) -> Survey:
+        """Nothing that is live stays in quarantine; a dry run only tells."""
+        assert self.run_file is not None
+        run_file = self.run_file
+        if self.job.dry_run:
+            return self.aside.tell_missed(survey)
+
+        def again() -> Survey:
+            run_file.drop_all(Kind.BLOB)
+            return surveyor.plan_blobs(surveyor.catalog(), run_file)
+
+        return self.aside.recall(survey, again, self._look_or_stop)
+
     def _new_run_file(self) -> PlanFile:
         """An empty run file, which says from the beginning what it is for."""
         if not self.job.dry_run:
             discard_begun(self.job.run_file)
         run_file = PlanFile.create(self.job.run_file)
         run_file.record_meta(
-            run=self.job.run, purpose=self.purpose, dry_run=self.job.dry_run, created=time.time()
+            run=self.job.run,
+            purpose=self.purpose,
+            # A plan is no dry run to those who clear old files away: it is still to be carried out.
+            dry_run=self.job.dry_run and self.purpose == "run",
+            created=time.time(),
+            **beginning(),
         )
         return run_file
 
@@ -139,9 +173,11 @@ class SealedCollection(Session):
         self.run_file.add(multipart_rows(versions, policy, cutoff))
         self.keeps = versions.keeps()
         if shows_leftovers(self.keeps, purge=policy.purge_versions):
-            live = LiveSet([self.survey.marking.digests])
+            live = self.survey.marking.live_set
+            waiting = hidden(self.reader)
             self.observer.phase("listing versions", None, "objects")
             for found in leftovers_of(versions, self.blobs_total):
+                found = [left for left in found if left.path not in waiting]
                 rows = leftover_rows(found, live, self.catalog.names, cutoff, self.retained)
                 if policy.purge_versions:
                     self.run_file.add(rows)

@@ -167,6 +167,9 @@ class ThreadEngine(_PoolEngine):
     def __enter__(self) -> ThreadEngine:
         from concurrent.futures import ThreadPoolExecutor
 
+        from registry_gc.allocator import tame_allocator
+
+        tame_allocator()
         self._executor = ThreadPoolExecutor(self.workers, thread_name_prefix="registry-gc")
         return self
 

@@ -3,18 +3,21 @@
 Pure. Source: CNCF Distribution, ``registry/storage/paths.go``; GitLab's registry is the same.
 Paths are relative to the storage's root directory.
 
-A page of a listing is cut by whole columns: rows of equal length that end in
-``/<64 hex>/link`` or ``/<64 hex>/data`` lie side by side in the page's buffer, so that their
-digests are decoded by one look-up in a table, whatever their number.
+A page of a listing is cut by whole columns: the ends of all rows, ``/<64 hex>/link`` or
+``/<64 hex>/data``, are gathered at once and decoded by one call, whatever their number; rows of
+equal length lie side by side in the page's buffer, so that one comparison finds equal heads.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from binascii import hexlify, unhexlify
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 
 from registry_drivers.base import Group, Page
 from registry_gc.digest import KEY, Keys
@@ -28,6 +31,7 @@ OWN = "docker/registry/registry-gc/"
 
 _TAIL = 64 + len("/link")
 _FEW = 6  # rows below which taking them one by one is cheaper than the columns' overhead
+_LEAVES = ("", "link", "data")
 
 _NIBBLE = np.full(256, 255, dtype=np.uint8)
 for _digit in range(16):
@@ -95,20 +99,32 @@ def split(page: Page) -> Iterator[Run | Single]:
     if page.paths.groups is not None:
         yield from _by_groups(page.paths.groups)
         return
-    offsets = page.paths.offsets
-    lengths = np.diff(offsets)
-    if not len(lengths):
+    rows = len(page)
+    if not rows:
         return
-    edges = np.flatnonzero(lengths[1:] != lengths[:-1]) + 1
-    bounds = [0, *edges.tolist(), len(lengths)]
-    paths: list[str] = []
-    for start, stop in zip(bounds, bounds[1:], strict=False):
-        if stop - start < _FEW:
-            # All paths of a page together cost a tenth of one after the other.
-            paths = paths or list(page.paths)
-            yield from _one_by_one(paths[start:stop], start)
-        else:
-            yield from _by_columns(page, start, stop, int(lengths[start]))
+    if rows < _FEW:
+        yield from _one_by_one(page.paths, 0)
+        return
+    offsets = page.paths.offsets
+    data = np.ascontiguousarray(page.paths.data)
+    lengths = np.diff(offsets)
+    keys, leaves = _tails(data, offsets, lengths)
+    edges = (lengths[1:] != lengths[:-1]) | (leaves[1:] != leaves[:-1])
+    bounds = [0, *(np.flatnonzero(edges) + 1).tolist(), rows]
+    begins = offsets.tolist()
+    text = data.tobytes()
+    kinds = leaves[bounds[:-1]].tolist()
+    for start, stop, kind in zip(bounds, bounds[1:], kinds, strict=False):
+        if not kind:
+            for row in range(start, stop):
+                yield Single(_decoded(text[begins[row] : begins[row + 1]]), row)
+            continue
+        width = begins[start + 1] - begins[start] - _TAIL
+        first = start
+        for last in _head_ends(data, begins, start, stop, width):
+            head = _decoded(text[begins[first] : begins[first] + width])
+            yield Run(head, _LEAVES[kind], first, last, keys[first:last])
+            first = last
 
 
 def _by_groups(groups: Sequence[Group]) -> Iterator[Run | Single]:
@@ -127,7 +143,7 @@ def _by_groups(groups: Sequence[Group]) -> Iterator[Run | Single]:
         row += len(names)
 
 
-def _one_by_one(paths: list[str], first: int) -> Iterator[Run | Single]:
+def _one_by_one(paths: Iterable[str], first: int) -> Iterator[Run | Single]:
     for row, path in enumerate(paths, first):
         encoded, leaf = path[-_TAIL:-5], path[-5:]
         if len(path) > _TAIL and path[-_TAIL - 1] == "/" and leaf in ("/link", "/data"):
@@ -143,26 +159,54 @@ def _one_by_one(paths: list[str], first: int) -> Iterator[Run | Single]:
         yield Single(path, row)
 
 
-def _by_columns(page: Page, start: int, stop: int, length: int) -> Iterator[Run | Single]:
-    data = page.paths.data[page.paths.offsets[start] : page.paths.offsets[stop]]
-    table = data.reshape(stop - start, length)
-    if length <= _TAIL:
-        yield from (Single(page.paths[row], row) for row in range(start, stop))
-        return
-    nibbles = _NIBBLE[table[:, -_TAIL:-5]]
-    leaves = np.ascontiguousarray(table[:, -5:]).view("S5").reshape(-1)
-    fits = (nibbles < 16).all(axis=1) & (table[:, -_TAIL - 1] == ord("/"))
-    fits &= (leaves == b"/link") | (leaves == b"/data")
-    heads = table[:, :-_TAIL]
-    changes = (heads[1:] != heads[:-1]).any(axis=1) | (fits[1:] != fits[:-1])
-    changes |= leaves[1:] != leaves[:-1]
+def _decoded(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+def _tails(
+    data: NDArray[np.uint8], offsets: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> tuple[Keys, NDArray[np.uint8]]:
+    """The keys in the last parts of all rows, and which leaf each has; 0 for rows without a key."""
+    keys = np.zeros((len(lengths), 32), dtype=np.uint8)
+    leaves = np.zeros(len(lengths), dtype=np.uint8)
+    rows = np.flatnonzero(lengths > _TAIL)
+    if len(rows):
+        # One byte more: the slash before the digest.
+        tails = sliding_window_view(data, _TAIL + 1)[offsets[rows + 1] - _TAIL - 1]
+        ends = np.ascontiguousarray(tails[:, -5:]).view("S5").reshape(-1)
+        kinds = (ends == b"/link") + np.uint8(2) * (ends == b"/data")
+        kinds[tails[:, 0] != ord("/")] = 0
+        hexes = np.ascontiguousarray(tails[:, 1:-5])
+        fits = np.flatnonzero(kinds)
+        found, right = _unhex(hexes[fits])
+        keys[rows[fits]] = found
+        leaves[rows[fits[right]]] = kinds[fits[right]]
+    return keys.view(KEY).reshape(-1), leaves
+
+
+def _unhex(digits: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Bytes of rows of 64 hex digits, and which rows are that; a digest has no capitals."""
+    text = digits.tobytes()
+    try:
+        data = unhexlify(text)
+    except ValueError:
+        data = b""
+    if hexlify(data) == text:
+        found = np.frombuffer(data, dtype=np.uint8).reshape(len(digits), 32)
+        return found, np.ones(len(digits), dtype=np.bool_)
+    nibbles = _NIBBLE[digits]
     packed = (nibbles[:, 0::2] << 4) | (nibbles[:, 1::2] & 15)
-    keys = np.ascontiguousarray(packed).view(KEY).reshape(-1)
-    bounds = [0, *(np.flatnonzero(changes) + 1).tolist(), stop - start]
-    for first, last in zip(bounds, bounds[1:], strict=False):
-        if fits[first]:
-            head = heads[first].tobytes().decode("utf-8", "surrogateescape")
-            leaf = leaves[first].decode()[1:]
-            yield Run(head, leaf, start + first, start + last, keys[first:last])
-        else:
-            yield from (Single(page.paths[start + row], start + row) for row in range(first, last))
+    return packed, (nibbles < 16).all(axis=1)
+
+
+def _head_ends(
+    data: NDArray[np.uint8], begins: list[int], start: int, stop: int, width: int
+) -> list[int]:
+    """Where each head ends in rows of equal length: most have one and the same."""
+    if stop - start == 1:
+        return [stop]
+    table = data[begins[start] : begins[stop]].reshape(stop - start, width + _TAIL)[:, :width]
+    if (table == table[0]).all():
+        return [stop]
+    changes = (table[1:] != table[:-1]).any(axis=1)
+    return [*(np.flatnonzero(changes) + 1 + start).tolist(), stop]

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from registry_gc.arrays import distinct, within
 from registry_gc.catalog import Catalog
 from registry_gc.digest import Keys, prefixes
+from registry_gc.link_store import LinkStore
 from registry_gc.listing import Links
 
 Words = NDArray[np.uint64]
@@ -36,7 +37,13 @@ def words_of(catalog: Catalog) -> LinkWords:
 
     Signature links are left out: they are written with their revision's own link only.
     """
-    parts = [_of_links(catalog, kind) for kind in _KINDS] + [_of_tags(catalog)]
+    parts = [
+        _of_links(catalog.revisions, _owners(catalog, "revisions")),
+        _of_links(catalog.tag_index, _owners(catalog, "tag_index")),
+        _of_tags(catalog),
+    ]
+    owners = _owners(catalog, "layers")
+    parts += [_of_links(links, owners) for links in catalog.layers.groups()]
     return LinkWords(
         distinct(np.concatenate([part.there for part in parts])),
         distinct(np.concatenate([part.stamped for part in parts])),
@@ -53,32 +60,43 @@ def renew(catalog: Catalog, known: Words) -> int:
 
     From here on all that is young is: what such a link names, and what that leads to.
     """
-    count = 0
-    for kind in _KINDS:
-        links: Links = getattr(catalog, kind)
-        new = ~within(known, _of_links(catalog, kind).stamped)
-        count += int(np.count_nonzero(new))
-        setattr(catalog, kind, replace(links, modified=np.where(new, np.inf, links.modified)))
-    new = ~within(known, _of_tags(catalog).stamped)
-    count += int(np.count_nonzero(new))
-    catalog.tags = [
-        replace(tag, modified=float("inf")) if is_new else tag
-        for tag, is_new in zip(catalog.tags, new.tolist(), strict=True)
-    ]
-    return count
+    catalog.revisions, new_revisions = _renewed(
+        catalog.revisions, _owners(catalog, "revisions"), known
+    )
+    catalog.tag_index, new_entries = _renewed(
+        catalog.tag_index, _owners(catalog, "tag_index"), known
+    )
+    layers, new_layers = LinkStore(), 0
+    owners = _owners(catalog, "layers")
+    for links in catalog.layers.groups():
+        renewed, count = _renewed(links, owners, known)
+        layers.add(renewed)
+        new_layers += count
+    layers.renumber(np.arange(len(catalog.repositories), dtype=np.int32))
+    catalog.layers = layers
+    new_tags = ~within(known, _of_tags(catalog).stamped)
+    catalog.tags.modified = np.where(new_tags, np.inf, catalog.tags.modified)
+    return new_revisions + new_entries + new_layers + int(np.count_nonzero(new_tags))
 
 
-_KINDS = ("revisions", "layers", "tag_index")
+def _renewed(links: Links, owners: Words, known: Words) -> tuple[Links, int]:
+    new = ~within(known, _of_links(links, owners).stamped)
+    renewed = replace(links, modified=np.where(new, np.inf, links.modified))
+    return renewed, int(np.count_nonzero(new))
 
 
-def _of_links(catalog: Catalog, kind: str) -> LinkWords:
-    links: Links = getattr(catalog, kind)
+def _owners(catalog: Catalog, kind: str) -> Words:
+    """The word of each owner of links of this *kind*."""
     names = catalog.repositories
     if kind == "tag_index":
         owners = [_owner_word(kind, names[owner], tag) for owner, tag in catalog.tag_folders]
     else:
         owners = [_owner_word(kind, name) for name in names]
-    there = _there(np.array(owners, np.uint64)[links.owner], links.keys)
+    return np.array(owners, np.uint64)
+
+
+def _of_links(links: Links, owners: Words) -> LinkWords:
+    there = _there(owners[links.owner], links.keys)
     return LinkWords(there, _stamped(there, links.modified))
 
 
@@ -88,7 +106,7 @@ def _of_tags(catalog: Catalog) -> LinkWords:
         for tag in catalog.tags
     ]
     there = np.array(words, np.uint64)
-    return LinkWords(there, _stamped(there, np.array([tag.modified for tag in catalog.tags])))
+    return LinkWords(there, _stamped(there, catalog.tags.modified))
 
 
 def _owner_word(kind: str, repository: str, tag: str = "") -> int:

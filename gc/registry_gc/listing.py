@@ -27,6 +27,7 @@ from registry_gc.digest import (
 )
 from registry_gc.layout import BLOBS, REPOSITORIES, Run, Single, blob_path, split
 from registry_gc.ranges import Range, Walk
+from registry_gc.tags import Tag
 
 _BUCKET = re.compile(re.escape(BLOBS) + "sha256/([0-9a-f]{2})/")
 
@@ -79,16 +80,6 @@ class OddLink(msgspec.Struct, frozen=True):
 
     path: str
     named: str
-
-
-class Tag(msgspec.Struct, frozen=True):
-    """A tag with a ``current/link``; ``target`` is its digest, None as long as nobody knows."""
-
-    repository: int
-    name: str
-    path: str
-    modified: float
-    target: str | None
 
 
 class Upload(msgspec.Struct):
@@ -295,7 +286,7 @@ class _RepositoryBuilder:
         self.layers = _LinkList()
         self.tag_index = _LinkList()
         self.candidates: dict[int, list[str]] = {}
-        self.tags: list[tuple[Tag, bytes]] = []
+        self.tags: list[Tag] = []
         self.uploads: dict[tuple[int, str], Upload] = {}
         self.signatures: list[Signature] = []
         self.odd: list[OddLink] = []
@@ -391,7 +382,7 @@ class _RepositoryBuilder:
                 modified = float(page.modified[single.row])
                 md5 = UNKNOWN_MD5 if page.md5s is None else page.md5s[single.row].tobytes()
                 self.tag_number(number, tag)
-                self.tags.append((Tag(number, tag, single.path, modified, None), md5))
+                self.tags.append(Tag(number, tag, single.path, modified, None, md5))
             case ["_uploads", uuid, _, *_]:
                 upload = self.uploads.setdefault((number, uuid), Upload(number, uuid))
                 upload.files.append(single.path)
@@ -445,7 +436,7 @@ class _RepositoryBuilder:
             layers=self.layers.packed(),
             tag_folders=list(self.tag_numbers),
             tag_index=self.tag_index.packed(),
-            tags=[self.resolved(tag, md5) for tag, md5 in self.tags],
+            tags=[self.resolved(tag) for tag in self.tags],
             uploads=list(self.uploads.values()),
             signatures=self.signatures,
             odd=self.odd,
@@ -456,18 +447,18 @@ class _RepositoryBuilder:
             rest=rest,
         )
 
-    def resolved(self, tag: Tag, md5: bytes) -> Tag:
+    def resolved(self, tag: Tag) -> Tag:
         """The tag with its target, where the listed MD5 is that of one of its own candidates.
 
         ``current/link`` always holds one of the digests under ``index/``, and an MD5 that is
         equal to that of a candidate's text is no coincidence: nobody who can write links needs
         to collide one.
         """
-        if md5 == UNKNOWN_MD5:
+        if tag.md5 == UNKNOWN_MD5:
             return tag
         for digest in self.candidates.get(self.tag_number(tag.repository, tag.name), ()):
-            if hashlib.md5(digest.encode(), usedforsecurity=False).digest() == md5:
-                return Tag(tag.repository, tag.name, tag.path, tag.modified, digest)
+            if hashlib.md5(digest.encode(), usedforsecurity=False).digest() == tag.md5:
+                return Tag(tag.repository, tag.name, tag.path, tag.modified, digest, tag.md5)
         return tag
 
 

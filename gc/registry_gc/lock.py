@@ -22,6 +22,7 @@ from msgspec.structs import asdict, replace
 from registry_drivers.base import Reader, Storage
 from registry_drivers.errors import AlreadyExists, NotFound, StorageError
 from registry_gc.claim import TAKEOVER, Claim, is_full, reason, remove, remove_own, take_flock
+from registry_gc.contest import CLAIM, claim_path
 from registry_gc.folder_lock import FolderLock
 from registry_gc.holder import (
     FOLDER,
@@ -53,7 +54,13 @@ class Lock:
     """
 
     def __init__(
-        self, storage: Storage, holder: Holder, flock: FolderLock | None, *, stored: bool
+        self,
+        storage: Storage,
+        holder: Holder,
+        flock: FolderLock | None,
+        *,
+        stored: bool,
+        listed: bool = False,
     ) -> None:
         self.notices: list[str] = []
         self._storage = storage
@@ -61,6 +68,8 @@ class Lock:
         self._flock = flock
         # False while a full disk has room for a flock only.
         self._stored = stored
+        # True where others see a claim, and the lock object proves nothing.
+        self._listed = listed
         self._lost = ""
         self._verified = -float("inf")
         self._guard = threading.Lock()
@@ -82,7 +91,8 @@ class Lock:
         try:
             holder = _holder(storage, run, flock=flock is not None)
             claim = Claim(storage, holder, flock)
-            lock = cls(storage, holder, flock, stored=claim.win())
+            stored = claim.win()
+            lock = cls(storage, holder, flock, stored=stored, listed=claim.listed)
         except BaseException:
             if flock is not None:
                 flock.release()
@@ -146,6 +156,8 @@ class Lock:
             self.verify()
             self._holder = replace(self._holder, time=moment(self._storage))
             try:
+                if self._listed:
+                    self._storage.write(claim_path(self._holder), self._holder.encode())
                 self._storage.write(LOCK, self._holder.encode(), if_absent=not self._stored)
                 self._stored = True
             except AlreadyExists:
@@ -166,6 +178,8 @@ class Lock:
                 self._stored = False
                 try:
                     remove_own(self._storage, self._holder)
+                    if self._listed:
+                        remove(self._storage, [claim_path(self._holder)])
                 except StorageError as error:
                     self.notices.append(
                         "the lock could not be removed and keeps other runs out for"
@@ -231,7 +245,7 @@ def unlock(storage: Storage) -> bool:
         if found is not None and found.holder is not None and found.holder.alive():
             raise held(storage, found)
         names = storage.children(f"{FOLDER}/").files
-        ours = [f"{FOLDER}/{name}" for name in names if name.startswith(TAKEOVER)]
+        ours = [f"{FOLDER}/{name}" for name in names if name.startswith((TAKEOVER, CLAIM))]
         remove(storage, [*ours, LOCK] if found is not None else ours)
         return found is not None
     finally:

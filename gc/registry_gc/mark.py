@@ -9,6 +9,8 @@ kept, not for what has been visited.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +20,9 @@ from registry_drivers.errors import NotFound
 from registry_gc.arrays import among, distinct, union, within, without
 from registry_gc.catalog import Catalog, Damage
 from registry_gc.digest import Keys, Names, empty_keys, pack
+from registry_gc.key_index import KeyIndex, distinct_keys
 from registry_gc.layout import blob_path, revision_link
+from registry_gc.live_set import LiveSet
 from registry_gc.policy import Policy
 from registry_gc.references import Edge, Manifests, State
 
@@ -39,8 +43,8 @@ class Marking(msgspec.Struct, frozen=True):
     """What is live. ``live`` and ``dead`` are sorted pairs; ``dead`` ones are linked.
 
     ``held``: numbers of repositories of which nothing goes. ``young``: sorted keys that are not
-    dead because something names them that is younger than the grace period. ``digests``: every
-    live key, sorted, each once, whether stored or not.
+    dead because something names them that is younger than the grace period. ``live_set``: every
+    live digest, whether stored or not.
     """
 
     live: Pairs
@@ -49,7 +53,13 @@ class Marking(msgspec.Struct, frozen=True):
     holds: tuple[Hold, ...]
     damaged: tuple[Damage, ...]
     young: Keys
-    digests: Keys
+    live_set: LiveSet
+    parts: Callable[[Pairs], Iterator[Keys]]
+
+    @property
+    def digests(self) -> Keys:
+        """Every live key, exactly, sorted, each once: 32 bytes each, for few or for tests."""
+        return distinct_keys(np.concatenate([empty_keys(), *self.parts(self.live)]))
 
 
 def mark(
@@ -126,13 +136,11 @@ class _Marker:
         self.aliases = _Aliases(reader, catalog.names, catalog.aliases)
         self.young = self._young(cutoff, young)
         self.young_index = catalog.tag_index.modified > cutoff
-        self.targets = [
-            (tag.repository, tag.target) for tag in catalog.tags if tag.target is not None
-        ]
-        self.target_keys = pack(self.names.key(target) for _, target in self.targets)
-        self.index_owner = np.array([owner for owner, _ in catalog.tag_folders], dtype=np.int64)[
-            catalog.tag_index.owner
-        ]
+        known = catalog.tags.known
+        self.target_owner = catalog.tags.owner[known]
+        self.target_keys = catalog.tags.keys[known]
+        self.index_owner = catalog.tag_folders.owner[catalog.tag_index.owner]
+        self.checked = np.empty(0, np.int64)
         self.holds: dict[tuple[int, str | None], str] = {}
         self.held: set[int] = set()
         manifests.load(
@@ -150,12 +158,15 @@ class _Marker:
         self.linked_ids = distinct(ids)
 
     def _young(self, cutoff: float, more: Keys | None) -> Keys:
-        links = (self.catalog.revisions, self.catalog.layers, self.catalog.tag_index)
+        tags = self.catalog.tags
+        links = (self.catalog.revisions, self.catalog.tag_index)
         parts = [part.keys[part.modified > cutoff] for part in links]
-        named = [tag.target for tag in self.catalog.tags if tag.target and tag.modified > cutoff]
-        named += [link.digest for link in self.catalog.signatures if link.modified > cutoff]
+        parts.append(empty_keys() if more is None else more)
+        parts += self.catalog.layers.young(cutoff)
+        parts.append(tags.keys[tags.known & (tags.modified > cutoff)])
+        named = [link.digest for link in self.catalog.signatures if link.modified > cutoff]
         parts.append(pack(map(self.names.key, named)))
-        keys = distinct(np.concatenate([*parts, empty_keys() if more is None else more]))
+        keys = distinct_keys(np.concatenate(parts))
         if not self.catalog.aliases:
             return keys
         # A link of another name names both that and what it says.
@@ -163,17 +174,21 @@ class _Marker:
         stored = map(self.aliases.targets, map(np.void.tobytes, names[within(keys, names)]))
         return union(keys, pack(key for targets in stored for key in sorted(targets)))
 
+    def _broken_tags(self) -> list[int]:
+        """The tags whose ``current/link`` holds no digest, where that has not been released."""
+        unknown = np.flatnonzero(~self.catalog.tags.known)
+        owners = self.catalog.tags.owner[unknown].tolist()
+        return [
+            row
+            for row, owner in zip(unknown.tolist(), owners, strict=True)
+            if not self.policy.released(self._name(owner), None)
+        ]
+
     def _of_broken_tags(self) -> NDArray[np.bool_]:
         """Tell for each tag-index entry whether its tag's ``current/link`` holds no digest."""
-        broken = {
-            (tag.repository, tag.name)
-            for tag in self.catalog.tags
-            if tag.target is None and not self.policy.released(self._name(tag.repository), None)
-        }
-        folders = np.array([folder in broken for folder in self.catalog.tag_folders], dtype=bool)
-        if not len(folders):
-            return np.zeros(len(self.catalog.tag_index), dtype=np.bool_)
-        found: NDArray[np.bool_] = folders[self.catalog.tag_index.owner]
+        broken = np.zeros(len(self.catalog.tag_folders), dtype=np.bool_)
+        broken[self.catalog.tags.folder[self._broken_tags()]] = True
+        found: NDArray[np.bool_] = broken[self.catalog.tag_index.owner]
         return found
 
     def _name(self, repository: int) -> str:
@@ -190,19 +205,19 @@ class _Marker:
         return self._marking(live)
 
     def _hold_broken_tags(self) -> None:
-        for tag in self.catalog.tags:
-            if tag.target is None and not self.policy.released(self._name(tag.repository), None):
-                self.holds[tag.repository, None] = f"the tag {tag.name} holds no digest"
-                self.held.add(tag.repository)
+        for row in self._broken_tags():
+            tag = self.catalog.tags[row]
+            self.holds[tag.repository, None] = f"the tag {tag.name} holds no digest"
+            self.held.add(tag.repository)
 
     def _roots(self) -> Pairs:
         """Where life begins in each repository."""
-        owners = np.array([repository for repository, _ in self.targets], dtype=np.int64)
-        tagged = _pairs(owners, self.manifests.ids(self.target_keys))
+        tagged = _pairs(self.target_owner, self.manifests.ids(self.target_keys))
         if not self.policy.delete_untagged:
             return np.concatenate([self.linked, tagged, self._named_by_index()])
-        keys = self.manifests.batch.keys[manifests_of(self.linked)]
-        young = self.linked[within(self.young, keys)]
+        # A young key that was never loaded is that of no manifest anybody links.
+        ids = distinct(self.manifests.ids(self.young))
+        young = self.linked[within(ids, manifests_of(self.linked))]
         return np.concatenate([young, tagged, self._named_by_index()])
 
     def _named_by_index(self) -> Pairs:
@@ -214,8 +229,8 @@ class _Marker:
 
     def _children(self, frontier: Pairs) -> Pairs:
         """The manifests that indexes of *frontier* list, linked in that repository or not."""
-        ids = manifests_of(frontier)
-        source, keys, edges = self.manifests.targets_of(ids)
+        frontier = frontier[~self.manifests.batch.plain[manifests_of(frontier)]]
+        source, keys, edges = self.manifests.targets_of(manifests_of(frontier))
         followed = (edges == Edge.CHILD) | (edges == Edge.MAYBE)
         self.manifests.load(keys[followed])
         children = edges != Edge.BLOB
@@ -237,7 +252,7 @@ class _Marker:
         pairs = self.linked[with_subject]
         if not len(pairs):
             return pairs
-        subjects = self.manifests.batch.subjects[manifests_of(pairs)]
+        subjects = self.manifests.subjects_of(manifests_of(pairs))
         found = self._is_live_subject(pairs, subjects, live)
         for row in self._other_names(subjects):
             stored = pack(sorted(self.aliases.targets(subjects[row].tobytes())))
@@ -255,8 +270,8 @@ class _Marker:
         """Which of *keys* are digests of another algorithm than sha256."""
         if not self.names.others:
             return []
-        others = pack(sorted(self.names.others))
-        return np.flatnonzero(within(others, keys)).tolist()
+        others = KeyIndex(pack(sorted(self.names.others)))
+        return np.flatnonzero(others.has(keys)).tolist()
 
     def _of_held(self, live: Pairs) -> Pairs:
         """All revisions of the repositories that link or reach what could not be read."""
@@ -279,12 +294,14 @@ class _Marker:
         """
         if not self.names.others or not len(live):
             return
-        source, keys, _ = self.manifests.targets_of(manifests_of(live))
-        for row in self._other_names(keys):
-            key = keys[row].tobytes()
-            if not self.aliases.found(key):
-                repository = int(repositories_of(live[source[row]]))
-                self._hold(repository, key, "referenced, but stored under no known name")
+        fresh = without(live, self.checked)
+        self.checked = live
+        for source, keys, _ in self.manifests.targets_in_parts(manifests_of(fresh)):
+            for row in self._other_names(keys):
+                key = keys[row].tobytes()
+                if not self.aliases.found(key):
+                    repository = int(repositories_of(fresh[source[row]]))
+                    self._hold(repository, key, "referenced, but stored under no known name")
 
     def _hold(self, repository: int, key: bytes, reason: str) -> None:
         digest = self.names.text(key)
@@ -304,7 +321,8 @@ class _Marker:
             holds=tuple(sorted(holds, key=lambda hold: (hold.repository, hold.digest or ""))),
             damaged=self._damaged(),
             young=self.young,
-            digests=self._digests(live),
+            live_set=self._live_set(live),
+            parts=self._live_keys,
         )
 
     def _damaged(self) -> tuple[Damage, ...]:
@@ -318,30 +336,48 @@ class _Marker:
         for pair in self.linked[states == State.MISMATCH].tolist():
             digest = self.names.text(batch.keys[pair & _ID].tobytes())
             found.add(Damage(blob_path(digest), batch.reasons[pair & _ID]))
-        owners = np.array([repository for repository, _ in self.targets], dtype=np.int64)
         ids = self.manifests.ids(self.target_keys)
-        lost = (batch.states[ids] == State.MISSING) & ~within(self.linked, _pairs(owners, ids))
-        tags = [tag for tag in self.catalog.tags if tag.target is not None]
+        pairs = _pairs(self.target_owner, ids)
+        lost = (batch.states[ids] == State.MISSING) & ~within(self.linked, pairs)
+        tags = np.flatnonzero(self.catalog.tags.known)
         for at in np.flatnonzero(lost).tolist():
-            found.add(Damage(tags[at].path, batch.reasons[int(ids[at])]))
+            found.add(Damage(self.catalog.tags.path(int(tags[at])), batch.reasons[int(ids[at])]))
         return tuple(sorted(found, key=lambda damage: damage.path))
 
-    def _digests(self, live: Pairs) -> Keys:
-        """Every live key: manifests, what they reference, and whatever must stay beside them."""
+    def _live_set(self, live: Pairs) -> LiveSet:
         ids = distinct(manifests_of(live))
-        _, referenced, _ = self.manifests.targets_of(ids)
-        parts = [self.manifests.batch.keys[ids], referenced, self.young]
-        parts.append(pack(self._signatures(live)))
+        held = sum(len(part) for part in self._of_held_links())
+        more = held + len(self.young) + len(self.catalog.signatures)
+        more += sum(map(len, self.catalog.aliases.values()))
+        at_most = len(ids) + self.manifests.edges_among(ids) + more
+        return LiveSet.gathered(self._live_keys(live), at_most)
+
+    def _live_keys(self, live: Pairs) -> Iterator[Keys]:
+        """Every live key: manifests, what they reference, and whatever must stay beside them.
+
+        Some more than once. Who asks for some pairs alone gets what those add.
+        """
+        ids = distinct(manifests_of(live))
+        met: set[bytes] = set()
+        for part in self._named_keys(ids, live):
+            yield part
+            met.update(part[row].tobytes() for row in self._other_names(part))
+        yield pack(key for name in sorted(met) for key in sorted(self.aliases.targets(name)))
+
+    def _named_keys(self, ids: NDArray[np.int64], live: Pairs) -> Iterator[Keys]:
+        yield self.manifests.batch.keys[ids]
+        for _, referenced, _ in self.manifests.targets_in_parts(ids):
+            yield referenced
+        yield self.young
+        yield pack(self._signatures(live))
+        yield from self._of_held_links()
+
+    def _of_held_links(self) -> Iterator[Keys]:
+        """What layer links and tags' entries of held repositories name."""
         if self.held:
-            parts.append(self.catalog.layers.keys[among(self.catalog.layers.owner, self.held)])
-            parts.append(self.catalog.tag_index.keys[among(self.index_owner, self.held)])
-        keys = distinct(np.concatenate(parts))
-        stored = [
-            target
-            for row in self._other_names(keys)
-            for target in sorted(self.aliases.targets(keys[row].tobytes()))
-        ]
-        return distinct(np.concatenate([keys, pack(stored)])) if stored else keys
+            for part in self.catalog.layers.of(self.held):
+                yield part.keys
+            yield self.catalog.tag_index.keys[among(self.index_owner, self.held)]
 
     def _signatures(self, live: Pairs) -> list[bytes]:
         """The signature blobs of live schema 1 revisions."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 
 from registry_gc.arrays import among, distinct, within
 from registry_gc.catalog import Catalog
-from registry_gc.digest import Keys, Names, pack, prefixes
+from registry_gc.dead_layers import DeadLayers, Resolver, dead_layers
+from registry_gc.digest import KEY, Keys, Names, pack
+from registry_gc.key_index import KeyIndex
 from registry_gc.layout import (
     blob_path,
     layer_link,
@@ -20,19 +23,19 @@ from registry_gc.layout import (
 )
 from registry_gc.listing import BlobBatch, Upload
 from registry_gc.live_set import LiveSet
-from registry_gc.mark import Marking, manifests_of, repositories_of
+from registry_gc.mark import Marking
 from registry_gc.policy import Policy
 from registry_gc.references import Manifests
 from registry_gc.run_file import Kind, Row
 
-# Spreads repositories over the 64 bits that a digest's prefix has; any odd number would do.
-_SPREAD = np.uint64(0x9E3779B97F4A7C15)
-
 
 class Links(NamedTuple):
-    """Rows for everything in ``repositories/``, by kind, and the repositories that they empty."""
+    """Rows for everything in ``repositories/``, by kind, and the repositories that they empty.
 
-    rows: list[Row]
+    The rows come one by one, and once: there may be millions.
+    """
+
+    rows: Iterator[Row]
     emptied: frozenset[str]
 
 
@@ -72,85 +75,25 @@ def dead_links(
 
     :param cutoff: seconds since the epoch; nothing younger goes.
     """
-    layers = _dead_layers(catalog, manifests, marking)
-    entries = _dead_tag_entries(catalog, manifests, marking)
-    revisions = _dead_revisions(catalog, manifests, marking)
-    uploads = [upload for upload in catalog.uploads if _is_abandoned(upload, policy, cutoff)]
-    rows = [
-        *_tag_index_rows(catalog, entries),
-        *_signature_rows(catalog, manifests, marking, cutoff),
-        *_revision_rows(catalog, manifests, revisions),
-        *_layer_rows(catalog, layers),
-        *_upload_rows(catalog, uploads),
-    ]
+    resolver = Resolver(catalog, marking)
+    layers = dead_layers(catalog, manifests, marking, resolver)
+    entries = _dead_tag_entries(catalog, manifests, marking, resolver)
+    revisions = _dead_revisions(catalog, manifests, marking, resolver)
+    uploads = abandoned_uploads(catalog, policy, cutoff)
+    rows = chain(
+        _tag_index_rows(catalog, entries),
+        _signature_rows(catalog, manifests, marking, cutoff),
+        _revision_rows(catalog, manifests, revisions),
+        _layer_rows(catalog, layers),
+        _upload_rows(catalog, uploads),
+    )
     kept = _kept_repositories(catalog, marking, revisions, layers, entries, uploads)
-    emptied = (name for at, name in enumerate(catalog.repositories) if at not in kept)
+    emptied = (catalog.repositories[at] for at in np.flatnonzero(~kept).tolist())
     return Links(rows, frozenset(emptied))
 
 
-def _mixed(owner: NDArray[np.integer], keys: Keys) -> NDArray[np.uint64]:
-    """One 64-bit word for a digest in a repository; sharing one can only keep a link."""
-    mixed: NDArray[np.uint64] = prefixes(keys) ^ (owner.astype(np.uint64) * _SPREAD)
-    return mixed
-
-
-def _dead_layers(catalog: Catalog, manifests: Manifests, marking: Marking) -> NDArray[np.bool_]:
-    """Which layer links no live manifest of their repository needs."""
-    layers = catalog.layers
-    ids = manifests_of(marking.live)
-    owners = repositories_of(marking.live)
-    source, targets, _ = manifests.targets_of(ids)
-    needed_by = [owners, owners[source]]
-    needed = [manifests.batch.keys[ids], targets]
-    # One digest under two names: who needs either keeps the links of both.
-    pairs = [(name, other) for name, stored in catalog.aliases.items() for other in stored]
-    if pairs:
-        order = np.argsort(targets)
-        one, two = (pack(side) for side in zip(*pairs, strict=True))
-        these, those = np.concatenate([one, two]), np.concatenate([two, one])
-        first = np.searchsorted(targets, these, "left", sorter=order)
-        last = np.searchsorted(targets, these, "right", sorter=order)
-        for start, stop, other in zip(first.tolist(), last.tolist(), those, strict=True):
-            needed_by.append(owners[source[order[start:stop]]])
-            needed.append(np.repeat(other, stop - start))
-    words = distinct(_mixed(np.concatenate(needed_by), np.concatenate(needed)))
-    dead = ~within(words, _mixed(layers.owner, layers.keys))
-    dead &= ~within(marking.young, layers.keys)
-    dead &= ~_resolves(
-        catalog,
-        marking,
-        layers.keys,
-        lambda at, digest: layer_link(catalog.repositories[layers.owner[at]], digest),
-    )
-    dead &= ~among(layers.owner, marking.held)
-    return dead
-
-
-def _resolves(
-    catalog: Catalog, marking: Marking, keys: Keys, path: Callable[[int, str], str]
-) -> NDArray[np.bool_]:
-    """Tell which links of *keys* say what a live digest of another algorithm stands for.
-
-    In whatever repository, of whatever kind, any of them may be the last one: without it the next
-    run would not find what is stored for a reference, and delete it. And those that say something
-    young stay, as any link to it does.
-    """
-    names = [
-        name
-        for name, stored in sorted(catalog.aliases.items())
-        if within(marking.digests, pack([name]))[0] or within(marking.young, pack(stored)).any()
-    ]
-    if not names:
-        return np.zeros(len(keys), dtype=np.bool_)
-    found = within(pack(names), keys)
-    for at in np.flatnonzero(found).tolist():
-        digest = catalog.names.text(keys[at].tobytes())
-        found[at] = path(at, digest) in catalog.alias_links
-    return found
-
-
 def _dead_tag_entries(
-    catalog: Catalog, manifests: Manifests, marking: Marking
+    catalog: Catalog, manifests: Manifests, marking: Marking, resolver: Resolver
 ) -> NDArray[np.bool_]:
     """Which entries of tags' indexes name a manifest that does not live in their repository."""
     index = catalog.tag_index
@@ -158,33 +101,24 @@ def _dead_tag_entries(
     ids = manifests.ids(index.keys)
     pairs = (owners << 32) | np.maximum(ids, 0)
     alive = (ids >= 0) & within(marking.live, pairs)
-    current = {
-        (tag.repository, tag.name): tag.target for tag in catalog.tags if tag.target is not None
-    }
-    targets = [current.get(folder) for folder in catalog.tag_folders]
-    if any(target is not None for target in targets):
-        keys = pack(
-            b"\0" * 32 if target is None else catalog.names.key(target) for target in targets
-        )
-        alive |= keys[index.owner] == index.keys
-    alive |= _resolves(
-        catalog, marking, index.keys, lambda at, digest: _entry_path(catalog, at, digest)
-    )
-    alive |= within(marking.young, index.keys)
+    tags = catalog.tags
+    current = np.zeros(len(catalog.tag_folders), dtype=KEY)
+    current[tags.folder[tags.known]] = tags.keys[tags.known]
+    alive |= current[index.owner] == index.keys
+    alive |= resolver.keeps(index.keys, lambda at, digest: _entry_path(catalog, at, digest))
+    alive |= KeyIndex(marking.young).has(index.keys)
     alive |= among(owners, marking.held)
     dead: NDArray[np.bool_] = ~alive
     return dead
 
 
 def _index_owners(catalog: Catalog) -> NDArray[np.int64]:
-    owners = np.array([owner for owner, _ in catalog.tag_folders], dtype=np.int64)
-    found: NDArray[np.int64] = owners[catalog.tag_index.owner]
-    return found
+    return catalog.tag_folders.owner[catalog.tag_index.owner].astype(np.int64)
 
 
 def _entry_path(catalog: Catalog, at: int, digest: str) -> str:
     """The path of the entry in row *at* of the tags' indexes."""
-    owner, tag = catalog.tag_folders[catalog.tag_index.owner[at]]
+    owner, tag = catalog.tag_folders[int(catalog.tag_index.owner[at])]
     return tag_index_link(catalog.repositories[owner], tag, digest)
 
 
@@ -192,7 +126,7 @@ def _tag_index_rows(catalog: Catalog, dead: NDArray[np.bool_]) -> Iterator[Row]:
     index = catalog.tag_index
     digests = catalog.names.texts(index.keys[dead])
     for digest, at in zip(digests, np.flatnonzero(dead).tolist(), strict=True):
-        owner, tag = catalog.tag_folders[index.owner[at]]
+        owner, tag = catalog.tag_folders[int(index.owner[at])]
         repository = catalog.repositories[owner]
         yield Row(
             kind=Kind.TAG_INDEX,
@@ -226,14 +160,14 @@ def _signature_rows(
         )
 
 
-def _dead_revisions(catalog: Catalog, manifests: Manifests, marking: Marking) -> NDArray[np.bool_]:
+def _dead_revisions(
+    catalog: Catalog, manifests: Manifests, marking: Marking, resolver: Resolver
+) -> NDArray[np.bool_]:
     """Which revisions go."""
     revisions = catalog.revisions
     pairs = (revisions.owner.astype(np.int64) << 32) | manifests.ids(revisions.keys)
     dead = within(marking.dead, pairs)
-    dead &= ~_resolves(
-        catalog,
-        marking,
+    dead &= ~resolver.keeps(
         revisions.keys,
         lambda at, digest: revision_link(catalog.repositories[revisions.owner[at]], digest),
     )
@@ -269,7 +203,7 @@ def _revision_rows(
 def _subject_depths(manifests: Manifests, ids: NDArray[np.int64]) -> dict[int, int]:
     """How many subjects follow one another from each of *ids* that has one."""
     referrers = ids[within(manifests.with_subject(), ids)]
-    subjects = manifests.ids(manifests.batch.subjects[referrers])
+    subjects = manifests.ids(manifests.subjects_of(referrers))
     subject_of = dict(zip(referrers.tolist(), subjects.tolist(), strict=True))
     depths: dict[int, int] = {}
     for referrer in subject_of:
@@ -282,20 +216,22 @@ def _subject_depths(manifests: Manifests, ids: NDArray[np.int64]) -> dict[int, i
     return depths
 
 
-def _layer_rows(catalog: Catalog, dead: NDArray[np.bool_]) -> Iterator[Row]:
-    layers = catalog.layers
-    digests = catalog.names.texts(layers.keys[dead])
-    for digest, at in zip(digests, np.flatnonzero(dead).tolist(), strict=True):
-        repository = catalog.repositories[layers.owner[at]]
-        yield Row(
-            kind=Kind.LAYER_LINK,
-            repository=repository,
-            digest=digest,
-            path=layer_link(repository, digest),
-            size=0,
-            modified=float(layers.modified[at]),
-            reason="no live manifest of this repository references it",
-        )
+def _layer_rows(catalog: Catalog, layers: DeadLayers) -> Iterator[Row]:
+    names, repositories = catalog.names, catalog.repositories
+    for links in layers.parts():
+        digests = names.texts(links.keys)
+        owners = links.owner.tolist()
+        for owner, digest, modified in zip(owners, digests, links.modified.tolist(), strict=True):
+            repository = repositories[owner]
+            yield Row(
+                Kind.LAYER_LINK,
+                repository,
+                digest,
+                layer_link(repository, digest),
+                0,
+                modified,
+                "no live manifest of this repository references it",
+            )
 
 
 def _started(upload: Upload) -> float | None:
@@ -305,6 +241,11 @@ def _started(upload: Upload) -> float | None:
     except ValueError:
         return None
     return began.timestamp() if began.tzinfo is not None else None
+
+
+def abandoned_uploads(catalog: Catalog, policy: Policy, cutoff: float) -> list[Upload]:
+    """The uploads that are old enough to go."""
+    return [upload for upload in catalog.uploads if _is_abandoned(upload, policy, cutoff)]
 
 
 def _is_abandoned(upload: Upload, policy: Policy, cutoff: float) -> bool:
@@ -340,19 +281,21 @@ def _kept_repositories(
     catalog: Catalog,
     marking: Marking,
     revisions: NDArray[np.bool_],
-    layers: NDArray[np.bool_],
+    layers: DeadLayers,
     entries: NDArray[np.bool_],
     uploads: Sequence[Upload],
-) -> set[int]:
-    """The repositories in which at least one file stays; the arrays tell what goes."""
+) -> NDArray[np.bool_]:
+    """Tell of which repositories at least one file stays; the arrays tell what goes."""
     going = {(upload.repository, upload.uuid) for upload in uploads}
-    kept = {tag.repository for tag in catalog.tags} | catalog.with_strangers | set(marking.held)
-    kept.update(catalog.revisions.owner[~revisions].tolist())
-    kept.update(catalog.layers.owner[~layers].tolist())
-    kept.update(_index_owners(catalog)[~entries].tolist())
-    kept.update(
+    kept = layers.kept.copy()
+    kept[catalog.tags.owner] = True
+    kept[[*catalog.with_strangers, *marking.held]] = True
+    kept[catalog.revisions.owner[~revisions]] = True
+    kept[_index_owners(catalog)[~entries]] = True
+    staying = [
         upload.repository
         for upload in catalog.uploads
         if (upload.repository, upload.uuid) not in going
-    )
+    ]
+    kept[staying] = True
     return kept

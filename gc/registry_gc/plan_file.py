@@ -32,6 +32,8 @@ _POLICY = (
     "upload_without_start",
     "keep_empty_repositories",
     "purge_versions",
+    "quarantine",
+    "allow_writable",
 )
 """What of a policy decides about what goes; its limits are those of whoever carries it out."""
 

@@ -59,7 +59,9 @@ class Policy(msgspec.Struct, frozen=True):
     that references them. ``upload_age``: seconds after which an upload is abandoned, None to
     keep all (the operator's own ``uploadpurging`` says so). ``upload_without_start``: also judge
     uploads that have lost their ``startedat``, by the youngest file in them. ``purge_versions``:
-    delete what the storage keeps of what is deleted, now or before.
+    delete what the storage keeps of what is deleted, now or before. ``quarantine``: seconds for
+    which what is deleted is set aside instead; None to delete it. ``allow_writable``: a registry
+    may be writing meanwhile.
     """
 
     delete_untagged: bool = False
@@ -71,6 +73,8 @@ class Policy(msgspec.Struct, frozen=True):
     accept_shrink: bool = False
     keep_empty_repositories: bool = False
     purge_versions: bool = False
+    quarantine: float | None = None
+    allow_writable: bool = False
     releases: tuple[Release, ...] = ()
 
     def released(self, repository: str, digest: str | None) -> bool:

@@ -1,10 +1,41 @@
-"""Progress on a terminal's stderr: counts, rate and time left of every long phase."""
+"""What stderr shows: progress on a terminal, and lines for people or for programs."""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import logging
 import sys
+from datetime import UTC, datetime
 from typing import Any
+
+
+def say(level: str, message: str, *, as_json: bool = False) -> None:
+    """Write a line to stderr; what it refuses is dropped.
+
+    :param level: ``note`` or ``error``.
+    :param as_json: as an object with ``time``, ``level`` and ``message``, for log collectors.
+    """
+    if sys.stderr is None:  # where the caller closed it; print would take stdout instead
+        return
+    line = f"{level}: {message}"
+    if as_json:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = json.dumps({"time": now, "level": level, "message": message})
+    with contextlib.suppress(OSError, ValueError):
+        encoding = sys.stderr.encoding or "utf-8"
+        text = line.encode(encoding, "backslashreplace").decode(encoding)
+        print(text, file=sys.stderr, flush=True)  # noqa: T201  # its job
+
+
+class JsonLogging(logging.Handler):
+    """Says what libraries log, and Python's warnings, in the same form as all else."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say it."""
+        level = "error" if record.levelno >= logging.ERROR else "note"
+        with contextlib.suppress(Exception):
+            say(level, f"{record.name}: {record.getMessage()}", as_json=True)
 
 
 class Progress:
@@ -13,9 +44,10 @@ class Progress:
     Drawing must never end a run: what stderr refuses is dropped.
     """
 
-    def __init__(self, *, bars: bool, notices: bool = True) -> None:
-        self._bars = bars
+    def __init__(self, *, bars: bool, notices: bool = True, as_json: bool = False) -> None:
+        self._bars = bars and not as_json
         self._notices = notices
+        self._as_json = as_json
         self._bar: Any = None
 
     def phase(self, name: str, total: int | None, unit: str) -> None:
@@ -54,7 +86,6 @@ class Progress:
 
     def notice(self, message: str) -> None:
         """Say something that the operator should know."""
-        if self._notices and sys.stderr is not None:  # print would take stdout instead
+        if self._notices:
             self.finish()
-            with contextlib.suppress(OSError, ValueError):
-                print(f"note: {message}", file=sys.stderr, flush=True)  # noqa: T201  # its job
+            say("note", message, as_json=self._as_json)

@@ -2,9 +2,7 @@
 
 On a filesystem folders are cheap to look into, so units are made of folders beforehand. On an
 object store each range costs at least one request: listing begins as one range, and only what
-turns out to be long is cut, at folders, into ranges of about :data:`PAGES` pages.
-
-Bounds end in ``/``: SeaweedFS skips the whole subtree under a bound that does not.
+turns out to be long is cut into ranges of about :data:`PAGES` pages (:mod:`registry_gc.cuts`).
 """
 
 from __future__ import annotations
@@ -29,16 +27,21 @@ class Range(msgspec.Struct, frozen=True):
     """Everything below some prefixes, in order; with bounds only when it is a single prefix.
 
     ``start_after`` is left out itself; listing ends before ``stop_before``, or after ``pages``.
+    The rest is for cutting what is left: ``begun`` is after what the last listing began,
+    ``level`` the folder of which ``folders``, those between the bounds, are known.
     """
 
     prefixes: tuple[str, ...]
     start_after: str | None = None
     stop_before: str | None = None
     pages: int | None = None
+    begun: str | None = None
+    level: str | None = None
+    folders: tuple[str, ...] = ()
 
     def cut_short(self, last: str) -> Range:
         """What is left after a listing of this range has ended with the path *last*."""
-        return replace(self, start_after=last)
+        return replace(self, start_after=last, begun=self.start_after)
 
 
 class Walk(msgspec.Struct):
@@ -57,26 +60,31 @@ class Walk(msgspec.Struct):
                 yield page
                 if ended:
                     return
+                if not len(page):
+                    continue
                 seen += 1
-                if seen == self.range.pages and len(page):
+                # A store may be found out only now to list in an order of its own, in which
+                # what was listed and what was not cannot be told apart by a bound.
+                if seen == self.range.pages and self.reader.capabilities.seekable:
                     self.rest = self.range.cut_short(page.paths[len(page) - 1])
                     return
 
     def _clip(self, page: Page) -> tuple[Page, bool]:
         stop = self.range.stop_before
-        if stop is None or not len(page) or _before(page.paths[len(page) - 1], stop):
+        if stop is None or not len(page) or before(page.paths[len(page) - 1], stop):
             return page, False
         low, high = 0, len(page)
         while low < high:
             middle = (low + high) // 2
-            if _before(page.paths[middle], stop):
+            if before(page.paths[middle], stop):
                 low = middle + 1
             else:
                 high = middle
         return head_of(page, low), True
 
 
-def _before(path: str, bound: str) -> bool:
+def before(path: str, bound: str) -> bool:
+    """Whether *path* comes before *bound* in the order of their bytes."""
     return path.encode("utf-8", "surrogateescape") < bound.encode("utf-8", "surrogateescape")
 
 
@@ -133,36 +141,3 @@ def first_ranges(
     folders = sorted(done + frontier)
     size = max(1, -(-len(folders) // (2 * wanted)))
     return [Range(tuple(folders[at : at + size])) for at in range(0, len(folders), size)], strays
-
-
-def split_rest(reader: Reader, rest: Range) -> list[Range]:
-    """Cut what is left of a long range at folders; costs a listing of folders, or a few."""
-    (prefix,) = rest.prefixes
-    if _is_leaf(prefix) or _is_leaf(prefix[:-1].rpartition("/")[0] + "/"):
-        # Its folders hold one file each: listing them would cost as much as listing the files.
-        return [replace(rest, pages=None)]
-    last = rest.start_after or prefix
-    here = last[len(prefix) :].partition("/")[0]
-    below = reader.children(prefix)
-    if below.files or not here:
-        return [rest]
-    bounds = [f"{prefix}{name}/" for name in below.folders]
-    bounds.sort(key=lambda bound: bound.encode("utf-8", "surrogateescape"))
-    ahead = [bound for bound in bounds if _before(last, bound)]
-    if rest.stop_before is not None:
-        ahead = [bound for bound in ahead if _before(bound, rest.stop_before)]
-    inside = f"{prefix}{here}/"
-    if not ahead:
-        # One folder is all that is left: go down into it, where there is more to cut.
-        return split_rest(reader, replace(rest, prefixes=(inside,), stop_before=None))
-    passed = max(1, len(bounds) - len(ahead))
-    cuts = ahead[::passed]
-    ends: list[str | None] = [*cuts[1:], rest.stop_before]
-    current = Range((inside,), start_after=last, pages=rest.pages)
-    return [
-        current,
-        *(
-            Range((prefix,), start_after=cut, stop_before=end, pages=rest.pages)
-            for cut, end in zip(cuts, ends, strict=True)
-        ),
-    ]

@@ -12,15 +12,20 @@ from numpy.typing import NDArray
 
 from registry_drivers.base import Reader
 from registry_drivers.errors import NotFound, TooLarge
-from registry_gc.arrays import among, distinct, locate, without
+from registry_gc.arrays import among
 from registry_gc.cache import ReferenceCache, Remembered, others_of, others_text
 from registry_gc.digest import KEY, Keys, Names, empty_keys, pack
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
+from registry_gc.key_index import KeyIndex, distinct_keys
 from registry_gc.layout import blob_path
 from registry_gc.manifests import SIZE_LIMIT, Kind, References, UnreadableManifest, parse
+from registry_gc.spool import Spool
 
 _MANIFESTS_A_UNIT = 512
+_EDGES_AT_ONCE = 1 << 18
+EDGE = np.dtype([("key", KEY), ("edge", "u1")])
+"""A row of the spool: what is named, and how."""
 
 
 class State(enum.IntEnum):
@@ -62,15 +67,6 @@ class ManifestBatch(msgspec.Struct, frozen=True):
     subjects: Keys
     reasons: dict[int, str]
     others: dict[bytes, str]
-
-    @classmethod
-    def empty(cls) -> ManifestBatch:
-        """No manifests."""
-        nothing = np.empty(0, np.uint8)
-        return cls(
-            empty_keys(), np.empty(0, np.int64), nothing, nothing, np.zeros(1, np.int64),
-            empty_keys(), nothing, empty_keys(), {}, {},
-        )  # fmt: skip
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -186,10 +182,90 @@ def _mismatch(data: bytes, digest: str) -> str:
     return "empty" if not data else f"its content has the digest {algorithm}:{actual}"
 
 
+class Columns(msgspec.Struct):
+    """What is kept of every manifest met, by its number.
+
+    The edges of number ``i`` are ``counts[i]`` rows of a spool, from ``starts[i]`` on. ``plain``:
+    all of them are blobs. ``reasons`` says by number why a manifest could not be read.
+    """
+
+    keys: Keys
+    sizes: NDArray[np.int64]
+    states: NDArray[np.uint8]
+    kinds: NDArray[np.uint8]
+    starts: NDArray[np.int64]
+    counts: NDArray[np.uint32]
+    plain: NDArray[np.bool_]
+    reasons: dict[int, str]
+
+    @classmethod
+    def of(cls, keys: Keys) -> Columns:
+        """Columns for *keys*, to be filled."""
+        return cls(
+            keys,
+            np.zeros(len(keys), np.int64),
+            np.full(len(keys), State.MISSING, np.uint8),
+            np.zeros(len(keys), np.uint8),
+            np.zeros(len(keys), np.int64),
+            np.zeros(len(keys), np.uint32),
+            np.ones(len(keys), np.bool_),
+            {},
+        )
+
+    def followed_by(self, more: Columns) -> Columns:
+        """These, and then *more*."""
+        if not len(self.keys):
+            return more
+        reasons = {number + len(self.keys): reason for number, reason in more.reasons.items()}
+        return Columns(
+            np.concatenate([self.keys, more.keys]),
+            np.concatenate([self.sizes, more.sizes]),
+            np.concatenate([self.states, more.states]),
+            np.concatenate([self.kinds, more.kinds]),
+            np.concatenate([self.starts, more.starts]),
+            np.concatenate([self.counts, more.counts]),
+            np.concatenate([self.plain, more.plain]),
+            self.reasons | reasons,
+        )
+
+
+class _Filling:
+    """Manifests that are being loaded; they get their numbers at the end, all at once."""
+
+    def __init__(self, keys: Keys) -> None:
+        self.index = KeyIndex(keys)
+        self.columns = Columns.of(keys)
+        self.known = np.zeros(len(keys), np.bool_)
+        self.remembered = np.zeros(len(keys), np.bool_)
+        self.subjects: list[tuple[NDArray[np.int64], Keys]] = []
+        self.others: dict[bytes, str] = {}
+
+    def fill(self, part: ManifestBatch, start: int) -> NDArray[np.int64]:
+        """Put *part*, whose edges begin at row *start* of the spool, where its keys belong."""
+        rows = self.index.positions(part.keys)
+        assert (rows >= 0).all()
+        columns = self.columns
+        columns.sizes[rows] = part.sizes
+        columns.states[rows] = part.states
+        columns.kinds[rows] = part.kinds
+        columns.starts[rows] = part.offsets[:-1] + start
+        columns.counts[rows] = np.diff(part.offsets)
+        owner = np.repeat(rows, np.diff(part.offsets))
+        columns.plain[owner[part.edges != Edge.BLOB]] = False
+        columns.reasons.update((int(rows[row]), reason) for row, reason in part.reasons.items())
+        self.known[rows] = True
+        with_subject = np.flatnonzero(part.subjects != np.frombuffer(_NO_SUBJECT, dtype=KEY)[0])
+        if len(with_subject):
+            self.subjects.append((rows[with_subject], part.subjects[with_subject]))
+        self.others.update(part.others)
+        return rows
+
+
 class Manifests:
     """All manifests met so far, numbered; reads those it is asked for and does not know.
 
-    ``ids`` are positions in the columns; they stay valid, new manifests are appended.
+    ``ids`` are positions in the columns; they stay valid, new manifests are appended. What
+    manifests name is kept in a spool, which is no memory where it is much.
     """
 
     def __init__(
@@ -201,89 +277,96 @@ class Manifests:
         cache: ReferenceCache | None = None,
     ) -> None:
         self._cache = cache
-        # Manifests that were remembered, not read: sorted keys, sizes, and whether the listing
-        # has shown a blob of that size.
-        self._unread = empty_keys()
-        self._unread_sizes = np.empty(0, np.int64)
-        self._unread_seen = np.empty(0, np.bool_)
         self._engine = engine
         self._names = names
         self._aliases = aliases
         self._observer = observer
-        self.batch = ManifestBatch.empty()
-        self._sorted = empty_keys()
-        self._order = np.empty(0, np.int64)
+        self.batch = Columns.of(empty_keys())
+        # Each load appends a stretch of sorted keys: where it begins, and how to find them.
+        self._stretches: list[tuple[int, KeyIndex]] = []
+        self._edges = Spool(EDGE)
+        self._subject_ids = np.empty(0, np.int64)
+        self._subject_keys = empty_keys()
+        # Manifests that were remembered, not read, and those of which the listing has shown a
+        # blob of their size.
+        self._unread = np.empty(0, np.bool_)
+        self._seen = np.empty(0, np.bool_)
 
     def __len__(self) -> int:
         return len(self.batch.keys)
 
     def ids(self, keys: Keys) -> NDArray[np.int64]:
         """The number of each of *keys*, -1 for those never loaded."""
-        at, there = locate(self._sorted, keys)
-        if not len(self._order):
-            return np.full(len(keys), -1, np.int64)
-        return np.where(there, self._order[at], -1)
+        found = np.full(len(keys), -1, np.int64)
+        for base, index in self._stretches:
+            at = index.positions(keys)
+            np.copyto(found, at + base, where=at >= 0)
+        return found
 
     def load(self, keys: Keys) -> None:
         """Read the manifests of *keys* that are not known yet.
 
         :raises StorageError: as :func:`read_manifests`.
         """
-        unique = distinct(keys)
-        missing = unique[self.ids(unique) < 0]
-        if not len(missing):
+        unique = distinct_keys(keys)
+        wanted = unique[self.ids(unique) < 0] if self._stretches else unique
+        if not len(wanted):
             return
-        parts = [self.batch]
-        remembered = self._remembered(missing)
-        if remembered is not None:
-            parts.append(remembered)
-            missing = without(missing, remembered.keys)
+        filling = _Filling(wanted)
+        for part in self._remembered(wanted):
+            filling.remembered[filling.fill(part, self._spooled(part))] = True
+        missing = wanted if not filling.known.any() else wanted[~filling.known]
         if len(missing):
             self._observer.phase("reading manifests", len(missing), "manifests")
+            # They are done in any order, but have their places by then.
             for part in self._engine.run(read_manifests, self._units(missing)):
-                parts.append(part)
+                filling.fill(part, self._spooled(part))
                 self._remember(part)
                 self._observer.advance(len(part.keys))
             self._observer.finish()
-        # The order of completion is chance; numbers and everything after them must not be.
-        parts[1:] = sorted(parts[1:], key=lambda part: part.keys[0].tobytes())
-        self.batch = _joined(parts)
-        self._names.others.update(self.batch.others)
-        self._order = np.argsort(self.batch.keys, kind="stable")
-        self._sorted = self.batch.keys[self._order]
+        self._append(filling)
 
-    def _remembered(self, missing: Keys) -> ManifestBatch | None:
-        """What the cache knows of *missing*."""
+    def _spooled(self, part: ManifestBatch) -> int:
+        rows = np.empty(len(part.targets), EDGE)
+        rows["key"], rows["edge"] = part.targets, part.edges
+        return self._edges.append(rows)
+
+    def _append(self, filling: _Filling) -> None:
+        base = len(self)
+        self.batch = self.batch.followed_by(filling.columns)
+        self._stretches.append((base, filling.index))
+        self._unread = np.concatenate([self._unread, filling.remembered])
+        self._seen = np.concatenate([self._seen, np.zeros(len(filling.known), np.bool_)])
+        if filling.subjects:
+            ids = np.concatenate([ids for ids, _ in filling.subjects]) + base
+            order = np.argsort(ids)
+            keys = np.concatenate([keys for _, keys in filling.subjects])
+            self._subject_ids = np.concatenate([self._subject_ids, ids[order]])
+            self._subject_keys = np.concatenate([self._subject_keys, keys[order]])
+        self._names.others.update(filling.others)
+
+    def _remembered(self, wanted: Keys) -> Iterator[ManifestBatch]:
+        """What the cache knows of *wanted*, some at a time."""
         if self._cache is None:
-            return None
-        found = self._cache.find(missing)
-        if not found:
-            return None
-        keys = pack(row.key for row in found)
-        sizes = np.array([row.size for row in found], np.int64)
-        order = np.argsort(np.concatenate([self._unread, keys]), kind="stable")
-        self._unread = np.concatenate([self._unread, keys])[order]
-        self._unread_sizes = np.concatenate([self._unread_sizes, sizes])[order]
-        self._unread_seen = np.concatenate([self._unread_seen, np.zeros(len(keys), np.bool_)])[
-            order
-        ]
-        others: dict[bytes, str] = {}
-        for row in found:
-            if row.others:
-                others.update(others_of(row.others))
-        counts = [len(row.edges) for row in found]
-        return ManifestBatch(
-            keys=keys,
-            sizes=sizes,
-            states=np.full(len(found), State.OK, np.uint8),
-            kinds=np.array([row.kind for row in found], np.uint8),
-            offsets=np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
-            targets=pack(row.targets for row in found),
-            edges=np.frombuffer(b"".join(row.edges for row in found), np.uint8),
-            subjects=pack(row.subject for row in found),
-            reasons={},
-            others=others,
-        )
+            return
+        for found in self._cache.find(wanted):
+            others: dict[bytes, str] = {}
+            for text in found.others:
+                if text:
+                    others.update(others_of(text))
+            counts = [len(edges) for edges in found.edges]
+            yield ManifestBatch(
+                keys=pack(found.keys),
+                sizes=np.array(found.sizes, np.int64),
+                states=np.full(len(counts), State.OK, np.uint8),
+                kinds=np.array(found.kinds, np.uint8),
+                offsets=np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
+                targets=pack(found.targets),
+                edges=np.frombuffer(b"".join(found.edges), np.uint8),
+                subjects=pack(found.subjects),
+                reasons={},
+                others=others,
+            )
 
     def _remember(self, part: ManifestBatch) -> None:
         """Tell the cache of the manifests that were read and understood."""
@@ -319,18 +402,20 @@ class Manifests:
 
     def check(self, keys: Keys, sizes: NDArray[np.int64]) -> None:
         """Be told of blobs that a listing has shown, and their sizes in bytes."""
-        if len(self._unread):
-            at, there = locate(self._unread, keys)
-            self._unread_seen[at[there]] |= self._unread_sizes[at[there]] == sizes[there]
+        if self.remembers:
+            ids = self.ids(keys)
+            at = np.flatnonzero(ids >= 0)
+            ids = ids[at]
+            self._seen[ids] |= self.batch.sizes[ids] == sizes[at]
 
     def unconfirmed(self) -> Keys:
         """The remembered manifests for which no listed blob was of the right size."""
-        return self._unread[~self._unread_seen]
+        return distinct_keys(self.batch.keys[self._unread & ~self._seen])
 
     @property
     def remembers(self) -> bool:
         """Whether anything was remembered instead of read, and has to be checked."""
-        return bool(len(self._unread))
+        return bool(self._unread.any())
 
     def _units(self, missing: Keys) -> Iterator[Wanted]:
         size = max(1, min(_MANIFESTS_A_UNIT, -(-len(missing) // (8 * self._engine.workers))))
@@ -349,18 +434,40 @@ class Manifests:
         self, ids: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], Keys, NDArray[np.uint8]]:
         """All edges of *ids*: which position of *ids* they start from, to what, and how."""
-        starts, stops = self.batch.offsets[ids], self.batch.offsets[ids + 1]
-        counts = stops - starts
+        counts = self.batch.counts[ids].astype(np.int64)
         source = np.repeat(np.arange(len(ids), dtype=np.int64), counts)
         within = np.arange(len(source), dtype=np.int64) - np.repeat(
             np.cumsum(counts) - counts, counts
         )
-        rows = np.repeat(starts, counts) + within
-        return source, self.batch.targets[rows], self.batch.edges[rows]
+        rows = self._edges.take(np.repeat(self.batch.starts[ids], counts) + within)
+        return source, np.ascontiguousarray(rows["key"]), np.ascontiguousarray(rows["edge"])
+
+    def targets_in_parts(
+        self, ids: NDArray[np.int64]
+    ) -> Iterator[tuple[NDArray[np.int64], Keys, NDArray[np.uint8]]]:
+        """As :meth:`targets_of`, some of *ids* at a time, in an order that is cheap to read."""
+        order = np.argsort(self.batch.starts[ids], kind="stable")
+        total = np.cumsum(self.batch.counts[ids[order]], dtype=np.int64)
+        first = 0
+        while first < len(order):
+            done = total[first - 1] if first else 0
+            last = max(first + 1, int(np.searchsorted(total, done + _EDGES_AT_ONCE, "right")))
+            some = order[first:last]
+            source, keys, edges = self.targets_of(ids[some])
+            yield some[source], keys, edges
+            first = last
+
+    def edges_among(self, ids: NDArray[np.int64]) -> int:
+        """How many edges *ids* have together."""
+        return int(self.batch.counts[ids].sum(dtype=np.int64))
 
     def with_subject(self) -> NDArray[np.int64]:
         """The numbers of the manifests that have a subject."""
-        return np.flatnonzero(self.batch.subjects != np.frombuffer(_NO_SUBJECT, dtype=KEY)[0])
+        return self._subject_ids
+
+    def subjects_of(self, ids: NDArray[np.int64]) -> Keys:
+        """The subjects of *ids*, which all have one."""
+        return self._subject_keys[np.searchsorted(self._subject_ids, ids)]
 
     def in_state(self, *states: State) -> NDArray[np.bool_]:
         """Tell for each manifest whether it is in one of *states*."""
@@ -370,29 +477,3 @@ class Manifests:
         """Tell for each manifest whether it is of *kind*."""
         found: NDArray[np.bool_] = self.batch.kinds == kind
         return found
-
-
-def _joined(parts: list[ManifestBatch]) -> ManifestBatch:
-    offsets = [np.zeros(1, np.int64)]
-    reasons: dict[int, str] = {}
-    others: dict[bytes, str] = {}
-    rows = 0
-    edges = 0
-    for part in parts:
-        offsets.append(part.offsets[1:] + edges)
-        reasons.update((rows + row, reason) for row, reason in part.reasons.items())
-        others.update(part.others)
-        rows += len(part.keys)
-        edges += len(part.targets)
-    return ManifestBatch(
-        keys=np.concatenate([part.keys for part in parts]),
-        sizes=np.concatenate([part.sizes for part in parts]),
-        states=np.concatenate([part.states for part in parts]),
-        kinds=np.concatenate([part.kinds for part in parts]),
-        offsets=np.concatenate(offsets),
-        targets=np.concatenate([part.targets for part in parts]),
-        edges=np.concatenate([part.edges for part in parts]),
-        subjects=np.concatenate([part.subjects for part in parts]),
-        reasons=reasons,
-        others=others,
-    )

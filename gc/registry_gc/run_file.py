@@ -18,6 +18,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple, Self
 
 import msgspec
@@ -46,6 +47,7 @@ CREATE TABLE deletions (
 # Names that are no UTF-8 cannot be bound as text; as bytes that are cast to text they can.
 _COLUMNS = "(phase, kind, repository, digest, path, size, modified, reason)"
 _INSERT = f"INSERT INTO deletions {_COLUMNS} VALUES (?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608  # above
+_CHUNK = 10_000  # rows that are in memory at once
 _INSERT_BYTES = (
     f"INSERT INTO deletions {_COLUMNS} VALUES (?, CAST(? AS TEXT), "  # noqa: S608  # above
     "CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, CAST(? AS TEXT))"
@@ -77,12 +79,16 @@ OBJECT_KINDS = tuple(kind for kind in Kind if kind not in (Kind.VERSIONS, Kind.M
 """The kinds of which each row is an object; the others are what the storage keeps."""
 
 
+_BY_PHASE = {kind.phase: kind for kind in Kind}
+
+
 class RowState(enum.StrEnum):
     """How far a row has come."""
 
     PLANNED = "planned"
     DELETED = "deleted"
     GONE_ALREADY = "gone already"
+    QUARANTINED = "quarantined"
     FAILED = "failed"
     TAKEN_BACK = "taken back"
 
@@ -160,19 +166,21 @@ class RunFile:
         return {key: json.loads(value) for key, value in self._read("SELECT key, value FROM meta")}
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Append rows, all of them or, on an error, none."""
-        values = [(row[0].phase, row[0].label, *row[1:]) for row in rows]
-        try:
-            self._write(_INSERT, values)
-        except UnicodeEncodeError:
-            # Names that are no UTF-8; they are rare, and encoding all costs as much as writing.
-            self._write(_INSERT_BYTES, [tuple(map(_encoded, value)) for value in values])
+        """Append rows, some at a time; after an error the file is worth nothing."""
+        source = iter(rows)
+        while values := [(row[0].phase, row[0].label, *row[1:]) for row in islice(source, _CHUNK)]:
+            try:
+                self._write(_INSERT, values)
+            except UnicodeEncodeError:
+                # Names that are no UTF-8; they are rare, and encoding all costs as much as writing.
+                self._write(_INSERT_BYTES, [tuple(map(_encoded, value)) for value in values])
 
     def drop(self, kind: Kind, digests: Iterable[str]) -> None:
         """Take rows back that are not dead after all."""
+        # One pass over the file for all of them: it has no index that would find one.
         self._write(
-            "DELETE FROM deletions WHERE phase = ? AND digest = ?",
-            [(kind.phase, digest) for digest in digests],
+            "DELETE FROM deletions WHERE phase = ? AND digest IN (SELECT value FROM json_each(?))",
+            [(kind.phase, json.dumps([*digests]))],
         )
 
     def drop_all(self, kind: Kind) -> None:
@@ -237,6 +245,18 @@ class RunFile:
         # A connection of its own would not see rows that are not committed yet; none are.
         for row in self._read(query, (kind.phase, state, RowState.TAKEN_BACK, state)):
             yield Row(kind, *row)
+
+    def numbered(self, numbers: Sequence[int]) -> dict[int, tuple[Row, float]]:
+        """The rows of *numbers*, each with when it was settled in seconds since the epoch."""
+        query = (
+            "SELECT id, finished, phase, repository, digest, path, size, modified, reason "
+            "FROM deletions WHERE id IN (SELECT value FROM json_each(?))"
+        )
+        found = self._read(query, (json.dumps(numbers),))
+        return {
+            number: (Row(_BY_PHASE[phase], *row), finished or 0.0)
+            for number, finished, phase, *row in found
+        }
 
     def lines(self, kind: Kind, form: str) -> Iterator[str]:
         """One line for each row of a kind, in the order of :meth:`rows`.
@@ -339,6 +359,26 @@ class RunFile:
             f"{self.path}: {error}; the run file goes on as {path}, which does not survive a reboot"
         )
         self.path, self._connection = path, target
+
+
+def read_totals(path: str) -> dict[tuple[str, str], Count] | None:
+    """How many rows the file at *path* has, and their bytes, by kind and state.
+
+    None where its plan was never made whole.
+
+    :raises RunFileError: it cannot be read.
+    """
+    query = "SELECT kind, state, count(*), coalesce(sum(size), 0) FROM deletions GROUP BY 1, 2"
+    try:
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            if not connection.execute("SELECT 1 FROM meta WHERE key = 'run'").fetchone():
+                return None
+            return {
+                (kind, state): Count(rows, size)
+                for kind, state, rows, size in connection.execute(query)
+            }
+    except sqlite3.Error as error:
+        raise RunFileError(f"{path}: {error}") from error
 
 
 def _encoded(value: Any) -> Any:

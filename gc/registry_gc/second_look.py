@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 
 import msgspec
 
@@ -38,13 +39,14 @@ from registry_gc.digest import key_of, pack
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
 from registry_gc.links_seen import renew, word, words_of
-from registry_gc.live_set import LiveSet
 from registry_gc.plan import dead_links
 from registry_gc.plan_file import Doubtful, PlanFile
 from registry_gc.policy import Policy
 from registry_gc.retained import is_live, multipart_rows
 from registry_gc.run_file import Kind, RowState
 from registry_gc.survey import Survey, Surveyor
+
+Recall = Callable[[Survey, Callable[[], Survey]], Survey]
 
 
 class Looked(msgspec.Struct, frozen=True):
@@ -71,21 +73,31 @@ def look_again(
     *,
     cache: str | None,
     versions: VersionReader | None,
+    recall: Recall,
 ) -> Looked:
     """Take back every row of *plan* that must not, or need not, be deleted now.
 
     :param policy: that of the plan, see :meth:`PlanFile.policy`.
     :param cache: where what manifests reference is remembered; None to read them all again.
+    :param recall: brings back what is live and lies in quarantine, then surveys again.
     :raises StorageError: something could not be listed or read; nothing may be deleted then.
     """
     meta = plan.meta()
     cutoff = float(meta["cutoff"])
     surveyor = Surveyor(reader, engine, policy, cutoff, observer, cache)
-    catalog = surveyor.catalog()
-    new_links = renew(catalog, plan.seen())
+    known, new_links = plan.seen(), 0
     dead = plan.scratch()
+
+    def survey_now() -> Survey:
+        nonlocal new_links
+        catalog = surveyor.catalog()
+        new_links = renew(catalog, known)
+        dead.drop_all(Kind.BLOB)
+        return surveyor.look_again(catalog, dead)
+
     try:
-        survey = surveyor.look_again(catalog, dead)
+        survey = recall(survey_now(), survey_now)
+        catalog = survey.catalog
         links = dead_links(catalog, survey.manifests, survey.marking, policy, cutoff)
         dead.add(links.rows)
         if versions is not None:
@@ -125,7 +137,7 @@ class _Judge:
     def __init__(self, catalog: Catalog, survey: Survey) -> None:
         self._catalog = catalog
         self._survey = survey
-        self.live = LiveSet([survey.marking.digests])
+        self.live = survey.marking.live_set
         self._words = words_of(catalog).there
         self._paths = {path for upload in catalog.uploads for path in upload.files}
         self._paths.update(signature.path for signature in catalog.signatures)

@@ -30,8 +30,9 @@ from registry_gc.policy import Policy
 from registry_gc.references import Manifests
 from registry_gc.retained import Retained
 from registry_gc.run_file import Kind, RunFile, RunFileError
+from registry_gc.set_aside import SettingAside
 from registry_gc.shrink import Seen, remember, remembered
-from registry_gc.survey import Survey
+from registry_gc.survey import Survey, Surveyor
 from registry_gc.sweep import Settled, Stop, sweep, tidy
 
 _LOOK_AGAIN = 10.0
@@ -124,6 +125,7 @@ class Session:
         self.versions = versions_of(job.storage)
         self.keeps: tuple[Keep, ...] = ()
         self.retained = Retained()
+        self.aside = SettingAside(job.storage, self.versions, observer)
 
     def run(self) -> int:
         """Do everything; returns the exit code, but for what the report alone can tell."""
@@ -260,6 +262,21 @@ class Session:
         if notice:
             self.observer.notice(notice)
 
+    # Quarantine
+
+    def _surveyor(self, engine: Engine) -> Surveyor:
+        cutoff = self.storage.now() - self.policy.grace
+        return Surveyor(self.reader, engine, self.policy, cutoff, self.observer, self.job.cache)
+
+    def _look_back(self, engine: Engine) -> None:
+        """A registry that takes writes may have reached what this run was setting aside."""
+        if self.policy.allow_writable:
+            self.aside.look_back(self._surveyor(engine), self._look_or_stop)
+
+    def _look_or_stop(self) -> None:
+        if self._look() is not None:
+            raise StoppedByGuard(self.stop_reason)
+
     # Deleting
 
     def _purges(self) -> bool:
@@ -268,11 +285,12 @@ class Session:
 
     def _sweep(self) -> None:
         assert self.run_file is not None
-        with self.interrupts.deferred():
+        setting_aside = self.aside.deleter(self.job.run, self.policy)
+        with self.interrupts.deferred(), setting_aside as deleter:
             try:
                 swept = sweep(
                     self.run_file,
-                    self.storage,
+                    deleter,
                     self.storage.capabilities,
                     self._look,
                     self.interrupts,
@@ -293,6 +311,9 @@ class Session:
         self.interrupts.check()
 
     def _tidy(self, folders: set[str]) -> None:
+        if self.policy.allow_writable:
+            # A folder that is empty now may be where a push is about to write.
+            return
         try:
             tidy(
                 self.storage,

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from registry_drivers.base import Reader
-from registry_gc.arrays import distinct, within
+from registry_gc.arrays import distinct, without
 from registry_gc.cache import ReferenceCache
 from registry_gc.catalog import Catalog, read_catalog, stream_blobs
 from registry_gc.digest import Keys, empty_keys
@@ -22,7 +22,7 @@ from registry_gc.listing import BlobBatch
 from registry_gc.live_set import LiveSet
 from registry_gc.mark import Marking, manifests_of, mark
 from registry_gc.plan import dead_blobs
-from registry_gc.policy import Policy
+from registry_gc.policy import Policy, Release
 from registry_gc.references import Manifests, State
 from registry_gc.run_file import Kind, Row
 from registry_gc.signatures import read_signatures
@@ -42,11 +42,19 @@ class BlobSink(Protocol):
 
 
 class Blobs(msgspec.Struct):
-    """What a pass over ``blobs/`` has counted. ``hollow``: folders that hold no file."""
+    """What a pass over ``blobs/`` has counted. ``hollow``: folders that hold no file.
+
+    ``bytes``: of all but ``unsized``, the live blobs whose size a filesystem was not asked for.
+    ``held`` of them, with ``held_bytes``, live only because a repository is held.
+    """
 
     total: int
     strangers: int
     hollow: list[str]
+    bytes: int = 0
+    unsized: int = 0
+    held: int = 0
+    held_bytes: int = 0
 
 
 class Survey(msgspec.Struct):
@@ -87,7 +95,7 @@ class Surveyor:
         self._reader = reader
         self._engine = engine
         self._policy = policy
-        self._cutoff = cutoff
+        self.cutoff = cutoff
         self._observer = observer
         self._cache = cache
 
@@ -155,7 +163,7 @@ class Surveyor:
         manifests = Manifests(self._engine, catalog.names, catalog.aliases, self._observer, cache)
         manifests.load(catalog.revisions.keys)
         catalog.signatures = read_signatures(self._reader, catalog, manifests)
-        marking = mark(self._reader, catalog, manifests, self._policy, self._cutoff)
+        marking = mark(self._reader, catalog, manifests, self._policy, self.cutoff)
         return Survey(catalog, manifests, marking)
 
     def _with_blobs(
@@ -172,17 +180,23 @@ class Surveyor:
         after a restore from a backup. Then it is a root after all, and what it names lives.
         """
         survey = self._marked(catalog, cache)
-        live = LiveSet([survey.marking.digests])
+        live = survey.marking.live_set
         young = [empty_keys()]
         self._observer.phase("listing blobs", None, "blobs")
         survey.blobs = Blobs(0, 0, [])
         # Manifests that were remembered instead of read need the sizes of live blobs too.
-        passed = None if confirm and survey.manifests.remembers else live
+        # So do blobs that only a hold keeps, of which nobody knows else what repairing it frees.
+        needed = self._without_holds(survey)
+        passed = None if confirm and survey.manifests.remembers else needed
         expected = len(catalog.revisions) + len(catalog.layers)
         for batch in stream_blobs(self._reader, self._engine, expected, passed):
             _count(survey.blobs, batch)
+            if needed is not live:
+                held = live.has(batch.keys) & ~needed.has(batch.keys)
+                survey.blobs.held += int(np.count_nonzero(held))
+                survey.blobs.held_bytes += int(batch.sizes[held].sum())
             survey.manifests.check(batch.keys, batch.sizes)
-            found = dead_blobs(batch, live, self._cutoff, catalog.names)
+            found = dead_blobs(batch, live, self.cutoff, catalog.names)
             sink.add(found.rows)
             young.append(found.young)
             self._observer.advance(len(batch.keys) + batch.live)
@@ -192,22 +206,38 @@ class Surveyor:
             self._revive(survey, sink, survey.late)
         return survey
 
+    def _without_holds(self, survey: Survey) -> LiveSet:
+        """What would be live if no repository were held."""
+        holds = survey.marking.holds
+        if not holds:
+            return survey.marking.live_set
+        releases = tuple(Release(name) for name in sorted({hold.repository for hold in holds}))
+        policy = msgspec.structs.replace(self._policy, releases=(*self._policy.releases, *releases))
+        lifted = mark(self._reader, survey.catalog, survey.manifests, policy, self.cutoff)
+        return lifted.live_set
+
     def _revive(self, survey: Survey, sink: BlobSink, late: Keys) -> None:
         """Mark again with the young blobs *late* as roots; what that reaches is dead no more."""
-        before = survey.marking.digests
+        before = survey.marking
         survey.marking = mark(
             self._reader,
             survey.catalog,
             survey.manifests,
             self._policy,
-            self._cutoff,
+            self.cutoff,
             young=late,
         )
-        after = survey.marking.digests
-        sink.drop(Kind.BLOB, survey.catalog.names.texts(after[~within(before, after)]))
+        # Whatever more is live now is young, or follows from what more is live. What looked live
+        # before has no row.
+        for keys in survey.marking.parts(without(survey.marking.live, before.live)):
+            fresh = keys[~before.live_set.has(keys)]
+            if len(fresh):
+                sink.drop(Kind.BLOB, survey.catalog.names.texts(fresh))
 
 
 def _count(blobs: Blobs, batch: BlobBatch) -> None:
     blobs.total += len(batch.keys) + batch.live
+    blobs.bytes += int(batch.sizes.sum())
+    blobs.unsized += batch.live
     blobs.strangers += batch.strangers
     blobs.hollow += batch.hollow

@@ -27,6 +27,7 @@ from registry_gc.run_file import OBJECT_KINDS, Kind, RowState, RunFile
 _STATES = {
     Deletion.DELETED: RowState.DELETED,
     Deletion.GONE_ALREADY: RowState.GONE_ALREADY,
+    Deletion.MOVED: RowState.QUARANTINED,
     Deletion.FAILED: RowState.FAILED,
 }
 

@@ -11,11 +11,12 @@ import pytest
 from drivers.conformance import paths_of
 from drivers.faults import FaultConformance
 from registry_drivers.azure import open_azure
-from registry_drivers.base import Deletion
-from registry_drivers.errors import DriverConfigError
+from registry_drivers.base import Deletion, Entry
+from registry_drivers.errors import DriverConfigError, StorageError
 from registry_drivers.object_store import ObjectStorage
+from registry_drivers.retry import Retry
 from servers.azurite import ACCOUNT, KEY, AzureServer, azurite
-from servers.fault_proxy import Answer, FaultProxy, Request, fault_proxy
+from servers.fault_proxy import Answer, Broken, Fault, FaultProxy, Request, fault_proxy
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,65 @@ class TestAzureFaults(FaultConformance):
         assert outcomes["a/5"].result is Deletion.DELETED
         assert proxy.requests[1].body.count(b"DELETE ") == 1
         assert paths_of(storage.list("")) == ["a/1", "a/2", "a/3", "a/4"]
+
+    def copies_slowly(
+        self, storage: ObjectStorage, proxy: FaultProxy, *answers: Answer | Broken, end: str = ""
+    ) -> None:
+        """Let copies be made by the server, while the client sees *answers* and then waits."""
+        storage.retry = Retry(times=3, sleep=lambda _: None)
+        put = list(answers)
+        looks = [Answer(200, headers={"x-ms-copy-status": "pending"})]
+        if end:
+            looks.append(Answer(200, headers={"x-ms-copy-status": end}))
+
+        def rule(request: Request) -> Fault | None:
+            if request.method == "PUT" and put:
+                return put.pop(0)
+            return looks.pop(0) if request.method == "HEAD" and not put and looks else None
+
+        proxy.reset()
+        with_all = storage.stat("a/1")
+        storage._copy(with_all, storage._key("a/1"), storage._key("b/1"))
+        original = storage.stat
+
+        def stat(path: str) -> Entry:
+            # What is looked at before and after a copy is no part of it.
+            rules, proxy.rule = proxy.rule, lambda _: None
+            try:
+                return original(path)
+            finally:
+                proxy.rule = rules
+
+        storage.stat = stat  # type: ignore[method-assign]  # only the copy meets the answers
+        proxy.rule = rule
+
+    def test_a_copy_that_takes_its_time_is_waited_for(
+        self, storage: ObjectStorage, proxy: FaultProxy
+    ) -> None:
+        self.copies_slowly(storage, proxy, Answer(202, headers={"x-ms-copy-status": "pending"}))
+        storage.move("a/1", "b/1")
+        assert storage.read("b/1") == b"a/1"
+        assert "a/1" not in paths_of(storage.list(""))
+
+    def test_a_copy_whose_answer_was_lost_is_waited_for(
+        self, storage: ObjectStorage, proxy: FaultProxy
+    ) -> None:
+        pending = Answer(409, headers={"x-ms-error-code": "PendingCopyOperation"})
+        self.copies_slowly(storage, proxy, Broken(), pending)
+        storage.move("a/1", "b/1")
+        # The fixture wants a pause of its own for each retry; here they are slept elsewhere.
+        storage.requests.retries -= 1
+        assert storage.read("b/1") == b"a/1"
+        assert "a/1" not in paths_of(storage.list(""))
+
+    def test_a_copy_that_fails_in_the_end_leaves_the_original(
+        self, storage: ObjectStorage, proxy: FaultProxy
+    ) -> None:
+        begun = Answer(202, headers={"x-ms-copy-status": "pending"})
+        self.copies_slowly(storage, proxy, begun, end="failed")
+        with pytest.raises(StorageError, match="failed"):
+            storage.move("a/1", "b/1")
+        assert "a/1" in paths_of(storage.list(""))
 
 
 def test_a_registry_with_a_leading_slash_is_found(server: AzureServer) -> None:

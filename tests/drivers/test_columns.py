@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -20,6 +21,7 @@ from registry_drivers.columns import (
     columns,
     http_times,
     integers,
+    json_columns,
     md5s_of_base64,
     md5s_of_etags,
     page_of,
@@ -163,3 +165,42 @@ def test_a_page_leaves_out_what_is_no_object() -> None:
 def test_a_row_without_a_name_is_malformed() -> None:
     with pytest.raises(MalformedListing):
         page_of([b"a", b""], integers([b"1", b"2"]), np.zeros(2), None, folder=b"")
+
+
+NAMES = (b"name", b"size", b"md5Hash")
+TEXTS = st.one_of(st.text(max_size=9), st.sampled_from(["a/b", "{", "}", '"', "\\", "[]", "é", ""]))
+
+
+@given(
+    st.lists(st.fixed_dictionaries({}, optional={name.decode(): TEXTS for name in NAMES})),
+    st.sampled_from([None, 0, 2]),
+    st.booleans(),
+)
+def test_rows_of_json_are_cut_as_they_would_be_parsed_or_not_at_all(
+    rows: list[dict[str, str]], indent: int | None, ascii: bool
+) -> None:
+    document = json.dumps(rows, indent=indent, ensure_ascii=ascii).encode()
+    cut = json_columns(document, NAMES)
+    if cut is not None:
+        expected = [[row[name.decode()].encode() for row in rows] for name in NAMES]
+        assert [list(column) for column in cut] == expected
+    plain = all(len(row) == 3 and not set("".join(row.values())) & set('\\"{}') for row in rows)
+    same = len({tuple(row) for row in rows}) == 1
+    if rows and plain and same and "\\" not in document.decode():
+        assert cut is not None
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        b"[]",
+        b'[{"name": "a", "size": "1"}]',
+        b'[{"name": "a", "size": "1", "md5Hash": "x", "more": "y"}]',
+        b'[{"name": "a", "size": 1, "md5Hash": "x"}]',
+        b'[{"name": "a", "size": "1", "md5Hash": "x"}, {"size": "1", "name": "a", "md5Hash": "x"}]',
+        b'[{"name": "a", "size": "1", "md5Hash": "x"}, {}]',
+        b'[{"name": "a", "size": "1", "md5Hash": "x"}, "name"]',
+    ],
+)
+def test_rows_of_json_of_another_form_are_left_to_a_parser(rows: bytes) -> None:
+    assert json_columns(rows, NAMES) is None

@@ -87,3 +87,18 @@ class TestGCSFaults(FaultConformance):
         results = [outcome.result for outcome in storage.delete(["a/1", "a/2"])]
         assert results == [Deletion.DELETED] * 2
         assert storage.requests.retries == 1
+
+    def test_a_large_object_is_copied_piece_by_piece(
+        self, storage: ObjectStorage, proxy: FaultProxy
+    ) -> None:
+        pieces = [
+            Answer(200, json.dumps({"done": False, "rewriteToken": f"piece {n}"}).encode())
+            for n in range(2)
+        ]
+        proxy.fail(*pieces, where=lambda request: "/rewriteTo/" in request.path)
+        storage.move("a/1", "b/1")
+        asked = [request.path for request in proxy.requests if "/rewriteTo/" in request.path]
+        tokens = [path.partition("rewriteToken=")[2] for path in asked]
+        assert tokens == ["", "piece+0", "piece+1"]
+        assert storage.read("b/1") == b"a/1"
+        assert "a/1" not in paths_of(storage.list(""))

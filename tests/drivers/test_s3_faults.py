@@ -91,6 +91,18 @@ class TestS3Faults(FaultConformance):
         assert [outcome.result for outcome in storage.delete(["a/1"])] == [Deletion.DELETED]
         assert storage.requests.retries == 1
 
+    def test_pages_that_are_out_of_order_are_refused(
+        self, storage: ObjectStorage, proxy: FaultProxy
+    ) -> None:
+        # By a store that nobody knows to do so, or a proxy that hides who it is.
+        storage.page_size = 2
+        row = b"<Key>%s</Key><LastModified>2024-01-02T03:04:05.000Z</LastModified><Size>1</Size>"
+        page = b"<Contents>" + row % b"a/0" + b"</Contents><IsTruncated>false</IsTruncated>"
+        page = b"<ListBucketResult>" + page + b"</ListBucketResult>"
+        proxy.fail(Answer(200, page), where=lambda request: "continuation-token" in request.path)
+        with pytest.raises(StorageError, match="does not list in order"):
+            list(storage.list("a/"))
+
     def test_another_region_is_named(self, storage: ObjectStorage, proxy: FaultProxy) -> None:
         proxy.always(Answer(301, b"", {"x-amz-bucket-region": "eu-north-1"}))
         with pytest.raises(DriverConfigError, match=r"storage\.s3\.region.*eu-north-1"):

@@ -11,7 +11,7 @@ import pytest
 from drivers.conformance import DriverConformance, Put, paths_of
 from registry_drivers.base import Storage
 from registry_drivers.s3 import open_s3
-from registry_gc.lock import Lock, LockUnsafe
+from registry_gc.lock import Lock, LockHeld
 from servers.juicefs import juicefs
 from servers.moto import S3Server
 
@@ -47,6 +47,10 @@ class TestJuiceFS(DriverConformance):
     def test_of_racing_conditional_writes_exactly_one_wins(
         self, storage: Storage, put: Put
     ) -> None:
-        with pytest.raises(LockUnsafe, match="conditional writes"):
-            Lock.acquire(storage, "run", refresh_seconds=None)
+        """So a run is kept out by another one's claim, which listings show."""
+        with Lock.acquire(storage, "first", refresh_seconds=None) as lock:
+            assert "proves nothing" in lock.notices[0]
+            with pytest.raises(LockHeld, match="run first"):
+                Lock.acquire(storage, "second", refresh_seconds=None)
+            lock.verify()
         assert paths_of(storage.list("")) == []

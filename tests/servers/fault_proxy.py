@@ -20,11 +20,12 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a client asked; ``path`` with its query."""
+    """What a client asked; ``path`` with its query, names of headers in lower case."""
 
     method: str
     path: str
     body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class FaultProxy:
 
     :ivar requests: what came, in the order in which it came.
     :ivar rule: called with each request; what it returns happens, None is as it should be.
+    :ivar rewrite: makes of each body that the server answers what the client is told.
     """
 
     def __init__(self, target: str, *, own_host: bool = False) -> None:
@@ -69,6 +71,7 @@ class FaultProxy:
         self.host, self.port = place.hostname or "", place.port or 80
         self.requests: list[Request] = []
         self.rule: Rule = lambda _: None
+        self.rewrite: Callable[[bytes], bytes] = lambda body: body
         self.address = ("", 0)
         self.scheme = "http"
 
@@ -94,6 +97,14 @@ class FaultProxy:
         """No faults, nothing counted."""
         self.rule = lambda _: None
         self.requests.clear()
+
+
+@contextmanager
+def stub(rule: Rule, context: ssl.SSLContext | None = None) -> Iterator[FaultProxy]:
+    """A server of which *rule* gives all answers, such as one for tokens."""
+    with fault_proxy("http://127.0.0.1:9", context) as server:
+        server.rule = rule
+        yield server
 
 
 @contextmanager
@@ -139,7 +150,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         body = self._body()
-        request = Request(self.command, self.path, body)
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        request = Request(self.command, self.path, body, headers)
         self.faults.requests.append(request)
         fault = self.faults.rule(request)
         if isinstance(fault, Broken):
@@ -170,7 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
                     server.putheader(name, value)
             server.endheaders(body or None)
             response = server.getresponse()
-            data = response.read()
+            data = self.faults.rewrite(response.read())
             headers = dict(response.getheaders())
         finally:
             server.close()

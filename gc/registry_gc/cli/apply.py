@@ -10,12 +10,13 @@ from typing import Any
 import click
 
 from registry_gc.cli.flags import DropInCommand, DurationType
-from registry_gc.cli.options import defaults, options_of
+from registry_gc.cli.options import chosen, defaults
 
 _OPTIONS: Sequence[str] = (
     "quiet", "verbose", "output", "registry_stopped", "registry_urls", "registry_auth_file",
     "assume_readonly", "max_delete", "allow_empty", "accept_shrink", "deadline", "workers",
-    "max_requests_per_second", "cache", "no_cache", "state_dir",
+    "max_requests_per_second", "cache", "no_cache", "state_dir", "metrics_file", "pushgateway",
+    "capacity", "audit_log",
 )  # fmt: skip
 
 
@@ -28,7 +29,7 @@ _OPTIONS: Sequence[str] = (
     "--max-age", type=DurationType(), default="7d", show_default=True, metavar="DURATION",
     envvar="RGC_MAX_AGE", help="Refuse a plan that is older.",
 )  # fmt: skip
-@options_of(*_OPTIONS)
+@chosen(*_OPTIONS)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
 def apply(file: str, max_age: float, **options: Any) -> None:
     """Delete what the plan FILE names, and is still dead; or go on with a run that was stopped.

@@ -104,3 +104,24 @@ class ReleaseType(click.ParamType[Any]):
         from registry_gc.policy import Release
 
         return value if isinstance(value, Release) else Release.parse(str(value))
+
+
+class SizeType(click.ParamType[int]):
+    """A size with its unit, decimal (``2TB``) or binary (``2TiB``); its value is bytes."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read a size."""
+        import bitmath  # type: ignore[import-untyped]  # has neither types nor stubs
+
+        if isinstance(value, int):
+            return value
+        text = str(value).strip()
+        try:
+            found = int(bitmath.parse_string(f"{text} B" if text.isdigit() else text).bytes)
+        except ValueError:
+            found = 0
+        if found <= 0:
+            self.fail(f"{value!r} is no size such as 500GB or 2TiB", param, ctx)
+        return found

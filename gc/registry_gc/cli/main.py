@@ -16,6 +16,8 @@ from registry_gc.cli.apply import apply
 from registry_gc.cli.flags import DropInCommand
 from registry_gc.cli.options import collection_options
 from registry_gc.cli.plan import plan
+from registry_gc.cli.quarantine import purge, restore
+from registry_gc.cli.usage_options import report, runs
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -72,6 +74,10 @@ def registry_gc() -> None:
 registry_gc.add_command(_drop_in("run"))
 registry_gc.add_command(plan)
 registry_gc.add_command(apply)
+registry_gc.add_command(report)
+registry_gc.add_command(runs)
+registry_gc.add_command(restore)
+registry_gc.add_command(purge)
 
 
 @registry_gc.command()

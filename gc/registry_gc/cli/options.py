@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from registry_gc.cli.flags import DeadlineType, DurationType, LimitType, ReleaseType
+from registry_gc.cli.flags import DeadlineType, DurationType, LimitType, ReleaseType, SizeType
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -83,6 +83,16 @@ OPTIONS = (
         "or before it, for good.",
     ),
     _option(
+        "--quarantine", type=DurationType(), metavar="DURATION",
+        help="Set aside what would be deleted, within the storage: `registry-gc restore` brings "
+        "it back, `registry-gc purge` deletes it after this time. Frees no space before.",
+    ),
+    _option(
+        "--allow-writable", is_flag=True,
+        help="Go on while a registry takes writes. Only with a --quarantine of 24h at least; "
+        "--grace is then 24h at least too.",
+    ),
+    _option(
         "--release", "releases", type=ReleaseType(), multiple=True,
         metavar="REPOSITORY[@DIGEST]",
         help="Do not hold this repository although something in it is damaged. Repeatable. "
@@ -112,6 +122,30 @@ OPTIONS = (
         help="Where run files are kept. Default: $XDG_STATE_HOME/registry-gc, for root "
         "/var/lib/registry-gc.",
     ),
+    _option(
+        "--metrics-file", type=click.Path(dir_okay=False), metavar="PATH",
+        help="Write metrics to this file, for node_exporter's textfile collector.",
+    ),
+    _option("--pushgateway", metavar="URL", help="Send metrics to this Prometheus Pushgateway."),
+    _option(
+        "--capacity", type=SizeType(), metavar="SIZE",
+        help="How much the storage may hold, such as 2TB or 500GiB, for metrics. Default: on a "
+        "filesystem, its size.",
+    ),
+    _option(
+        "--audit-log", metavar="PATH|syslog[:WHERE]",
+        help="Append a JSON line for each deletion and each hold to this file, or send it to "
+        "syslog; WHERE is a facility, a socket's path, or [tcp:]HOST[:PORT].",
+    ),
+    _option(
+        "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True,
+        help="What stderr gets: lines for people, or JSON objects, one a line, without bars.",
+    ),
+    _option(
+        "--keep-runs", type=click.IntRange(min=1), metavar="N",
+        help="At the end remove older run files than the N newest. Those of runs that go on, or "
+        "left something undecided, stay.",
+    ),
 )  # fmt: skip
 
 
@@ -120,18 +154,6 @@ def collection_options(command: Command) -> Command:
     for option in reversed(OPTIONS):
         command = option(command)
     return command
-
-
-def options_of(*names: str) -> Callable[[Command], Command]:
-    """Give a command some options of a collection, by the names of their parameters."""
-    params = {param.name: param for param in _parameters()}
-
-    def decorate(command: Command) -> Command:
-        own = command.__dict__.setdefault("__click_params__", [])
-        own.extend(params[name] for name in reversed(names))
-        return command
-
-    return decorate
 
 
 def _parameters() -> list[click.Parameter]:
@@ -149,3 +171,26 @@ def defaults() -> dict[str, Any]:
     for param in params:
         param.envvar = None
     return click.Command("defaults", params=params).make_context("defaults", []).params
+
+
+def _name(option: Callable[[Any], Any]) -> str:
+    """The parameter that *option* fills."""
+
+    @click.command()
+    @option
+    def probe() -> None:
+        """Never called."""
+
+    return str(probe.params[0].name)
+
+
+def chosen(*names: str) -> Callable[[Command], Command]:
+    """Those of a collection's options that another command has too, by their parameters' names."""
+    by_name = {_name(option): option for option in OPTIONS}
+
+    def decorate(command: Command) -> Command:
+        for name in reversed(names):
+            command = by_name[name](command)
+        return command
+
+    return decorate

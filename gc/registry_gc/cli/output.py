@@ -7,8 +7,13 @@ import os
 import sys
 from collections.abc import Iterable
 from itertools import islice
+from shutil import get_terminal_size
+from typing import TYPE_CHECKING
 
-import click
+from registry_gc.cli.wiring import note
+
+if TYPE_CHECKING:
+    from registry_gc.report.tables import Look
 
 _LINES_A_WRITE = 2000
 
@@ -37,8 +42,7 @@ class Output:
             sys.stdout.flush()
         except (OSError, ValueError) as error:
             self.broken = True
-            with contextlib.suppress(OSError, ValueError):
-                click.echo(f"note: nothing more goes to stdout: {error}", err=True)
+            note(f"nothing more goes to stdout: {error}")
 
     def close(self) -> None:
         """Keep the interpreter from complaining at its exit about a closed stdout."""
@@ -48,3 +52,13 @@ class Output:
             devnull = os.open(os.devnull, os.O_WRONLY)
             os.dup2(devnull, 1)
             os.close(devnull)
+
+
+def look() -> Look:
+    """What stdout is like, for tables: a terminal's width and colour, or plain lines."""
+    from registry_gc.report.tables import Look
+
+    if sys.stdout is None or sys.stdout.closed or not sys.stdout.isatty():
+        return Look()
+    plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
+    return Look(get_terminal_size().columns, colour=not plain)

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from registry_gc.cli.flags import DropInCommand
-from registry_gc.cli.options import defaults, options_of
+from registry_gc.cli.options import chosen, defaults
 
 _EPILOG = """\b
 registry-gc plan show FILE [--format text|csv|jsonl] prints a plan.
@@ -51,8 +51,8 @@ class _PlanCommand(DropInCommand):
 _OPTIONS: Sequence[str] = (
     "delete_untagged", "quiet", "verbose", "output", "registry_stopped", "registry_urls",
     "registry_auth_file", "assume_readonly", "upload_age", "keep_empty_repositories",
-    "purge_versions", "releases", "workers", "max_requests_per_second", "cache", "no_cache",
-    "state_dir", "deadline",
+    "purge_versions", "quarantine", "releases", "workers", "max_requests_per_second",
+    "cache", "no_cache", "state_dir", "deadline",
 )  # fmt: skip
 
 
@@ -61,7 +61,7 @@ _OPTIONS: Sequence[str] = (
     "-o", "run_file", type=click.Path(dir_okay=False), required=True, metavar="FILE",
     help="Where to write the plan.",
 )  # fmt: skip
-@options_of("grace", *_OPTIONS)
+@chosen("grace", *_OPTIONS)
 @click.argument("config", required=False, type=click.Path(), metavar="[CONFIG]")
 def plan(**options: Any) -> None:
     """Find out what would go, and write it down for `registry-gc apply`. Deletes nothing.

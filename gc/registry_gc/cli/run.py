@@ -12,12 +12,17 @@ from typing import Any, Protocol
 from registry_drivers.errors import DriverConfigError
 from registry_gc.apply import apply
 from registry_gc.cli.output import Output
+from registry_gc.cli.quarantine import WRITABLE_GRACE, caution, check_quarantine
+from registry_gc.cli.records import Records
 from registry_gc.cli.resume import is_stopped
+from registry_gc.cli.runs import prune_runs
 from registry_gc.cli.wiring import (
     cache_path,
     complain,
     guard_of,
     is_terminal,
+    log_as_json,
+    logs_json,
     note,
     read_config,
     state_folder,
@@ -27,6 +32,7 @@ from registry_gc.collect import Job, Plan, collect, objections
 from registry_gc.config import Config
 from registry_gc.config_file import ConfigError
 from registry_gc.events import Observer
+from registry_gc.guard.writable import while_writable
 from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.policy import Policy
 from registry_gc.progress import Progress
@@ -77,21 +83,31 @@ def _run(
     options: Mapping[str, Any], output: Output, interrupts: Interrupts, doing: Doing | None
 ) -> int:
     quiet, text = options["quiet"], options["output"] == "text"
-    progress = Progress(bars=not quiet and is_terminal())
+    progress = Progress(bars=not quiet and is_terminal(), as_json=logs_json())
+    if logs_json():
+        log_as_json()
     try:
-        job = _job(options, progress)
+        records = Records.of(options, progress)
+        recorder = records.recorder(_job(options, progress))
         if doing is None:
-            doing = apply if is_stopped(job, progress) else collect
+            doing = apply if is_stopped(recorder.job, progress) else collect
     except (ConfigError, DriverConfigError) as error:
         complain(str(error))
         return 2
 
     def show(plan: Plan) -> None:
+        recorder.planned(plan)
         if text and not quiet:
             output.lines(plan_lines(plan, options["verbose"]))
 
+    job = recorder.job
     try:
-        report = doing(job, progress, interrupts, show)
+        report = doing(job, records.observer, interrupts, show)
+        with interrupts.deferred():
+            report = recorder.ended(report)
+    except Exception:
+        recorder.crashed()
+        raise
     finally:
         progress.finish()
         job.storage.close()
@@ -100,6 +116,7 @@ def _run(
     elif not quiet and report.run_file is not None and report.seconds_mark:
         output.lines(summary_lines(report))
     _say(report)
+    prune_runs(options, report.run_file)
     return report.exit_code
 
 
@@ -108,11 +125,13 @@ def _job(options: Mapping[str, Any], progress: Progress) -> Job:
     storage = storage_of(config, options["max_requests_per_second"])
     guard = guard_of(config, storage, options)
     run = str(uuid.uuid4())
+    if options["allow_writable"]:
+        caution(config, progress)
     state_dir = state_folder(options, progress)
     return Job(
         storage=storage,
         policy=_policy(config, options),
-        check=guard.check,
+        check=while_writable(guard.check) if options["allow_writable"] else guard.check,
         run_file=_run_file(options, state_dir, run),
         cache=cache_path(options, state_dir, storage),
         dry_run=options["dry_run"],
@@ -124,12 +143,13 @@ def _job(options: Mapping[str, Any], progress: Progress) -> Job:
 
 
 def _policy(config: Config, options: Mapping[str, Any]) -> Policy:
+    check_quarantine(options)
     asked = options["upload_age"]
     purging = config.upload_purging
     by_config = purging.age_seconds if purging.enabled else None
     return Policy(
         delete_untagged=options["delete_untagged"],
-        grace=options["grace"],
+        grace=max(options["grace"], WRITABLE_GRACE if options["allow_writable"] else 0.0),
         upload_age=by_config if asked is None else asked,
         upload_without_start=asked is not None,
         max_delete=options["max_delete"],
@@ -137,6 +157,8 @@ def _policy(config: Config, options: Mapping[str, Any]) -> Policy:
         accept_shrink=options["accept_shrink"],
         keep_empty_repositories=options["keep_empty_repositories"],
         purge_versions=options["purge_versions"],
+        quarantine=options["quarantine"],
+        allow_writable=options["allow_writable"],
         releases=tuple(options["releases"]),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -19,20 +19,30 @@ from registry_gc.config import Config, load_config
 from registry_gc.config_file import ConfigError
 from registry_gc.guard import Guard, GuardOptions
 from registry_gc.lock import LockError
-from registry_gc.progress import Progress
+from registry_gc.progress import JsonLogging, Progress, say
 from registry_gc.state_dir import default_state_dir, open_state_dir
 
 
 def complain(message: str) -> None:
     """Say on stderr what failed; a closed stderr is no failure of its own."""
-    with contextlib.suppress(OSError, ValueError):
-        click.echo(f"error: {message}", err=True)
+    say("error", message, as_json=logs_json())
 
 
 def note(message: str) -> None:
     """Say on stderr what the operator should know."""
-    with contextlib.suppress(OSError, ValueError):
-        click.echo(f"note: {message}", err=True)
+    say("note", message, as_json=logs_json())
+
+
+def logs_json() -> bool:
+    """Whether the command that runs was called with ``--log-format json``."""
+    context = click.get_current_context(silent=True)
+    return context is not None and context.params.get("log_format") == "json"
+
+
+def log_as_json() -> None:
+    """Have libraries log, and Python warn, as JSON lines too."""
+    logging.basicConfig(handlers=[JsonLogging()], level=logging.WARNING, force=True)
+    logging.captureWarnings(capture=True)
 
 
 def is_terminal() -> bool:

@@ -9,7 +9,7 @@ import time
 from msgspec.structs import replace
 
 from registry_gc import __version__
-from registry_gc.report.model import Report, Tally
+from registry_gc.report.model import Quarantine, Report, Tally
 from registry_gc.run_file import Kind, RowState, RunFile, RunFileError
 from registry_gc.session import Session
 
@@ -31,7 +31,10 @@ def _tally(run_file: RunFile | None, kind: Kind) -> Tally:
         return Tally()
     eligible = run_file.count(kind)
     deleted = run_file.count(kind, RowState.DELETED)
-    return Tally(eligible.rows, eligible.bytes, deleted.rows, deleted.bytes)
+    aside = run_file.count(kind, RowState.QUARANTINED)
+    return Tally(
+        eligible.rows, eligible.bytes, deleted.rows, deleted.bytes, aside.rows, aside.bytes
+    )
 
 
 def _uploads(run_file: RunFile | None) -> Tally:
@@ -63,6 +66,8 @@ def _report(session: Session, run_file: RunFile | None, code: int) -> Report:
     marking = session.survey.marking if session.survey else None
     held = marking.holds if marking else ()
     damaged = marking.damaged if marking else ()
+    blobs = session.survey.blobs if session.survey else None
+    uploads = session.catalog.uploads if session.catalog else ()
     if code == 0 and (held or damaged or failed):
         code = 3
     return Report(
@@ -75,7 +80,7 @@ def _report(session: Session, run_file: RunFile | None, code: int) -> Report:
         root=session.storage.root,
         repositories=len(session.catalog.repositories) if session.catalog else 0,
         emptied=_emptied(session, run_file),
-        marked=len(marking.digests) if marking else 0,
+        marked=len(marking.live_set) if marking else 0,
         manifests=_tally(run_file, Kind.REVISION),
         blobs_total=session.blobs_total,
         blobs=_tally(run_file, Kind.BLOB),
@@ -85,6 +90,17 @@ def _report(session: Session, run_file: RunFile | None, code: int) -> Report:
         retained=session.retained,
         versions=_tally(run_file, Kind.VERSIONS),
         multipart_uploads=_tally(run_file, Kind.MULTIPART),
+        blobs_bytes=None if blobs is None or blobs.unsized else blobs.bytes,
+        uploads_bytes=sum(sum(upload.sizes) for upload in uploads),
+        held_blobs=blobs.held if blobs else 0,
+        held_bytes=blobs.held_bytes if blobs else 0,
+        live_manifests=session.survey.live_manifests if session.survey else 0,
+        quarantine=Quarantine(
+            session.policy.quarantine,
+            session.aside.marks,
+            session.aside.recalled,
+            session.aside.missed,
+        ),
         already_gone=_rows_in(run_file, RowState.GONE_ALREADY),
         taken_back=_rows_in(run_file, RowState.TAKEN_BACK),
         held=held,

@@ -59,6 +59,16 @@ def document(report: Report) -> dict[str, Any]:
             "deleted": report.multipart_uploads.deleted,
             "deleted_bytes": report.multipart_uploads.deleted_bytes,
         },
+        "quarantine": {
+            "seconds": report.quarantine.seconds,
+            "delete_markers": report.quarantine.marked,
+            "manifests": report.manifests.quarantined,
+            "layer_links": report.layer_links.quarantined,
+            "blobs": report.blobs.quarantined,
+            "bytes": report.blobs.quarantined_bytes,
+            "recalled": report.quarantine.recalled,
+            "missed": report.quarantine.missed,
+        },
         "already_gone": report.already_gone,
         "taken_back": report.taken_back,
         "held": [

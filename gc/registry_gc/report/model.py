@@ -12,12 +12,31 @@ from registry_gc.retained import Retained
 
 
 class Tally(msgspec.Struct, frozen=True):
-    """Objects of one kind: how many there are to delete, and how many were; bytes likewise."""
+    """Objects of one kind: how many there are to delete, and how many were; bytes likewise.
+
+    What is in quarantine is not deleted, and its bytes are not free.
+    """
 
     eligible: int = 0
     eligible_bytes: int = 0
     deleted: int = 0
     deleted_bytes: int = 0
+    quarantined: int = 0
+    quarantined_bytes: int = 0
+
+
+class Quarantine(msgspec.Struct, frozen=True):
+    """What was set aside instead of deleted, and what came back.
+
+    ``seconds``: for how long, None where this run deletes. ``marked``: it is delete markers that
+    hide it. ``recalled``: live things that an earlier run had set aside, and that are back;
+    ``missed``: those that a dry run found, and left there.
+    """
+
+    seconds: float | None = None
+    marked: bool = False
+    recalled: int = 0
+    missed: int = 0
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -26,8 +45,10 @@ class Report(msgspec.Struct, frozen=True):
     ``verdict`` is what the guard says: ``allowed``, ``refused`` or ``unknown``. ``error`` is the
     one line that says why ``exit_code`` is not 0 or 3. ``keeps`` are the settings by which the
     storage keeps what is deleted; ``versions`` what goes of that, its bytes without those of
-    what this run itself deletes, which ``blobs`` and ``uploads`` count. ``taken_back``: rows of a
-    plan that a second look did not find dead any more.
+    what this run itself deletes, which ``blobs`` and ``uploads`` count. ``blobs_bytes``: of all
+    blobs before anything was deleted, None where not every size was asked for; ``held_blobs``
+    live only because a repository is held; ``live_manifests``: revisions that stay and are stored.
+    ``taken_back``: rows of a plan that a second look did not find dead any more.
     """
 
     run: str
@@ -64,3 +85,9 @@ class Report(msgspec.Struct, frozen=True):
     versions: Tally = msgspec.field(default_factory=Tally)
     multipart_uploads: Tally = msgspec.field(default_factory=Tally)
     taken_back: int = 0
+    blobs_bytes: int | None = None
+    uploads_bytes: int = 0
+    held_blobs: int = 0
+    held_bytes: int = 0
+    live_manifests: int = 0
+    quarantine: Quarantine = msgspec.field(default_factory=Quarantine)

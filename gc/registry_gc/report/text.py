@@ -29,7 +29,7 @@ def plan_lines(plan: Plan, verbose: bool) -> Iterator[str]:
     manifests = plan.run_file.count(Kind.REVISION).rows
     yield ""
     yield (
-        f"{len(plan.marking.digests)} blobs marked, {blobs} blobs and {manifests} manifests "
+        f"{len(plan.marking.live_set)} blobs marked, {blobs} blobs and {manifests} manifests "
         "eligible for deletion"
     )
     yield from _manifest_lines(plan)
@@ -83,8 +83,21 @@ def summary_lines(report: Report) -> Iterator[str]:
     tallies = (report.blobs, report.uploads, report.versions, report.multipart_uploads)
     freed = sum(tally.deleted_bytes for tally in tallies)
     found = sum(tally.eligible_bytes for tally in tallies)
-    if done:
+    aside = report.quarantine.seconds is not None
+    if done and aside:
+        kept = sum(tally.quarantined_bytes for tally in tallies)
+        yield (
+            f"quarantined {size(kept)} and freed {size(freed)} of {size(found)} found, "
+            f"in {_seconds(report)}"
+        )
+    elif done:
         yield f"freed {size(freed)} of {size(found)} found, in {_seconds(report)}"
+    elif aside:
+        kept = report.blobs.eligible_bytes
+        yield (
+            f"a collection would quarantine {size(kept)} and free {size(found - kept)}; "
+            f"found out in {_seconds(report)}"
+        )
     else:
         yield f"a collection would free {size(found)}; found out in {_seconds(report)}"
     yield f"  repositories  {_number(report.repositories)}, {_number(report.emptied)} emptied"
@@ -103,9 +116,12 @@ def summary_lines(report: Report) -> Iterator[str]:
             line += f" ({size(tally.eligible_bytes)})"
         if name == "blobs":
             line += f" of {_number(report.blobs_total)}"
-        if done:
+        if done and tally.quarantined:
+            line += f", {_number(tally.quarantined)} quarantined"
+        if done and (tally.deleted or not tally.quarantined):
             line += f", {_number(tally.deleted)} deleted"
         yield line
+    yield from _quarantine_lines(report)
     yield from _retained_lines(report)
     if report.taken_back:
         yield f"  taken back    {_number(report.taken_back)}, not dead any more"
@@ -116,6 +132,18 @@ def summary_lines(report: Report) -> Iterator[str]:
     yield from _problem_lines(report)
     if report.run_file:
         yield f"  run file      {report.run_file}"
+
+
+def _quarantine_lines(report: Report) -> Iterator[str]:
+    """Until when what was set aside waits, and what came back."""
+    seconds = report.quarantine.seconds
+    if seconds is not None:
+        how = ", hidden by delete markers" if report.quarantine.marked else ""
+        yield f"  quarantine    run {report.run} waits {humanize.precisedelta(seconds)}{how}"
+    if report.quarantine.recalled:
+        yield f"  brought back  {_number(report.quarantine.recalled)} that are live"
+    if report.quarantine.missed:
+        yield f"  to come back  {_number(report.quarantine.missed)} that are live"
 
 
 def _retained_lines(report: Report) -> Iterator[str]:

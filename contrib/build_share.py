@@ -1,0 +1,94 @@
+"""Makes man pages and shell completions from the commands themselves: ``make readme``.
+
+They lie in ``contrib/share`` as they are installed: the wheel puts them under ``share/``. A test
+holds that they are current.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from inspect import cleandoc
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent.parent
+SHARE = HERE / "contrib" / "share"
+sys.path[:0] = [str(HERE / "gc"), str(HERE / "drivers")]
+
+import click  # noqa: E402  # ours come from this checkout, whatever is installed
+from click.shell_completion import get_completion_class  # noqa: E402
+from click_man.man import ManPage  # noqa: E402
+
+from registry_gc import __version__  # noqa: E402
+from registry_gc.cli.main import registry_garbage_collect, registry_gc  # noqa: E402
+
+COMMANDS = {"registry-garbage-collect": registry_garbage_collect, "registry-gc": registry_gc}
+COMPLETIONS = {
+    "bash": "bash-completion/completions/{}",
+    "zsh": "zsh/site-functions/_{}",
+    "fish": "fish/vendor_completions.d/{}.fish",
+}
+
+
+def pages(context: click.Context) -> Iterator[tuple[str, str]]:
+    """File name and text of the page of a command, and of those below it."""
+    command = context.command
+    page = ManPage(context.command_path)
+    page.version = __version__
+    page.date = ""
+    text = cleandoc(command.help or "")
+    page.short_help = text.partition("\n\n")[0].replace("\n", " ").rstrip(".")
+    page.description = text
+    page.synopsis = " ".join(command.collect_usage_pieces(context))
+    options = [one for one in command.params if isinstance(one, click.Option) and not one.hidden]
+    records = [one.get_help_record(context) for one in options]
+    page.options = [record for record in records if record is not None]
+    below = {name: one for name, one in getattr(command, "commands", {}).items() if not one.hidden}
+    page.commands = [(name, one.get_short_help_str(80)) for name, one in sorted(below.items())]
+    yield f"{context.command_path.replace(' ', '-')}.1", f"{page}\n{epilog(command)}"
+    for name, one in sorted(below.items()):
+        yield from pages(click.Context(one, info_name=name, parent=context))
+
+
+def epilog(command: click.Command) -> str:
+    """What follows the options in ``--help``: the exit codes as they stand, and paragraphs."""
+    found = []
+    for part in cleandoc(command.epilog or "").split("\n\n"):
+        plain = part.replace("\\", "\\e").replace("-", "\\-")
+        if part.startswith("\b\n"):
+            title, _, lines = plain.removeprefix("\b\n").partition("\n")
+            title = {"Exit codes:": "EXIT STATUS"}.get(title, title)
+            found.append(f".SH {title}\n.nf\n{lines}\n.fi\n")
+        elif part:
+            found.append(f".SH NOTES\n{plain}\n")
+    return "".join(found)
+
+
+def files() -> dict[str, str]:
+    """Every file below ``share``, by its path there."""
+    made = {}
+    for name, command in COMMANDS.items():
+        context = click.Context(command, info_name=name)
+        made |= {f"man/man1/{page}": text for page, text in pages(context)}
+        variable = "_" + name.replace("-", "_").upper() + "_COMPLETE"
+        for shell, path in COMPLETIONS.items():
+            kind = get_completion_class(shell)
+            assert kind is not None
+            # As Completion.source(), which also looks for a bash on this machine.
+            whole = kind(command, {}, name, variable)
+            made[path.format(name)] = whole.source_template % whole.source_vars() + "\n"
+    return made
+
+
+def main() -> None:
+    """Make all of them anew."""
+    shutil.rmtree(SHARE, ignore_errors=True)
+    for path, text in files().items():
+        file = SHARE / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""``registry-gc purge``: what has waited in quarantine long enough goes for good."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import humanize
+
+from registry_drivers.base import Storage
+from registry_drivers.errors import NotFound
+from registry_drivers.factory import versions_of
+from registry_drivers.wrappers import ReadOnly
+from registry_gc import __version__
+from registry_gc.bring_back import Look
+from registry_gc.catalog import is_registry
+from registry_gc.cli.output import Output
+from registry_gc.cli.wiring import (
+    cache_path,
+    complain,
+    guard_of,
+    is_terminal,
+    note,
+    state_folder,
+)
+from registry_gc.cli.working import (
+    FAILURES,
+    Refused,
+    failure,
+    locked,
+    registry_at,
+    run_work,
+)
+from registry_gc.collect import objections
+from registry_gc.engine import Engine, engine_for
+from registry_gc.guard import Guard
+from registry_gc.interrupts import Interrupts
+from registry_gc.policy import Policy
+from registry_gc.progress import Progress
+from registry_gc.purge import Purge, Purged
+from registry_gc.recall import NoBlobs, missed, recall
+from registry_gc.still_allowed import StillAllowed
+from registry_gc.survey import Survey, Surveyor
+
+_LOOK_AGAIN = 10.0
+
+
+def run_purge(options: Mapping[str, Any]) -> int:
+    """Purge the quarantine that *options* name; returns the exit code."""
+    return run_work(lambda output, interrupts: _run(options, output, interrupts))
+
+
+def _run(options: Mapping[str, Any], output: Output, interrupts: Interrupts) -> int:
+    progress = Progress(bars=not options["quiet"] and is_terminal())
+    with registry_at(options, progress) as (config, storage):
+        guard = guard_of(config, storage, options)
+        purging = _Purging(options, storage, guard, progress, interrupts)
+        why = ""
+        try:
+            with engine_for(ReadOnly(storage), options["workers"]) as engine:
+                purging.run(engine)
+            code = purging.exit_code()
+        except FAILURES as error:
+            code, why = failure(error)
+        finally:
+            progress.finish()
+        if options["output"] == "json":
+            output.lines([json.dumps(purging.document(code, why), indent=2)])
+        elif not options["quiet"]:
+            output.lines(purging.lines(ended=not why))
+    if why:
+        complain(why)
+    elif code:
+        note("something was held, damaged or could not be deleted; it stays in quarantine")
+    return code
+
+
+class _Purging:
+    def __init__(
+        self,
+        options: Mapping[str, Any],
+        storage: Storage,
+        guard: Guard,
+        progress: Progress,
+        interrupts: Interrupts,
+    ) -> None:
+        self._options = options
+        self._storage = storage
+        self._guard = guard
+        self._progress = progress
+        self._interrupts = interrupts
+        self._dry_run: bool = options["dry_run"]
+        self._recalled = 0
+        self._missed = 0
+        self._held: Sequence[str] = ()
+        self._purged: list[Purged] = []
+
+    def run(self, engine: Engine) -> None:
+        """Look whether it is allowed, mark, bring back, purge."""
+        self._ask()
+        if self._dry_run:
+            self._look_only(engine)
+            return
+        with locked(self._storage, self._interrupts, self._progress) as lock:
+            within = 0.0 if self._storage.capabilities.folders else _LOOK_AGAIN
+            look = StillAllowed(lock, self._interrupts, self._guard.check, within)
+            versions = versions_of(self._storage)
+            surveyor = self._surveyor(engine)
+
+            def mark() -> Survey:
+                look()
+                return surveyor.plan_blobs(surveyor.catalog(), NoBlobs())
+
+            survey = mark()
+            self._check(survey)
+            survey, self._recalled = recall(
+                self._storage, versions, survey, mark, look, self._progress
+            )
+            with self._interrupts.deferred():
+                self._purge(survey, look)
+
+    def _look_only(self, engine: Engine) -> None:
+        surveyor = self._surveyor(engine)
+        survey = surveyor.plan_blobs(surveyor.catalog(), NoBlobs())
+        live = [kept.path for kept in missed(self._storage, survey)]
+        self._missed = len(live)
+        self._purge(survey, None, live)
+
+    def _purge(self, survey: Survey, look: Look | None, live: Sequence[str] = ()) -> None:
+        self._held = [hold.repository for hold in survey.marking.holds]
+        purge = Purge(
+            self._storage,
+            versions_of(self._storage),
+            survey,
+            self._options["older_than"],
+            look,
+            live,
+        )
+        self._progress.phase("purging", None, "runs")
+        for purged in purge.run():
+            self._purged.append(purged)
+            self._progress.advance(1)
+        self._progress.finish()
+
+    def _surveyor(self, engine: Engine) -> Surveyor:
+        # Every revision is a root here: nobody asked to delete what has no tag.
+        cache = cache_path(
+            self._options, state_folder(self._options, self._progress), self._storage
+        )
+        now = self._storage.now()
+        reader = ReadOnly(self._storage)
+        return Surveyor(reader, engine, Policy(), now, self._progress, cache)
+
+    def _ask(self) -> None:
+        """Whether anything may be deleted; a dry run may always look.
+
+        :raises Refused: it may not.
+        """
+        try:
+            there = is_registry(self._storage)
+        except NotFound as error:
+            raise Refused(f"refused, nothing was deleted: {error}") from error
+        if not there:
+            raise Refused(
+                f"refused, nothing was deleted: {self._storage.root}: no registry there; "
+                "is it mounted, and is the root directory right?"
+            )
+        verdict = self._guard.check()
+        if verdict.allowed:
+            return
+        reasons = "; ".join(finding.message for finding in objections(verdict.findings))
+        if not self._dry_run:
+            raise Refused(f"refused, nothing was deleted: {reasons}")
+        note(f"a purge would be refused ({verdict.verdict}): {reasons}")
+
+    def _check(self, survey: Survey) -> None:
+        """Half a tree, or a wrong one, has nothing that is live: all in quarantine would go."""
+        blobs = survey.blobs.total if survey.blobs else 0
+        if blobs and not survey.live_manifests and not self._options["allow_empty"]:
+            raise Refused(
+                f"refused, nothing was deleted: {blobs} blobs, and not one live manifest: is all "
+                "of the registry mounted? If it is right, --allow-empty"
+            )
+
+    def exit_code(self) -> int:
+        """3 where something stayed that should not have."""
+        return 3 if self._held or any(purged.failed for purged in self._purged) else 0
+
+    def document(self, code: int, why: str) -> dict[str, Any]:
+        """What was purged, as the JSON document that programs read; ``schema`` 1."""
+        return {
+            "schema": 1,
+            "version": __version__,
+            "storage": {"driver": self._storage.driver, "root": self._storage.root},
+            "dry_run": self._dry_run,
+            "recalled": self._recalled,
+            "missed": self._missed,
+            "held": sorted(set(self._held)),
+            "runs": [_row(purged) for purged in self._purged],
+            "error": why or None,
+            "exit_code": code,
+        }
+
+    def lines(self, *, ended: bool) -> Iterator[str]:
+        """What was purged, for people."""
+        would = "would be " if self._dry_run else ""
+        if self._recalled or self._missed:
+            count = humanize.intcomma(self._recalled or self._missed)
+            yield f"{count} blobs and links that are live {would or 'were '}brought back"
+        for purged in self._purged:
+            if not purged.due:
+                until = "nobody knows when" if purged.until is None else _time(purged.until)
+                yield f"{purged.run}  waits until {until}"
+                continue
+            size = humanize.naturalsize(purged.bytes)
+            line = f"{purged.run}  {humanize.intcomma(purged.objects)} objects {would}deleted"
+            yield f"{line}, {size} {would}freed" + (f", {purged.kept} kept" if purged.kept else "")
+            yield from (f"  not deleted   {path}: {error}" for path, error in purged.failed)
+        if ended and not self._purged:
+            yield "nothing is in quarantine"
+
+
+def _row(purged: Purged) -> dict[str, Any]:
+    return {
+        "run": purged.run,
+        "since": purged.since,
+        "until": purged.until,
+        "due": purged.due,
+        "deleted": purged.objects,
+        "deleted_bytes": purged.bytes,
+        "kept": purged.kept,
+        "failed": [{"path": path, "error": error} for path, error in purged.failed],
+    }
+
+
+def _time(moment: float) -> str:
+    return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M} UTC"

@@ -1,0 +1,119 @@
+"""``registry-gc restore`` and ``purge``, and what goes together with ``--quarantine``.
+
+Importing this must stay cheap: it is read for every ``--help``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from registry_gc.cli.flags import DurationType
+from registry_gc.cli.options import chosen
+
+if TYPE_CHECKING:
+    from registry_gc.config import Config
+    from registry_gc.progress import Progress
+
+_DAY = 24 * 3600.0
+WRITABLE_GRACE = _DAY
+"""Seconds. A push writes its blobs before the manifest that needs them; on a registry in use
+nothing is dead that is younger."""
+
+_CODES = """\b
+Exit codes:
+  0    done; or a dry run that found out what it was asked
+  1    failed, or there is nothing of that in quarantine
+  2    usage or config error
+  3    done, but something was lost, held, or could not be moved or deleted
+  4    refused: another run holds the lock%s
+  5    stopped on the way; safe to run again
+  130  interrupted (143 by SIGTERM); safe to run again
+"""
+
+
+def check_quarantine(options: Mapping[str, Any]) -> None:
+    """Refuse what cannot be meant.
+
+    :raises UsageError: which options do not go together, and why.
+    """
+    seconds = options["quarantine"]
+    if options["allow_writable"] and (seconds is None or seconds < _DAY):
+        raise click.UsageError(
+            "--allow-writable needs a --quarantine of at least 24h: a push may need what this run "
+            "takes for dead, and then it has to be there to come back"
+        )
+    if seconds is not None and options["purge_versions"]:
+        raise click.UsageError(
+            "--quarantine keeps what --purge-versions deletes for good: give one of them"
+        )
+
+
+def caution(config: Config, progress: Progress) -> None:
+    """Say what a run cannot see to while a registry is writing."""
+    cache = config.blob_descriptor_cache
+    if cache is not None:
+        progress.notice(
+            f"storage.cache.blobdescriptor is {cache!r}: the registry goes on telling pushes that "
+            "what is in quarantine now is there. The next run or purge brings such blobs back; "
+            "until then their images cannot be pulled. Restart the registry, or run again soon"
+        )
+
+
+@click.command(epilog=_CODES % "")
+@click.option("-d", "--dry-run", is_flag=True, help="Move nothing; say what would come back.")
+@chosen("output", "quiet", "verbose", "max_requests_per_second")
+@click.argument("config", type=click.Path())
+@click.argument("what", required=False)
+def restore(**options: Any) -> None:
+    """Bring back what a run with --quarantine has set aside.
+
+    WHAT is a run's id, REPOSITORY, REPOSITORY:TAG, DIGEST or REPOSITORY@DIGEST. A manifest comes
+    with all that a pull of it needs, and with what refers to it; a tag with all that it has
+    pointed to. Nothing is overwritten. The registry may be in use. Without WHAT: which runs are
+    in quarantine, and until when.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from registry_gc.cli.restore import run_restore
+
+    sys.exit(run_restore(options))
+
+
+@click.command(epilog=_CODES % ", or somebody may be writing")
+@click.option("-d", "--dry-run", is_flag=True, help="Delete nothing; say what would go.")
+@click.option(
+    "--older-than",
+    type=DurationType(),
+    metavar="DURATION",
+    envvar="RGC_OLDER_THAN",
+    help="Delete what has waited so long, whatever its own run was told.",
+)
+@chosen(
+    "output",
+    "quiet",
+    "registry_stopped",
+    "registry_urls",
+    "registry_auth_file",
+    "assume_readonly",
+    "allow_empty",
+    "workers",
+    "max_requests_per_second",
+    "cache",
+    "no_cache",
+    "state_dir",
+)
+@click.argument("config", required=False, type=click.Path(), metavar="[CONFIG]")
+def purge(**options: Any) -> None:
+    """Delete what has waited in quarantine long enough.
+
+    Marks first, as a collection does: what is live by now comes back. The registry has to be
+    read-only or stopped, as for a collection.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from registry_gc.cli.purge import run_purge
+
+    sys.exit(run_purge(options))

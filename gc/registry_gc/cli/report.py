@@ -1,0 +1,134 @@
+"""``registry-gc report``: who uses the storage, on stdout and as a page."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from registry_drivers.base import Storage
+from registry_drivers.wrappers import ReadOnly
+from registry_gc.catalog import is_registry
+from registry_gc.cli.output import Output, look
+from registry_gc.cli.wiring import (
+    cache_path,
+    complain,
+    exit_code_of,
+    is_terminal,
+    read_config,
+    state_folder,
+    storage_of,
+)
+from registry_gc.config import Config
+from registry_gc.engine import WorkerLost, engine_for
+from registry_gc.growth import Growth, point_of, read_growth, remember
+from registry_gc.interrupts import Interrupted, Interrupts
+from registry_gc.inventory import take_inventory
+from registry_gc.policy import Policy
+from registry_gc.progress import Progress
+from registry_gc.report.usage_document import UsageReport, usage_csv, usage_json
+from registry_gc.report.usage_html import write_page
+from registry_gc.report.usage_text import usage_lines
+from registry_gc.usage import Usage, usage_of
+
+
+def run_report(options: Mapping[str, Any]) -> int:
+    """Make the report that *options* describe; returns the exit code."""
+    # As for a collection: millions of small objects, and no cycles.
+    gc.freeze()
+    gc.set_threshold(1_000_000, 10, 10)
+    output = Output()
+    interrupts = Interrupts()
+    try:
+        with interrupts.installed():
+            return exit_code_of(lambda: _run(options, output))
+    except Interrupted as interrupt:
+        complain(f"interrupted by {interrupt}")
+        return 128 + interrupt.number
+    finally:
+        output.close()
+
+
+def _run(options: Mapping[str, Any], output: Output) -> int:
+    progress = Progress(bars=not options["quiet"] and is_terminal())
+    config = read_config(options["config"], progress)
+    storage = storage_of(config, options["max_requests_per_second"])
+    state_dir = state_folder(options, progress)
+    try:
+        if not is_registry(storage):
+            complain(
+                f"{storage.root}: no registry there (docker/registry/v2 holds nothing); is it "
+                "mounted, and is the root directory right?"
+            )
+            return 1
+        usage = _usage(options, config, storage, state_dir, progress)
+    except WorkerLost as error:
+        complain(str(error))
+        return 1
+    finally:
+        progress.finish()
+        storage.close()
+    growth = _growth(state_dir, storage, usage, progress)
+    report = UsageReport(
+        storage.driver, storage.root, usage, growth, options["top"], options["grace"]
+    )
+    if not options["quiet"]:
+        output.lines(_lines(report, options["output"]))
+    return _write_page(options["html"], report) if options["html"] else 0
+
+
+def _usage(
+    options: Mapping[str, Any],
+    config: Config,
+    storage: Storage,
+    state_dir: str,
+    progress: Progress,
+) -> Usage:
+    reader = ReadOnly(storage)
+    now = reader.now()
+    purging = config.upload_purging
+    by_config = purging.age_seconds if purging.enabled else None
+    asked = options["upload_age"]
+    policies = [
+        Policy(
+            delete_untagged=delete_untagged,
+            grace=options["grace"],
+            upload_age=by_config if asked is None else asked,
+            upload_without_start=asked is not None,
+        )
+        for delete_untagged in (False, True)
+    ]
+    cache = cache_path(options, state_dir, storage)
+    with engine_for(reader, options["workers"]) as engine:
+        inventory = take_inventory(
+            reader, engine, policies, now - options["grace"], progress, cache
+        )
+    return usage_of(inventory, options["group_depth"], options["top"], now)
+
+
+def _growth(state_dir: str, storage: Storage, usage: Usage, progress: Progress) -> Growth:
+    """What is known of earlier times; this report is one of them from now on."""
+    try:
+        remember(state_dir, storage.driver, storage.root, point_of(usage))
+        return read_growth(state_dir, storage.driver, storage.root)
+    except OSError as error:
+        progress.notice(f"earlier reports and runs are not known: {error}")
+        return Growth((point_of(usage),), ())
+
+
+def _lines(report: UsageReport, form: str) -> Iterator[str]:
+    if form == "json":
+        return iter([usage_json(report)])
+    if form == "csv":
+        return usage_csv(report)
+    return usage_lines(report, look())
+
+
+def _write_page(path: str, report: UsageReport) -> int:
+    try:
+        write_page(os.path.abspath(path), report)
+    except OSError as error:
+        complain(f"{path}: {error.strerror or error}")
+        return 1
+    return 0

@@ -1,0 +1,172 @@
+"""``registry-gc restore``: what a run has set aside comes back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import humanize
+
+from registry_drivers.base import Storage
+from registry_drivers.factory import versions_of
+from registry_gc import __version__
+from registry_gc.bring_back import Back, BringingBack, meaning_of
+from registry_gc.cli.output import Output
+from registry_gc.cli.wiring import complain, is_terminal, note
+from registry_gc.cli.working import FAILURES, failure, locked, registry_at, run_work
+from registry_gc.interrupts import Interrupts
+from registry_gc.progress import Progress
+from registry_gc.purge import clear_empty
+from registry_gc.quarantine import Aside, Kept, asides
+from registry_gc.restore import Restored, UnknownWhat, What, select
+from registry_gc.still_allowed import StillAllowed
+
+_LOOK_AGAIN = 10.0
+
+
+def run_restore(options: Mapping[str, Any]) -> int:
+    """Restore what *options* name; returns the exit code."""
+    return run_work(lambda output, interrupts: _run(options, output, interrupts))
+
+
+def _run(options: Mapping[str, Any], output: Output, interrupts: Interrupts) -> int:
+    progress = Progress(bars=not options["quiet"] and is_terminal())
+    with registry_at(options, progress) as (_, storage):
+        if options["what"] is None:
+            return _list(options, storage, output)
+        try:
+            if options["dry_run"]:
+                return _show(options, storage, output)
+            return _restore(options, storage, output, progress, interrupts)
+        except UnknownWhat as error:
+            complain(str(error))
+            return 1
+        finally:
+            progress.finish()
+
+
+def _selected(options: Mapping[str, Any], storage: Storage) -> list[Kept]:
+    what = What.parse(options["what"], [aside.run for aside in asides(storage)])
+    items = select(storage, versions_of(storage), what)
+    if not items:
+        raise UnknownWhat(f"{what.text}: nothing of that is in quarantine")
+    return items
+
+
+def _restore(
+    options: Mapping[str, Any],
+    storage: Storage,
+    output: Output,
+    progress: Progress,
+    interrupts: Interrupts,
+) -> int:
+    done = Restored()
+    why = ""
+    try:
+        with locked(storage, interrupts, progress) as lock:
+            within = 0.0 if storage.capabilities.folders else _LOOK_AGAIN
+            look = StillAllowed(lock, interrupts, within=within)
+            items = _selected(options, storage)
+            progress.phase("bringing back", len(items), "objects")
+            for result in BringingBack(storage, versions_of(storage), look).run(items):
+                done.add(result)
+                progress.advance(1)
+                if options["verbose"] and result.back is Back.BACK and _says(options, "text"):
+                    output.lines([result.kept.path])
+            progress.finish()
+            look()
+            clear_empty(storage, items)
+        code = 3 if done.lost or done.failed else 0
+    except (UnknownWhat, *FAILURES) as error:
+        # What is back, is back, and is told.
+        code, why = failure(error)
+    if _says(options, "json"):
+        output.lines([json.dumps(document(options, storage, done, code, why), indent=2)])
+    elif _says(options, "text") and (done.kinds or not why):
+        output.lines(_lines(done))
+    if why:
+        complain(why)
+    elif code:
+        note(f"{len(done.lost)} lost, {len(done.failed)} failed; they are still in quarantine")
+    return code
+
+
+def _says(options: Mapping[str, Any], form: str) -> bool:
+    return options["output"] == form and (form == "json" or not options["quiet"])
+
+
+def document(
+    options: Mapping[str, Any], storage: Storage, done: Restored, code: int, why: str = ""
+) -> dict[str, Any]:
+    """What came back, as the JSON document that programs read; ``schema`` 1."""
+    return {
+        "schema": 1,
+        "version": __version__,
+        "storage": {"driver": storage.driver, "root": storage.root},
+        "what": options["what"],
+        "dry_run": options["dry_run"],
+        "restored": dict(sorted(done.kinds.items())),
+        "restored_bytes": done.bytes,
+        "already_there": done.there,
+        "lost": [{"path": path, "reason": reason} for path, reason in done.lost],
+        "failed": [{"path": path, "error": error} for path, error in done.failed],
+        "error": why or None,
+        "exit_code": code,
+    }
+
+
+def _lines(done: Restored) -> Iterator[str]:
+    for path, reason in done.lost:
+        yield f"lost: {path}: {reason}"
+    for path, error in done.failed:
+        yield f"not restored: {path}: {error}"
+    counts = [f"{humanize.intcomma(count)} {kind}" for kind, count in sorted(done.kinds.items())]
+    size = f" ({humanize.naturalsize(done.bytes)})" if done.bytes else ""
+    yield f"restored {', '.join(counts) or 'nothing'}{size}"
+    if done.there:
+        yield f"{humanize.intcomma(done.there)} were there already and stay as they are"
+
+
+def _show(options: Mapping[str, Any], storage: Storage, output: Output) -> int:
+    """What a restore would bring back; asks for no lock."""
+    done = Restored()
+    items = _selected(options, storage)
+    for kept in items:
+        done.kinds[meaning_of(kept.path).kind] += 1
+        done.bytes += kept.size
+    if _says(options, "json"):
+        output.lines([json.dumps(document(options, storage, done, 0), indent=2)])
+    elif _says(options, "text"):
+        output.lines(sorted(kept.path for kept in items))
+        output.lines(f"would bring back: {line}" for line in _lines(done))
+    return 0
+
+
+def _list(options: Mapping[str, Any], storage: Storage, output: Output) -> int:
+    """Which runs are in quarantine."""
+    found = asides(storage)
+    if options["output"] == "json":
+        rows = [
+            {"run": aside.run, "moved": aside.moved, "seconds": aside.seconds} for aside in found
+        ]
+        output.lines([json.dumps({"schema": 1, "version": __version__, "runs": rows}, indent=2)])
+    elif not options["quiet"]:
+        output.lines(_run_lines(found))
+    return 0
+
+
+def _run_lines(found: Sequence[Aside]) -> Iterator[str]:
+    for aside in found:
+        if aside.moved is None or aside.seconds is None:
+            yield f"{aside.run}  of unknown age: only purge --older-than deletes it"
+        else:
+            until = aside.moved + aside.seconds
+            yield f"{aside.run}  set aside {_time(aside.moved)}, to be purged from {_time(until)}"
+    if not found:
+        yield "nothing is in quarantine"
+
+
+def _time(moment: float) -> str:
+    return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M} UTC"

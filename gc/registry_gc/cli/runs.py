@@ -1,0 +1,52 @@
+"""``registry-gc runs``: past runs, and the removal of old run files after a collection."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from registry_gc.cli.output import Output, look
+from registry_gc.cli.wiring import complain, note
+from registry_gc.runs import past_runs, prune
+from registry_gc.state_dir import default_state_dir
+
+
+def list_runs(options: Mapping[str, Any]) -> int:
+    """Show all runs of the state directory; returns the exit code."""
+    state_dir = _state_dir(options)
+    try:
+        runs = past_runs(state_dir)
+    except OSError as error:
+        complain(f"{state_dir}: {error.strerror or error}")
+        return 1
+    # A collection, which only prunes, shows no table: rich takes 50 ms to import.
+    from registry_gc.report.past_runs import runs_json, runs_lines
+
+    output = Output()
+    try:
+        if options["output"] == "json":
+            output.lines([runs_json(state_dir, runs)])
+        else:
+            output.lines(runs_lines(state_dir, runs, look()))
+    finally:
+        output.close()
+    return 0
+
+
+def _state_dir(options: Mapping[str, Any]) -> str:
+    return str(options["state_dir"] or default_state_dir(os.environ, os.geteuid()))
+
+
+def prune_runs(options: Mapping[str, Any], current: str | None) -> None:
+    """Remove old run files as ``--keep-runs`` asks; what cannot be removed is only said."""
+    if options["keep_runs"] is None:
+        return
+    state_dir = _state_dir(options)
+    try:
+        failed = prune(state_dir, options["keep_runs"], current).failed
+    except OSError as error:
+        note(f"{state_dir}: old run files stay: {error.strerror or error}")
+        return
+    for path, reason in failed:
+        note(f"{path}: an old run file stays: {reason}")

@@ -1,0 +1,107 @@
+"""The commands that only ask, ``report`` and ``runs``, as ``--help`` has them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from registry_gc.cli.options import collection_options
+
+_OF_A_COLLECTION = {option.name: option for option in collection_options(click.Command("")).params}
+"""The options of a collection by their names: what means the same here is the same."""
+
+
+def _shared(*names: str) -> list[click.Parameter]:
+    return [_OF_A_COLLECTION[name] for name in names]
+
+
+def _run_report(**options: Any) -> None:
+    # As for a collection: there is no linear algebra here, and workers are forked.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from registry_gc.cli.report import run_report
+
+    sys.exit(run_report(options))
+
+
+def _list_runs(**options: Any) -> None:
+    from registry_gc.cli.runs import list_runs
+
+    sys.exit(list_runs(options))
+
+
+report = click.Command(
+    "report",
+    callback=_run_report,
+    help="""Show who uses the storage, and what a collection would free.
+
+    By repository and by group: logical bytes (all that is used, each blob once), unique bytes
+    (what nobody else uses), shared bytes, tags, manifests, what is reclaimable now and with -m,
+    and the age. Reads only; allowed while the registry is in use.
+    """,
+    params=[
+        click.Argument(["config"], required=False, type=click.Path(), metavar="[CONFIG]"),
+        click.Option(
+            ["--output"],
+            type=click.Choice(["text", "json", "csv"]),
+            default="text",
+            show_default=True,
+            help="Tables for people, one JSON document, or a CSV line for each repository.",
+        ),
+        click.Option(
+            ["--html"],
+            type=click.Path(dir_okay=False),
+            metavar="FILE",
+            help="Also write one HTML page with charts and all repositories; it needs no network.",
+        ),
+        click.Option(
+            ["--group-depth"],
+            type=click.IntRange(min=1),
+            default=1,
+            show_default=True,
+            metavar="N",
+            help="A group is the first N components of a repository's name.",
+        ),
+        click.Option(
+            ["--top"],
+            type=click.IntRange(1, 1000),
+            default=10,
+            show_default=True,
+            metavar="N",
+            help="How many of the largest and the oldest to name.",
+        ),
+        *_shared(
+            "quiet",
+            "grace",
+            "upload_age",
+            "workers",
+            "max_requests_per_second",
+            "cache",
+            "no_cache",
+            "state_dir",
+        ),
+    ],
+)
+
+runs = click.Command(
+    "runs",
+    callback=_list_runs,
+    help="""List past runs from the state directory, and what each freed.
+
+    A run is finished, stopped (rows are left, and the next collection finds them again), running,
+    unknown (it has not ended, and nobody can tell from here whether it goes on), or damaged (its
+    file cannot be read).
+    """,
+    params=[
+        click.Option(
+            ["--output"],
+            type=click.Choice(["text", "json"]),
+            default="text",
+            show_default=True,
+            help="A table for people, or one JSON document.",
+        ),
+        *_shared("state_dir"),
+    ],
+)

@@ -1,0 +1,87 @@
+"""What a command that changes a storage, and is no collection, does before and after its work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+from registry_drivers.base import Storage
+from registry_drivers.errors import DriverConfigError, StorageError
+from registry_gc.cli.output import Output
+from registry_gc.cli.wiring import complain, read_config, storage_of
+from registry_gc.config import Config
+from registry_gc.config_file import ConfigError
+from registry_gc.engine import WorkerLost
+from registry_gc.interrupts import Interrupted, Interrupts
+from registry_gc.lock import Lock, LockError
+from registry_gc.progress import Progress
+from registry_gc.still_allowed import Changed
+
+
+class Refused(Exception):
+    """The guard, or what was found, says no; nothing was changed."""
+
+
+FAILURES = (Refused, LockError, StorageError, Interrupted, Changed, WorkerLost)
+"""What can go wrong with a registry, a storage or an operator."""
+
+
+def failure(error: Exception) -> tuple[int, str]:
+    """The exit code for one of :data:`FAILURES`, and the line that says what happened."""
+    if isinstance(error, Interrupted):
+        return 128 + error.number, f"interrupted by {error}"
+    if isinstance(error, Refused | LockError):
+        return 4, str(error)
+    return 5 if isinstance(error, Changed) else 1, str(error)
+
+
+def run_work(work: Callable[[Output, Interrupts], int]) -> int:
+    """Run a command's *work*; whatever can go wrong becomes a line on stderr and an exit code."""
+    output = Output()
+    interrupts = Interrupts()
+    try:
+        with interrupts.installed():
+            return work(output, interrupts)
+    except (ConfigError, DriverConfigError) as error:
+        complain(str(error))
+        return 2
+    except FAILURES as error:
+        code, why = failure(error)
+        complain(why)
+        return code
+    finally:
+        output.close()
+
+
+@contextmanager
+def registry_at(options: Mapping[str, Any], progress: Progress) -> Iterator[tuple[Config, Storage]]:
+    """The config that *options* name and its storage, at the rate they allow; closed at the end.
+
+    :raises ConfigError: the config, or its storage, cannot be understood.
+    """
+    config = read_config(options["config"], progress)
+    storage = storage_of(config, options["max_requests_per_second"])
+    try:
+        yield config, storage
+    finally:
+        storage.close()
+
+
+@contextmanager
+def locked(storage: Storage, interrupts: Interrupts, progress: Progress) -> Iterator[Lock]:
+    """Hold the lock of *storage*; no signal comes between getting it and giving it back.
+
+    :raises LockError: another run has it.
+    """
+    with interrupts.deferred():
+        lock = Lock.acquire(storage, str(uuid4()))
+    try:
+        interrupts.check()
+        for notice in lock.notices:
+            progress.notice(notice)
+        yield lock
+    finally:
+        with interrupts.deferred():
+            lock.release()

@@ -1,0 +1,85 @@
+"""Tables for a terminal, as lines: rich draws them, and nothing is printed here."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import compress
+
+import msgspec
+from rich import box
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from registry_gc.report.names import shown
+
+_WIDE = 120  # columns of a terminal
+
+
+class Column(msgspec.Struct, frozen=True):
+    """One column of a table.
+
+    ``number``: it holds numbers, which stand at its right. ``fold``: long values may take several
+    lines. ``wide``: shown only where there is much room. ``style``: where colour is shown.
+    """
+
+    heading: str
+    number: bool = True
+    fold: bool = False
+    wide: bool = False
+    style: str = ""
+
+
+class Look(msgspec.Struct, frozen=True):
+    """How wide the lines may be, and whether the reader's terminal shows colour."""
+
+    width: int = 160
+    colour: bool = False
+
+    @property
+    def wide(self) -> bool:
+        """Whether there is room for every column."""
+        return self.width >= _WIDE
+
+
+def table(
+    look: Look, title: str, columns: Sequence[Column], rows: Iterable[Sequence[str]]
+) -> Table:
+    """A table; every cell is shown as it is, and never read as markup."""
+    shown_here = [look.wide or not column.wide for column in columns]
+    drawn = Table(
+        title=Text(title, style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        header_style="dim",
+        padding=(0, 1),
+        collapse_padding=True,
+        pad_edge=False,
+    )
+    for column in compress(columns, shown_here):
+        drawn.add_column(
+            column.heading,
+            justify="right" if column.number else "left",
+            style=column.style,
+            no_wrap=not column.fold,
+            overflow="fold" if column.fold else "ellipsis",
+            min_width=14 if column.fold else None,
+        )
+    for row in rows:
+        drawn.add_row(*(Text(shown(value)) for value in compress(row, shown_here)))
+    return drawn
+
+
+def lines_of(look: Look, *drawn: Table | Text) -> Iterator[str]:
+    """What was drawn, line by line."""
+    console = Console(
+        file=io.StringIO(),
+        width=look.width,
+        force_terminal=look.colour,
+        no_color=None if look.colour else True,
+        highlight=False,
+    )
+    with console.capture() as capture:
+        console.print(Group(*drawn))
+    return (line.rstrip() for line in capture.get().splitlines())

@@ -1,0 +1,221 @@
+"""Who uses the storage, as text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import humanize
+from rich.table import Table
+from rich.text import Text
+
+from registry_gc.images import Image
+from registry_gc.report.names import shown
+from registry_gc.report.tables import Column, Look, lines_of, table
+from registry_gc.report.usage_document import UsageReport, by_age, by_size
+from registry_gc.usage import DAY, Blob, Share, Usage
+
+_DIGEST = 19  # characters of one that are shown: "sha256:" and twelve more
+
+
+def usage_lines(report: UsageReport, look: Look) -> Iterator[str]:
+    """The whole report, *look* wide."""
+    usage, top = report.usage, report.top
+    drawn: list[Table | Text] = [
+        _heading(report),
+        _totals(usage, look),
+        Text(),
+        _shares(_title("Groups", usage.groups, top), by_size(usage.groups, top), usage.made, look),
+        _shares(
+            _title("Repositories", usage.repositories, top),
+            by_size(usage.repositories, top),
+            usage.made,
+            look,
+        ),
+        _shares(
+            "Repositories longest without a push",
+            by_age(usage.repositories, top),
+            usage.made,
+            look,
+        ),
+        _images("Largest images", usage.largest_images, usage.made, look),
+        _images("Oldest images", usage.oldest_images, usage.made, look),
+        _blobs("Largest blobs", usage.largest_blobs, usage.made, look),
+        _blobs("Oldest blobs", usage.oldest_blobs, usage.made, look),
+        _ages(usage, look),
+    ]
+    for hold in usage.holds[:top]:
+        what = f"{hold.repository}@{hold.digest}" if hold.digest else hold.repository
+        drawn.append(Text(shown(f"held: {what}: {hold.reason}")))
+    return lines_of(look, *drawn)
+
+
+def _title(what: str, shares: Sequence[Share], top: int) -> str:
+    if len(shares) <= top:
+        return f"{what} ({len(shares):,})"
+    return f"{what}, the largest {top} of {len(shares):,}"
+
+
+def _heading(report: UsageReport) -> Text:
+    heading = Text()
+    heading.append(shown(report.root), style="bold")
+    heading.append(f" ({report.driver})\n", style="dim")
+    return heading
+
+
+def _totals(usage: Usage, look: Look) -> Table:
+    totals = usage.totals
+    size = humanize.naturalsize
+    rows = [
+        ("stored", size(totals.stored), f"in {totals.blobs:,} blobs"),
+        ("without sharing", size(totals.logical), _sharing(usage)),
+        ("reclaimable", size(totals.reclaimable), f"in {totals.reclaimable_blobs:,} blobs"),
+        (
+            "reclaimable with -m",
+            size(totals.reclaimable_untagged),
+            f"in {totals.reclaimable_untagged_blobs:,} blobs; "
+            f"{totals.untagged:,} of {totals.manifests:,} manifests are untagged",
+        ),
+        ("used by nobody", size(totals.unused), f"in {totals.unused_blobs:,} blobs"),
+        ("uploads under way", size(totals.upload_bytes), f"in {totals.uploads:,} uploads"),
+        (
+            "repositories",
+            f"{totals.repositories:,}",
+            f"in {totals.groups:,} groups, with {totals.tags:,} tags",
+        ),
+    ]
+    if totals.held or totals.damaged or totals.strangers:
+        text = f"repositories; {totals.damaged:,} objects damaged, {totals.strangers:,} strangers"
+        rows.append(("held", f"{totals.held:,}", text))
+    columns = (
+        Column("", number=False, style="dim"),
+        Column("", style="bold"),
+        Column("", number=False, fold=True),
+    )
+    drawn = table(look, "", columns, rows)
+    drawn.title, drawn.show_header, drawn.box = None, False, None
+    drawn.caption = ""
+    return drawn
+
+
+def _sharing(usage: Usage) -> str:
+    totals = usage.totals
+    return f"sharing saves {size_of(totals.logical - (totals.stored - totals.unused))}"
+
+
+def size_of(count: int) -> str:
+    """Bytes in human units; a dash where there are none."""
+    return humanize.naturalsize(count) if count > 0 else "-"
+
+
+def age_of(moment: float | None, now: float) -> str:
+    """How long ago *moment* is, in the largest unit that fits."""
+    if moment is None:
+        return "-"
+    days = max(0.0, now - moment) / DAY
+    for unit, length in (("y", 365.0), ("mo", 30.0), ("d", 1.0)):
+        if days >= length * (2 if unit != "d" else 1):
+            return f"{days / length:.0f} {unit}"
+    return "today"
+
+
+def _shares(title: str, shares: Sequence[Share], now: float, look: Look) -> Table:
+    columns = (
+        Column("name", number=False, fold=True, style="bold"),
+        Column("logical"),
+        Column("unique"),
+        Column("shared", wide=True),
+        Column("goes", style="yellow"),
+        Column("with -m", style="yellow"),
+        Column("tags"),
+        Column("manifests", wide=True),
+        Column("untagged"),
+        Column("first push", wide=True),
+        Column("last push"),
+    )
+    rows = (
+        (
+            share.name + (" (held)" if share.held else ""),
+            size_of(share.logical),
+            size_of(share.unique),
+            size_of(share.shared),
+            size_of(share.reclaimable),
+            size_of(share.reclaimable_untagged),
+            f"{share.tags:,}",
+            f"{share.manifests:,}",
+            f"{share.untagged:,}",
+            age_of(share.oldest, now),
+            age_of(share.newest, now),
+        )
+        for share in shares
+    )
+    return table(look, title, columns, rows)
+
+
+def _images(title: str, images: Sequence[Image], now: float, look: Look) -> Table:
+    columns = (
+        Column("repository", number=False, fold=True, style="bold"),
+        Column("tags", number=False, fold=True),
+        Column("digest", number=False, style="dim"),
+        Column("size"),
+        Column("pushed"),
+    )
+    rows = (
+        (
+            image.repository,
+            ", ".join(image.tags[:3])
+            + (f" and {len(image.tags) - 3} more" * (len(image.tags) > 3)),
+            image.digest[:_DIGEST],
+            size_of(image.bytes),
+            age_of(image.pushed, now),
+        )
+        for image in images
+    )
+    return table(look, title, columns, rows)
+
+
+def _tags(tags: Sequence[str]) -> str:
+    text = ", ".join(tags[:3])
+    return f"{text} and {len(tags) - 3} more" if len(tags) > 3 else text
+
+
+def _blobs(title: str, blobs: Sequence[Blob], now: float, look: Look) -> Table:
+    columns = (
+        Column("digest", number=False, style="dim"),
+        Column("used by", number=False, fold=True),
+        Column("size"),
+        Column("stored"),
+        Column("fate", number=False),
+    )
+    rows = (
+        (
+            blob.digest[:_DIGEST],
+            (blob.repository or "nobody")
+            + (f" and {blob.repositories - 1:,} more" if blob.repositories > 1 else ""),
+            size_of(blob.bytes),
+            age_of(blob.modified, now),
+            blob.fate,
+        )
+        for blob in blobs
+    )
+    return table(look, title, columns, rows)
+
+
+def _ages(usage: Usage, look: Look) -> Table:
+    columns = (
+        Column("younger than", number=False),
+        Column("blobs"),
+        Column("bytes"),
+        Column("goes", style="yellow"),
+        Column("with -m", style="yellow"),
+    )
+    rows = (
+        (
+            age.label,
+            f"{age.blobs:,}",
+            size_of(age.bytes),
+            size_of(age.goes),
+            size_of(age.goes + age.goes_untagged),
+        )
+        for age in usage.ages
+    )
+    return table(look, "Age of blobs", columns, rows)

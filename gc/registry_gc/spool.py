@@ -1,0 +1,139 @@
+"""Rows that may be very many: in memory while they are few, then in a file without a name.
+
+What a registry links and references is several times what it stores; only what is live has a
+claim on memory. A disk without room for the file is no reason to stop: its rows stay in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+IN_MEMORY = 16 << 20
+"""Bytes of rows from which on a spool is a file."""
+_WINDOW = 4 << 20
+"""Bytes that one read of scattered rows spans at most."""
+
+
+class Spool:
+    """An append-only array of *dtype*.
+
+    :param limit: bytes that may stay in memory.
+    """
+
+    def __init__(self, dtype: np.dtype[Any], limit: int | None = None) -> None:
+        self._dtype = dtype
+        self._limit = IN_MEMORY if limit is None else limit
+        self._file: int | None = None
+        self._in_file = 0
+        self._parts: list[NDArray[Any]] = []
+        self._length = 0
+        self._refused = False
+
+    def __len__(self) -> int:
+        return self._length
+
+    def append(self, rows: NDArray[Any]) -> int:
+        """Add *rows*; returns the number of the first of them."""
+        first = self._length
+        if len(rows):
+            self._parts.append(rows)
+            self._length += len(rows)
+            if (self._length - self._in_file) * self._dtype.itemsize > self._limit:
+                self._spill()
+        return first
+
+    def _spill(self) -> None:
+        """Write what is in memory to the file, or keep it where there is no room."""
+        if self._refused:
+            return
+        width = self._dtype.itemsize
+        done = 0
+        try:
+            if self._file is None:
+                self._file = _nameless_file()
+            for part in self._parts:
+                data = memoryview(part.tobytes())
+                while data:
+                    written = os.pwrite(self._file, data, (self._in_file * width) + done)
+                    done += written
+                    data = data[written:]
+        except OSError:
+            self._refused = True
+            return
+        self._parts = []
+        self._in_file = self._length
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """The rows from *start* up to *stop*."""
+        stop = min(stop, self._length)
+        if start >= stop:
+            return np.empty(0, self._dtype)
+        memory = self._memory()
+        if start >= self._in_file:
+            return memory[start - self._in_file : stop - self._in_file]
+        head = self._from_file(start, min(stop, self._in_file))
+        if stop <= self._in_file:
+            return head
+        return np.concatenate([head, memory[: stop - self._in_file]])
+
+    def _memory(self) -> NDArray[Any]:
+        if len(self._parts) != 1:
+            whole = np.concatenate(self._parts) if self._parts else np.empty(0, self._dtype)
+            self._parts = [whole]
+        return self._parts[0]
+
+    def _from_file(self, start: int, stop: int) -> NDArray[Any]:
+        assert self._file is not None
+        width = self._dtype.itemsize
+        found = np.empty(stop - start, self._dtype)
+        view = memoryview(found.view(np.uint8)).cast("B")
+        done = 0
+        while done < len(view):
+            count = os.preadv(self._file, [view[done:]], start * width + done)
+            if not count:
+                raise EOFError("a temporary file has become shorter")
+            done += count
+        return found
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """The rows of these numbers, in their order."""
+        if not self._in_file:
+            found: NDArray[Any] = self._memory()[rows]
+            return found
+        order = np.argsort(rows, kind="stable")
+        wanted = rows[order]
+        found = np.empty(len(rows), self._dtype)
+        window = max(1, _WINDOW // self._dtype.itemsize)
+        at = 0
+        while at < len(wanted):
+            first = int(wanted[at])
+            end = int(np.searchsorted(wanted, first + window, "left"))
+            part = self.read(first, int(wanted[end - 1]) + 1)
+            found[order[at:end]] = part[wanted[at:end] - first]
+            at = end
+        return found
+
+    def close(self) -> None:
+        """Let go of memory and file."""
+        self._parts = []
+        self._length = self._in_file = 0
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def __del__(self) -> None:
+        # Its only room is the file; who forgets to close it must not fill the disk.
+        with contextlib.suppress(Exception):
+            self.close()
+
+
+def _nameless_file() -> int:
+    handle, path = tempfile.mkstemp(prefix="registry-gc-")
+    os.unlink(path)
+    return handle

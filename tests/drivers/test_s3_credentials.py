@@ -1,0 +1,199 @@
+"""Whose name requests to S3 are signed with: every way in which operators give credentials."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drivers.conformance import paths_of
+from registry_drivers.errors import DriverConfigError
+from registry_drivers.s3 import open_s3
+from servers.fault_proxy import Answer, FaultProxy, Request, fault_proxy, stub
+from servers.moto import REGION, S3Server, moto
+
+KEY, SECRET, TOKEN = "AKIAWAYEXAMPLE", "the secret of this way", "the session of this way"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with moto(tmp_path_factory.mktemp("moto")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def watched(server: S3Server) -> Iterator[FaultProxy]:
+    with fault_proxy(server.url) as proxy:
+        yield proxy
+
+
+@pytest.fixture(autouse=True)
+def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No credentials but those that a test gives."""
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+
+
+def used(server: S3Server, watched: FaultProxy, **given: Any) -> set[tuple[str, str]]:
+    """Key and session that the requests of a driver are signed with, by whichever library."""
+    place = {"region": REGION, "regionendpoint": watched.url, "bucket": server.bucket()}
+    watched.reset()
+    with closing(open_s3({**place, **given})) as storage:
+        storage.write("a/b", b"1")
+        assert storage.read("a/b") == b"1"
+        assert paths_of(storage.list("")) == ["a/b"]
+        assert [outcome.error for outcome in storage.delete(["a/b"])] == [""]
+        for secret in (SECRET, TOKEN):
+            assert secret not in repr(storage)
+    assert len(watched.requests) == 4
+    return {signer(request) for request in watched.requests}
+
+
+def signer(request: Request) -> tuple[str, str]:
+    found = re.search(r"Credential=([^/]+)/", request.headers["authorization"])
+    assert found
+    return found[1], request.headers.get("x-amz-security-token", "")
+
+
+def test_keys_in_the_config(server: S3Server, watched: FaultProxy) -> None:
+    assert used(server, watched, accesskey=KEY, secretkey=SECRET) == {(KEY, "")}
+
+
+def test_keys_in_the_config_with_a_session(server: S3Server, watched: FaultProxy) -> None:
+    found = used(server, watched, accesskey=KEY, secretkey=SECRET, sessiontoken=TOKEN)
+    assert found == {(KEY, TOKEN)}
+
+
+def test_keys_in_the_config_come_before_the_environment(
+    server: S3Server, watched: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAOTHEREXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "other")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "other")
+    assert used(server, watched, accesskey=KEY, secretkey=SECRET) == {(KEY, "")}
+
+
+def test_the_environment(
+    server: S3Server, watched: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_SESSION_TOKEN", TOKEN)
+    assert used(server, watched) == {(KEY, TOKEN)}
+
+
+@pytest.mark.parametrize("profile", ["default", "registry"])
+def test_a_profile(
+    server: S3Server,
+    watched: FaultProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    profile: str,
+) -> None:
+    (tmp_path / "credentials").write_text(
+        "[default]\naws_access_key_id = AKIADEFAULTEXAMPLE\naws_secret_access_key = x\n"
+        f"[registry]\naws_access_key_id = {KEY}\naws_secret_access_key = {SECRET}\n"
+        f"aws_session_token = {TOKEN}\n"
+    )
+    if profile != "default":
+        monkeypatch.setenv("AWS_PROFILE", profile)
+    expected = (KEY, TOKEN) if profile == "registry" else ("AKIADEFAULTEXAMPLE", "")
+    assert used(server, watched) == {expected}
+
+
+def passing_keys() -> Mapping[str, str]:
+    """As instances and containers are told them."""
+    ends = datetime.now(UTC) + timedelta(hours=1)
+    return {
+        "Code": "Success",
+        "Type": "AWS-HMAC",
+        "AccessKeyId": KEY,
+        "SecretAccessKey": SECRET,
+        "Token": TOKEN,
+        "Expiration": f"{ends:%Y-%m-%dT%H:%M:%SZ}",
+        "LastUpdated": "2024-01-01T00:00:00Z",
+    }
+
+
+def test_a_container(
+    server: S3Server, watched: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(request: Request) -> Answer:
+        allowed = request.headers["authorization"] == "container's"
+        return Answer(200 if allowed else 403, json.dumps(passing_keys()).encode())
+
+    with stub(told) as keeper:
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{keeper.url}/keys")
+        monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", "container's")
+        assert used(server, watched) == {(KEY, TOKEN)}
+
+
+def test_an_instance(
+    server: S3Server, watched: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(request: Request) -> Answer:
+        if request.path.endswith("/latest/api/token"):
+            return Answer(200, b"metadata's")
+        if request.headers.get("x-aws-ec2-metadata-token") != "metadata's":
+            return Answer(401)
+        named = request.path.endswith("/role")
+        return Answer(200, json.dumps(passing_keys()).encode() if named else b"role")
+
+    with stub(told) as metadata:
+        monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata.url)
+        assert used(server, watched) == {(KEY, TOKEN)}
+
+
+def test_a_workload(
+    server: S3Server, watched: FaultProxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A token of a cluster's service account, for which moto's STS gives keys."""
+    (tmp_path / "token").write_text("signed by the cluster")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/registry")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", server.url)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
+    ((key, session),) = used(server, watched)
+    assert key.startswith("ASIA")
+    assert session
+
+
+def test_nobody_is_an_error_that_names_the_parameter(server: S3Server) -> None:
+    parameters = {"region": REGION, "regionendpoint": server.url, "bucket": "x"}
+    with pytest.raises(DriverConfigError, match=r"storage\.s3\.accesskey: missing, and no AWS"):
+        open_s3(parameters)
+
+
+def test_half_of_a_pair_is_an_error_that_does_not_show_it(server: S3Server) -> None:
+    parameters = {"region": REGION, "bucket": "x", "secretkey": SECRET}
+    with pytest.raises(DriverConfigError, match=r"storage\.s3\.accesskey") as caught:
+        open_s3(parameters)
+    assert SECRET not in str(caught.value)
+
+
+def test_a_profile_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "forgotten")
+    with pytest.raises(DriverConfigError, match="forgotten"):
+        open_s3({"region": REGION, "bucket": "x"})
+
+
+def test_keys_that_cannot_be_had_are_no_answer_of_the_storage(
+    server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with stub(lambda _: Answer(500)) as keeper:
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{keeper.url}/keys")
+        monkeypatch.setenv("AWS_METADATA_SERVICE_NUM_ATTEMPTS", "1")
+        with pytest.raises(DriverConfigError, match="retrieving credentials"):
+            open_s3({"region": REGION, "regionendpoint": server.url, "bucket": "x"})

@@ -1,0 +1,263 @@
+"""What a purge deletes, what it keeps, and what it refuses to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aside import DAY, Registry
+from real import free_port
+from registry_drivers.filesystem import FilesystemStorage
+from registry_gc.lock import Lock
+from registry_tree import blob_path, layer_link_path, revision_path, sha256, tag_path
+from running import OWN_FOLDER
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    """On disk, with one image that is tagged and one that is not."""
+    made = Registry(tmp_path, None)
+    tree = made.tree()
+    tree.image("app", "v1", layers=[b"base", b"one"], config=b'"one"')
+    tree.image("app", layers=[b"base", b"two"], config=b'"two"')
+    return made
+
+
+def note_of(registry: Registry, run: str) -> Path:
+    return registry.root / OWN_FOLDER / "quarantine" / run / "run.json"
+
+
+def test_each_run_waits_as_long_as_it_was_told(registry: Registry) -> None:
+    first = registry.collect("-m", "--quarantine", "3d").json["run"]
+    registry.tree().image("app", layers=[b"three"], config=b'"three"')
+    registry.later = DAY
+    second = registry.collect("-m", "--quarantine", "30d").json["run"]
+    registry.later = 4 * DAY
+    rows = {row["run"]: row for row in registry.purge().json["runs"]}
+    assert (rows[first]["due"], rows[second]["due"]) == (True, False)
+    left = registry.quarantined()
+    assert {blob_path(sha256(data)) for data in (b"three", b'"three"')} < left
+    assert blob_path(sha256(b"two")) not in left
+    assert not note_of(registry, first).parent.exists()
+    assert note_of(registry, second).exists()
+
+
+def test_older_than_stands_above_what_a_run_was_told(registry: Registry) -> None:
+    registry.quarantine()
+    registry.later = DAY
+    assert not registry.purge("--older-than", "2d").json["runs"][0]["due"]
+    assert registry.purge("--older-than", "12h").json["runs"][0]["due"]
+    assert registry.own() == set()
+
+
+def test_what_nobody_knows_the_age_of_goes_on_the_operators_word_only(registry: Registry) -> None:
+    run = registry.quarantine().json["run"]
+    note_of(registry, run).write_text("{cut sho")
+    registry.later = 1000 * DAY
+    row = registry.purge().json["runs"][0]
+    assert (row["due"], row["since"], row["until"]) == (False, None, None)
+    assert registry.quarantined()
+    assert registry.purge("--older-than", "30d").json["runs"][0]["due"]
+    assert registry.own() == set()
+
+
+def test_a_clock_that_was_ahead_makes_it_wait_longer(registry: Registry) -> None:
+    registry.later = 400 * DAY
+    registry.quarantine()
+    registry.later = 8 * DAY
+    assert not registry.purge().json["runs"][0]["due"]
+    assert registry.quarantined()
+
+
+def test_a_writable_registry_is_not_purged(registry: Registry) -> None:
+    registry.quarantine()
+    text = registry.config.read_text().replace("enabled: true", "enabled: false")
+    config = registry.folder / "writable.yml"
+    config.write_text(text)
+    registry.later = 8 * DAY
+    before = registry.read()
+    done = registry.command_on(config, "purge", "--state-dir", str(registry.folder / "state"))
+    assert (done.exit_code, done.json["exit_code"], done.json["runs"]) == (4, 4, [])
+    assert "readonly" in done.errors
+    assert registry.read() == before
+
+
+def test_a_purge_beside_another_run_is_refused(registry: Registry) -> None:
+    registry.quarantine()
+    registry.later = 8 * DAY
+    with Lock.acquire(FilesystemStorage(str(registry.root)), "another", refresh_seconds=None):
+        assert registry.purge().exit_code == 4
+    assert registry.quarantined()
+
+
+def test_half_a_tree_purges_nothing(registry: Registry) -> None:
+    registry.quarantine()
+    registry.later = 8 * DAY
+    repositories = registry.root / "docker/registry/v2/repositories"
+    repositories.rename(registry.folder / "unmounted")
+    repositories.mkdir()
+    before = registry.quarantined()
+    done = registry.purge()
+    assert done.exit_code == 4
+    assert "not one live manifest" in done.errors
+    assert registry.quarantined() == before
+
+
+def test_what_a_held_repository_may_need_stays(registry: Registry) -> None:
+    tree = registry.tree()
+    digest = tree.image("broken", layers=[b"who knows"], config=b'"held"')
+    registry.quarantine()
+    registry.write({tag_path("broken", "bad"): b"sha256:cut"})
+    registry.later = 8 * DAY
+    done = registry.purge()
+    assert (done.exit_code, done.json["held"]) == (3, ["broken"])
+    assert done.json["runs"][0]["kept"] == 6
+    assert registry.quarantined() == {
+        revision_path("broken", digest),
+        *(blob_path(d) for d in (digest, sha256(b"who knows"), sha256(b'"held"'))),
+        *(layer_link_path("broken", sha256(d)) for d in (b"who knows", b'"held"')),
+    }
+
+
+def test_a_push_that_was_told_that_a_blob_is_there_gets_it_back(registry: Registry) -> None:
+    """The manifest came after the mark; every part of it was set aside."""
+    tree = registry.tree()
+    children = [tree.image("app", layers=[arch], config=arch) for arch in (b"arm", b"x86")]
+    index = tree.index("app", None, children)
+    registry.quarantine()
+    gone = registry.quarantined()
+    registry.write({tag_path("app", "multi"): index.encode()})
+    done = registry.collect("-m", "--quarantine", "7d")
+    assert done.exit_code == 0
+    assert done.json["quarantine"]["recalled"] > 8
+    assert registry.can_pull("app", index)
+    assert registry.quarantined() < gone
+    assert registry.collect("-m").json["blobs"]["eligible"] == 0
+
+
+def test_a_layer_link_that_a_live_manifest_needs_comes_back(registry: Registry) -> None:
+    tree = registry.tree()
+    tree.layer("app", b"mounted")
+    registry.quarantine()
+    # Its manifest came later, and the registry's cache said that the layer is there.
+    other = Registry(registry.folder / "other", None)
+    other.root.mkdir(parents=True)
+    digest = other.tree().image("app", "new", layers=[b"mounted"], config=b'"one"')
+    mounted = sha256(b"mounted")
+    registry.write({p: d for p, d in other.files().items() if mounted[7:] not in p})
+    assert not registry.can_pull("app", digest)
+    assert registry.collect().json["quarantine"]["recalled"] == 2
+    assert registry.can_pull("app", digest)
+
+
+def test_what_is_lost_in_quarantine_fails_no_run(registry: Registry) -> None:
+    """A live link whose blob is nowhere cannot come back, today or ever."""
+    digest = registry.tree().image("a", layers=[b"layer"], config=b'"a"')
+    run = registry.quarantine().json["run"]
+    registry.remove(f"{OWN_FOLDER}/quarantine/{run}/{blob_path(sha256(b'layer'))}")
+    registry.write({tag_path("a", "v1"): digest.encode()})
+    done = registry.collect("-m")
+    assert done.exit_code in (0, 3)
+    assert done.json["error"] is None
+    assert layer_link_path("a", sha256(b"layer")) in registry.quarantined()
+
+
+# --- a registry that takes writes ---------------------------------------------------------------
+
+
+WRITABLE = ("-m", "--allow-writable", "--quarantine", "24h")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--allow-writable",),
+        ("--allow-writable", "--quarantine", "23h59m"),
+        ("--quarantine", "7d", "--purge-versions"),
+    ],
+)
+def test_what_cannot_go_together_is_a_usage_error(
+    registry: Registry, options: tuple[str, ...]
+) -> None:
+    before = registry.read()
+    assert registry.collect(*options).exit_code == 2
+    assert registry.read() == before
+
+
+def test_a_writable_registry_is_collected_into_a_quarantine_only(registry: Registry) -> None:
+    before = registry.read()
+    text = registry.config.read_text().replace("enabled: true", "enabled: false")
+    config = registry.folder / "writable.yml"
+    config.write_text(text)
+    assert registry.collect_on(config, "-m", "--quarantine", "24h").exit_code == 4
+    done = registry.collect_on(config, *WRITABLE)
+    assert done.exit_code == 0
+    codes = {finding["code"] for finding in done.json["guard"]["findings"]}
+    assert codes == {"allow-writable", "writable-config"}
+    assert done.json["guard"]["verdict"] == "allowed"
+    assert (done.json["quarantine"]["blobs"], done.json["blobs"]["deleted"]) == (3, 0)
+    gone = before.keys() - registry.files().keys()
+    assert registry.quarantined() == gone
+
+
+def test_storage_that_is_not_to_be_collected_stays_refused(registry: Registry) -> None:
+    registry.write({"scheduler-state.json": b"{}"})
+    done = registry.collect(*WRITABLE)
+    assert done.exit_code == 4
+    assert not registry.quarantined()
+
+
+def test_a_registry_that_nobody_can_ask_may_be_collected_into_a_quarantine(
+    registry: Registry,
+) -> None:
+    config = registry.folder / "asking.yml"
+    address = f"http://127.0.0.1:{free_port()}/elsewhere"
+    config.write_text(
+        registry.config.read_text().replace("enabled: true", "enabled: false")
+        + "http: {addr: 'not an address'}\n"
+    )
+    done = registry.collect_on(config, *WRITABLE, "--registry-url", address)
+    assert done.exit_code == 0, done
+    assert done.json["quarantine"]["blobs"] == 3
+
+
+def test_nothing_younger_than_a_day_goes_from_a_registry_in_use(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aside.LATER", 3600.0)
+    registry.tree().image("app", layers=[b"pushed an hour ago"], config=b'"young"')
+    registry.collect(*WRITABLE)
+    assert sha256(b"pushed an hour ago")[7:] not in "".join(registry.quarantined())
+
+
+def test_what_is_pushed_while_it_is_set_aside_is_back_when_the_run_ends(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = registry.tree().image("late", layers=[b"layer"], config=b'"late"')
+    move = FilesystemStorage.move
+    moved = []
+
+    def and_tagged(storage: FilesystemStorage, source: str, target: str) -> None:
+        move(storage, source, target)
+        moved.append(source)
+        # The registry had seen the manifest, and now writes the tag.
+        registry.write({tag_path("late", "v1"): digest.encode()})
+
+    monkeypatch.setattr(FilesystemStorage, "move", and_tagged)
+    done = registry.collect(*WRITABLE)
+    assert done.exit_code == 0
+    assert revision_path("late", digest) in moved
+    assert done.json["quarantine"]["recalled"] == 6
+    assert registry.can_pull("late", digest)
+
+
+def test_a_cache_that_remembers_blobs_is_cautioned_of(registry: Registry) -> None:
+    config = registry.folder / "cached.yml"
+    config.write_text(
+        registry.config.read_text().replace(
+            "storage:\n", "storage:\n  cache: {blobdescriptor: inmemory}\n"
+        )
+    )
+    assert "blobdescriptor" in registry.collect_on(config, *WRITABLE).errors
+    assert "blobdescriptor" not in registry.collect_on(config, "-m").errors

@@ -1,0 +1,259 @@
+"""What comes back for a run, a repository, a tag or a digest, and what a restore never does."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from aside import Registry
+from registry_drivers.filesystem import FilesystemStorage
+from registry_gc.lock import Lock
+from registry_gc.restore import UnknownWhat, What
+from registry_tree import (
+    V2,
+    blob_path,
+    descriptor,
+    layer_link_path,
+    repository_path,
+    revision_path,
+    sha256,
+    sha512,
+    tag_index_path,
+    tag_path,
+)
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    """On disk, with one image that is tagged."""
+    made = Registry(tmp_path, None)
+    made.tree().image("app", "v1", layers=[b"base", b"one"], config=b'"one"')
+    return made
+
+
+def test_a_tag_brings_back_what_it_once_pointed_to(registry: Registry) -> None:
+    tree = registry.tree()
+    old = [tree.image("app", "latest", layers=[b"base", b"%d" % n]) for n in range(3)]
+    other = tree.image("app", layers=[b"base", b"never tagged"])
+    registry.quarantine()
+    assert [registry.can_pull("app", digest) for digest in old] == [False, False, True]
+    done = registry.command("restore", "app:latest")
+    assert (done.exit_code, done.json["failed"], done.json["lost"]) == (0, [], [])
+    assert done.json["restored"] == {
+        "blob": 4, "layer link": 2, "manifest": 2, "tag history": 2,
+    }  # fmt: skip
+    assert all(registry.can_pull("app", digest) for digest in old)
+    assert not registry.can_pull("app", other)
+    assert registry.files()[tag_path("app", "latest")] == old[2].encode()
+
+
+def test_a_digest_brings_back_an_index_with_its_children_and_what_refers_to_them(
+    registry: Registry,
+) -> None:
+    tree = registry.tree()
+    children = [tree.image("app", layers=[b"base", arch]) for arch in (b"arm", b"x86")]
+    index = tree.index("app", None, children)
+    signature = tree.image("app", layers=[b"signature"], config=b'"sig"', subject=index)
+    of_signature = tree.image("app", layers=[b"about it"], config=b'"about"', subject=signature)
+    other = tree.image("app", layers=[b"another"], config=b'"other"')
+    before = registry.files()
+    registry.quarantine()
+    done = registry.command("restore", index)
+    assert done.exit_code == 0
+    assert all(registry.can_pull("app", d) for d in (index, signature, of_signature))
+    assert not registry.can_pull("app", other)
+    after = registry.files()
+    missing = before.keys() - after.keys()
+    theirs = [b"another", b'"other"', before[blob_path(other)]]
+    assert missing == {blob_path(sha256(data)) for data in theirs} | {
+        revision_path("app", other),
+        layer_link_path("app", sha256(b"another")),
+        layer_link_path("app", sha256(b'"other"')),
+    }
+
+
+def test_a_digest_comes_back_in_every_repository_or_in_one_that_is_named(
+    registry: Registry,
+) -> None:
+    tree = registry.tree()
+    (digest,) = {tree.image(name, layers=[b"shared"]) for name in ("a", "a/b", "c")}
+    registry.quarantine()
+    assert registry.command("restore", f"a/b@{digest}").exit_code == 0
+    pulls = [registry.can_pull(name, digest) for name in ("a", "a/b", "c")]
+    assert pulls == [False, True, False]
+    assert registry.command("restore", digest).exit_code == 0
+    assert all(registry.can_pull(name, digest) for name in ("a", "a/b", "c"))
+
+
+def test_a_layer_comes_back_with_its_links_and_nothing_else(registry: Registry) -> None:
+    tree = registry.tree()
+    layer = tree.layer("a", b"a layer and no manifest")
+    tree.layer("a", b"another")
+    registry.quarantine()
+    done = registry.command("restore", layer)
+    assert done.json["restored"] == {"blob": 1, "layer link": 1}
+    assert {blob_path(layer), layer_link_path("a", layer)} <= registry.files().keys()
+
+
+def test_a_repository_comes_back_without_those_inside_its_folder(registry: Registry) -> None:
+    tree = registry.tree()
+    inside = tree.image("a/b", layers=[b"inside"], config=b'"inside"')
+    of_a = [tree.image("a", layers=[b"%d" % n]) for n in range(2)]
+    tree.layer("a", b"a layer and no manifest")
+    before = {path: data for path, data in registry.files().items() if "/a/_" in path}
+    registry.quarantine()
+    assert registry.command("restore", "a").exit_code == 0
+    assert all(registry.can_pull("a", digest) for digest in of_a)
+    assert not registry.can_pull("a/b", inside)
+    assert before.items() <= registry.files().items()
+
+
+def test_what_is_named_by_sha512_comes_back_under_both_names(registry: Registry) -> None:
+    tree = registry.tree()
+    name, stored = sha512(b"layer"), tree.layer("a", b"layer")
+    tree.link_layer("a", name, stored)
+    layer = {"mediaType": "application/x", "digest": name, "size": 5}
+    digest = tree.image("a", layers=[], extra={"layers": [layer]})
+    before = registry.files()
+    registry.quarantine()
+    assert registry.command("restore", digest).exit_code == 0
+    assert registry.files() == before
+
+
+def test_signatures_of_schema_1_come_back_with_their_manifest(registry: Registry) -> None:
+    tree = registry.tree()
+    layer, signature = tree.layer("a", b"layer"), tree.blob(b"signature")
+    kind = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+    document = {"schemaVersion": 1, "mediaType": kind, "fsLayers": [{"blobSum": layer}]}
+    digest = tree.manifest("a", document)
+    link = revision_path("a", digest).replace("/link", "/signatures/")
+    tree.write(f"{link}{signature.replace(':', '/')}/link", signature.encode())
+    before = registry.files()
+    registry.quarantine()
+    assert not any(path.startswith(repository_path("a") + "/_") for path in registry.files())
+    assert registry.command("restore", f"a@{digest}").exit_code == 0
+    assert registry.files() == before
+
+
+def test_a_restore_overwrites_nothing(registry: Registry) -> None:
+    tree = registry.tree()
+    digest = tree.image("a", "latest", layers=[b"layer"])
+    now = tree.image("a", "latest", layers=[b"new"])
+    registry.quarantine()
+    changed = {
+        revision_path("a", digest): b"what somebody wrote",
+        blob_path(sha256(b"layer")): b"layer",
+    }
+    registry.write(changed)
+    done = registry.command("restore", "a:latest")
+    assert (done.exit_code, done.json["already_there"]) == (0, 2)
+    files = registry.files()
+    assert changed.items() <= files.items()
+    assert files[tag_path("a", "latest")] == now.encode()
+    assert tag_index_path("a", "latest", digest) in files
+    # What was there already stays aside as well, until a purge.
+    assert registry.quarantined() == changed.keys()
+
+
+def test_a_link_whose_blob_is_nowhere_stays_aside(registry: Registry) -> None:
+    tree = registry.tree()
+    digest = tree.image("a", layers=[b"layer"], config=b'"a"')
+    run = registry.quarantine().json["run"]
+    home = f"docker/registry/registry-gc/quarantine/{run}/"
+    registry.remove(home + blob_path(sha256(b"layer")))
+    done = registry.command("restore", digest)
+    lost = layer_link_path("a", sha256(b"layer"))
+    assert done.exit_code == 3
+    assert [row["path"] for row in done.json["lost"]] == [lost]
+    assert lost not in registry.files()
+    assert lost in registry.quarantined()
+
+
+def test_what_was_set_aside_twice_comes_back_once(registry: Registry) -> None:
+    tree = registry.tree()
+    digest = tree.image("a", layers=[b"layer"])
+    runs = [registry.quarantine().json["run"]]
+    registry.tree().image("a", layers=[b"layer"])
+    runs.append(registry.quarantine().json["run"])
+    listed = registry.command("restore").json["runs"]
+    assert {row["run"] for row in listed} == set(runs)
+    assert all(row["seconds"] == 7 * 86400 for row in listed)
+    done = registry.command("restore", digest)
+    assert done.json["restored"] == {"blob": 3, "layer link": 2, "manifest": 1}
+    assert registry.can_pull("a", digest)
+
+
+def test_a_dry_run_moves_nothing(registry: Registry) -> None:
+    digest = registry.tree().image("a", layers=[b"layer"])
+    registry.quarantine()
+    before = registry.read()
+    shown = registry.command("restore", digest, "--dry-run").json
+    assert registry.read() == before
+    assert shown["restored"] == registry.command("restore", digest).json["restored"]
+
+
+def test_a_registry_in_use_may_be_restored_into_and_a_run_under_way_not(
+    registry: Registry,
+) -> None:
+    digest = registry.tree().image("a", layers=[b"layer"])
+    registry.quarantine()
+    with Lock.acquire(FilesystemStorage(str(registry.root)), "another", refresh_seconds=None):
+        assert registry.command("restore", digest).exit_code == 4
+    text = registry.config.read_text().replace("enabled: true", "enabled: false")
+    registry.config.write_text(text)
+    assert registry.command("restore", digest).exit_code == 0
+    assert registry.can_pull("a", digest)
+
+
+@pytest.mark.parametrize(
+    "what", ["nowhere", "app:none", sha256(b"nothing"), "app@sha256:short", "a b:c:d", "/app", ":"]
+)
+def test_what_is_in_no_quarantine_or_cannot_be_meant_is_said(registry: Registry, what: str) -> None:
+    registry.tree().image("a", layers=[b"layer"])
+    registry.quarantine()
+    before = registry.read()
+    done = registry.command("restore", what)
+    assert done.exit_code == 1
+    assert what in done.errors
+    assert registry.read() == before
+
+
+def test_a_name_is_a_run_a_repository_a_tag_or_a_digest() -> None:
+    digest = sha256(b"")
+    assert What.parse("1-2", ["1-2"]) == What("1-2", run="1-2")
+    assert What.parse("a/b", []) == What("a/b", repository="a/b")
+    assert What.parse("a/b:v1", []) == What("a/b:v1", repository="a/b", tag="v1")
+    assert What.parse(digest, []) == What(digest, digest=digest)
+    named = What.parse(f"a@{digest}", [])
+    assert (named.repository, named.digest) == ("a", digest)
+    with pytest.raises(UnknownWhat):
+        What.parse("a:", [])
+
+
+def test_a_repository_in_which_a_link_is_odd_comes_back_whole(registry: Registry) -> None:
+    tree = registry.tree()
+    digest = tree.image("a", layers=[b"layer"])
+    run = registry.quarantine().json["run"]
+    odd = f"{V2}/repositories/a/_manifests/something/else"
+    where = registry.root / "docker/registry/registry-gc/quarantine" / run / odd
+    os.makedirs(where.parent)
+    where.write_text("of a later version")
+    assert registry.command("restore", run).exit_code == 0
+    assert registry.can_pull("a", digest)
+    assert (registry.root / odd).read_text() == "of a later version"
+
+
+def test_an_artifact_manifest_comes_back_with_its_blobs(registry: Registry) -> None:
+    tree = registry.tree()
+    blob = tree.layer("a", b"a chart")
+    kind = "application/vnd.oci.artifact.manifest.v1+json"
+    digest = tree.manifest(
+        "a", json.dumps({"mediaType": kind, "blobs": [descriptor("x/y", blob, 7)]}).encode()
+    )
+    before = registry.files()
+    registry.quarantine()
+    registry.command("restore", f"a@{digest}")
+    assert registry.files() == before
