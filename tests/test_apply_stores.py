@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -64,7 +65,7 @@ def test_a_plan_that_is_applied_deletes_what_a_collection_deletes(
     place, plan = servers.place(kind), tmp_path / "plan"
     store(place, files)
     aged = {path: File(data, 30 * DAY) for path, data in files.items()}
-    expected = expect(aged, delete_untagged=True)
+    expected = expect(aged, delete_untagged=True, now=time.time() + LATER)
     made = call(place, tmp_path, "plan", "-m", "-o", plan, place.config(tmp_path))
     assert made.exit_code == 0, made.errors
     assert keys_of(place) == set(files)
