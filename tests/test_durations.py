@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry_gc.durations import parse_duration
+from registry_gc.durations import parse_deadline, parse_duration
 
 
 @pytest.mark.parametrize(
@@ -71,3 +75,52 @@ def test_any_text_is_a_duration_or_a_value_error_of_one_line(text: str) -> None:
     except ValueError as error:
         message = str(error)
     assert "\n" not in message
+
+
+# Deadlines
+
+NOON = datetime(2026, 7, 1, 12, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The system's time zone has a summer time."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("berlin")
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90m", 5400.0),
+        ("1d", 86400.0),
+        # It is 14:00 there.
+        ("14:30", 1800.0),
+        ("14:00:01", 1.0),
+        ("06:00", 16 * 3600.0),
+        ("14:00", 24 * 3600.0),
+        ("2026-07-01T13:00:00Z", 3600.0),
+        ("2026-07-01 16:00", 2 * 3600.0),
+        ("2026-07-02", 10 * 3600.0),
+        ("2020-01-01", 0.0),
+    ],
+)
+def test_a_deadline_is_a_time_of_day_a_moment_or_a_duration(text: str, seconds: float) -> None:
+    assert parse_deadline(text, NOON) == pytest.approx(seconds)
+
+
+@pytest.mark.usefixtures("berlin")
+def test_a_time_of_tomorrow_is_that_of_tomorrows_clock() -> None:
+    """In the night of 25 October the clock is put back from 03:00 to 02:00."""
+    evening = datetime(2026, 10, 24, 20, 0, tzinfo=UTC)  # 22:00 there
+    assert parse_deadline("06:00", evening) == pytest.approx(9 * 3600.0)
+
+
+@pytest.mark.parametrize("text", ["", "soon", "25:00", "12:60", "6", "-1h", "2026-13-01"])
+def test_what_is_no_deadline_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        parse_deadline(text, NOON)

@@ -100,3 +100,32 @@ def test_outside_the_main_thread_nothing_is_installed_and_nothing_fails() -> Non
 def test_no_handler_for_errors_swallows_an_interrupt_that_is_named_as_one() -> None:
     """It is no StorageError, no OSError and no RuntimeError, which are caught on the way."""
     assert Interrupted.__mro__[1] is Exception
+
+
+def test_a_deadline_is_an_interruption_with_an_exit_code_of_its_own() -> None:
+    interrupts = Interrupts()
+    with interrupts.installed(), interrupts.deferred(), interrupts.until(0):
+        while not interrupts():
+            pass
+    with pytest.raises(Interrupted) as caught:
+        interrupts.check()
+    assert caught.value.exit_code == 5
+    assert "deadline" in caught.value.reason
+
+
+@pytest.mark.parametrize("seconds", [None, 1000])
+def test_a_deadline_that_is_not_reached_leaves_all_as_it_was(seconds: float | None) -> None:
+    """The tests' own timer too, which ends those that hang."""
+    handler, timer = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)
+    with Interrupts().until(seconds):
+        if seconds is not None:
+            assert signal.getitimer(signal.ITIMER_REAL)[0] > 900
+    assert signal.getsignal(signal.SIGALRM) == handler
+    assert bool(signal.getitimer(signal.ITIMER_REAL)[0]) == bool(timer[0])
+
+
+@BOTH
+def test_a_signal_is_an_interruption_as_shells_count_them(number: signal.Signals) -> None:
+    interrupt = Interrupted(number)
+    assert interrupt.exit_code == 128 + number
+    assert interrupt.reason == f"interrupted by {number.name}"

@@ -25,7 +25,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"cli"}),
     # These speak in each other's terms.
-    frozenset({"collect", "report", "metrics", "metrics_output"}),
+    frozenset({"apply", "collect", "session", "report", "metrics", "metrics_output"}),
     frozenset(),  # every room that stands on no other floor: catalog, mark, plan, sweep, …
     frozenset({"layout", "manifests", "digest", "policy", "events"}),
 )
@@ -386,7 +386,7 @@ def finding_codes() -> set[str]:
         for name in TREES
         for node in ast.walk(TREES[name])
         if isinstance(node, ast.Call)
-        and ast.unparse(node.func).split(".")[-1] in {"Finding", "_refuse_with"}
+        and ast.unparse(node.func).split(".")[-1] in {"Finding", "_refuse_with", "PlanRefused"}
         and node.args
         and isinstance(node.args[0], ast.Constant)
     }

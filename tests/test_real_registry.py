@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 
 from model import WEEK, expect
@@ -229,3 +230,38 @@ def test_without_delete_untagged_distribution_deletes_the_same_blobs(registry: R
     # Every line but those about marking, which 3 prints only when asked.
     kept = [line for line in theirs.text.splitlines() if ": marking " not in line]
     assert_same_lines(ours.text, "\n".join(kept))
+
+
+def group(*arguments: str | Path, state: Path) -> int:
+    """Run ``registry-gc``; returns the exit code."""
+    from registry_gc.cli.main import registry_gc
+
+    words = [*map(str, arguments), "--state-dir", str(state), "--quiet"]
+    answer = CliRunner().invoke(registry_gc, words)
+    assert answer.exception is None or isinstance(answer.exception, SystemExit), answer.exception
+    return answer.exit_code
+
+
+def test_a_push_between_plan_and_apply_that_reuses_what_was_to_go_can_be_pulled(
+    registry: RealRegistry, layout: Layout, tmp_path: Path
+) -> None:
+    """The registry does not take the layers again, since it has them: only links are new."""
+    plan, state = tmp_path / "plan", tmp_path / "state"
+    with registry.running():
+        registry.push(layout.folder, "gone", "app:v1")
+        registry.push(layout.folder, "other", "app:other")
+        registry.push(layout.folder, "one", "app:v1")
+        registry.delete_manifest("app", "other")
+    # Read-only, so that the grace is none: all of this has just been pushed.
+    with registry.running(readonly=True):
+        assert group("plan", "-m", "-o", plan, registry.config, state=state) == 0
+    with registry.running():
+        registry.push(layout.folder, "gone", "elsewhere:again")
+    with registry.running(readonly=True):
+        assert group("apply", plan, state=state) == 0
+        assert registry.pull_everything() == {"app": ["v1"], "elsewhere": ["again"]}
+    with registry.running():
+        registry.push(layout.folder, "other", "app:other")
+        assert registry.pull("app", "other") > 0
+    again = collect(registry.root, "--dry-run", config=write_config(registry.root))
+    assert again.exit_code == 0

@@ -268,7 +268,7 @@ def test_a_file_that_a_full_disk_let_begin_is_not_left_behind(
     path: Path, memory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = True
-    connect = module._connect
+    connect = module.connect
 
     def full(where: str) -> sqlite3.Connection:
         nonlocal first
@@ -278,7 +278,7 @@ def test_a_file_that_a_full_disk_let_begin_is_not_left_behind(
             first = False
         return connection
 
-    monkeypatch.setattr(module, "_connect", full)
+    monkeypatch.setattr(module, "connect", full)
     run_file = RunFile.create(str(path))
     assert Path(run_file.path).is_relative_to(memory)
     assert not path.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime, time, timedelta
 
 import durationpy
 
@@ -32,3 +33,27 @@ def parse_duration(text: str) -> float:
         return durationpy.from_str(wanted).total_seconds()
     except ValueError as error:
         raise ValueError(f"{text!r} is too long for a duration: {_LIKE}") from error
+
+
+def parse_deadline(text: str, now: datetime) -> float:
+    """The seconds from *now* until *text*: a time of day (the next one), a moment, or a duration.
+
+    A time of day and a moment without an offset are those of the system's time zone. A moment
+    that has passed is 0 seconds away.
+
+    :param now: with a time zone.
+    :raises ValueError: *text* is none of them.
+    """
+    wanted = text.strip()
+    if re.fullmatch(r"\d\d:\d\d(:\d\d)?", wanted):
+        local = now.astimezone()
+        moment = datetime.combine(local.date(), time.fromisoformat(wanted))
+        if moment <= local.replace(tzinfo=None):
+            moment += timedelta(days=1)
+        # Given its offset only now: tomorrow may have another one than today.
+        return (moment.astimezone() - now).total_seconds()
+    if re.match(r"\d{4}-", wanted):
+        moment = datetime.fromisoformat(wanted)
+        aware = moment if moment.tzinfo is not None else moment.astimezone()
+        return max(0.0, (aware - now).total_seconds())
+    return parse_duration(wanted)

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: at once while nothing is deleted, at the next delete afterwards."""
+"""SIGINT, SIGTERM and the deadline: at once while nothing is deleted, else at the next delete."""
 
 from __future__ import annotations
 
@@ -15,6 +15,18 @@ class Interrupted(Exception):  # not an error: somebody asked
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
         self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell calls a process that such a signal ended; 5 for the deadline."""
+        return 5 if self.number == signal.SIGALRM else 128 + self.number
+
+    @property
+    def reason(self) -> str:
+        """Why the run ended, for people."""
+        if self.number == signal.SIGALRM:
+            return "stopped at the deadline; what was deleted was dead; run again to go on"
+        return f"interrupted by {self}"
 
 
 class Interrupts:
@@ -43,6 +55,24 @@ class Interrupts:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    @contextmanager
+    def until(self, seconds: float | None) -> Iterator[None]:
+        """Ask for an end in so many seconds; None: never. Only in an installed main thread.
+
+        The timer counts the seconds that pass, so a clock that is set moves no deadline.
+        """
+        if seconds is None:
+            yield
+            return
+        before, timer = signal.signal(signal.SIGALRM, self._handle), (0.0, 0.0)
+        try:
+            # Zero would mean never.
+            timer = signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, *timer)
+            signal.signal(signal.SIGALRM, before)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:

@@ -70,6 +70,7 @@ class Policy(msgspec.Struct, frozen=True):
     upload_without_start: bool = False
     max_delete: Limit | None = None
     allow_empty: bool = False
+    accept_shrink: bool = False
     keep_empty_repositories: bool = False
     purge_versions: bool = False
     quarantine: float | None = None

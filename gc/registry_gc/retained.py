@@ -76,7 +76,7 @@ def leftover_rows(
     """What of *leftovers* may go; adds them all up in *found*."""
     rows: list[Row] = []
     for left in leftovers:
-        if _is_live(left.path, live, names):
+        if is_live(left.path, live, names):
             found.recoverable += (left.path,)
             continue
         found.soft_deleted += left.retained
@@ -101,7 +101,7 @@ def leftover_rows(
     return rows
 
 
-def _is_live(path: str, live: LiveSet, names: Names) -> bool:
+def is_live(path: str, live: LiveSet, names: Names) -> bool:
     """Whether *path* is that of a blob that something live references."""
     parts = path.removeprefix(BLOBS).split("/")
     if not path.startswith(BLOBS) or len(parts) != 4:

@@ -19,7 +19,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import msgspec
 
@@ -91,6 +91,11 @@ class RowState(enum.StrEnum):
     GONE_ALREADY = "gone already"
     QUARANTINED = "quarantined"
     FAILED = "failed"
+    TAKEN_BACK = "taken back"
+
+
+_ELIGIBLE = tuple(state for state in RowState if state is not RowState.TAKEN_BACK)
+"""What counts where no state is asked for: a row that was taken back is not to be deleted."""
 
 
 class Row(NamedTuple):
@@ -138,7 +143,7 @@ class RunFile:
         self._connection = connection or _create(path)
 
     @classmethod
-    def create(cls, path: str) -> RunFile:
+    def create(cls, path: str) -> Self:
         """A new run file at *path*, or on memory-backed storage where that cannot be written.
 
         :raises RunFileError: *path* exists already, or no place can be written.
@@ -164,7 +169,7 @@ class RunFile:
         """
         try:
             os.stat(path)
-            connection = _connect(path)
+            connection = connect(path)
             try:
                 (schema,) = connection.execute("PRAGMA user_version").fetchone()
             except BaseException:
@@ -217,11 +222,15 @@ class RunFile:
         self._write("DELETE FROM deletions WHERE phase = ?", [(kind.phase,)])
 
     def add_versions_of_deleted(self) -> None:
-        """Append the versions of all that this run has deleted; their bytes are counted already."""
+        """Append the versions of all that this run has deleted; their bytes are counted already.
+
+        Those that a run which was stopped has appended before are not appended again.
+        """
         self._write(
             "INSERT INTO deletions (phase, kind, repository, digest, path, size, modified, reason) "
             "SELECT ?, ?, NULL, digest, path, 0, modified, 'versions of what this run has deleted' "
-            "FROM deletions WHERE phase < ? AND state IN (?, ?) ORDER BY path",
+            "FROM deletions WHERE phase < ? AND state IN (?, ?) "
+            "AND path NOT IN (SELECT path FROM deletions WHERE phase = ?) ORDER BY path",
             [
                 (
                     Kind.VERSIONS.phase,
@@ -229,12 +238,13 @@ class RunFile:
                     Kind.VERSIONS.phase,
                     RowState.DELETED,
                     RowState.GONE_ALREADY,
+                    Kind.VERSIONS.phase,
                 )
             ],
         )
 
     def count(self, kind: Kind, *states: RowState) -> Count:
-        """How many rows of a kind, in any of *states*, or in all when none is named."""
+        """How many rows of a kind, in any of *states*; taken back ones only where named."""
         if self._counts is None:
             query = (
                 "SELECT phase, state, count(*), coalesce(sum(size), 0) FROM deletions "
@@ -244,28 +254,30 @@ class RunFile:
             self._counts = {
                 (phase, state): Count(rows, size) for phase, state, rows, size in self._read(query)
             }
-        found = [
-            self._counts.get((kind.phase, state), Count()) for state in states or tuple(RowState)
-        ]
+        found = [self._counts.get((kind.phase, state), Count()) for state in states or _ELIGIBLE]
         return Count(sum(part.rows for part in found), sum(part.bytes for part in found))
 
     def uploads(self, *states: RowState) -> int:
-        """How many uploads have rows in any of *states*, or at all; each has several files."""
+        """How many uploads have rows in any of *states*; each upload has several files."""
         ((found,),) = self._read(
             "SELECT count(DISTINCT repository || char(10) || digest) FROM deletions "
             "WHERE phase = ? AND state IN (SELECT value FROM json_each(?))",
-            (Kind.UPLOAD.phase, json.dumps(states or tuple(RowState))),
+            (Kind.UPLOAD.phase, json.dumps(states or _ELIGIBLE)),
         )
         return int(found)
 
     def rows(self, kind: Kind, state: RowState | None = None) -> Iterator[Row]:
-        """The rows of a kind, in the order of repository, digest and path."""
+        """The rows of a kind that are in *state*, or not taken back.
+
+        They come in the order of repository, digest and path.
+        """
         query = (
             "SELECT repository, digest, path, size, modified, reason FROM deletions "
-            "WHERE phase = ? AND (? IS NULL OR state = ?) ORDER BY repository, digest, path"
+            "WHERE phase = ? AND CASE WHEN ? IS NULL THEN state <> ? ELSE state = ? END "
+            "ORDER BY repository, digest, path"
         )
         # A connection of its own would not see rows that are not committed yet; none are.
-        for row in self._read(query, (kind.phase, state, state)):
+        for row in self._read(query, (kind.phase, state, RowState.TAKEN_BACK, state)):
             yield Row(kind, *row)
 
     def numbered(self, numbers: Sequence[int]) -> dict[int, tuple[Row, float]]:
@@ -290,9 +302,9 @@ class RunFile:
         texts = [f"coalesce({part}, '')" if at % 2 else "?" for at, part in enumerate(parts)]
         query = (
             f"SELECT CAST({' || '.join(texts)} AS BLOB) FROM deletions "  # noqa: S608  # two names
-            "WHERE phase = ? ORDER BY repository, digest, path"
+            "WHERE phase = ? AND state <> ? ORDER BY repository, digest, path"
         )
-        for (line,) in self._read(query, (*parts[::2], kind.phase)):
+        for (line,) in self._read(query, (*parts[::2], kind.phase, RowState.TAKEN_BACK)):
             yield line.decode("utf-8", "surrogateescape")
 
     def batches(self, kind: Kind, size: int) -> Iterator[list[tuple[int, str]]]:
@@ -394,7 +406,7 @@ class RunFile:
                 with self._connection:
                     self._connection.executemany(statement, rows)
             except sqlite3.OperationalError as error:
-                if not _is_full(error):
+                if not is_full(error):
                     raise
                 self._move(error)
                 with self._connection:
@@ -405,7 +417,7 @@ class RunFile:
     def _move(self, error: sqlite3.Error) -> None:
         """Go on in memory-backed storage with all that was committed."""
         path = _memory_path(os.path.basename(self.path))
-        target = _connect(path)
+        target = connect(path)
         with contextlib.suppress(sqlite3.Error):
             self._connection.rollback()
         try:
@@ -446,12 +458,12 @@ def _encoded(value: Any) -> Any:
     return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
 
 
-def _is_full(error: sqlite3.Error) -> bool:
+def is_full(error: sqlite3.Error) -> bool:
     name = getattr(error, "sqlite_errorname", "")
     return name.startswith(("SQLITE_FULL", "SQLITE_IOERR"))
 
 
-def _connect(path: str) -> sqlite3.Connection:
+def connect(path: str) -> sqlite3.Connection:
     # The rollback journal keeps everything in this one file between writes.
     connection = sqlite3.connect(path, check_same_thread=False)
     connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
@@ -462,19 +474,35 @@ def _connect(path: str) -> sqlite3.Connection:
 
 
 def _create(path: str) -> sqlite3.Connection:
-    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    os.close(handle)
+    """A file with all of its tables, which has its name only then.
+
+    A run that is killed while it makes one leaves nothing that stands in the way of the next.
+    """
+    new = f"{path}.{os.getpid()}.new"
+    os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     try:
-        connection = _connect(path)
-        with connection:
+        with contextlib.closing(connect(new)) as connection, connection:
             connection.executescript(_TABLES)
             connection.execute(f"PRAGMA user_version = {SCHEMA}")
-    except sqlite3.Error:
+        _name(new, path)
+    finally:
         # What a full disk took of it is no run file, and takes room.
-        with contextlib.suppress(OSError):
-            os.unlink(path)
+        for left in (new, f"{new}-journal"):
+            with contextlib.suppress(OSError):
+                os.unlink(left)
+    return connect(path)
+
+
+def _name(new: str, path: str) -> None:
+    """Give *new* the name *path*, never in the place of another file."""
+    try:
+        os.link(new, path)
+    except FileExistsError:
         raise
-    return connection
+    except OSError:
+        # A file system without hard links.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        os.replace(new, path)
 
 
 def _memory_path(name: str) -> str:

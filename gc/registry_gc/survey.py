@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from registry_drivers.base import Reader
-from registry_gc.arrays import without
+from registry_gc.arrays import distinct, without
 from registry_gc.cache import ReferenceCache
 from registry_gc.catalog import Catalog, read_catalog, stream_blobs
 from registry_gc.digest import Keys, empty_keys
@@ -58,12 +58,16 @@ class Blobs(msgspec.Struct):
 
 
 class Survey(msgspec.Struct):
-    """What was found out about a registry. ``blobs`` is None where nobody asked for them."""
+    """What was found out about a registry. ``blobs`` is None where nobody asked for them.
+
+    ``late``: keys, sorted, of blobs that nothing reached and only their age keeps.
+    """
 
     catalog: Catalog
     manifests: Manifests
     marking: Marking
     blobs: Blobs | None = None
+    late: Keys = msgspec.field(default_factory=empty_keys)
 
     @property
     def live_manifests(self) -> int:
@@ -121,6 +125,22 @@ class Surveyor:
             for notice in cache.notices:
                 self._observer.notice(notice)
 
+    def look_again(self, catalog: Catalog, sink: BlobSink) -> Survey:
+        """As :meth:`plan_blobs`, for a registry that a plan has been made of.
+
+        What was remembered by then is relied on: whether its blob is still there and whole is not
+        looked at. If it is not, more is kept than has to be.
+        """
+        if self._cache is None:
+            return self._with_blobs(catalog, sink, None)
+        cache = ReferenceCache.open(self._cache)
+        try:
+            return self._with_blobs(catalog, sink, cache, confirm=False)
+        finally:
+            cache.close()
+            for notice in cache.notices:
+                self._observer.notice(notice)
+
     def _remembering(self, catalog: Catalog, sink: BlobSink, cache: ReferenceCache) -> Survey:
         survey = self._with_blobs(catalog, sink, cache)
         lost = survey.manifests.unconfirmed()
@@ -146,7 +166,14 @@ class Surveyor:
         marking = mark(self._reader, catalog, manifests, self._policy, self.cutoff)
         return Survey(catalog, manifests, marking)
 
-    def _with_blobs(self, catalog: Catalog, sink: BlobSink, cache: ReferenceCache | None) -> Survey:
+    def _with_blobs(
+        self,
+        catalog: Catalog,
+        sink: BlobSink,
+        cache: ReferenceCache | None,
+        *,
+        confirm: bool = True,
+    ) -> Survey:
         """Mark, then stream the blobs past the live set.
 
         A blob that is younger than the cut-off may be a manifest whose links are all old, as
@@ -160,7 +187,7 @@ class Surveyor:
         # Manifests that were remembered instead of read need the sizes of live blobs too.
         # So do blobs that only a hold keeps, of which nobody knows else what repairing it frees.
         needed = self._without_holds(survey)
-        passed = None if survey.manifests.remembers else needed
+        passed = None if confirm and survey.manifests.remembers else needed
         expected = len(catalog.revisions) + len(catalog.layers)
         for batch in stream_blobs(self._reader, self._engine, expected, passed):
             _count(survey.blobs, batch)
@@ -174,9 +201,9 @@ class Surveyor:
             young.append(found.young)
             self._observer.advance(len(batch.keys) + batch.live)
         self._observer.finish()
-        late = np.concatenate(young)
-        if len(late):
-            self._revive(survey, sink, late)
+        survey.late = distinct(np.concatenate(young))
+        if len(survey.late):
+            self._revive(survey, sink, survey.late)
         return survey
 
     def _without_holds(self, survey: Survey) -> LiveSet:

@@ -7,6 +7,7 @@ scripts that fill in a variable.
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from typing import Any
 
 import click
@@ -55,6 +56,25 @@ class DurationType(click.ParamType[float]):
             return value
         try:
             return parse_duration(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class DeadlineType(click.ParamType[float]):
+    """A time of day, a date and time, or a duration; its value is seconds from now."""
+
+    name = "time|duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Read a deadline."""
+        from registry_gc.durations import parse_deadline
+
+        if isinstance(value, float):
+            return value
+        try:
+            return parse_deadline(str(value), datetime.now().astimezone())
         except ValueError as error:
             self.fail(str(error), param, ctx)
 

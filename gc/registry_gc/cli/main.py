@@ -12,8 +12,10 @@ from typing import Any
 import click
 
 from registry_gc import __version__
+from registry_gc.cli.apply import apply
 from registry_gc.cli.flags import DropInCommand
 from registry_gc.cli.options import chosen, collection_options
+from registry_gc.cli.plan import plan
 from registry_gc.cli.quarantine import purge, restore
 from registry_gc.cli.usage_options import report, runs
 
@@ -26,7 +28,7 @@ Exit codes:
   2    usage or config error
   3    done, but something was held, damaged, or could not be deleted
   4    refused: somebody may be writing, or a limit was hit; nothing was deleted
-  5    stopped on the way: the guard or the lock changed; safe to go on later
+  5    stopped on the way: by the guard, the lock or a deadline; safe to go on later
   130  interrupted (143 by SIGTERM); safe to go on later
 
 CONFIG is the registry's own config file; REGISTRY_* variables override it as they do for the
@@ -87,6 +89,8 @@ def registry_gc() -> None:
 
 
 registry_gc.add_command(_drop_in("run"))
+registry_gc.add_command(plan)
+registry_gc.add_command(apply)
 registry_gc.add_command(report)
 registry_gc.add_command(runs)
 registry_gc.add_command(restore)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from registry_gc.cli.flags import DurationType, LimitType, ReleaseType, SizeType
+from registry_gc.cli.flags import DeadlineType, DurationType, LimitType, ReleaseType, SizeType
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -86,6 +86,14 @@ OPTIONS = (
     ),
     _option("--allow-empty", is_flag=True, help="Delete even if not one manifest is live."),
     _option(
+        "--accept-shrink", is_flag=True,
+        help="Delete even if half of the repositories or tags are gone since the last run.",
+    ),
+    _option(
+        "--deadline", type=DeadlineType(), metavar="TIME|DURATION",
+        help="Stop then, with exit code 5: at a time such as 06:00, or after 90m.",
+    ),
+    _option(
         "--keep-empty-repositories", is_flag=True,
         help="Leave repositories that become empty in the catalogue.",
     ),
@@ -137,7 +145,7 @@ OPTIONS = (
     _option(
         "--run-file", type=click.Path(dir_okay=False), metavar="PATH",
         help="Where to write the run file: plan, journal and audit in one SQLite file. "
-        "Default: in the state directory.",
+        "A run that was stopped goes on with its own. Default: in the state directory.",
     ),
     _option(
         "--state-dir", type=click.Path(file_okay=False), metavar="PATH",
@@ -176,6 +184,23 @@ def collection_options(command: Command) -> Command:
     for option in reversed(OPTIONS):
         command = option(command)
     return command
+
+
+def _parameters() -> list[click.Parameter]:
+    @collection_options
+    def bearer() -> None:
+        """Bears the options, as click notes them down."""
+
+    found: list[click.Parameter] = bearer.__dict__["__click_params__"]
+    return found
+
+
+def defaults() -> dict[str, Any]:
+    """What every option of a collection is where nobody gives it, no variable either."""
+    params = _parameters()
+    for param in params:
+        param.envvar = None
+    return click.Command("defaults", params=params).make_context("defaults", []).params
 
 
 def _name(option: Callable[[Any], Any]) -> str:

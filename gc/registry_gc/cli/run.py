@@ -6,16 +6,18 @@ import gc
 import os
 import time
 import uuid
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec.structs import replace
 
 from registry_drivers.errors import DriverConfigError
+from registry_gc.apply import apply
 from registry_gc.blob_cache import with_cache
 from registry_gc.cli.output import Output
 from registry_gc.cli.quarantine import WRITABLE_GRACE, caution, check_quarantine
 from registry_gc.cli.records import Recorder, Records
+from registry_gc.cli.resume import is_stopped
 from registry_gc.cli.runs import prune_runs
 from registry_gc.cli.wiring import (
     blob_cache_of,
@@ -35,6 +37,7 @@ from registry_gc.cli.wiring import (
 from registry_gc.collect import Job, Plan, collect, objections
 from registry_gc.config import Config
 from registry_gc.config_file import ConfigError
+from registry_gc.events import Observer
 from registry_gc.guard.writable import while_writable
 from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.policy import Policy
@@ -42,6 +45,7 @@ from registry_gc.progress import Progress
 from registry_gc.report.document import as_json
 from registry_gc.report.model import Report
 from registry_gc.report.text import plan_lines, summary_lines
+from registry_gc.shrink import memory_path
 from registry_gc.state_dir import run_file_path, run_files
 
 if TYPE_CHECKING:
@@ -50,17 +54,35 @@ if TYPE_CHECKING:
 _COMMANDS = ("stop_command", "start_command", "readonly_command", "readwrite_command")
 
 
-def run_collection(options: Mapping[str, Any]) -> int:
-    """Run the collection that *options* describe; returns the exit code."""
+class Doing(Protocol):
+    """What is done with a job: it is collected, planned, or applied."""
+
+    def __call__(
+        self,
+        job: Job,
+        observer: Observer,
+        interrupts: Interrupts,
+        show: Callable[[Plan], None] | None = None,
+        /,
+    ) -> Report:
+        """Do it, and say what it came to."""
+
+
+def run_collection(options: Mapping[str, Any], doing: Doing | None = None) -> int:
+    """Run the collection that *options* describe; returns the exit code.
+
+    :param doing: what to do instead of collecting, or going on with a collection.
+    """
     if not any(options[name] for name in _COMMANDS):
-        return _run_here(options)
+        return _run_here(options, doing)
     from registry_gc.cli.away import run_with_commands
 
-    return run_with_commands(options, lambda *away: _run_here(options, *away))
+    return run_with_commands(options, lambda *away: _run_here(options, doing, *away))
 
 
 def _run_here(
     options: Mapping[str, Any],
+    doing: Doing | None,
     commands: Commands | None = None,
     service: Service | None = None,
 ) -> int:
@@ -71,12 +93,12 @@ def _run_here(
     output = Output()
     interrupts = Interrupts()
     try:
-        with interrupts.installed():
-            code = _run(options, output, interrupts, commands, service)
+        with interrupts.installed(), interrupts.until(options["deadline"]):
+            code = _run(options, output, interrupts, doing, commands, service)
     except Interrupted as interrupt:
         # Before the collection has begun, or while its report is shown.
-        complain(f"interrupted by {interrupt}")
-        code = 128 + interrupt.number
+        complain(interrupt.reason)
+        code = interrupt.exit_code
     finally:
         if service is not None and service.lost:
             complain(service.lost)
@@ -88,6 +110,7 @@ def _run(
     options: Mapping[str, Any],
     output: Output,
     interrupts: Interrupts,
+    doing: Doing | None,
     commands: Commands | None,
     service: Service | None,
 ) -> int:
@@ -109,8 +132,9 @@ def _run(
         def run(job: Job) -> Report:
             nonlocal recorder
             try:
+                done = doing or (apply if is_stopped(job, progress) else collect)
                 recorder = records.recorder(job)
-                return collect(recorder.job, records.observer, interrupts, show)
+                return done(recorder.job, records.observer, interrupts, show)
             except Exception:
                 if recorder is not None:
                     recorder.crashed()
@@ -139,7 +163,7 @@ def _run(
         report = recorder.ended(report)
     if not text:
         output.lines([as_json(report)])
-    elif not quiet and report.run_file is not None:
+    elif not quiet and report.run_file is not None and report.seconds_mark:
         output.lines(summary_lines(report))
     # A registry that is left out of use has a line of its own, the last one.
     lost = service.lost if service is not None else ""
@@ -173,6 +197,8 @@ def _job(options: Mapping[str, Any], progress: Progress, commands: Commands | No
         blob_cache=cache,
         engine=dask_engine(options, config, storage),
         run=run,
+        seen=memory_path(state_dir, storage.driver, storage.root),
+        config=os.path.abspath(config.path),
     )
 
 
@@ -188,6 +214,7 @@ def _policy(config: Config, options: Mapping[str, Any]) -> Policy:
         upload_without_start=asked is not None,
         max_delete=options["max_delete"],
         allow_empty=options["allow_empty"],
+        accept_shrink=options["accept_shrink"],
         keep_empty_repositories=options["keep_empty_repositories"],
         purge_versions=options["purge_versions"],
         quarantine=options["quarantine"],

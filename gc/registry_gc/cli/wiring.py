@@ -129,12 +129,15 @@ def state_folder(options: Mapping[str, Any], progress: Progress) -> str:
 
 
 def cache_path(options: Mapping[str, Any], state_dir: str, storage: Storage) -> str | None:
-    """Where references are remembered: by default only where reading a manifest is a request."""
+    """Where references are remembered: by default only where reading a manifest is a request.
+
+    And between a plan and its execution, which shall not take long: ``remember`` asks for that.
+    """
     if options["no_cache"]:
         return None
     if options["cache"]:
         return os.path.abspath(str(options["cache"]))
-    if storage.capabilities.folders:
+    if storage.capabilities.folders and not options.get("remember"):
         return None
     return os.path.join(state_dir, "references.sqlite")
 

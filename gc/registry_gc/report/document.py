@@ -85,6 +85,7 @@ def document(report: Report) -> dict[str, Any]:
             "missed": report.quarantine.missed,
         },
         "already_gone": report.already_gone,
+        "taken_back": report.taken_back,
         "held": [
             {"repository": hold.repository, "digest": hold.digest, "reason": hold.reason}
             for hold in report.held

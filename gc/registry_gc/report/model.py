@@ -62,6 +62,7 @@ class Report(msgspec.Struct, frozen=True):
     what this run itself deletes, which ``blobs`` and ``uploads`` count. ``blobs_bytes``: of all
     blobs before anything was deleted, None where not every size was asked for; ``held_blobs``
     live only because a repository is held; ``live_manifests``: revisions that stay and are stored.
+    ``taken_back``: rows of a plan that a second look did not find dead any more.
     """
 
     run: str
@@ -99,6 +100,7 @@ class Report(msgspec.Struct, frozen=True):
     multipart_uploads: Tally = msgspec.field(default_factory=Tally)
     forgotten: Forgotten = msgspec.field(default_factory=Forgotten)
     commands: tuple[Ran, ...] = ()
+    taken_back: int = 0
     blobs_bytes: int | None = None
     uploads_bytes: int = 0
     held_blobs: int = 0

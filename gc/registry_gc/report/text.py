@@ -13,10 +13,10 @@ import humanize
 import numpy as np
 
 from registry_gc.arrays import distinct
-from registry_gc.collect import Plan
 from registry_gc.references import State
 from registry_gc.report.model import Report
 from registry_gc.run_file import Kind
+from registry_gc.session import Plan
 
 
 def plan_lines(plan: Plan, verbose: bool) -> Iterator[str]:
@@ -123,6 +123,8 @@ def summary_lines(report: Report) -> Iterator[str]:
         yield line
     yield from _quarantine_lines(report)
     yield from _retained_lines(report)
+    if report.taken_back:
+        yield f"  taken back    {_number(report.taken_back)}, not dead any more"
     if report.already_gone:
         yield f"  gone already  {_number(report.already_gone)}"
     if report.strangers:

@@ -1,0 +1,167 @@
+"""Carrying out a plan that was made before, or going on with a run that was stopped.
+
+Both are the same. How a run was stopped (a signal, kill -9, a loss of power, a full disk, a lost
+lock, a deadline) makes no difference either: the registry may have been written to since, so
+nothing is deleted on the plan's word alone. First the plan itself is looked at (whole, unaltered,
+for this storage, neither too old nor from the future), then the guard is asked and the lock is
+taken, then the registry is looked at again (:mod:`registry_gc.second_look`), then the limits are.
+Only what is left of the plan after that is deleted, in the order in which every sweep deletes.
+
+A run that was killed between a delete and its record finds that row gone already: that is counted
+apart, since nobody knows who deleted it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from registry_gc import __version__
+from registry_gc.collect import SealedCollection, finish
+from registry_gc.engine import Engine
+from registry_gc.events import Observer
+from registry_gc.interrupts import Interrupts
+from registry_gc.plan_file import PlanFile, PlanRefused
+from registry_gc.report.model import Report
+from registry_gc.run_file import Kind, RowState
+from registry_gc.second_look import look_again
+from registry_gc.session import Job, Plan, Refused, Session
+
+MAX_AGE = 7 * 24 * 3600.0
+"""Seconds after which a plan is too old to be carried out, unless another age is asked for."""
+
+GRACE_IN_USE = 24 * 3600.0
+"""Seconds of grace, at the least, of a plan that is made while the registry may be written to.
+
+A push writes blobs first and the manifest that references them last; 24 h are more than any takes.
+"""
+
+
+def make_plan(
+    job: Job,
+    observer: Observer,
+    interrupts: Interrupts,
+    show: Callable[[Plan], None] | None = None,
+) -> Report:
+    """Find out what would go and seal that as a plan in the job's run file; deletes nothing.
+
+    May run while the registry is in use; the grace is :data:`GRACE_IN_USE` then, at the least.
+    """
+    return finish(_Planning(replace(job, dry_run=True), observer, interrupts, show))
+
+
+def apply(
+    job: Job,
+    observer: Observer,
+    interrupts: Interrupts,
+    show: Callable[[Plan], None] | None = None,
+    *,
+    max_age: float = MAX_AGE,
+) -> Report:
+    """Carry out what is left of the plan in the job's run file.
+
+    What goes is the plan's word: of the job's policy only the limits count.
+
+    :param max_age: seconds; an older plan is refused.
+    :param show: called with what is left of the plan, before anything is deleted.
+    """
+    return finish(_Application(job, observer, interrupts, show, max_age))
+
+
+class _Planning(SealedCollection):
+    purpose = "plan"
+
+    def _run(self, engine: Engine) -> None:
+        self._ask_guard()
+        if self.verdict != "allowed" and self.policy.grace < GRACE_IN_USE:
+            self.observer.notice(
+                "the registry may be in use: nothing that is younger than 24 h is planned"
+            )
+            self.policy = replace(self.policy, grace=GRACE_IN_USE)
+        with self._locked():
+            self._plan(engine)
+            self._check_limits()
+            self._seal()
+
+
+class _Application(Session):
+    def __init__(
+        self,
+        job: Job,
+        observer: Observer,
+        interrupts: Interrupts,
+        show: Callable[[Plan], None] | None,
+        max_age: float,
+    ) -> None:
+        super().__init__(job, observer, interrupts, show)
+        self.max_age = max_age
+
+    def _run(self, engine: Engine) -> None:
+        self._open()
+        self._ask_guard()
+        with self._locked():
+            self._look_again(engine)
+            self._check_limits()
+            self._ask_second_opinion(engine)
+            self._sweep()
+            self._look_back(engine)
+            if self.opinion is not None:
+                self.opinion.after()
+
+    def _open(self) -> None:
+        """Open the plan, which no worker process may inherit, and look whether it may be used."""
+        try:
+            plan = self.run_file = PlanFile.open(self.job.run_file)
+            plan.check(self.storage.driver, self.storage.root, self.storage.now(), self.max_age)
+        except PlanRefused as refusal:
+            self._refuse_with(refusal.code, str(refusal))
+            raise Refused(self._why_not()) from refusal
+        self.policy = plan.policy(self.job.policy)
+
+    def _look_again(self, engine: Engine) -> None:
+        plan = self.run_file
+        assert plan is not None
+        before = plan.count(Kind.BLOB, RowState.DELETED, RowState.QUARANTINED).rows
+        looked = look_again(
+            plan,
+            self.reader,
+            engine,
+            self.policy,
+            self.observer,
+            cache=self.job.cache,
+            versions=self.versions,
+            recall=lambda survey, again: self.aside.recall(survey, again, self._look_or_stop),
+        )
+        self.catalog, self.survey, self.emptied = looked.catalog, looked.survey, looked.emptied
+        blobs = looked.survey.blobs
+        assert blobs is not None
+        # As many as there were when the run began, so far as it has deleted some already.
+        self.blobs_total = blobs.total + before
+        self.strangers = looked.catalog.strangers + blobs.strangers
+        self.hollow = looked.catalog.hollow + blobs.hollow
+        if self.versions is not None:
+            self.keeps = self.versions.keeps()
+            for keep in self.keeps:
+                self.observer.notice(keep.message)
+        self._say(looked.new_links, looked.taken_back, looked.gone)
+        plan.record_meta(
+            applied=[
+                *plan.meta().get("applied", ()),
+                {"run": self.job.run, "version": __version__, "began": time.time()},
+            ]
+        )
+        self._notices()
+        self.marked_at = self.swept_at = time.monotonic()
+        if self.show is not None:
+            survey = looked.survey
+            self.show(Plan(looked.catalog, survey.manifests, survey.marking, plan))
+
+    def _say(self, new_links: int, taken_back: int, gone: int) -> None:
+        if new_links:
+            self.observer.notice(f"{new_links} links are new since the plan; what they need stays")
+        if taken_back:
+            self.observer.notice(f"{taken_back} rows of the plan are not dead any more, and stay")
+        if gone:
+            self.observer.notice(f"{gone} rows of the plan were gone already")

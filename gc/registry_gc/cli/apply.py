@@ -1,0 +1,55 @@
+"""``registry-gc apply``: carry a plan out, or go on with a run that was stopped."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from registry_gc.cli.flags import DropInCommand, DurationType
+from registry_gc.cli.options import chosen, defaults
+
+_OPTIONS: Sequence[str] = (
+    "quiet", "verbose", "output", "registry_stopped", "registry_urls", "registry_auth_file",
+    "assume_readonly", "max_delete", "allow_empty", "accept_shrink", "deadline", "workers",
+    "max_requests_per_second", "cache", "no_cache", "state_dir", "metrics_file", "pushgateway",
+    "capacity", "audit_log",
+)  # fmt: skip
+
+
+@click.command("apply", cls=DropInCommand)
+@click.option(
+    "--config", type=click.Path(dir_okay=False), metavar="CONFIG",
+    help="The registry's config. Default: the one that the plan was made with.",
+)  # fmt: skip
+@click.option(
+    "--max-age", type=DurationType(), default="7d", show_default=True, metavar="DURATION",
+    envvar="RGC_MAX_AGE", help="Refuse a plan that is older.",
+)  # fmt: skip
+@chosen(*_OPTIONS)
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+def apply(file: str, max_age: float, **options: Any) -> None:
+    """Delete what the plan FILE names, and is still dead; or go on with a run that was stopped.
+
+    Looks again at the registry first, which must take no writes: whatever is reached now, or was
+    written since, stays. What goes, such as untagged manifests, was decided when FILE was made.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in cli.main
+    from functools import partial
+
+    from registry_gc import apply as applying
+    from registry_gc.cli.resume import config_of
+    from registry_gc.cli.run import run_collection
+    from registry_gc.cli.wiring import complain
+    from registry_gc.config_file import ConfigError
+
+    try:
+        config = options["config"] or config_of(file)
+    except ConfigError as error:
+        complain(str(error))
+        sys.exit(2)
+    given = {**defaults(), **options, "config": config, "run_file": file, "remember": True}
+    sys.exit(run_collection(given, partial(applying.apply, max_age=max_age)))

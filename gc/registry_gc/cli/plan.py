@@ -1,0 +1,76 @@
+"""``registry-gc plan``: find out what would go, and keep that for ``registry-gc apply``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from registry_gc.cli.flags import DropInCommand
+from registry_gc.cli.options import chosen, defaults
+
+_EPILOG = """\b
+registry-gc plan show FILE [--format text|csv|jsonl] prints a plan.
+
+A config file that is called show is named ./show.
+"""
+
+
+@click.command("plan show")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.option(
+    "--format", "form", type=click.Choice(["text", "csv", "jsonl"]), default="text",
+    show_default=True, help="Lines for people, or one record for each thing that is to go.",
+)  # fmt: skip
+def show(file: str, form: str) -> None:
+    """Print what the plan or run file FILE says: each thing, why it goes, what became of it."""
+    from registry_gc.cli.plan_show import run_plan_show
+
+    sys.exit(run_plan_show(file, form))
+
+
+class _PlanCommand(DropInCommand):
+    """Makes a plan; but ``plan show`` is another command, which shows one."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Read the arguments, of whichever command they are for."""
+        if args and args[0] == "show":
+            return show.make_context(f"{info_name} show", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+
+_OPTIONS: Sequence[str] = (
+    "delete_untagged", "quiet", "verbose", "output", "registry_stopped", "registry_urls",
+    "registry_auth_file", "assume_readonly", "upload_age", "keep_empty_repositories",
+    "purge_versions", "quarantine", "releases", "workers", "max_requests_per_second",
+    "cache", "no_cache", "state_dir", "deadline",
+)  # fmt: skip
+
+
+@click.command("plan", cls=_PlanCommand, epilog=_EPILOG)
+@click.option(
+    "-o", "run_file", type=click.Path(dir_okay=False), required=True, metavar="FILE",
+    help="Where to write the plan.",
+)  # fmt: skip
+@chosen("grace", *_OPTIONS)
+@click.argument("config", required=False, type=click.Path(), metavar="[CONFIG]")
+def plan(**options: Any) -> None:
+    """Find out what would go, and write it down for `registry-gc apply`. Deletes nothing.
+
+    May run while the registry is in use; then nothing that is younger than 24 hours is planned.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in cli.main
+    from registry_gc.apply import make_plan
+    from registry_gc.cli.run import run_collection
+
+    given = {**defaults(), **options, "dry_run": True, "remember": True}
+    sys.exit(run_collection(given, make_plan))

@@ -1,0 +1,135 @@
+"""The report of a session: what it found and did, read from its run file."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+
+from msgspec.structs import replace
+
+from registry_gc import __version__
+from registry_gc.report.model import Quarantine, Report, Tally, Verification
+from registry_gc.run_file import Kind, RowState, RunFile, RunFileError
+from registry_gc.session import Session
+
+
+def report_of(session: Session, code: int) -> Report:
+    """What *session* came to; *code* is its exit code, 3 where only the report can tell that."""
+    try:
+        return _report(session, session.run_file, code)
+    except RunFileError as error:
+        # The journal can be read no more; the rest can still be told.
+        assert session.run_file is not None
+        session.error = session.error or str(error)
+        report = _report(session, None, 1 if code in (0, 3) else code)
+        return replace(report, run_file=session.run_file.path)
+
+
+def _tally(run_file: RunFile | None, kind: Kind) -> Tally:
+    if run_file is None:
+        return Tally()
+    eligible = run_file.count(kind)
+    deleted = run_file.count(kind, RowState.DELETED)
+    aside = run_file.count(kind, RowState.QUARANTINED)
+    return Tally(
+        eligible.rows, eligible.bytes, deleted.rows, deleted.bytes, aside.rows, aside.bytes
+    )
+
+
+def _uploads(run_file: RunFile | None) -> Tally:
+    if run_file is None:
+        return Tally()
+    files = _tally(run_file, Kind.UPLOAD)
+    return Tally(
+        run_file.uploads(),
+        files.eligible_bytes,
+        run_file.uploads(RowState.DELETED),
+        files.deleted_bytes,
+    )
+
+
+def _emptied(session: Session, run_file: RunFile | None) -> int:
+    """How many repositories nothing is left of; on a dry run, how many that would be."""
+    if session.job.dry_run or run_file is None:
+        return len(session.emptied)
+    return len(session.emptied - run_file.repositories_with(RowState.FAILED)) * session.swept
+
+
+def _rows_in(run_file: RunFile | None, state: RowState) -> int:
+    return 0 if run_file is None else sum(run_file.count(kind, state).rows for kind in Kind)
+
+
+def _report(session: Session, run_file: RunFile | None, code: int) -> Report:
+    ended = time.monotonic()
+    failed = () if run_file is None else tuple(run_file.failures())
+    marking = session.survey.marking if session.survey else None
+    held = marking.holds if marking else ()
+    damaged = marking.damaged if marking else ()
+    blobs = session.survey.blobs if session.survey else None
+    uploads = session.catalog.uploads if session.catalog else ()
+    opinion = session.opinion
+    if code == 0 and (held or damaged or failed or (opinion and opinion.faults)):
+        code = 3
+    forgotten = session.job.blob_cache.state()
+    if forgotten.left:
+        code = 1 if code in (0, 3, 4) else code
+        session.error = "; ".join(filter(None, (session.error, forgotten.warning)))
+    return Report(
+        run=session.job.run,
+        run_file=None if run_file is None else run_file.path,
+        version=__version__,
+        dry_run=session.job.dry_run,
+        delete_untagged=session.policy.delete_untagged,
+        driver=session.storage.driver,
+        root=session.storage.root,
+        repositories=len(session.catalog.repositories) if session.catalog else 0,
+        emptied=_emptied(session, run_file),
+        marked=len(marking.live_set) if marking else 0,
+        manifests=_tally(run_file, Kind.REVISION),
+        blobs_total=session.blobs_total,
+        blobs=_tally(run_file, Kind.BLOB),
+        layer_links=_tally(run_file, Kind.LAYER_LINK),
+        uploads=_uploads(run_file),
+        keeps=session.keeps,
+        retained=session.retained,
+        versions=_tally(run_file, Kind.VERSIONS),
+        multipart_uploads=_tally(run_file, Kind.MULTIPART),
+        blobs_bytes=None if blobs is None or blobs.unsized else blobs.bytes,
+        uploads_bytes=sum(sum(upload.sizes) for upload in uploads),
+        held_blobs=blobs.held if blobs else 0,
+        held_bytes=blobs.held_bytes if blobs else 0,
+        live_manifests=session.survey.live_manifests if session.survey else 0,
+        quarantine=Quarantine(
+            session.policy.quarantine,
+            session.aside.marks,
+            session.aside.recalled,
+            session.aside.missed,
+        ),
+        already_gone=_rows_in(run_file, RowState.GONE_ALREADY),
+        taken_back=_rows_in(run_file, RowState.TAKEN_BACK),
+        held=held,
+        damaged=damaged,
+        failed=failed,
+        verified=None if opinion is None else Verification(opinion.manifests, opinion.faults),
+        strangers=session.strangers,
+        requests=session.storage.requests.totals(),
+        seconds_mark=session.marked_at - session.began,
+        seconds_sweep=session.swept_at - session.marked_at,
+        seconds_total=ended - session.began,
+        peak_rss_bytes=_peak_rss(),
+        verdict=session.verdict,
+        findings=tuple(session.findings),
+        error=session.error,
+        exit_code=code,
+        forgotten=forgotten,
+    )
+
+
+def _peak_rss() -> int:
+    """Bytes of memory that this process had at most, and the largest of its workers."""
+    peak = max(
+        resource.getrusage(who).ru_maxrss
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    return peak if sys.platform == "darwin" else peak * 1024

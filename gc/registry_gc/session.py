@@ -1,0 +1,387 @@
+"""Guard, lock, limits and sweep of one run: what a collection and an apply have in common.
+
+A session says of itself only what it has found out; :mod:`registry_gc.report.build` makes the
+report of it. Whatever can go wrong with a registry, a storage or an operator ends as an exit code.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import msgspec
+
+from registry_drivers.base import Reader, Storage
+from registry_drivers.errors import NotFound, StorageError
+from registry_drivers.factory import versions_of
+from registry_drivers.versions import Keep
+from registry_drivers.wrappers import ReadOnly
+from registry_gc.blob_cache import BlobCache, NoCache
+from registry_gc.catalog import Catalog, is_registry
+from registry_gc.engine import Engine, WorkerLost, engine_for
+from registry_gc.events import Observer
+from registry_gc.guard import Finding, Verdict
+from registry_gc.interrupts import Interrupted, Interrupts
+from registry_gc.lock import Lock, LockError, blocker
+from registry_gc.mark import Marking
+from registry_gc.plan_check import Contradiction, SecondOpinion
+from registry_gc.plan_file import PlanFile
+from registry_gc.policy import Policy
+from registry_gc.references import Manifests
+from registry_gc.retained import Retained
+from registry_gc.run_file import Kind, RunFile, RunFileError
+from registry_gc.set_aside import SettingAside
+from registry_gc.shrink import Seen, remember, remembered
+from registry_gc.survey import Survey, Surveyor
+from registry_gc.sweep import Settled, Stop, sweep, tidy
+
+_LOOK_AGAIN = 10.0
+"""Seconds after which guard and lock are looked at again, at the latest."""
+
+
+class Job(msgspec.Struct, frozen=True):
+    """What to collect, and how.
+
+    ``check`` is the guard: asked before anything else, and again while deleting.
+    ``verify``: work out once more, and in another way, that nothing live goes; and look
+    afterwards whether anything has. ``blob_cache``: what the registry itself remembers.
+    ``engine``: makes another engine than what suits the storage.
+    ``run_file``: where the run file is to be written, or lies. ``cache``: where what manifests
+    reference is remembered; None to read them all. ``settled``: told of each batch of deletes,
+    see :data:`registry_gc.sweep.Settled`. ``seen``: where the size of the registry is remembered
+    from run to run; None to forget it. ``config``: the registry's config, for the record.
+    """
+
+    storage: Storage
+    policy: Policy
+    check: Callable[[], Verdict]
+    run_file: str
+    cache: str | None = None
+    dry_run: bool = False
+    verify: bool = False
+    workers: int | None = None
+    engine: Callable[[Reader], Engine] | None = None
+    settled: tuple[Settled, ...] = ()
+    blob_cache: BlobCache = msgspec.field(default_factory=NoCache)
+    run: str = msgspec.field(default_factory=lambda: str(uuid.uuid4()))
+    seen: str | None = None
+    config: str | None = None
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What was found, for those who show it: everything marked, and the file with what goes."""
+
+    catalog: Catalog
+    manifests: Manifests
+    marking: Marking
+    run_file: RunFile
+
+
+_REASSURING = frozenset(
+    {"nothing-to-probe", "readonly-confirmed", "stopped-confirmed", "command-not-run"}
+)
+
+
+def objections(findings: Sequence[Finding]) -> list[Finding]:
+    """The findings that speak against deleting."""
+    return [finding for finding in findings if finding.code not in _REASSURING]
+
+
+class Refused(Exception):
+    """The guard, the lock, the plan or a limit says no; nothing was deleted."""
+
+
+class StoppedByGuard(Exception):
+    """Guard or lock changed while deleting; what is gone was dead."""
+
+
+class Session:
+    """One run, from its first look to its last delete; a subclass says what it finds out."""
+
+    def __init__(
+        self,
+        job: Job,
+        observer: Observer,
+        interrupts: Interrupts,
+        show: Callable[[Plan], None] | None,
+    ) -> None:
+        self.job = job
+        self.policy = job.policy
+        self.storage = job.storage
+        # All that is done before sweeping is done with this, which has no delete.
+        self.reader = ReadOnly(job.storage)
+        self.observer = observer
+        self.interrupts = interrupts
+        self.show = show
+        self.began = time.monotonic()
+        self.marked_at = self.began
+        self.swept_at = self.began
+        self.verdict = "unknown"
+        self.findings: list[Finding] = []
+        self.run_file: PlanFile | None = None
+        self.catalog: Catalog | None = None
+        self.survey: Survey | None = None
+        self.blobs_total = 0
+        self.strangers = 0
+        self.hollow: list[str] = []
+        self.emptied: frozenset[str] = frozenset()
+        self.swept = False
+        self.error: str | None = None
+        self.lock: Lock | None = None
+        self.looked_at = 0.0
+        self.stop_reason = ""
+        self.versions = versions_of(job.storage)
+        self.keeps: tuple[Keep, ...] = ()
+        self.retained = Retained()
+        self.aside = SettingAside(job.storage, self.versions, observer)
+        self.opinion: SecondOpinion | None = None
+
+    def run(self) -> int:
+        """Do everything; returns the exit code, but for what the report alone can tell."""
+        try:
+            with self._engine() as engine:
+                self._run(engine)
+        except Refused as refusal:
+            return self._ended(4, str(refusal))
+        except (StorageError, RunFileError, WorkerLost, Contradiction) as error:
+            return self._ended(1, str(error))
+        except LockError as error:
+            self._refuse_with("locked", str(error))
+            return self._ended(4, str(error))
+        except Interrupted as interrupt:
+            return self._ended(interrupt.exit_code, interrupt.reason)
+        except StoppedByGuard as stop:
+            return self._ended(5, str(stop))
+        return 0
+
+    def _ended(self, code: int, why: str) -> int:
+        self.error = why
+        return code
+
+    def _engine(self) -> Engine:
+        if self.job.engine is not None:
+            return self.job.engine(self.reader)
+        return engine_for(self.reader, self.job.workers)
+
+    def _run(self, engine: Engine) -> None:
+        raise NotImplementedError
+
+    # Guard and lock
+
+    def _ask_guard(self) -> None:
+        try:
+            verdict = self.job.check()
+            there = is_registry(self.reader)
+        except NotFound as error:
+            # The root itself: a disk that is not mounted, a bucket of another name.
+            self._refuse_with("no-registry", str(error))
+            if self.job.dry_run:
+                raise
+            raise Refused(self._why_not()) from error
+        self.verdict = verdict.verdict
+        self.findings += verdict.findings
+        if not there:
+            self._refuse_with(
+                "no-registry",
+                f"{self.storage.root}: no registry there (docker/registry/v2 holds nothing); "
+                "is it mounted, and is the root directory right?",
+            )
+        self._refuse_unless_allowed()
+
+    def _refuse_with(self, code: str, message: str) -> None:
+        self.verdict = "refused"
+        self.findings.append(Finding(code, message))
+
+    def _refuse_unless_allowed(self) -> None:
+        if self.verdict != "allowed" and not self.job.dry_run:
+            raise Refused(self._why_not())
+
+    def _why_not(self) -> str:
+        reasons = "; ".join(finding.message for finding in objections(self.findings))
+        return f"refused, nothing was deleted: {reasons or 'nobody knows who may be writing'}"
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        if self.job.dry_run:
+            held = blocker(self.storage)
+            if held is not None:
+                self._refuse_with("locked", str(held))
+            yield
+            return
+        with self.interrupts.deferred():
+            self.lock = Lock.acquire(self.storage, self.job.run)
+        try:
+            self.interrupts.check()
+            for notice in self.lock.notices:
+                self.observer.notice(notice)
+            yield
+        finally:
+            with self.interrupts.deferred():
+                self.lock.release()
+
+    def _notices(self) -> None:
+        assert self.run_file is not None
+        while self.run_file.notices:
+            self.observer.notice(self.run_file.notices.pop(0))
+
+    # Limits
+
+    def _check_limits(self) -> None:
+        assert self.run_file is not None
+        assert self.survey is not None
+        policy = self.policy
+        dead = self.run_file.count(Kind.BLOB).rows
+        if self.blobs_total and not self.survey.live_manifests and not policy.allow_empty:
+            self._refuse_with(
+                "no-live-manifests",
+                f"{self.blobs_total} blobs, and not one live manifest: that is a wrong root or a "
+                "lost disk more often than an empty registry; if it is right, --allow-empty",
+            )
+        if policy.max_delete is not None and not policy.max_delete.allows(dead, self.blobs_total):
+            self._refuse_with(
+                "max-delete",
+                f"{dead} of {self.blobs_total} blobs would go, more than the "
+                f"{policy.max_delete} that --max-delete allows",
+            )
+        self._check_shrink()
+        self._refuse_unless_allowed()
+        self._remember()
+
+    def _seen(self) -> Seen:
+        assert self.catalog is not None
+        return Seen(len(self.catalog.repositories), len(self.catalog.tags))
+
+    def _check_shrink(self) -> None:
+        """Compare with what the last run on this storage saw: half a tree looks like garbage."""
+        if self.job.seen is None or self.policy.accept_shrink:
+            return
+        before, notice = remembered(self.job.seen)
+        if notice:
+            self.observer.notice(notice)
+        lost = before.lost(self._seen()) if before else ""
+        if lost:
+            self._refuse_with(
+                "shrunk",
+                f"{lost} since the last run on this storage: is all of it mounted, and is it the "
+                "right one? If it is right, --accept-shrink",
+            )
+
+    def _remember(self) -> None:
+        """Write down what this run saw, less what it empties; a dry run changes no memory."""
+        if self.job.seen is None or self.job.dry_run:
+            return
+        seen = self._seen()
+        left = Seen(seen.repositories - len(self.emptied), seen.tags)
+        notice = remember(self.job.seen, left, self.storage.driver, self.storage.root)
+        if notice:
+            self.observer.notice(notice)
+
+    def _ask_second_opinion(self, engine: Engine) -> None:
+        if not self.job.verify:
+            return
+        assert self.run_file is not None
+        cutoff = float(self.run_file.meta()["cutoff"])
+        self.opinion = SecondOpinion(self.reader, engine, self.observer, self.policy, cutoff)
+        self.opinion.before(self.run_file)
+        if self.opinion.faults:
+            self.observer.notice(
+                f"{self.opinion.faults} things that live images need were missing before "
+                "this run; registry-gc verify lists them"
+            )
+
+    # Quarantine
+
+    def _surveyor(self, engine: Engine) -> Surveyor:
+        cutoff = self.storage.now() - self.policy.grace
+        return Surveyor(self.reader, engine, self.policy, cutoff, self.observer, self.job.cache)
+
+    def _look_back(self, engine: Engine) -> None:
+        """A registry that takes writes may have reached what this run was setting aside."""
+        if self.policy.allow_writable:
+            self.aside.look_back(self._surveyor(engine), self._look_or_stop)
+
+    def _look_or_stop(self) -> None:
+        if self._look() is not None:
+            raise StoppedByGuard(self.stop_reason)
+
+    # Deleting
+
+    def _purges(self) -> bool:
+        """Whether versions of what this run deletes are there, and have to go."""
+        return self.policy.purge_versions and any(keep.listed for keep in self.keeps)
+
+    def _sweep(self) -> None:
+        assert self.run_file is not None
+        setting_aside = self.aside.deleter(self.job.run, self.policy)
+        cache = self.job.blob_cache
+        with self.interrupts.deferred(), setting_aside as deleter:
+            stale = cache.begin(self.run_file)
+            if stale is not None:
+                self._refuse_with(stale.code, stale.message)
+                raise Refused(self._why_not())
+            try:
+                swept = sweep(
+                    self.run_file,
+                    deleter,
+                    self.storage.capabilities,
+                    self._look,
+                    self.interrupts,
+                    self.observer,
+                    self.versions,
+                    purge=self._purges(),
+                    settled=(cache.settled, *self.job.settled),
+                )
+                if swept.stopped is None:
+                    self.swept = True
+                    self._tidy(swept.folders | set(self.hollow))
+                    self.run_file.record_meta(finished=time.time())
+            finally:
+                cache.finish(self.run_file)
+                self.swept_at = time.monotonic()
+                self._notices()
+        if swept.stopped is Stop.REFUSED:
+            raise StoppedByGuard(self.stop_reason)
+        self.interrupts.check()
+
+    def _tidy(self, folders: set[str]) -> None:
+        if self.policy.allow_writable:
+            # A folder that is empty now may be where a push is about to write.
+            return
+        try:
+            tidy(
+                self.storage,
+                self.storage.capabilities,
+                folders,
+                keep_repositories=self.policy.keep_empty_repositories,
+            )
+        except StorageError as error:
+            # All that was dead is gone. An empty folder means nothing; the next run tries again.
+            self.observer.notice(f"some empty folders stay: {error}")
+
+    def _look(self) -> Stop | None:
+        """Look at guard and lock again; on a filesystem, where that is cheap, at every batch."""
+        now = time.monotonic()
+        at_once = self.storage.capabilities.folders or self.job.blob_cache.lost
+        interval = 0.0 if at_once else _LOOK_AGAIN
+        if self.looked_at and now - self.looked_at < interval:
+            return None
+        self.looked_at = now
+        assert self.lock is not None
+        try:
+            self.lock.verify()
+        except LockError as error:
+            self._refuse_with("lock-lost", str(error))
+            self.stop_reason = f"stopped: {error}; run again to go on"
+            return Stop.REFUSED
+        verdict = self.job.check()
+        if verdict.verdict != "allowed":
+            self.verdict = verdict.verdict
+            known = set(self.findings)
+            new = [finding for finding in verdict.findings if finding not in known]
+            self.findings += new
+            reason = "; ".join(finding.message for finding in new or verdict.findings)
+            self.stop_reason = f"stopped: {reason}; what was deleted was dead; run again to go on"
+            return Stop.REFUSED
+        return None
