@@ -151,4 +151,4 @@ def test_a_folder_is_refused_for_it_may_be_another_one_on_each_worker(tmp_path: 
     config = write_config(tmp_path / "registry")
     result = run("--dask", "tcp://127.0.0.1:1", "--dry-run", config, state=tmp_path / "state")
     assert result.exit_code == 2
-    assert "object stores" in result.stderr
+    assert "object stores" in result.errors
