@@ -194,7 +194,8 @@ def _unhex(digits: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.boo
         return found, np.ones(len(digits), dtype=np.bool_)
     nibbles = _NIBBLE[digits]
     packed = (nibbles[:, 0::2] << 4) | (nibbles[:, 1::2] & 15)
-    return packed, (nibbles < 16).all(axis=1)
+    right: NDArray[np.bool_] = np.all(nibbles < 16, axis=1)
+    return packed.astype(np.uint8), right
 
 
 def _head_ends(

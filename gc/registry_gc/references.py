@@ -305,7 +305,8 @@ class Manifests:
 
     def keys_of(self, ids: NDArray[np.integer]) -> Keys:
         """The key of each number."""
-        return self.batch.keys[ids]
+        found: Keys = self.batch.keys[ids]
+        return found
 
     def load(self, keys: Keys) -> None:
         """Read the manifests of *keys* that are not known yet.
