@@ -92,7 +92,7 @@ class Spool:
         assert self._file is not None
         width = self._dtype.itemsize
         found = np.empty(stop - start, self._dtype)
-        view = found.view(np.uint8).data
+        view = memoryview(found.view(np.uint8).data).cast("B")
         done = 0
         while done < len(view):
             count = os.preadv(self._file, [view[done:]], start * width + done)

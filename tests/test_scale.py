@@ -1,0 +1,159 @@
+"""Guards against regress: requests, bytes and calls are counted, never seconds."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import registry_gc.key_index
+import registry_gc.spool
+from core_support import Watcher
+from generated import GeneratedStorage
+from generated_shape import Shape
+from registry_gc.collect import Job, collect
+from registry_gc.digest import KEY
+from registry_gc.guard import Verdict
+from registry_gc.interrupts import Interrupts
+from registry_gc.key_index import KeyIndex, distinct_keys
+from registry_gc.policy import Policy
+from registry_gc.report.model import Report
+from registry_gc.spool import Spool
+
+SMALL, LARGE = Shape(100, 10_000), Shape(400, 40_000)
+FLAT = Shape(400, 40_000, teams=0)
+
+
+WINDOWS = {
+    "spool.IN_MEMORY": 1 << 12,
+    "spool._WINDOW": 1 << 14,
+    "cache._AT_ONCE": 64,
+    "references._EDGES_AT_ONCE": 1 << 9,
+    "link_store.AT_ONCE": 1 << 9,
+    "dead_layers._WORDS_AT_ONCE": 1 << 10,
+    "dead_layers._PART": 1 << 8,
+    "run_file._CHUNK": 100,
+    "ranges.PAGES": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("generated")
+
+
+def planned(shape: Shape, folder: Path, *, workers: int = 1) -> Report:
+    storage = GeneratedStorage(shape, folder=str(folder))
+    run_file = folder / f"run-{len([*folder.iterdir()])}"
+    name = f"{shape.repositories}-{shape.teams}"
+    job = Job(
+        storage=storage,
+        policy=Policy(delete_untagged=True),
+        check=lambda: Verdict("allowed", ()),
+        run_file=str(run_file),
+        cache=str(folder / f"cache-{name}"),
+        dry_run=True,
+        workers=workers,
+    )
+    report = collect(job, Watcher(), Interrupts())
+    storage.close()
+    assert report.error is None
+    return report
+
+
+def test_listing_costs_little_more_than_its_pages_and_a_warm_run_reads_no_manifest(
+    folder: Path,
+) -> None:
+    for shape in (LARGE, FLAT):
+        cold = planned(shape, folder, workers=4)
+        warm = planned(shape, folder, workers=4)
+        # Beside the manifests only the lock is looked for.
+        assert cold.requests["read"] == shape.manifests + 1
+        assert warm.requests["read"] == 1
+        assert warm.marked == cold.marked
+        keys = shape.blobs + shape.repositories * (15 + 2 * shape.tags)
+        keys += warm.layer_links.eligible + shape.repositories * 140
+        assert warm.requests["list"] <= 1.3 * keys / 1000 + 10
+
+
+def test_memory_for_each_further_live_blob_stays_within_bounds(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Python and numpy allocate at the peak, with windows that suit so small a registry."""
+    for name, size in WINDOWS.items():
+        monkeypatch.setattr(f"registry_gc.{name}", size)
+    peaks = []
+    for shape in (SMALL, LARGE):
+        planned(shape, folder)
+        gc.collect()
+        tracemalloc.start()
+        try:
+            report = planned(shape, folder)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+        live = report.blobs_total - report.blobs.eligible
+    more = live * (LARGE.blobs - SMALL.blobs) / LARGE.blobs
+    assert (peaks[1] - peaks[0]) / more < 160
+
+
+@pytest.fixture
+def spool(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spool]:
+    monkeypatch.setattr(registry_gc.spool, "_WINDOW", 128)
+    found = Spool(np.dtype(np.int64), limit=200)
+    yield found
+    found.close()
+
+
+def test_a_spool_says_in_its_file_what_it_said_in_memory(spool: Spool) -> None:
+    rows = np.arange(100, dtype=np.int64) * 7
+    for start in range(0, 100, 9):
+        assert spool.append(rows[start : start + 9]) == start
+        assert spool.read(0, start + 9).tolist() == rows[: start + 9].tolist()
+    assert spool._in_file > 0
+    order = np.random.default_rng(1).permutation(100)
+    assert spool.take(order).tolist() == rows[order].tolist()
+    assert spool.take(np.array([3, 3, 99])).tolist() == [21, 21, 693]
+    assert spool.read(95, 200).tolist() == rows[95:].tolist()
+
+
+def test_a_disk_without_room_keeps_rows_in_memory(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = np.arange(60, dtype=np.int64)
+    spool.append(rows[:30])
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.pwrite", full)
+    spool.append(rows[30:])
+    assert spool.read(0, 60).tolist() == rows.tolist()
+    assert spool.take(rows[::-1]).tolist() == rows[::-1].tolist()
+
+
+def test_keys_that_begin_with_the_same_64_bits_are_told_apart() -> None:
+    """Nobody has such digests; what is visited is exact all the same."""
+    texts = sorted(bytes([a]) * 8 + bytes([b]) * 24 for a in range(3) for b in range(4))
+    keys = np.frombuffer(b"".join(texts), dtype=KEY)
+    mixed = np.random.default_rng(2).permutation(np.concatenate([keys, keys[::2]]))
+    assert distinct_keys(mixed).tobytes() == keys.tobytes()
+    index = KeyIndex(keys)
+    assert index.positions(keys[::-1]).tolist() == list(range(len(keys)))[::-1]
+    strange = np.frombuffer(bytes(8) + b"\1" * 23 + b"\2", dtype=KEY)
+    assert index.positions(strange).tolist() == [-1]
+
+
+def test_keys_are_distinct_across_the_pieces_they_are_sorted_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry_gc.key_index, "_CHUNK", 4)
+    texts = sorted(bytes([number]) * 32 for number in range(23))
+    keys = np.frombuffer(b"".join(texts), dtype=KEY)
+    mixed = np.random.default_rng(3).permutation(np.concatenate([keys, keys, keys]))
+    assert distinct_keys(mixed).tobytes() == keys.tobytes()
+    assert KeyIndex(keys).positions(mixed).min() >= 0
