@@ -125,7 +125,7 @@ class Explainer:
         self._marking, _ = marker.marked(catalog, marker.policy)
         self._trails = Trails(catalog, manifests, self._marking, marker.policy)
         links = dead_links(catalog, manifests, self._marking, marker.policy, cutoff)
-        self._going: list[Row] = links.rows
+        self._going: list[Row] = list(links.rows)
 
     def explain(self, what: str) -> About:
         """Answer for ``REPOSITORY``, ``REPOSITORY:TAG``, ``REPOSITORY@DIGEST`` or a digest.
