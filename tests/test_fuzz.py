@@ -67,7 +67,8 @@ class Fuzzed:
         before = set(self.store.storage.snapshot())
         text = name.encode()
         image = tree.image(name, "v1", layers=[text + b"1", text + b"2"], config=text)
-        alias = tree.blob(text + b"alias")
+        # A registry links a layer under the name it was pushed by, and under its own.
+        alias = tree.layer(name, text + b"alias")
         tree.link_layer(name, sha512(text + b"alias"), alias)
         layer = {"mediaType": "application/x", "digest": sha512(text + b"alias"), "size": 9}
         tree.image(name, "alias", layers=[], config=text, extra={"layers": [layer]})
@@ -120,7 +121,7 @@ def test_a_hex_digit_that_has_changed_in_a_link_holds_the_repository(what: str) 
     image = tree.image("a", "v1", layers=[b"layer"])
     path = f"{repository_path('a')}/_manifests/tags/v1/current/link"
     if what == "the alias":
-        tree.link_layer("a", sha512(b"named"), tree.blob(b"named"))
+        tree.link_layer("a", sha512(b"named"), tree.layer("a", b"named"))
         layer = {"mediaType": "application/x", "digest": sha512(b"named"), "size": 5}
         tree.image("a", "v2", layers=[], extra={"layers": [layer]})
         (path,) = [name for name in store.storage.snapshot() if "/_layers/sha512/" in name]
