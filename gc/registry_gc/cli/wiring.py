@@ -159,6 +159,11 @@ def dask_engine(
         )
     if options["max_requests_per_second"]:
         raise ConfigError("--dask and --max-requests-per-second exclude each other")
+    if Parameters(config.driver, config.storage.parameters).number("maxrequestspersecond", 0):
+        raise ConfigError(
+            f"{config.path}: storage.{config.driver}.maxrequestspersecond cannot be held by many "
+            "machines together: --dask and it exclude each other"
+        )
     try:
         from registry_gc.engine_dask import DaskEngine
     except ImportError as error:
