@@ -51,10 +51,13 @@ def registry(seed: int, *, clean: bool) -> dict[str, File]:
     for number in range(chance.randrange(1, 5)):
         name = chance.choice(("app", "multi", f"new-{number}"))
         layers = [b"shared by many", b"new %d" % number]
-        image = tree.image(name, chance.choice((None, f"new-{number}")), layers=layers)
+        # Of its own: `{}` is what many old images have, some of them dead.
+        config = b"config %d" % number
+        tag = chance.choice((None, f"new-{number}"))
+        image = tree.image(name, tag, layers=layers, config=config)
         if chance.random() < 0.5:
             tree.index(name, chance.choice((None, f"multi-{number}")), [image])
-        tree.image(name, layers=[b"signature %d" % number], subject=image)
+        tree.image(name, layers=[b"signature %d" % number], config=config, subject=image)
     return files
 
 
@@ -113,7 +116,7 @@ def assert_right(report: Report, gone: set[str]) -> None:
 @pytest.fixture
 def seeds(long: bool) -> range:
     """How many registries a test collects."""
-    return range(2000 if long else 60)
+    return range(2000 if long else 40)
 
 
 @pytest.mark.timeout(7200)
@@ -138,9 +141,9 @@ def test_whatever_goes_wrong_nothing_live_goes(
         for kind, times in faulty.struck.items():
             struck[kind] += times
     assert all(struck[kind] for kind in kinds), struck
-    # Some runs came through, and some did not: else this has shown little.
-    assert codes & {0, 3}
+    # Some runs did not come through; with faults that pass, some did: else this has shown little.
     assert codes - {0, 3}
+    assert codes & {0, 3} or kinds is EVERYTHING
 
 
 @pytest.mark.timeout(7200)

@@ -109,7 +109,9 @@ def test_killed_at_any_moment_on_a_filesystem_the_end_is_the_same(long: bool) ->
             )
             assert set(files) - files_below(root) == expected.dead, victim.said
             assert not empty_folders(root)
-    assert phases >= {"finding out", "deleting"}
+    # On a slow machine few moments lie in the deletes themselves.
+    assert "finding out" in phases
+    assert phases & {"deleting", "tidying", "finished"}
 
 
 @pytest.fixture
