@@ -175,7 +175,7 @@ class Life(RuleBasedStateMachine):
 
 @pytest.mark.timeout(14400)
 def test_a_life_of_pushes_and_collections_follows_the_model(long: bool) -> None:
-    examples, steps = (20_000, 15) if long else (120, 8)
+    examples, steps = (20_000, 15) if long else (60, 8)
     run_machine(
         Life,
         settings=settings(

@@ -1,7 +1,7 @@
 """Keeps freed memory from staying with the process.
 
 glibc gives each thread a heap of its own and, after large arrays came and went, takes larger ones
-from heaps too, which return nothing from their middle. With 16 threads that was 60 MB of 250.
+from heaps too, which return nothing from their middle. With 16 threads that was tens of megabytes.
 """
 
 from __future__ import annotations
