@@ -129,7 +129,9 @@ class Page(msgspec.Struct, frozen=True):
     """One answer to a listing, as columns of equal length.
 
     ``md5s`` has dtype ``V16`` and :data:`UNKNOWN_MD5` where the listing does not tell; None where
-    it never does. ``shared`` is as in :class:`Entry`; None where nothing is.
+    it never does. ``etags``: as the storage lists them, opaque; another one after each write. None
+    where it lists none, or its MD5s say as much.
+    ``shared`` is as in :class:`Entry`; None where nothing is.
     ``hollow`` are folders with no file anywhere below them, which only file systems have (paths
     without a trailing ``/``, deepest first, the listed folder itself among them).
     """
@@ -140,6 +142,7 @@ class Page(msgspec.Struct, frozen=True):
     md5s: NDArray[np.void] | None = None
     shared: NDArray[np.bool_] | None = None
     hollow: tuple[str, ...] = ()
+    etags: Sequence[bytes] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)

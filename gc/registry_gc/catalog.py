@@ -38,6 +38,7 @@ from registry_gc.listing import (
 )
 from registry_gc.live_set import LiveSet
 from registry_gc.ranges import Range, first_ranges
+from registry_gc.tag_memory import TagMemory
 from registry_gc.tags import TagColumns, TagFolders, Tags
 
 _LINKS_A_UNIT = 128
@@ -84,9 +85,12 @@ def is_registry(reader: Reader) -> bool:
     return "blobs" in folders or "repositories" in folders
 
 
-def read_catalog(reader: Reader, engine: Engine, observer: Observer) -> Catalog:
+def read_catalog(
+    reader: Reader, engine: Engine, observer: Observer, memory: TagMemory | None = None
+) -> Catalog:
     """List ``repositories/`` and read the links that need it.
 
+    :param memory: what earlier runs have read of tags.
     :raises StorageError: a folder or a link could not be read; nobody may go on without it.
     """
     observer.phase("listing repositories", None, "repositories")
@@ -102,7 +106,7 @@ def read_catalog(reader: Reader, engine: Engine, observer: Observer) -> Catalog:
         observer.advance(len(batch.repositories))
     observer.finish()
     catalog, odd = merge.catalog()
-    _read_tags(engine, catalog, observer)
+    _read_tags(engine, catalog, observer, memory)
     _read_odd_links(engine, catalog, odd)
     _read_upload_starts(engine, catalog)
     return catalog
@@ -226,7 +230,7 @@ class _Merge:
                         places[tag.repository, tag.name],
                         tag.modified,
                         None if tag.target is None else key(tag.target),
-                        tag.md5,
+                        tag.stamp,
                     )
                     for tag in batch.tags
                 ]
@@ -344,10 +348,15 @@ def _read_all(
     return contents
 
 
-def _read_tags(engine: Engine, catalog: Catalog, observer: Observer) -> None:
+def _read_tags(
+    engine: Engine, catalog: Catalog, observer: Observer, memory: TagMemory | None
+) -> None:
     """Learn the targets of the tags that the listing did not tell."""
     tags = catalog.tags
     unknown = np.flatnonzero(~tags.known)
+    if memory is not None and len(unknown):
+        memory.recall(tags, unknown, catalog.names)
+        unknown = np.flatnonzero(~tags.known)
     if not len(unknown):
         return
     observer.phase("reading tags", len(unknown), "tags")
@@ -363,6 +372,8 @@ def _read_tags(engine: Engine, catalog: Catalog, observer: Observer) -> None:
                 catalog.damaged.append(Damage(path, reason))
             else:
                 tags.learn(row, catalog.names.key(target))
+        if memory is not None:
+            memory.remember(tags, rows, paths, catalog.names)
     observer.finish()
 
 

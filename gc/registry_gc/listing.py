@@ -27,7 +27,7 @@ from registry_gc.digest import (
 )
 from registry_gc.layout import BLOBS, REPOSITORIES, Run, Single, blob_path, split
 from registry_gc.ranges import Range, Walk
-from registry_gc.tags import Tag
+from registry_gc.tags import Tag, stamp_of
 
 _BUCKET = re.compile(re.escape(BLOBS) + "sha256/([0-9a-f]{2})/")
 
@@ -286,7 +286,8 @@ class _RepositoryBuilder:
         self.layers = _LinkList()
         self.tag_index = _LinkList()
         self.candidates: dict[int, list[str]] = {}
-        self.tags: list[Tag] = []
+        # With the MD5, ETag and size that the listing has for its link.
+        self.tags: list[tuple[Tag, bytes, bytes, int]] = []
         self.uploads: dict[tuple[int, str], Upload] = {}
         self.signatures: list[Signature] = []
         self.odd: list[OddLink] = []
@@ -381,8 +382,10 @@ class _RepositoryBuilder:
             case ["_manifests", "tags", tag, "current", "link"]:
                 modified = float(page.modified[single.row])
                 md5 = UNKNOWN_MD5 if page.md5s is None else page.md5s[single.row].tobytes()
+                etag = b"" if page.etags is None else page.etags[single.row]
                 self.tag_number(number, tag)
-                self.tags.append(Tag(number, tag, single.path, modified, None, md5))
+                listed = Tag(number, tag, single.path, modified, None)
+                self.tags.append((listed, md5, etag, int(page.sizes[single.row])))
             case ["_uploads", uuid, _, *_]:
                 upload = self.uploads.setdefault((number, uuid), Upload(number, uuid))
                 upload.files.append(single.path)
@@ -436,7 +439,7 @@ class _RepositoryBuilder:
             layers=self.layers.packed(),
             tag_folders=list(self.tag_numbers),
             tag_index=self.tag_index.packed(),
-            tags=[self.resolved(tag) for tag in self.tags],
+            tags=[self.resolved(*listed) for listed in self.tags],
             uploads=list(self.uploads.values()),
             signatures=self.signatures,
             odd=self.odd,
@@ -447,19 +450,20 @@ class _RepositoryBuilder:
             rest=rest,
         )
 
-    def resolved(self, tag: Tag) -> Tag:
+    def resolved(self, tag: Tag, md5: bytes, etag: bytes, size: int) -> Tag:
         """The tag with its target, where the listed MD5 is that of one of its own candidates.
 
         ``current/link`` always holds one of the digests under ``index/``, and an MD5 that is
         equal to that of a candidate's text is no coincidence: nobody who can write links needs
         to collide one.
         """
-        if tag.md5 == UNKNOWN_MD5:
-            return tag
-        for digest in self.candidates.get(self.tag_number(tag.repository, tag.name), ()):
-            if hashlib.md5(digest.encode(), usedforsecurity=False).digest() == tag.md5:
-                return Tag(tag.repository, tag.name, tag.path, tag.modified, digest, tag.md5)
-        return tag
+        if md5 != UNKNOWN_MD5:
+            for digest in self.candidates.get(self.tag_number(tag.repository, tag.name), ()):
+                if hashlib.md5(digest.encode(), usedforsecurity=False).digest() == md5:
+                    return Tag(tag.repository, tag.name, tag.path, tag.modified, digest)
+            etag = etag or md5
+        stamp = stamp_of(etag, size, tag.modified)
+        return Tag(tag.repository, tag.name, tag.path, tag.modified, None, stamp)
 
 
 def read_links(reader: Reader, paths: tuple[str, ...]) -> list[tuple[str, str | None, str]]:

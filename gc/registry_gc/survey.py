@@ -5,7 +5,8 @@ Reads only. A collection, a plan, and those who merely ask (verify, explain, rep
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import msgspec
@@ -26,6 +27,7 @@ from registry_gc.policy import Policy, Release
 from registry_gc.references import Manifests, State
 from registry_gc.run_file import Kind, Row
 from registry_gc.signatures import read_signatures
+from registry_gc.tag_memory import TagMemory
 
 
 class BlobSink(Protocol):
@@ -98,13 +100,16 @@ class Surveyor:
         self.cutoff = cutoff
         self._observer = observer
         self._cache = cache
+        self._told: set[str] = set()
 
     def catalog(self) -> Catalog:
         """List ``repositories/``.
 
         :raises StorageError: a folder or a link could not be read.
         """
-        return read_catalog(self._reader, self._engine, self._observer)
+        with self._remembered() as cache:
+            memory = None if cache is None else TagMemory(cache, self._reader)
+            return read_catalog(self._reader, self._engine, self._observer, memory)
 
     def mark(self, catalog: Catalog) -> Survey:
         """What is live, without a look at ``blobs/``: what the cache says is not checked."""
@@ -115,15 +120,10 @@ class Surveyor:
 
         :raises StorageError: something could not be read; *sink* is worth nothing then.
         """
-        if self._cache is None:
-            return self._with_blobs(catalog, sink, None)
-        cache = ReferenceCache.open(self._cache)
-        try:
+        with self._remembered() as cache:
+            if cache is None:
+                return self._with_blobs(catalog, sink, None)
             return self._remembering(catalog, sink, cache)
-        finally:
-            cache.close()
-            for notice in cache.notices:
-                self._observer.notice(notice)
 
     def look_again(self, catalog: Catalog, sink: BlobSink) -> Survey:
         """As :meth:`plan_blobs`, for a registry that a plan has been made of.
@@ -131,15 +131,24 @@ class Surveyor:
         What was remembered by then is relied on: whether its blob is still there and whole is not
         looked at. If it is not, more is kept than has to be.
         """
+        with self._remembered() as cache:
+            return self._with_blobs(catalog, sink, cache, confirm=False)
+
+    @contextmanager
+    def _remembered(self) -> Iterator[ReferenceCache | None]:
+        """The cache; what was wrong with it is told at the end, once in a run."""
         if self._cache is None:
-            return self._with_blobs(catalog, sink, None)
+            yield None
+            return
         cache = ReferenceCache.open(self._cache)
         try:
-            return self._with_blobs(catalog, sink, cache, confirm=False)
+            yield cache
         finally:
             cache.close()
             for notice in cache.notices:
-                self._observer.notice(notice)
+                if notice not in self._told:
+                    self._told.add(notice)
+                    self._observer.notice(notice)
 
     def _remembering(self, catalog: Catalog, sink: BlobSink, cache: ReferenceCache) -> Survey:
         survey = self._with_blobs(catalog, sink, cache)
