@@ -22,7 +22,7 @@ from distributed.client import FutureCancelledError
 
 from registry_drivers.base import Reader
 from registry_gc import __version__
-from registry_gc.engine import Result, Unit, Work, WorkerLost
+from registry_gc.engine import NO_MORE, Result, Unit, Work, WorkerLost, drain
 from registry_gc.layout import BLOBS, REPOSITORIES
 from registry_gc.manifests import RULES_VERSION
 
@@ -130,13 +130,9 @@ class DaskEngine:
         try:
             while True:
                 while len(running) < 2 * self.workers + 2:
-                    if extra:
-                        unit = extra.popleft()
-                    else:
-                        try:
-                            unit = next(source)
-                        except StopIteration:
-                            break
+                    unit = next(drain(source, extra), NO_MORE)
+                    if unit is NO_MORE:
+                        break
                     task = pickle.dumps((self._open, work, unit))
                     future = self._client.submit(shim, task, pure=False, key=_key(work))
                     running.add(future)
