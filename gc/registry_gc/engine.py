@@ -41,6 +41,10 @@ class Engine(Protocol):
     def workers(self) -> int:
         """How many units run at once."""
 
+    @property
+    def far(self) -> bool:
+        """Whether workers are other machines, to which units and results travel."""
+
     def run(
         self,
         work: Work[Unit, Result],
@@ -71,6 +75,7 @@ class SerialEngine:
     """Runs each unit in the caller, in order."""
 
     workers = 1
+    far = False
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
@@ -111,6 +116,8 @@ def drain(units: Iterator[Unit], extra: deque[Unit]) -> Iterator[Unit]:
 
 class _PoolEngine:
     """What threads and processes share: a window of units under way."""
+
+    far = False
 
     def __init__(self, reader: Reader, workers: int) -> None:
         self._reader = reader

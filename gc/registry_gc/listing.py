@@ -126,7 +126,8 @@ class BlobBatch(msgspec.Struct, frozen=True):
     """What one range of ``blobs/`` holds.
 
     ``sizes`` are the bytes that deleting frees: 0 where the file has another hard link.
-    ``live``: how many live blobs there are beside these, where those were left out.
+    ``live``: how many live blobs there are beside these, where those were left out, of together
+    ``live_bytes``; None where nobody asked for their sizes.
     """
 
     keys: Keys
@@ -137,6 +138,7 @@ class BlobBatch(msgspec.Struct, frozen=True):
     hollow: list[str]
     rest: Range | None
     live: int = 0
+    live_bytes: int | None = None
 
 
 def repository_of(path: str) -> str | None:

@@ -34,6 +34,13 @@ class LiveSet:
     def __len__(self) -> int:
         return len(self._sorted)
 
+    def between(self, low: int, high: int) -> NDArray[np.uint64]:
+        """The first 64 bits, sorted, of those from *low* up to *high*, both among them."""
+        # numpy takes a number that is not of the array's own type for a float, and rounds it.
+        first = np.searchsorted(self._sorted, np.uint64(low), "left")
+        last = np.searchsorted(self._sorted, np.uint64(high), "right")
+        return self._sorted[first:last]
+
     def has(self, keys: Keys) -> NDArray[np.bool_]:
         """Tell for each of *keys* whether it is, or may be, live."""
         return within(self._sorted, prefixes(keys))

@@ -417,6 +417,11 @@ class Manifests:
         return distinct_keys(self.batch.keys[self._unread & ~self._seen])
 
     @property
+    def unread(self) -> Keys:
+        """The remembered manifests, of which the size of the blob has to be checked."""
+        return self.batch.keys[self._unread]
+
+    @property
     def remembers(self) -> bool:
         """Whether anything was remembered instead of read, and has to be checked."""
         return bool(self._unread.any())

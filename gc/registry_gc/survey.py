@@ -14,6 +14,7 @@ import numpy as np
 
 from registry_drivers.base import Reader
 from registry_gc.arrays import distinct, without
+from registry_gc.blob_shares import Wanted, stream_shares
 from registry_gc.cache import ReferenceCache
 from registry_gc.catalog import Catalog, read_catalog, stream_blobs
 from registry_gc.digest import Keys, empty_keys
@@ -198,7 +199,12 @@ class Surveyor:
         needed = self._without_holds(survey)
         passed = None if confirm and survey.manifests.remembers else needed
         expected = len(catalog.revisions) + len(catalog.layers)
-        for batch in stream_blobs(self._reader, self._engine, expected, passed):
+        if self._engine.far:
+            wanted = Wanted(live, needed, survey.manifests.unread)
+            batches = stream_shares(self._reader, self._engine, wanted)
+        else:
+            batches = stream_blobs(self._reader, self._engine, expected, passed)
+        for batch in batches:
             _count(survey.blobs, batch)
             if needed is not live:
                 held = live.has(batch.keys) & ~needed.has(batch.keys)
@@ -247,6 +253,9 @@ class Surveyor:
 def _count(blobs: Blobs, batch: BlobBatch) -> None:
     blobs.total += len(batch.keys) + batch.live
     blobs.bytes += int(batch.sizes.sum())
-    blobs.unsized += batch.live
+    if batch.live_bytes is None:
+        blobs.unsized += batch.live
+    else:
+        blobs.bytes += batch.live_bytes
     blobs.strangers += batch.strangers
     blobs.hollow += batch.hollow
