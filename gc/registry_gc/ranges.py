@@ -97,6 +97,7 @@ def head_of(page: Page, count: int) -> Page:
         md5s=None if page.md5s is None else page.md5s[:count],
         shared=None if page.shared is None else page.shared[:count],
         hollow=page.hollow,
+        contents={row: content for row, content in page.contents.items() if row < count},
     )
 
 
