@@ -258,12 +258,14 @@ def stat_blobs(reader: Reader, keys: bytes) -> BlobBatch:
     entries: list[Entry] = []
     lone: list[str] = []
     for at in range(0, len(keys), 32):
-        path = blob_path("sha256:" + keys[at : at + 32].hex())
+        key = keys[at : at + 32]
+        path = blob_path("sha256:" + key.hex())
         try:
             entries.append(reader.stat(path))
-            found.append(keys[at : at + 32])
         except NotFound:
             lone.append(path.removesuffix("data"))
+        else:
+            found.append(key)
     others = list_blobs(reader, Range(tuple(lone)))
     return BlobBatch(
         keys=pack(found),

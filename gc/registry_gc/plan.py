@@ -40,9 +40,9 @@ class Links(NamedTuple):
 
 
 class Blobs(NamedTuple):
-    """The dead blobs of one batch as rows, and the keys that only their age keeps."""
+    """The dead blobs of one batch as rows, to be gone through once; and what only age keeps."""
 
-    rows: list[Row]
+    rows: Iterator[Row]
     young: Keys
 
 
@@ -52,19 +52,15 @@ def dead_blobs(batch: BlobBatch, live: LiveSet, cutoff: float, names: Names) -> 
     unreached = ~live.has(batch.keys)
     young = unreached & (batch.modified > cutoff)
     dead = np.flatnonzero(unreached & ~young)
-    digests = names.texts(batch.keys[dead])
-    rows = [
-        Row(
-            kind=Kind.BLOB,
-            repository=None,
-            digest=digest,
-            path=blob_path(digest),
-            size=int(batch.sizes[at]),
-            modified=float(batch.modified[at]),
-            reason="no live manifest references it",
+    rows = (
+        Row(Kind.BLOB, None, digest, blob_path(digest), size, age, "no live manifest references it")
+        for digest, size, age in zip(
+            names.texts(batch.keys[dead]),
+            batch.sizes[dead].tolist(),
+            batch.modified[dead].tolist(),
+            strict=True,
         )
-        for digest, at in zip(digests, dead.tolist(), strict=True)
-    ]
+    )
     return Blobs(rows, batch.keys[young])
 
 

@@ -18,7 +18,8 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import Any, NamedTuple, Self
 
 import msgspec
@@ -47,12 +48,8 @@ CREATE TABLE deletions (
 """
 # Names that are no UTF-8 cannot be bound as text; as bytes that are cast to text they can.
 _COLUMNS = "(phase, kind, repository, digest, path, size, modified, reason)"
-_INSERT = f"INSERT INTO deletions {_COLUMNS} VALUES (?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608  # above
 _CHUNK = 10_000  # rows that are in memory at once
-_INSERT_BYTES = (
-    f"INSERT INTO deletions {_COLUMNS} VALUES (?, CAST(? AS TEXT), "  # noqa: S608  # above
-    "CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, CAST(? AS TEXT))"
-)
+_LINES = 1_000  # lines that are one text
 _FIELD = re.compile(r"\{(repository|digest)\}")
 
 
@@ -201,13 +198,20 @@ class RunFile:
 
     def add(self, rows: Iterable[Row]) -> None:
         """Append rows, some at a time; after an error the file is worth nothing."""
-        source = iter(rows)
-        while values := [(row[0].phase, row[0].label, *row[1:]) for row in islice(source, _CHUNK)]:
-            try:
-                self._write(_INSERT, values)
-            except UnicodeEncodeError:
-                # Names that are no UTF-8; they are rare, and encoding all costs as much as writing.
-                self._write(_INSERT_BYTES, [tuple(map(_encoded, value)) for value in values])
+        for kind, of_kind in groupby(rows, key=itemgetter(0)):
+            # Phase and label are the same for all: they need no binding, row by row.
+            insert = (
+                f"INSERT INTO deletions {_COLUMNS} "  # noqa: S608  # names of our own
+                f"VALUES ({kind.phase}, '{kind.label}', {{0}}, {{0}}, {{0}}, ?, ?, {{0}})"
+            )
+            while values := [row[1:] for row in islice(of_kind, _CHUNK)]:
+                try:
+                    self._write(insert.format("?"), values)
+                except UnicodeEncodeError:
+                    # Names that are no UTF-8; they are rare, and encoding all costs as much as
+                    # writing.
+                    encoded = [tuple(map(_encoded, value)) for value in values]
+                    self._write(insert.format("CAST(? AS TEXT)"), encoded)
 
     def drop(self, kind: Kind, digests: Iterable[str]) -> None:
         """Take rows back that are not dead after all."""
@@ -293,7 +297,7 @@ class RunFile:
         }
 
     def lines(self, kind: Kind, form: str) -> Iterator[str]:
-        """One line for each row of a kind, in the order of :meth:`rows`.
+        """One line for each row of a kind, in the order of :meth:`rows`; many lines a text.
 
         :param form: the line, with ``{repository}`` and ``{digest}`` for those of the row; put
             together by SQLite, which takes a fifth of the time that rows take.
@@ -304,8 +308,9 @@ class RunFile:
             f"SELECT CAST({' || '.join(texts)} AS BLOB) FROM deletions "  # noqa: S608  # two names
             "WHERE phase = ? AND state <> ? ORDER BY repository, digest, path"
         )
-        for (line,) in self._read(query, (*parts[::2], kind.phase, RowState.TAKEN_BACK)):
-            yield line.decode("utf-8", "surrogateescape")
+        found = self._read(query, (*parts[::2], kind.phase, RowState.TAKEN_BACK))
+        while some := [line for (line,) in islice(found, _LINES)]:
+            yield b"\n".join(some).decode("utf-8", "surrogateescape")
 
     def batches(self, kind: Kind, size: int) -> Iterator[list[tuple[int, str]]]:
         """Rows still to be deleted, as number and path, *size* at a time."""
