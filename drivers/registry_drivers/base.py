@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -134,6 +134,7 @@ class Page(msgspec.Struct, frozen=True):
     ``shared`` is as in :class:`Entry`; None where nothing is.
     ``hollow`` are folders with no file anywhere below them, which only file systems have (paths
     without a trailing ``/``, deepest first, the listed folder itself among them).
+    ``contents``: by row, the whole of small files that cost less to read than to come back to.
     """
 
     paths: Paths
@@ -143,6 +144,7 @@ class Page(msgspec.Struct, frozen=True):
     shared: NDArray[np.bool_] | None = None
     hollow: tuple[str, ...] = ()
     etags: Sequence[bytes] | None = None
+    contents: Mapping[int, bytes] = msgspec.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -40,12 +40,26 @@ for _digit in range(16):
 
 def blob_path(digest: str) -> str:
     """The bytes of *digest*."""
+    if digest.startswith("sha256:"):
+        return f"{SHA256_BLOBS}{digest[7:9]}/{digest[7:]}/data"
     algorithm, _, encoded = digest.partition(":")
     return f"{BLOBS}{algorithm}/{encoded[:2]}/{encoded}/data"
 
 
+def blob_paths(digests: Iterable[str]) -> list[str]:
+    """The bytes of each of *digests*; millions of them are dead in a large registry."""
+    return [
+        f"{SHA256_BLOBS}{digest[7:9]}/{digest[7:]}/data"
+        if digest.startswith("sha256:")
+        else blob_path(digest)
+        for digest in digests
+    ]
+
+
 def layer_link(repository: str, digest: str) -> str:
     """The link that lets *digest* be pulled from *repository*."""
+    if digest.startswith("sha256:"):
+        return f"{REPOSITORIES}{repository}/_layers/sha256/{digest[7:]}/link"
     return f"{REPOSITORIES}{repository}/_layers/{digest.replace(':', '/', 1)}/link"
 
 

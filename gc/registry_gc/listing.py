@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from bisect import bisect_left
 
 import msgspec
 import numpy as np
@@ -259,12 +260,14 @@ def stat_blobs(reader: Reader, keys: bytes) -> BlobBatch:
     entries: list[Entry] = []
     lone: list[str] = []
     for at in range(0, len(keys), 32):
-        path = blob_path("sha256:" + keys[at : at + 32].hex())
+        key = keys[at : at + 32]
+        path = blob_path("sha256:" + key.hex())
         try:
             entries.append(reader.stat(path))
-            found.append(keys[at : at + 32])
         except NotFound:
             lone.append(path.removesuffix("data"))
+        else:
+            found.append(key)
     others = list_blobs(reader, Range(tuple(lone)))
     return BlobBatch(
         keys=pack(found),
@@ -301,9 +304,11 @@ class _RepositoryBuilder:
         for folder in page.hollow:
             self.hollow.append(folder)
             self.owner(folder + "/")
+        # Once for the whole page: most of its runs are the one or two entries of a tag's history.
+        odd = np.flatnonzero(page.sizes != LINK_SIZE).tolist()
         for piece in split(page):
             if isinstance(piece, Run):
-                self.run(page, piece)
+                self.run(page, piece, odd)
             else:
                 self.single(page, piece)
 
@@ -316,7 +321,8 @@ class _RepositoryBuilder:
         number = self.repositories.setdefault(name, len(self.repositories))
         return number, ("_" + below).split("/")
 
-    def run(self, page: Page, run: Run) -> None:
+    def run(self, page: Page, run: Run, odd: list[int]) -> None:
+        """Sort one run in; *odd* are the rows of the page that have not the size of a link."""
         owned = self.owner(run.head) if run.leaf == "link" else None
         parts = owned[1] if owned else []
         rows = slice(run.start, run.stop)
@@ -342,15 +348,9 @@ class _RepositoryBuilder:
         links.add(number, keys, page.modified[rows])
         if links is self.tag_index and page.md5s is not None:
             self.candidates.setdefault(number, []).extend(self.names.texts(keys))
-        sizes = page.sizes[rows]
-        if len(sizes) == 1:
-            # Most tags have one entry; a search through one row costs more than a look.
-            odd = [] if sizes[0] == LINK_SIZE else [0]
-        else:
-            odd = np.flatnonzero(sizes != LINK_SIZE).tolist()
-        for row in odd:
-            named = self.names.text(keys[row].tobytes())
-            self.odd.append(OddLink(page.paths[run.start + row], named))
+        for row in odd[bisect_left(odd, run.start) : bisect_left(odd, run.stop)]:
+            named = self.names.text(keys[row - run.start].tobytes())
+            self.odd.append(OddLink(page.paths[row], named))
 
     def tag_number(self, repository: int, tag: str) -> int:
         return self.tag_numbers.setdefault((repository, tag), len(self.tag_numbers))
@@ -386,7 +386,10 @@ class _RepositoryBuilder:
                 md5 = UNKNOWN_MD5 if page.md5s is None else page.md5s[single.row].tobytes()
                 etag = b"" if page.etags is None else page.etags[single.row]
                 self.tag_number(number, tag)
-                listed = Tag(number, tag, single.path, modified, None)
+                content = page.contents.get(single.row)
+                # What is wrong with one that holds no digest is said by those who read it again.
+                target = None if content is None else link_target(content)[0]
+                listed = Tag(number, tag, single.path, modified, target)
                 self.tags.append((listed, md5, etag, int(page.sizes[single.row])))
             case ["_uploads", uuid, _, *_]:
                 upload = self.uploads.setdefault((number, uuid), Upload(number, uuid))
@@ -459,6 +462,8 @@ class _RepositoryBuilder:
         equal to that of a candidate's text is no coincidence: nobody who can write links needs
         to collide one.
         """
+        if tag.target is not None:
+            return tag
         if md5 != UNKNOWN_MD5:
             for digest in self.candidates.get(self.tag_number(tag.repository, tag.name), ()):
                 if hashlib.md5(digest.encode(), usedforsecurity=False).digest() == md5:
@@ -476,14 +481,20 @@ def read_links(reader: Reader, paths: tuple[str, ...]) -> list[tuple[str, str | 
     found: list[tuple[str, str | None, str]] = []
     for path in paths:
         try:
-            text = reader.read(path, limit=1024).decode("utf-8", "replace").strip()
+            data = reader.read(path, limit=1024)
         except NotFound:
             continue
         except TooLarge:
             found.append((path, None, "a link of over 1024 bytes"))
             continue
-        try:
-            found.append((path, check_digest(text), ""))
-        except InvalidDigest:
-            found.append((path, None, "empty link" if not text else "holds no digest"))
+        found.append((path, *link_target(data)))
     return found
+
+
+def link_target(data: bytes) -> tuple[str | None, str]:
+    """The digest that a link file holds, or None and what is wrong with it."""
+    text = data.decode("utf-8", "replace").strip()
+    try:
+        return check_digest(text), ""
+    except InvalidDigest:
+        return None, "empty link" if not text else "holds no digest"

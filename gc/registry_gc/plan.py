@@ -16,7 +16,7 @@ from registry_gc.dead_layers import DeadLayers, Resolver, dead_layers
 from registry_gc.digest import KEY, Keys, Names, pack
 from registry_gc.key_index import KeyIndex
 from registry_gc.layout import (
-    blob_path,
+    blob_paths,
     layer_link,
     revision_link,
     tag_index_link,
@@ -26,23 +26,27 @@ from registry_gc.live_set import LiveSet
 from registry_gc.mark import Marking
 from registry_gc.policy import Policy
 from registry_gc.references import Manifests
-from registry_gc.run_file import Kind, Row
+from registry_gc.run_file import Kind, Row, RowParts, Rows
+
+
+class Contradiction(Exception):
+    """Two ways to work out what is live do not agree, or something live has gone."""
 
 
 class Links(NamedTuple):
     """Rows for everything in ``repositories/``, by kind, and the repositories that they empty.
 
-    The rows come one by one, and once: there may be millions.
+    The rows come some at a time, and once: there may be millions.
     """
 
-    rows: Iterator[Row]
+    rows: RowParts
     emptied: frozenset[str]
 
 
 class Blobs(NamedTuple):
     """The dead blobs of one batch as rows, and the keys that only their age keeps."""
 
-    rows: list[Row]
+    rows: Rows
     young: Keys
 
 
@@ -53,18 +57,15 @@ def dead_blobs(batch: BlobBatch, live: LiveSet, cutoff: float, names: Names) -> 
     young = unreached & (batch.modified > cutoff)
     dead = np.flatnonzero(unreached & ~young)
     digests = names.texts(batch.keys[dead])
-    rows = [
-        Row(
-            kind=Kind.BLOB,
-            repository=None,
-            digest=digest,
-            path=blob_path(digest),
-            size=int(batch.sizes[at]),
-            modified=float(batch.modified[at]),
-            reason="no live manifest references it",
-        )
-        for digest, at in zip(digests, dead.tolist(), strict=True)
-    ]
+    rows = Rows(
+        kind=Kind.BLOB,
+        reason="no live manifest references it",
+        repositories=None,
+        digests=digests,
+        paths=blob_paths(digests),
+        sizes=batch.sizes[dead].tolist(),
+        modified=batch.modified[dead].tolist(),
+    )
     return Blobs(rows, batch.keys[young])
 
 
@@ -80,16 +81,15 @@ def dead_links(
     entries = _dead_tag_entries(catalog, manifests, marking, resolver)
     revisions = _dead_revisions(catalog, manifests, marking, resolver)
     uploads = abandoned_uploads(catalog, policy, cutoff)
-    rows = chain(
+    before: list[Iterator[Row]] = [
         _tag_index_rows(catalog, entries),
         _signature_rows(catalog, manifests, marking, cutoff),
         _revision_rows(catalog, manifests, revisions),
-        _layer_rows(catalog, layers),
-        _upload_rows(catalog, uploads),
-    )
+    ]
+    rows = chain(before, _layer_rows(catalog, layers), [_upload_rows(catalog, uploads)])
     kept = _kept_repositories(catalog, marking, revisions, layers, entries, uploads)
     emptied = (catalog.repositories[at] for at in np.flatnonzero(~kept).tolist())
-    return Links(rows, frozenset(emptied))
+    return Links(RowParts(rows), frozenset(emptied))
 
 
 def _dead_tag_entries(
@@ -217,22 +217,20 @@ def _subject_depths(manifests: Manifests, ids: NDArray[np.int64]) -> dict[int, i
     return depths
 
 
-def _layer_rows(catalog: Catalog, layers: DeadLayers) -> Iterator[Row]:
-    names, repositories = catalog.names, catalog.repositories
+def _layer_rows(catalog: Catalog, layers: DeadLayers) -> Iterator[Rows]:
+    names = catalog.repositories
     for links in layers.parts():
-        digests = names.texts(links.keys)
-        owners = links.owner.tolist()
-        for owner, digest, modified in zip(owners, digests, links.modified.tolist(), strict=True):
-            repository = repositories[owner]
-            yield Row(
-                Kind.LAYER_LINK,
-                repository,
-                digest,
-                layer_link(repository, digest),
-                0,
-                modified,
-                "no live manifest of this repository references it",
-            )
+        repositories = [names[owner] for owner in links.owner.tolist()]
+        digests = catalog.names.texts(links.keys)
+        yield Rows(
+            kind=Kind.LAYER_LINK,
+            reason="no live manifest of this repository references it",
+            repositories=repositories,
+            digests=digests,
+            paths=list(map(layer_link, repositories, digests)),
+            sizes=[0] * len(digests),
+            modified=links.modified.tolist(),
+        )
 
 
 def _started(upload: Upload) -> float | None:

@@ -27,15 +27,12 @@ from registry_gc.layout import (
     tag_index_link,
 )
 from registry_gc.library import Library
+from registry_gc.plan import Contradiction
 from registry_gc.policy import Policy
 from registry_gc.run_file import Kind, Row, RunFile
 from registry_gc.wholeness import Check, Fault, Stored, What
 
 _SHOWN = 3
-
-
-class Contradiction(Exception):
-    """Two ways to work out what is live do not agree, or something live has gone."""
 
 
 class SecondOpinion:

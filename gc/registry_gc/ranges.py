@@ -98,6 +98,7 @@ def head_of(page: Page, count: int) -> Page:
         shared=None if page.shared is None else page.shared[:count],
         hollow=page.hollow,
         etags=None if page.etags is None else page.etags[:count],
+        contents={row: content for row, content in page.contents.items() if row < count},
     )
 
 

@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -26,7 +27,7 @@ from registry_gc.guard import Finding, Verdict
 from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.lock import Lock, LockError, blocker
 from registry_gc.mark import Marking
-from registry_gc.plan_check import Contradiction, SecondOpinion
+from registry_gc.plan import Contradiction
 from registry_gc.plan_file import PlanFile
 from registry_gc.policy import Policy
 from registry_gc.references import Manifests
@@ -36,6 +37,9 @@ from registry_gc.set_aside import SettingAside
 from registry_gc.shrink import Seen, remember, remembered
 from registry_gc.survey import Survey, Surveyor
 from registry_gc.sweep import Settled, Stop, sweep, tidy
+
+if TYPE_CHECKING:
+    from registry_gc.plan_check import SecondOpinion
 
 _LOOK_AGAIN = 10.0
 """Seconds after which guard and lock are looked at again, at the latest."""
@@ -281,6 +285,8 @@ class Session:
     def _ask_second_opinion(self, engine: Engine) -> None:
         if not self.job.verify:
             return
+        from registry_gc.plan_check import SecondOpinion
+
         assert self.run_file is not None
         cutoff = float(self.run_file.meta()["cutoff"])
         self.opinion = SecondOpinion(self.reader, engine, self.observer, self.policy, cutoff)

@@ -1,31 +1,28 @@
-"""What is told of a run beside its report: metrics and the audit log."""
+"""What is told of a run beside its report: metrics and the audit log.
+
+Most runs tell neither, so what makes them is imported only where they are asked for.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec.structs import replace
 
-from registry_gc.audit import AuditLog
-from registry_gc.audit_sinks import sink_of
 from registry_gc.collect import Job, Plan
 from registry_gc.config_file import ConfigError
 from registry_gc.digest import pack
 from registry_gc.events import Observer, PhaseTimer
-from registry_gc.metrics import Figures, families, printable, use_of
-from registry_gc.metrics_output import (
-    MetricsError,
-    library_is_missing,
-    push,
-    split_url,
-    write_file,
-)
 from registry_gc.report.model import Report
 from registry_gc.run_file import RunFileError, read_totals
+
+if TYPE_CHECKING:
+    from registry_gc.audit import AuditLog
+    from registry_gc.metrics import Figures
 
 
 class Records(msgspec.Struct, frozen=True):
@@ -50,15 +47,23 @@ class Records(msgspec.Struct, frozen=True):
             capacity=options["capacity"],
             audit_log=options["audit_log"],
         )
-        if found.metrics_file or found.pushgateway:
-            missing = library_is_missing()
-            if missing:
-                raise ConfigError(missing)
+        if not found.wants_metrics:
+            return found
+        from registry_gc.metrics_output import library_is_missing, split_url
+
+        missing = library_is_missing()
+        if missing:
+            raise ConfigError(missing)
         try:
             split_url(found.pushgateway or "localhost")
         except ValueError as error:
             raise ConfigError(f"--pushgateway: {error}") from error
         return found
+
+    @property
+    def wants_metrics(self) -> bool:
+        """Whether anybody is to be told of metrics."""
+        return bool(self.metrics_file or self.pushgateway)
 
     def recorder(self, job: Job) -> Recorder:
         """Begin to record *job*.
@@ -67,6 +72,9 @@ class Records(msgspec.Struct, frozen=True):
         """
         audit = None
         if self.audit_log:
+            from registry_gc.audit import AuditLog
+            from registry_gc.audit_sinks import sink_of
+
             try:
                 audit = AuditLog(sink_of(self.audit_log), job.run, time.time)
             except ValueError as error:
@@ -110,7 +118,7 @@ class Recorder:
         """Tell the metrics of a run that ended by a fault of its own."""
         if self._audit is not None:
             self._audit.close()
-        self._hand_over(lambda: Figures(printable(self._storage.root), time.time(), 1))
+        self._hand_over(self._crash)
 
     def _closed(self, report: Report) -> Report:
         lost = "" if self._audit is None else self._audit.close()
@@ -122,7 +130,14 @@ class Recorder:
         error = f"{report.error}; {lost}" if report.error else lost
         return replace(report, exit_code=code, error=error)
 
+    def _crash(self) -> Figures:
+        from registry_gc.metrics import Figures, printable
+
+        return Figures(printable(self._storage.root), time.time(), 1)
+
     def _figures(self, report: Report) -> Figures:
+        from registry_gc.metrics import Figures, printable, use_of
+
         self._records.observer.finish()
         totals = None
         if report.run_file is not None:
@@ -142,8 +157,11 @@ class Recorder:
 
     def _hand_over(self, figures: Callable[[], Figures]) -> None:
         records = self._records
-        if not records.metrics_file and not records.pushgateway:
+        if not records.wants_metrics:
             return
+        from registry_gc.metrics import families
+        from registry_gc.metrics_output import push, write_file
+
         with self._only_a_notice():
             found = figures()
             made = families(found)
@@ -157,6 +175,8 @@ class Recorder:
     @contextmanager
     def _only_a_notice(self) -> Iterator[None]:
         """What was collected is collected, whatever becomes of its figures."""
+        from registry_gc.metrics_output import MetricsError
+
         try:
             yield
         except MetricsError as error:
