@@ -204,6 +204,16 @@ class Revisions:
         assert self._manifests is not None
         return self._manifests.keys_of(self._ids)
 
+    def part(self, start: int, stop: int) -> Links:
+        """The links from number *start* up to *stop*."""
+        rows = slice(start, stop)
+        if self._keys is not None:
+            keys = self._keys[rows]
+        else:
+            assert self._manifests is not None
+            keys = self._manifests.keys_of(self._ids[rows])
+        return Links(self.owner[rows], keys, self.modified[rows])
+
     def numbered_by(self, manifests: Numbered) -> bool:
         """Whether the numbers are those that *manifests* give."""
         return self._manifests is manifests
