@@ -116,8 +116,9 @@ def test_a_spool_says_in_its_file_what_it_said_in_memory(spool: Spool) -> None:
         assert spool.read(0, start + 9).tolist() == rows[: start + 9].tolist()
     assert spool._in_file > 0
     order = np.random.default_rng(1).permutation(100)
-    assert spool.take(order).tolist() == rows[order].tolist()
-    assert spool.take(np.array([3, 3, 99])).tolist() == [21, 21, 693]
+    ones = np.ones(100, np.int64)
+    assert spool.take(order, ones).tolist() == rows[order].tolist()
+    assert spool.take(np.array([3, 3, 99]), ones[:3]).tolist() == [21, 21, 693]
     assert spool.read(95, 200).tolist() == rows[95:].tolist()
 
 
@@ -133,7 +134,7 @@ def test_a_disk_without_room_keeps_rows_in_memory(
     monkeypatch.setattr("os.pwrite", full)
     spool.append(rows[30:])
     assert spool.read(0, 60).tolist() == rows.tolist()
-    assert spool.take(rows[::-1]).tolist() == rows[::-1].tolist()
+    assert spool.take(rows[::-1], np.ones(60, np.int64)).tolist() == rows[::-1].tolist()
 
 
 def test_keys_that_begin_with_the_same_64_bits_are_told_apart() -> None:

@@ -255,21 +255,35 @@ class _Marker:
     def _children(self, frontier: Pairs) -> Pairs:
         """The manifests that indexes of *frontier* list, linked in that repository or not."""
         frontier = frontier[~self.manifests.batch.plain[manifests_of(frontier)]]
-        source, keys, edges = self.manifests.targets_of(manifests_of(frontier))
-        followed = (edges == Edge.CHILD) | (edges == Edge.MAYBE)
-        self.manifests.load(keys[followed])
-        children = edges != Edge.BLOB
-        source, keys, edges = source[children], keys[children], edges[children]
-        found = self.manifests.ids(keys)
-        linked = within(self.linked_ids, found)
+        frontier = frontier[np.argsort(manifests_of(frontier))]
+        found = [np.empty(0, np.int64)]
+        unknown: list[tuple[Pairs, Keys, NDArray[np.uint8]]] = []
+        for source, keys, edges in self.manifests.targets_in_parts(manifests_of(frontier)):
+            rows = np.flatnonzero(edges != Edge.BLOB)
+            owners, keys, edges = repositories_of(frontier[source[rows]]), keys[rows], edges[rows]
+            ids = self.manifests.ids(keys)
+            known = ids >= 0
+            found.append(self._followed(owners[known], ids[known], edges[known]))
+            # What nobody may follow is a child only if it is linked, and known then.
+            new = ~known & (edges != Edge.LINKED)
+            unknown.append((owners[new], keys[new], edges[new]))
+        if any(len(keys) for _, keys, _ in unknown):
+            # All at once: each load may be a pass over the cache.
+            owners, keys, edges = map(np.concatenate, zip(*unknown, strict=True))
+            self.manifests.load(keys)
+            found.append(self._followed(owners, self.manifests.ids(keys), edges))
+        return np.concatenate(found)
+
+    def _followed(
+        self, owners: NDArray[np.int64], ids: NDArray[np.int64], edges: NDArray[np.uint8]
+    ) -> Pairs:
+        """Those of what indexes of the repositories *owners* list that live by that."""
         # A child that is not stored is no error, and live: its referrers stay with it. What only
         # might be a manifest ends here unless it is one.
-        known = found >= 0
-        states = np.full(len(found), State.MISSING, np.uint8)
-        states[known] = self.manifests.batch.states[found[known]]
-        maybe = linked | ((edges == Edge.MAYBE) & (states == State.OK))
-        kept = known & ((edges == Edge.CHILD) | maybe)
-        return _pairs(repositories_of(frontier)[source[kept]], found[kept])
+        stored = self.manifests.batch.states[ids] == State.OK
+        maybe = within(self.linked_ids, ids) | ((edges == Edge.MAYBE) & stored)
+        kept = (edges == Edge.CHILD) | maybe
+        return _pairs(owners[kept], ids[kept])
 
     def _referrers(self, live: Pairs) -> Pairs:
         """Linked manifests whose subject is live there, or not linked there but live anywhere."""
@@ -321,6 +335,8 @@ class _Marker:
             return
         fresh = without(live, self.checked)
         self.checked = live
+        # Side by side, as what they name is kept.
+        fresh = fresh[np.argsort(manifests_of(fresh))]
         for source, keys, _ in self.manifests.targets_in_parts(manifests_of(fresh)):
             for row in self._other_names(keys):
                 key = keys[row].tobytes()
