@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import gc
+import os
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import registry_gc.key_index
 import registry_gc.spool
 from core_support import Watcher
 from generated import GeneratedStorage
 from generated_shape import Shape
+from registry_drivers.memory import MemoryStorage
 from registry_gc.collect import Job, collect
 from registry_gc.digest import KEY
 from registry_gc.guard import Verdict
@@ -22,23 +25,13 @@ from registry_gc.interrupts import Interrupts
 from registry_gc.key_index import KeyIndex, distinct_keys
 from registry_gc.policy import Policy
 from registry_gc.report.model import Report
-from registry_gc.spool import Spool
+from registry_gc.spool import Spool, SpoolError
+from registry_tree import RegistryTree
+from running import Disk, write_config
+from windows import WINDOWS, windows
 
 SMALL, LARGE = Shape(100, 10_000), Shape(400, 40_000)
 FLAT = Shape(400, 40_000, teams=0)
-
-
-WINDOWS = {
-    "spool.IN_MEMORY": 1 << 12,
-    "spool._WINDOW": 1 << 14,
-    "cache._AT_ONCE": 64,
-    "references._EDGES_AT_ONCE": 1 << 9,
-    "link_store.AT_ONCE": 1 << 9,
-    "dead_layers._WORDS_AT_ONCE": 1 << 10,
-    "dead_layers._PART": 1 << 8,
-    "run_file._CHUNK": 100,
-    "ranges.PAGES": 1,
-}
 
 
 @pytest.fixture(scope="module")
@@ -80,22 +73,19 @@ def test_listing_costs_little_more_than_its_pages_and_a_warm_run_reads_no_manife
         assert warm.requests["list"] <= 1.3 * keys / 1000 + 10
 
 
-def test_memory_for_each_further_live_blob_stays_within_bounds(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_for_each_further_live_blob_stays_within_bounds(folder: Path) -> None:
     """What Python and numpy allocate at the peak, with windows that suit so small a registry."""
-    for name, size in WINDOWS.items():
-        monkeypatch.setattr(f"registry_gc.{name}", size)
     peaks = []
     for shape in (SMALL, LARGE):
-        planned(shape, folder)
-        gc.collect()
-        tracemalloc.start()
-        try:
-            report = planned(shape, folder)
-            peaks.append(tracemalloc.get_traced_memory()[1])
-        finally:
-            tracemalloc.stop()
+        with windows(WINDOWS):
+            planned(shape, folder)
+            gc.collect()
+            tracemalloc.start()
+            try:
+                report = planned(shape, folder)
+                peaks.append(tracemalloc.get_traced_memory()[1])
+            finally:
+                tracemalloc.stop()
         live = report.blobs_total - report.blobs.eligible
     more = live * (LARGE.blobs - SMALL.blobs) / LARGE.blobs
     assert (peaks[1] - peaks[0]) / more < 160
@@ -135,6 +125,86 @@ def test_a_disk_without_room_keeps_rows_in_memory(
     spool.append(rows[30:])
     assert spool.read(0, 60).tolist() == rows.tolist()
     assert spool.take(rows[::-1], np.ones(60, np.int64)).tolist() == rows[::-1].tolist()
+
+
+def test_a_disk_that_does_not_give_rows_back_is_no_end_of_the_rows(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool.append(np.arange(60, dtype=np.int64))
+    assert spool._file is not None
+    os.ftruncate(spool._file, 100)
+    with pytest.raises(SpoolError, match=r"has become shorter.*TMPDIR"):
+        spool.read(0, 60)
+    with pytest.raises(SpoolError):
+        spool.take(np.array([59, 0]))
+
+    def broken(*_: object) -> int:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("os.preadv", broken)
+    with pytest.raises(SpoolError, match=r"Input/output error.*TMPDIR"):
+        spool.read(0, 3)
+
+
+@pytest.mark.parametrize("dry_run", [False, True], ids=["run", "dry run"])
+def test_a_temporary_file_that_cannot_be_read_back_ends_a_run_before_anything_goes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, dry_run: bool
+) -> None:
+    storage = MemoryStorage()
+    tree = RegistryTree(lambda path, data: storage.put(path, data, 0.0))
+    tree.image("a", "v1", layers=[b"one", b"two"])
+    tree.image("a", "v1", layers=[b"three"])
+    before = storage.snapshot()
+    job = Job(
+        storage=storage,
+        policy=Policy(delete_untagged=True),
+        check=lambda: Verdict("allowed", ()),
+        run_file=str(folder / f"broken-{dry_run}"),
+        dry_run=dry_run,
+        workers=1,
+    )
+    # A cleaner of temporary folders leaves the file be, which has no name; a bad disk does not.
+    monkeypatch.setattr("os.preadv", lambda *_: 0)
+    with windows({"spool.IN_MEMORY": 8}):
+        report = collect(job, Watcher(), Interrupts())
+    assert report.exit_code == 1
+    assert "temporary file" in (report.error or "")
+    assert storage.snapshot() == before
+
+
+def test_every_command_says_in_one_line_that_its_temporary_file_is_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from registry_gc.cli.main import registry_gc
+
+    disk = Disk(tmp_path)
+    image = disk.tree.image("a", "v1", layers=[b"one", b"two"])
+    disk.tree.image("a", "v1", layers=[b"three"])
+    disk.age()
+    config, plan = str(write_config(disk.root)), str(tmp_path / "plan")
+    state = ["--state-dir", str(tmp_path / "state")]
+    runner = CliRunner()
+    made = runner.invoke(registry_gc, ["run", "-m", "--quarantine", "1s", *state, config])
+    assert made.exit_code == 0
+    disk.tree.image("a", "v1", layers=[b"four"])
+    disk.age()
+    assert runner.invoke(registry_gc, ["plan", "-m", "-o", plan, *state, config]).exit_code == 0
+    commands = [
+        ["run", "-m", *state, config], ["run", "-d", *state, config],
+        ["plan", "-o", f"{plan}2", *state, config], ["apply", *state, plan],
+        ["verify", config], ["explain", config, image], ["report", *state, config],
+        ["purge", *state, config],
+    ]  # fmt: skip
+    monkeypatch.setattr("os.preadv", lambda *_: 0)
+    before = disk.files()
+    with windows({"spool.IN_MEMORY": 8}):
+        for command in commands:
+            answer = runner.invoke(registry_gc, command)
+            assert isinstance(answer.exception, SystemExit), command
+            assert answer.exit_code == 1, command
+            said = [line for line in answer.stderr.splitlines() if "temporary file" in line]
+            assert len(said) == 1, answer.stderr
+    assert disk.files() == before
 
 
 def test_keys_that_begin_with_the_same_64_bits_are_told_apart() -> None:

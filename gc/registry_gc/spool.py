@@ -2,6 +2,7 @@
 
 What a registry links and references is several times what it stores; only what is live has a
 claim on memory. A disk without room for the file is no reason to stop: its rows stay in memory.
+One that does not give back what was written to it ends the run: :class:`SpoolError`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ IN_MEMORY = 4 << 20
 """Bytes of rows from which on a spool is a file."""
 _WINDOW = 4 << 20
 """Bytes that one read of scattered rows spans at most."""
+
+
+class SpoolError(Exception):
+    """What was written to the temporary file cannot be read back: nothing rests on a part of it."""
 
 
 class Spool:
@@ -70,7 +75,10 @@ class Spool:
         self._in_file = self._length
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """The rows from *start* up to *stop*."""
+        """The rows from *start* up to *stop*.
+
+        :raises SpoolError: they are in the file, and it does not give them back.
+        """
         stop = min(stop, self._length)
         if start >= stop:
             return np.empty(0, self._dtype)
@@ -100,15 +108,26 @@ class Spool:
         view = memoryview(found.view(np.uint8))
         done = 0
         while done < len(view):
-            count = os.preadv(self._file, [view[done:]], start * width + done)
+            try:
+                count = os.preadv(self._file, [view[done:]], start * width + done)
+            except OSError as error:
+                raise SpoolError(
+                    f"a temporary file in {tempfile.gettempdir()} cannot be read back: {error}; "
+                    "TMPDIR names another place for it"
+                ) from error
             if not count:
-                raise EOFError("a temporary file has become shorter")
+                raise SpoolError(
+                    f"a temporary file in {tempfile.gettempdir()} has become shorter; TMPDIR names "
+                    "another place for it"
+                )
             done += count
 
     def take(self, starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[Any]:
         """The rows of ranges, one after the other: *counts* rows from each of *starts* on.
 
         Ranges that follow one another closely are read at once, those that touch without a copy.
+
+        :raises SpoolError: see :meth:`read`.
         """
         filled = np.flatnonzero(counts)
         if len(filled) < len(counts):
@@ -174,5 +193,6 @@ def _rows(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.in
 
 def _nameless_file() -> int:
     handle, path = tempfile.mkstemp(prefix="registry-gc-")
-    os.unlink(path)
+    with contextlib.suppress(OSError):  # who clears temporary folders may have been quicker
+        os.unlink(path)
     return handle
