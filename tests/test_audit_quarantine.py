@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,10 @@ def test_metrics_of_all_commands_live_in_one_file(registry: Registry, tmp_path: 
     assert told["registry_gc_purge_bytes", "deleted"] == purged["deleted_bytes"] > 0
     assert told["registry_gc_restore_objects", "restored"] == purged["deleted"]
     assert told["registry_gc_storage_capacity_bytes", ""] == 10**12
+    page = (Path(__file__).parent.parent / "docs" / "monitoring.md").read_text()
+    assert {name.replace("_restore_", "_purge_") for name, _ in told} <= set(
+        re.findall(r"registry_gc_[a-z_]+", page)
+    )
     changed = {"registry_gc_storage_used_bytes", "registry_gc_storage_capacity_bytes"}
     assert {key: told.get(key) for key in collected if key[0] not in changed} == {
         key: value for key, value in collected.items() if key[0] not in changed
