@@ -131,7 +131,8 @@ class Page(msgspec.Struct, frozen=True):
     ``md5s`` has dtype ``V16`` and :data:`UNKNOWN_MD5` where the listing does not tell; None where
     it never does. ``shared`` is as in :class:`Entry`; None where nothing is.
     ``hollow`` are folders with no file anywhere below them, which only file systems have (paths
-    without a trailing ``/``, deepest first, the listed folder itself among them).
+    without a trailing ``/``, deepest first, the listed folder itself among them). ``token`` asks
+    for the page after this one, see :class:`NameReader`; empty where there is none.
     """
 
     paths: Paths
@@ -140,6 +141,7 @@ class Page(msgspec.Struct, frozen=True):
     md5s: NDArray[np.void] | None = None
     shared: NDArray[np.bool_] | None = None
     hollow: tuple[str, ...] = ()
+    token: str = ""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -203,7 +205,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     the interpreter, so that worker processes are faster than threads. ``workers``: how many
     requests at once serve it best. ``seekable``: a listing can begin after any path for the price
     of what it then lists; else ``start_after`` is obeyed by listing and dropping what comes
-    before. Known for certain after the first answer.
+    before, and the storage is a :class:`NameReader`. Known for certain after the first answer.
     """
 
     delete_batch: int
@@ -305,6 +307,17 @@ class Reader(Protocol):
 
     def close(self) -> None:
         """Let go of connections."""
+
+
+@runtime_checkable
+class NameReader(Protocol):
+    """What a reader has beside, where listings cannot begin after a path."""
+
+    def list_names(self, beginning: str, *, token: str = "") -> Iterator[Page]:
+        """Every file whose path begins with *beginning*: a prefix, and perhaps part of a name.
+
+        :param token: that of a page of such a listing, after which this one goes on.
+        """
 
 
 @runtime_checkable

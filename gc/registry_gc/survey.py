@@ -188,8 +188,7 @@ class Surveyor:
         # So do blobs that only a hold keeps, of which nobody knows else what repairing it frees.
         needed = self._without_holds(survey)
         passed = None if confirm and survey.manifests.remembers else needed
-        expected = len(catalog.revisions) + len(catalog.layers)
-        for batch in stream_blobs(self._reader, self._engine, expected, passed):
+        for batch in stream_blobs(self._reader, self._engine, passed):
             _count(survey.blobs, batch)
             if needed is not live:
                 held = live.has(batch.keys) & ~needed.has(batch.keys)
