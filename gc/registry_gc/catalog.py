@@ -37,6 +37,7 @@ from registry_gc.listing import (
     stat_blobs,
 )
 from registry_gc.live_set import LiveSet
+from registry_gc.name_cuts import share_out
 from registry_gc.ranges import Range, first_ranges
 from registry_gc.tag_memory import TagMemory
 from registry_gc.tags import TagColumns, TagFolders, Tags
@@ -97,11 +98,7 @@ def read_catalog(
     merge = _Merge()
     units, strays = first_ranges(reader, REPOSITORIES, engine.workers)
     merge.add_strays(strays)
-    for batch in engine.run(
-        list_repositories,
-        units,
-        lambda batch: split_rest(reader, batch.rest) if batch.rest else (),
-    ):
+    for batch in engine.run(list_repositories, units, lambda batch: _cut(reader, batch.rest)):
         merge.add(batch)
         observer.advance(len(batch.repositories))
     observer.finish()
@@ -113,11 +110,10 @@ def read_catalog(
 
 
 def stream_blobs(
-    reader: Reader, engine: Engine, expected: int = 0, live: LiveSet | None = None
+    reader: Reader, engine: Engine, live: LiveSet | None = None
 ) -> Iterator[BlobBatch]:
     """List ``blobs/``; each batch is dropped once it was looked at.
 
-    :param expected: about how many there are, as far as that is known.
     :param live: on a filesystem, where a file's size and age cost a look at each, those of live
         blobs are not asked for: such blobs are only counted.
     :raises StorageError: a folder could not be listed.
@@ -125,12 +121,17 @@ def stream_blobs(
     if live is not None and reader.capabilities.folders:
         yield from _stream_unreached(reader, engine, live)
         return
-    units, strays = first_ranges(reader, BLOBS, engine.workers, expected)
+    units, strays = first_ranges(reader, BLOBS, engine.workers)
     if strays:
         yield replace(_NO_BLOBS, strangers=len(strays))
-    yield from engine.run(
-        list_blobs, units, lambda batch: split_rest(reader, batch.rest) if batch.rest else ()
-    )
+    yield from engine.run(list_blobs, units, lambda batch: _cut(reader, batch.rest))
+
+
+def _cut(reader: Reader, rest: Range | None) -> list[Range]:
+    """What is left of a listing, in pieces."""
+    if rest is None:
+        return []
+    return share_out(reader, rest) if rest.names else split_rest(reader, rest)
 
 
 def _stream_unreached(reader: Reader, engine: Engine, live: LiveSet) -> Iterator[BlobBatch]:

@@ -29,10 +29,6 @@ from registry_gc.references import Manifests
 from registry_gc.run_file import Kind, Row, RowParts, Rows
 
 
-class Contradiction(Exception):
-    """Two ways to work out what is live do not agree, or something live has gone."""
-
-
 class Links(NamedTuple):
     """Rows for everything in ``repositories/``, by kind, and the repositories that they empty.
 

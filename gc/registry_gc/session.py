@@ -28,7 +28,6 @@ from registry_gc.guard import Finding, Verdict
 from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.lock import Lock, LockError, blocker
 from registry_gc.mark import Marking
-from registry_gc.plan import Contradiction
 from registry_gc.plan_file import PlanFile
 from registry_gc.policy import Policy
 from registry_gc.references import Manifests
