@@ -136,7 +136,7 @@ def test_a_disk_that_does_not_give_rows_back_is_no_end_of_the_rows(
     with pytest.raises(SpoolError, match=r"has become shorter.*TMPDIR"):
         spool.read(0, 60)
     with pytest.raises(SpoolError):
-        spool.take(np.array([59, 0]))
+        spool.take(np.array([59, 0]), np.ones(2, np.int64))
 
     def broken(*_: object) -> int:
         raise OSError(5, "Input/output error")

@@ -26,7 +26,7 @@ from registry_gc.engine import Engine
 from registry_gc.layout import BLOBS, SHA256_BLOBS
 from registry_gc.listing import BlobBatch, list_blobs
 from registry_gc.live_set import LiveSet
-from registry_gc.ranges import KEYS_A_PAGE, PAGES, Range
+from registry_gc.ranges import PAGES, Range
 
 Words = NDArray[np.uint64]
 
@@ -35,7 +35,8 @@ _LAST = (1 << 64) - 1
 _HEX_DIGITS = 6
 _MOST = 1 << 14
 # A unit that met more pages than it may list would cost another one, with a request of its own.
-_LIVE_A_UNIT = 7 * PAGES * KEYS_A_PAGE // 10
+_KEYS_A_PAGE = 1000
+_LIVE_A_UNIT = 7 * PAGES * _KEYS_A_PAGE // 10
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -86,7 +87,7 @@ def stream_shares(reader: Reader, engine: Engine, wanted: Wanted) -> Iterator[Bl
     """
     if not reader.capabilities.seekable:
         # Ranges are folders there, and a folder's listing cannot be left in the middle.
-        yield from stream_blobs(reader, engine, len(wanted.live))
+        yield from stream_blobs(reader, engine)
         return
     remembered = distinct(prefixes(wanted.remembered))
 

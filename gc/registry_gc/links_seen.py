@@ -9,7 +9,7 @@ new one's time then has the say alone, as it has in every run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from typing import NamedTuple
 
 import numpy as np
@@ -44,7 +44,12 @@ def stamped_words(catalog: Catalog) -> Iterator[Words]:
 
 def words_there(catalog: Catalog) -> Words:
     """A word for each of the links of :func:`stamped_words` without its time, sorted."""
-    links = (catalog.revisions, catalog.tag_index, catalog.tags, catalog.layers)
+    links: tuple[Sized, ...] = (
+        catalog.revisions,
+        catalog.tag_index,
+        catalog.tags,
+        catalog.layers,
+    )
     return gathered((words.there for words in _parts(catalog)), sum(map(len, links)))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import chain
 from typing import NamedTuple
@@ -77,12 +77,13 @@ def dead_links(
     entries = _dead_tag_entries(catalog, manifests, marking, resolver)
     revisions = _dead_revisions(catalog, manifests, marking, resolver)
     uploads = abandoned_uploads(catalog, policy, cutoff)
-    before: list[Iterator[Row]] = [
+    before: list[Iterable[Row]] = [
         _tag_index_rows(catalog, entries),
         _signature_rows(catalog, manifests, marking, cutoff),
         _revision_rows(catalog, manifests, revisions),
     ]
-    rows = chain(before, _layer_rows(catalog, layers), [_upload_rows(catalog, uploads)])
+    after: list[Iterable[Row]] = [_upload_rows(catalog, uploads)]
+    rows: Iterator[Iterable[Row]] = chain(before, _layer_rows(catalog, layers), after)
     kept = _kept_repositories(catalog, marking, revisions, layers, entries, uploads)
     emptied = (catalog.repositories[at] for at in np.flatnonzero(~kept).tolist())
     return Links(RowParts(rows), frozenset(emptied))

@@ -161,6 +161,8 @@ def rows_of(page: Page, rows: list[int]) -> Page:
         modified=page.modified[rows],
         md5s=None if page.md5s is None else page.md5s[rows],
         shared=None if page.shared is None else page.shared[rows],
+        etags=None if page.etags is None else [page.etags[row] for row in rows],
+        contents={at: page.contents[row] for at, row in enumerate(rows) if row in page.contents},
     )
 
 

@@ -139,7 +139,8 @@ class Rows(msgspec.Struct, frozen=True):
 
     def __iter__(self) -> Iterator[Row]:
         """Each row."""
-        return (Row(self.kind, *values, self.reason) for values in self.values())
+        for repository, digest, path, size, modified in self.values():
+            yield Row(self.kind, repository, digest, path, size, modified, self.reason)
 
 
 class RowParts:

@@ -63,7 +63,7 @@ class Spool:
             if self._file is None:
                 self._file = _nameless_file()
             for part in self._parts:
-                data = memoryview(np.ascontiguousarray(part).view(np.uint8))
+                data = memoryview(np.ascontiguousarray(part).view(np.uint8).data)
                 while data:
                     written = os.pwrite(self._file, data, (self._in_file * width) + done)
                     done += written
@@ -105,7 +105,7 @@ class Spool:
         """Read rows of the file, from *start* on, into all of *found*."""
         assert self._file is not None
         width = self._dtype.itemsize
-        view = memoryview(found.view(np.uint8))
+        view = memoryview(found.view(np.uint8).data)
         done = 0
         while done < len(view):
             try:
