@@ -105,6 +105,9 @@ class Walk(msgspec.Struct):
         pages = self.reader.list_names(beginning, token=names.token)
         for seen, page in enumerate(pages, start=1):
             paths = list(page.paths)
+            if not paths:
+                yield page
+                continue
             orders = still_possible(orders, paths if last is None else [last, *paths])
             if names.only and not orders:
                 # What others list was thought to lie together.
