@@ -232,7 +232,7 @@ def expect(
             return not delete_untagged or link.repository in held or bool(link.names & young)
         if link.kind == "entry":
             # A tag was set to it within the grace period: to all of it, not to its bytes alone.
-            fresh = files[link.path].age < grace and bool(named(link.names) & blobs.keys())
+            fresh = files[link.path].age < grace
             return fresh or (link.repository, link.owner) in bad_tags
         return link.kind == "current"
 

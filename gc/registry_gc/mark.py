@@ -248,9 +248,8 @@ class _Marker:
     def _named_by_index(self) -> Pairs:
         """What young entries of a tag's index name, and all entries of a broken tag."""
         rows = self.young_index | self._of_broken_tags()
-        ids = self.manifests.ids(self.catalog.tag_index.keys[rows])
-        there = ~self.manifests.in_state(State.MISSING)[ids] if len(ids) else ids.astype(bool)
-        return _pairs(self.index_owner[rows][there], ids[there])
+        # Stored or not: what refers to it stays, as it does where the tag itself names it.
+        return _pairs(self.index_owner[rows], self.manifests.ids(self.catalog.tag_index.keys[rows]))
 
     def _children(self, frontier: Pairs) -> Pairs:
         """The manifests that indexes of *frontier* list, linked in that repository or not."""
