@@ -23,6 +23,8 @@ from registry_gc.digest import KEY
 from registry_gc.guard import Verdict
 from registry_gc.interrupts import Interrupts
 from registry_gc.key_index import KeyIndex, distinct_keys
+from registry_gc.link_store import LinkStore
+from registry_gc.listing import Links
 from registry_gc.policy import Policy
 from registry_gc.report.model import Report
 from registry_gc.spool import Spool, SpoolError
@@ -110,6 +112,42 @@ def test_a_spool_says_in_its_file_what_it_said_in_memory(spool: Spool) -> None:
     assert spool.take(order, ones).tolist() == rows[order].tolist()
     assert spool.take(np.array([3, 3, 99]), ones[:3]).tolist() == [21, 21, 693]
     assert spool.read(95, 200).tolist() == rows[95:].tolist()
+
+
+def test_ranges_of_a_spool_come_whole_in_the_order_asked_for(spool: Spool) -> None:
+    rows = np.arange(100, dtype=np.int64) * 7
+    for start in range(0, 100, 9):
+        spool.append(rows[start : start + 9])
+    generator = np.random.default_rng(4)
+    for _ in range(200):
+        starts = generator.integers(0, 100, generator.integers(0, 12))
+        counts = np.minimum(generator.integers(0, 12, len(starts)), 100 - starts)
+        for order in (np.arange(len(starts)), np.argsort(starts)):
+            ranges = zip(starts[order].tolist(), counts[order].tolist(), strict=True)
+            wanted = [row for start, count in ranges for row in rows[start : start + count]]
+            assert spool.take(starts[order], counts[order]).tolist() == wanted
+    touching = np.arange(0, 100, 10)
+    assert spool.take(touching, np.full(10, 10)).tolist() == rows.tolist()
+
+
+def test_a_store_of_links_gives_them_by_owner_and_the_young_without_a_pass() -> None:
+    store = LinkStore()
+    keys = np.frombuffer(b"".join(bytes([number]) * 32 for number in range(6)), dtype=KEY)
+    for owners, ages in (([1, 1, 0], [5.0, 6.0, 7.0]), ([2, 0, 1], [1.0, 2.0, 9.0])):
+        first = len(store)
+        store.add(
+            Links(np.array(owners, np.int32), keys[first : first + 3], np.array(ages, np.float64))
+        )
+    store.renumber(np.array([2, 0, 1], np.int32))
+    found = [*store.groups()]
+    assert np.concatenate([part.owner for part in found]).tolist() == [0, 0, 0, 1, 2, 2]
+    assert np.concatenate([part.modified for part in found]).tolist() == [5, 6, 9, 1, 7, 2]
+    assert [part.modified.tolist() for part in store.groups(0, 1)] == [[5, 6, 9]]
+    assert [part.modified.tolist() for part in store.groups(1)] == [[1, 7, 2]]
+    assert np.concatenate([*store.young(6.5)]).tobytes() == keys[[5, 2]].tobytes()
+    # Nothing is read where nothing is young.
+    store.close()
+    assert [*store.young(9.0)] == []
 
 
 def test_a_disk_without_room_keeps_rows_in_memory(

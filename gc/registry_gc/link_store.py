@@ -150,6 +150,18 @@ class LinkStore:
         for owner in sorted(owners):
             yield from self.groups(owner, owner + 1)
 
+    def by_owner(self) -> Links:
+        """All links by owner, those of one in any order, with no second copy of them."""
+        count = len(self)
+        links = Links(np.empty(count, np.int32), np.empty(count, KEY), np.empty(count, _AGE))
+        at = 0
+        for part in self.groups():
+            rows = slice(at, at + len(part))
+            links.owner[rows], links.keys[rows] = part.owner, part.keys
+            links.modified[rows] = part.modified
+            at += len(part)
+        return links
+
     def whole(self) -> Links:
         """All links, ordered by owner and key; for registries that are not large."""
         parts = [Links.empty(), *self.groups()]

@@ -163,6 +163,8 @@ class _Marker:
         ids = catalog.revisions.ids(manifests)
         self.linked = distinct(_pairs(catalog.revisions.owner, ids))
         self.linked_ids = distinct(ids)
+        with_subject = within(manifests.with_subject(), manifests_of(self.linked))
+        self.referrers = self.linked[with_subject]
 
     def _young(self, cutoff: float, more: Keys | None) -> Keys:
         tags = self.catalog.tags
@@ -286,8 +288,7 @@ class _Marker:
 
     def _referrers(self, live: Pairs) -> Pairs:
         """Linked manifests whose subject is live there, or not linked there but live anywhere."""
-        with_subject = within(self.manifests.with_subject(), manifests_of(self.linked))
-        pairs = self.linked[with_subject]
+        pairs = self.referrers
         if not len(pairs):
             return pairs
         subjects = self.manifests.subjects_of(manifests_of(pairs))
@@ -354,7 +355,7 @@ class _Marker:
             Hold(self._name(repository), digest, reason)
             for (repository, digest), reason in self.holds.items()
         ]
-        return Marking(
+        marking = Marking(
             live=live,
             dead=without(self.linked, live),
             held=frozenset(self.held),
@@ -364,6 +365,10 @@ class _Marker:
             live_set=self._live_set(live),
             parts=self._live_keys,
         )
+        # What asks for parts needs no more of what led here.
+        del self.linked, self.linked_ids, self.referrers, self.checked
+        del self.target_owner, self.target_keys
+        return marking
 
     def _damaged(self) -> tuple[Damage, ...]:
         found = set(self.catalog.damaged)

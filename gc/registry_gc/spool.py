@@ -142,8 +142,8 @@ class Spool:
         at = done = 0
         while at < len(starts):
             first = int(starts[at])
-            last = max(at + 1, int(np.searchsorted(stops, first + window, "right")))
-            stop, end = int(stops[last - 1]), int(ends[last - 1])
+            last = int(np.searchsorted(starts, first + window))
+            stop, end = int(stops[at:last].max()), int(ends[last - 1])
             if not gaps[at : last - 1].any():
                 self._read_into(found[done:end], first)
             else:
