@@ -168,8 +168,9 @@ class _Marker:
 
     def _young(self, cutoff: float, more: Keys | None) -> Keys:
         tags = self.catalog.tags
-        links = (self.catalog.revisions, self.catalog.tag_index)
-        parts = [part.keys[part.modified > cutoff] for part in links]
+        revisions, index = self.catalog.revisions, self.catalog.tag_index
+        parts = [revisions.part(revisions.modified > cutoff).keys]
+        parts.append(index.keys[index.modified > cutoff])
         parts.append(empty_keys() if more is None else more)
         parts += self.catalog.layers.young(cutoff)
         parts.append(tags.keys[tags.known & (tags.modified > cutoff)])
