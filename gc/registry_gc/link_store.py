@@ -216,7 +216,7 @@ class Revisions:
         assert self._manifests is not None
         return self._manifests.keys_of(self._ids)
 
-    def part(self, rows: slice | NDArray[np.bool_]) -> Links:
+    def part(self, rows: slice | NDArray[Any]) -> Links:
         """The links in *rows*."""
         if self._keys is not None:
             keys = self._keys[rows]

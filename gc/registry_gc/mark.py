@@ -29,6 +29,7 @@ from registry_gc.references import Edge, Manifests, State
 Pairs = NDArray[np.int64]
 
 _ID = (1 << 32) - 1
+_IDS_AT_ONCE = 1 << 16
 
 
 class Hold(msgspec.Struct, frozen=True):
@@ -412,7 +413,8 @@ class _Marker:
         yield pack(key for name in sorted(met) for key in sorted(self.aliases.targets(name)))
 
     def _named_keys(self, ids: NDArray[np.int64], live: Pairs) -> Iterator[Keys]:
-        yield self.manifests.batch.keys[ids]
+        for start in range(0, len(ids), _IDS_AT_ONCE):
+            yield self.manifests.keys_of(ids[start : start + _IDS_AT_ONCE])
         for _, referenced, _ in self.manifests.targets_in_parts(ids):
             yield referenced
         yield self.young
