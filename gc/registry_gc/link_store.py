@@ -216,9 +216,8 @@ class Revisions:
         assert self._manifests is not None
         return self._manifests.keys_of(self._ids)
 
-    def part(self, start: int, stop: int) -> Links:
-        """The links from number *start* up to *stop*."""
-        rows = slice(start, stop)
+    def part(self, rows: slice | NDArray[Any]) -> Links:
+        """The links in *rows*."""
         if self._keys is not None:
             keys = self._keys[rows]
         else:

@@ -56,7 +56,7 @@ def words_there(catalog: Catalog) -> Words:
 def _parts(catalog: Catalog) -> Iterator[_Words]:
     owners = _owners(catalog, "revisions")
     for start in range(0, len(catalog.revisions), AT_ONCE):
-        yield _of_links(catalog.revisions.part(start, start + AT_ONCE), owners)
+        yield _of_links(catalog.revisions.part(slice(start, start + AT_ONCE)), owners)
     yield _of_links(catalog.tag_index, _owners(catalog, "tag_index"))
     yield _of_tags(catalog)
     owners = _owners(catalog, "layers")
@@ -75,7 +75,7 @@ def renew(catalog: Catalog, known: Words) -> int:
     From here on all that is young is: what such a link names, and what that leads to.
     """
     revisions = catalog.revisions
-    whole = revisions.part(0, len(revisions))
+    whole = revisions.part(slice(None))
     new = ~within(known, _of_links(whole, _owners(catalog, "revisions")).stamped)
     revisions.modified = np.where(new, np.inf, revisions.modified)
     catalog.tag_index, new_entries = _renewed(

@@ -29,6 +29,7 @@ from registry_gc.references import Edge, Manifests, State
 Pairs = NDArray[np.int64]
 
 _ID = (1 << 32) - 1
+_IDS_AT_ONCE = 1 << 16
 
 
 class Hold(msgspec.Struct, frozen=True):
@@ -168,8 +169,9 @@ class _Marker:
 
     def _young(self, cutoff: float, more: Keys | None) -> Keys:
         tags = self.catalog.tags
-        links = (self.catalog.revisions, self.catalog.tag_index)
-        parts = [part.keys[part.modified > cutoff] for part in links]
+        revisions, index = self.catalog.revisions, self.catalog.tag_index
+        parts = [revisions.part(revisions.modified > cutoff).keys]
+        parts.append(index.keys[index.modified > cutoff])
         parts.append(empty_keys() if more is None else more)
         parts += self.catalog.layers.young(cutoff)
         parts.append(tags.keys[tags.known & (tags.modified > cutoff)])
@@ -410,7 +412,8 @@ class _Marker:
         yield pack(key for name in sorted(met) for key in sorted(self.aliases.targets(name)))
 
     def _named_keys(self, ids: NDArray[np.int64], live: Pairs) -> Iterator[Keys]:
-        yield self.manifests.batch.keys[ids]
+        for start in range(0, len(ids), _IDS_AT_ONCE):
+            yield self.manifests.keys_of(ids[start : start + _IDS_AT_ONCE])
         for _, referenced, _ in self.manifests.targets_in_parts(ids):
             yield referenced
         yield self.young
