@@ -342,8 +342,8 @@ def _ordered(store: LinkStore, renumber: NDArray[np.int32]) -> Links:
     while start < len(links):
         # As many whole repositories as are AT_ONCE links, or one that is more.
         last = int(links.owner[min(start + AT_ONCE, len(links)) - 1])
-        side = "left" if last != links.owner[start] and start + AT_ONCE < len(links) else "right"
-        stop = int(np.searchsorted(links.owner, last, side))
+        whole = last == links.owner[start] or start + AT_ONCE >= len(links)
+        stop = int(np.searchsorted(links.owner, last, "right" if whole else "left"))
         rows = slice(start, stop)
         order = _order(links.owner[rows], links.keys[rows])
         for column in (links.owner, links.keys, links.modified):
