@@ -15,11 +15,18 @@ import pytest
 WINDOWS = {
     "spool.IN_MEMORY": 1 << 12,
     "spool._WINDOW": 1 << 14,
+    "arrays._CHUNK": 1 << 10,
     "cache._AT_ONCE": 64,
+    "key_index._CHUNK": 1 << 10,
     "references._EDGES_AT_ONCE": 1 << 9,
+    "references._IDS_AT_ONCE": 1 << 8,
+    "mark._IDS_AT_ONCE": 1 << 8,
     "link_store.AT_ONCE": 1 << 9,
     "dead_layers._WORDS_AT_ONCE": 1 << 10,
     "dead_layers._PART": 1 << 8,
+    "dead_layers._PAIRS_AT_ONCE": 1 << 8,
+    "dead_layers._WORDS_IN_MEMORY": 1 << 12,
+    "plan._ROWS_AT_ONCE": 1 << 8,
     "run_file._CHUNK": 100,
     "ranges.PAGES": 1,
 }
@@ -30,10 +37,10 @@ TINY = {
     "spool.IN_MEMORY": 64,
     "spool._WINDOW": 64,
     "catalog._TAGS_AT_ONCE": 2,
+    "arrays._CHUNK": 3,
     "key_index._CHUNK": 3,
-    "live_set._CHUNK": 3,
+    "run_file._ROWS_AT_ONCE": 3,
     "plan_file._ROWS_AT_ONCE": 2,
-    "plan_file._WORDS_AT_ONCE": 3,
     "ranges.PAGES": 1,
 }
 """For one of a few images."""

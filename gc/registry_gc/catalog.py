@@ -259,13 +259,16 @@ class _Merge:
         self.layers.renumber(renumber)
         folders, retag = self._tag_folders(renumber)
         columns = TagColumns.joined(self.tags)
+        # What is put together is not kept in parts: in a large registry both are much.
+        self.tags.clear()
         columns = replace(columns, folder=retag[columns.folder])
+        tag_index = _sorted(self.tag_index, retag)
         catalog = Catalog(
             repositories=order,
             revisions=Revisions(_ordered(self.revisions, renumber)),
             layers=self.layers,
             tag_folders=folders,
-            tag_index=_sorted(self.tag_index, retag),
+            tag_index=tag_index,
             tags=Tags(order, folders, self.names, columns),
             uploads=sorted(
                 (
@@ -313,6 +316,8 @@ class _Merge:
                     kept.append(row)
                     last = name
                 retag[row] = len(kept) - 1
+        self.folder_owner.clear()
+        self.folder_names.clear()
         names = Paths.of([found[row] for row in kept])
         return TagFolders(owner[kept], names), np.array(retag, dtype=np.int32)
 
