@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from registry_drivers.base import Paths, Reader
 from registry_drivers.errors import NotFound, TooLarge
-from registry_gc.cuts import split_rest
 from registry_gc.digest import Keys, Names
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
@@ -30,12 +29,12 @@ from registry_gc.listing import (
     Signature,
     Upload,
     list_blobs,
-    list_repositories,
     name_blobs,
     read_links,
     repository_of,
     stat_blobs,
 )
+from registry_gc.listing_units import cut_blobs, cut_repositories, still_to_list
 from registry_gc.live_set import LiveSet
 from registry_gc.ranges import Range, first_ranges
 from registry_gc.tag_memory import TagMemory
@@ -97,11 +96,7 @@ def read_catalog(
     merge = _Merge()
     units, strays = first_ranges(reader, REPOSITORIES, engine.workers)
     merge.add_strays(strays)
-    for batch in engine.run(
-        list_repositories,
-        units,
-        lambda batch: split_rest(reader, batch.rest) if batch.rest else (),
-    ):
+    for batch, _ in engine.run(cut_repositories, units, still_to_list):
         merge.add(batch)
         observer.advance(len(batch.repositories))
     observer.finish()
@@ -117,7 +112,7 @@ def stream_blobs(
 ) -> Iterator[BlobBatch]:
     """List ``blobs/``; each batch is dropped once it was looked at.
 
-    :param expected: about how many there are, as far as that is known.
+    :param expected: about how many there are, rather too few, as far as that is known.
     :param live: on a filesystem, where a file's size and age cost a look at each, those of live
         blobs are not asked for: such blobs are only counted.
     :raises StorageError: a folder could not be listed.
@@ -128,9 +123,8 @@ def stream_blobs(
     units, strays = first_ranges(reader, BLOBS, engine.workers, expected)
     if strays:
         yield replace(_NO_BLOBS, strangers=len(strays))
-    yield from engine.run(
-        list_blobs, units, lambda batch: split_rest(reader, batch.rest) if batch.rest else ()
-    )
+    for cut in engine.run(cut_blobs, units, still_to_list):
+        yield cut.batch
 
 
 def _stream_unreached(reader: Reader, engine: Engine, live: LiveSet) -> Iterator[BlobBatch]:

@@ -13,10 +13,15 @@ import msgspec
 from msgspec.structs import replace
 
 from registry_drivers.base import Page, Reader
-from registry_gc.layout import BLOBS
+from registry_gc.layout import BLOBS, SHA256_BLOBS
 
 PAGES = 10
 KEYS_A_PAGE = 1000
+# What is expected are the live ones. A range of more pages than one unit lists would be cut, which
+# costs a request.
+BLOBS_A_RANGE = 7 * PAGES * KEYS_A_PAGE // 10
+_HEX_DIGITS = 6
+_MOST = 1 << 14
 
 # Below these a folder holds very many small ones; looking into it costs more than it brings.
 _LEAVES = ("_layers", "_uploads", "revisions", "tags")
@@ -109,6 +114,17 @@ def _is_leaf(folder: str) -> bool:
     return folder[:-1].rpartition("/")[2] in _LEAVES
 
 
+def even_ranges(expected: int) -> Iterator[Range]:
+    """Ranges of ``blobs/`` that are of the length of a unit, if there are *expected* blobs."""
+    count = max(1, min(_MOST, expected // BLOBS_A_RANGE))
+    start: str | None = None
+    for number in range(1, count + 1):
+        digits = f"{(number << (4 * _HEX_DIGITS)) // count:0{_HEX_DIGITS}x}"
+        stop = f"{SHA256_BLOBS}{digits[:2]}/{digits}/" if number < count else None
+        yield Range((BLOBS,), start_after=start, stop_before=stop, pages=PAGES, begun=start)
+        start = stop
+
+
 def first_ranges(
     reader: Reader, prefix: str, workers: int, expected: int = 0
 ) -> tuple[list[Range], list[str]]:
@@ -118,6 +134,8 @@ def first_ranges(
     """
     if not reader.capabilities.folders:
         if reader.capabilities.seekable:
+            if prefix == BLOBS:
+                return [*even_ranges(expected)], []
             return [Range((prefix,), pages=PAGES)], []
         # A range cannot be left in the middle there, so what is long is cut beforehand.
         if expected <= PAGES * KEYS_A_PAGE:

@@ -198,12 +198,11 @@ class Surveyor:
         # So do blobs that only a hold keeps, of which nobody knows else what repairing it frees.
         needed = self._without_holds(survey)
         passed = None if confirm and survey.manifests.remembers else needed
-        expected = len(catalog.revisions) + len(catalog.layers)
         if self._engine.far:
             wanted = Wanted(live, needed, survey.manifests.unread)
             batches = stream_shares(self._reader, self._engine, wanted)
         else:
-            batches = stream_blobs(self._reader, self._engine, expected, passed)
+            batches = stream_blobs(self._reader, self._engine, len(live), passed)
         for batch in batches:
             _count(survey.blobs, batch)
             if needed is not live:
