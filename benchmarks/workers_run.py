@@ -44,9 +44,10 @@ def read(storage: GeneratedStorage, engine: Engine, count: int) -> int:
 
 def listing(storage: GeneratedStorage, engine: Engine, count: int) -> int:
     """List everything; returns how many pages that took."""
-    catalog = read_catalog(storage, engine, Silence())
-    expected = len(catalog.revisions) + len(catalog.layers)
-    blobs = sum(len(batch.keys) for batch in stream_blobs(storage, engine, expected))
+    read_catalog(storage, engine, Silence())
+    # A plan knows how many are live by then; here nine of ten are.
+    expected = storage.shape.blobs * 9 // 10
+    blobs = sum(len(batch.keys) for batch in stream_blobs(storage, engine, None, expected))
     assert blobs == storage.shape.blobs
     return storage.requests.list
 

@@ -138,7 +138,7 @@ def test_blobs_and_manifests_keep_all_workers_busy(
     monkeypatch.setattr(registry_gc.ranges, "BLOBS_A_RANGE", 1400)
     storage = GeneratedStorage(Shape(400, 200_000), folder=str(tmp_path))
     engine = Ticking(storage, WORKERS)
-    blobs = sum(len(batch.keys) for batch in stream_blobs(storage, engine, 200_000))
+    blobs = sum(len(batch.keys) for batch in stream_blobs(storage, engine, None, 200_000))
     assert blobs == 200_000
     assert engine.busy >= 0.75
     reading = Ticking(storage, WORKERS)

@@ -135,6 +135,7 @@ class Page(msgspec.Struct, frozen=True):
     ``hollow`` are folders with no file anywhere below them, which only file systems have (paths
     without a trailing ``/``, deepest first, the listed folder itself among them).
     ``contents``: by row, the whole of small files that cost less to read than to come back to.
+    ``token`` asks for the page after this one, see :class:`NameReader`; empty where there is none.
     """
 
     paths: Paths
@@ -145,6 +146,7 @@ class Page(msgspec.Struct, frozen=True):
     hollow: tuple[str, ...] = ()
     etags: Sequence[bytes] | None = None
     contents: Mapping[int, bytes] = msgspec.field(default_factory=dict)
+    token: str = ""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -208,7 +210,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     the interpreter, so that worker processes are faster than threads. ``workers``: how many
     requests at once serve it best. ``seekable``: a listing can begin after any path for the price
     of what it then lists; else ``start_after`` is obeyed by listing and dropping what comes
-    before. Known for certain after the first answer.
+    before, and the storage is a :class:`NameReader`. Known for certain after the first answer.
     """
 
     delete_batch: int
@@ -310,6 +312,17 @@ class Reader(Protocol):
 
     def close(self) -> None:
         """Let go of connections."""
+
+
+@runtime_checkable
+class NameReader(Protocol):
+    """What a reader has beside, where listings cannot begin after a path."""
+
+    def list_names(self, beginning: str, *, token: str = "") -> Iterator[Page]:
+        """Every file whose path begins with *beginning*: a prefix, and perhaps part of a name.
+
+        :param token: that of a page of such a listing, after which this one goes on.
+        """
 
 
 @runtime_checkable

@@ -83,7 +83,7 @@ def stream_shares(reader: Reader, engine: Engine, wanted: Wanted) -> Iterator[Bl
     """
     if not reader.capabilities.seekable:
         # Ranges are folders there, and a folder's listing cannot be left in the middle.
-        yield from stream_blobs(reader, engine, len(wanted.live))
+        yield from stream_blobs(reader, engine)
         return
     remembered = distinct(prefixes(wanted.remembered))
 

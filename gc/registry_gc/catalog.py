@@ -20,7 +20,7 @@ from registry_gc.digest import Keys, Names
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
 from registry_gc.layout import BLOBS, REPOSITORIES, SHA256_BLOBS, V2
-from registry_gc.link_store import LinkStore, Revisions
+from registry_gc.link_store import AT_ONCE, LinkStore, Revisions
 from registry_gc.listing import (
     BlobBatch,
     Links,
@@ -36,7 +36,7 @@ from registry_gc.listing import (
 )
 from registry_gc.listing_units import cut_blobs, cut_repositories, still_to_list
 from registry_gc.live_set import LiveSet
-from registry_gc.ranges import Range, first_ranges
+from registry_gc.ranges import Range, even_ranges, first_ranges
 from registry_gc.tag_memory import TagMemory
 from registry_gc.tags import TagColumns, TagFolders, Tags
 
@@ -108,19 +108,22 @@ def read_catalog(
 
 
 def stream_blobs(
-    reader: Reader, engine: Engine, expected: int = 0, live: LiveSet | None = None
+    reader: Reader, engine: Engine, live: LiveSet | None = None, expected: int = 0
 ) -> Iterator[BlobBatch]:
     """List ``blobs/``; each batch is dropped once it was looked at.
 
-    :param expected: about how many there are, rather too few, as far as that is known.
     :param live: on a filesystem, where a file's size and age cost a look at each, those of live
         blobs are not asked for: such blobs are only counted.
+    :param expected: about how many there are, rather too few, as far as that is known.
     :raises StorageError: a folder could not be listed.
     """
     if live is not None and reader.capabilities.folders:
         yield from _stream_unreached(reader, engine, live)
         return
-    units, strays = first_ranges(reader, BLOBS, engine.workers, expected)
+    if expected and reader.capabilities.seekable and not reader.capabilities.folders:
+        units, strays = [*even_ranges(expected)], []
+    else:
+        units, strays = first_ranges(reader, BLOBS, engine.workers)
     if strays:
         yield replace(_NO_BLOBS, strangers=len(strays))
     for cut in engine.run(cut_blobs, units, still_to_list):
@@ -168,7 +171,7 @@ class _Merge:
 
     def __init__(self) -> None:
         self.numbers: dict[str, int] = {}
-        self.revisions: list[Links] = []
+        self.revisions = LinkStore()
         self.layers = LinkStore()
         self.tag_index: list[Links] = []
         # A folder that was cut by the end of a batch comes twice here.
@@ -190,7 +193,7 @@ class _Merge:
             dtype=np.int32,
         )
         self.names.others.update(batch.others)
-        self.revisions.append(_owned_by(batch.revisions, number))
+        self.revisions.add(_owned_by(batch.revisions, number))
         self.layers.add(_owned_by(batch.layers, number))
         self._add_tags(batch, number)
         for upload in batch.uploads:
@@ -255,7 +258,7 @@ class _Merge:
         columns = replace(columns, folder=retag[columns.folder])
         catalog = Catalog(
             repositories=order,
-            revisions=Revisions(_sorted(self.revisions, renumber)),
+            revisions=Revisions(_ordered(self.revisions, renumber)),
             layers=self.layers,
             tag_folders=folders,
             tag_index=_sorted(self.tag_index, retag),
@@ -316,18 +319,40 @@ def _owned_by(links: Links, numbers: NDArray[np.int32]) -> Links:
 
 def _sorted(parts: list[Links], renumber: NDArray[np.int32]) -> Links:
     """All parts as one, ordered by owner and key."""
-    filled = [part for part in parts if len(part)]
-    if not filled:
+    if not any(map(len, parts)):
         return Links.empty()
-    owner = renumber[np.concatenate([part.owner for part in filled])]
-    keys = np.concatenate([part.keys for part in filled])
-    modified = np.concatenate([part.modified for part in filled])
+    owner = renumber[np.concatenate([part.owner for part in parts])]
+    keys = np.concatenate([part.keys for part in parts])
+    modified = np.concatenate([part.modified for part in parts])
     parts.clear()
+    order = _order(owner, keys)
+    return Links(owner[order], keys[order], modified[order])
+
+
+def _ordered(store: LinkStore, renumber: NDArray[np.int32]) -> Links:
+    """As :func:`_sorted`, and never more than one copy in memory; *store* is closed."""
+    store.renumber(renumber)
+    links = store.by_owner()
+    store.close()
+    start = 0
+    while start < len(links):
+        # As many whole repositories as are AT_ONCE links, or one that is more.
+        last = int(links.owner[min(start + AT_ONCE, len(links)) - 1])
+        whole = last == links.owner[start] or start + AT_ONCE >= len(links)
+        stop = int(np.searchsorted(links.owner, last, "right" if whole else "left"))
+        rows = slice(start, stop)
+        order = _order(links.owner[rows], links.keys[rows])
+        for column in (links.owner, links.keys, links.modified):
+            column[rows] = column[rows][order]
+        start = stop
+    return links
+
+
+def _order(owner: NDArray[np.int32], keys: Keys) -> NDArray[np.intp]:
     # By the first half of the keys; more than that two digests never share by chance, and the
     # order of those that do on purpose is all that is open then.
     words = keys.view(">u8").reshape(-1, 4)
-    order = np.lexsort((words[:, 1].astype(np.uint64), words[:, 0].astype(np.uint64), owner))
-    return Links(owner[order], keys[order], modified[order])
+    return np.lexsort((words[:, 1].astype(np.uint64), words[:, 0].astype(np.uint64), owner))
 
 
 def _read_all(

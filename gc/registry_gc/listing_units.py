@@ -11,6 +11,7 @@ from typing import Generic, NamedTuple, TypeVar
 from registry_drivers.base import Reader
 from registry_gc.cuts import split_rest
 from registry_gc.listing import BlobBatch, RepositoryBatch, list_blobs, list_repositories
+from registry_gc.name_cuts import share_out
 from registry_gc.ranges import Range
 
 Batch = TypeVar("Batch")
@@ -37,7 +38,9 @@ def cut_blobs(reader: Reader, unit: Range) -> Cut[BlobBatch]:
 
 def pieces_of(reader: Reader, rest: Range | None) -> tuple[Range, ...]:
     """What is left of a range, cut."""
-    return tuple(split_rest(reader, rest)) if rest else ()
+    if rest is None:
+        return ()
+    return tuple(share_out(reader, rest) if rest.names else split_rest(reader, rest))
 
 
 def still_to_list(cut: Cut[Batch]) -> tuple[Range, ...]:

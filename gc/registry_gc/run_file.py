@@ -50,8 +50,11 @@ _COLUMNS = "(phase, kind, repository, digest, path, size, modified, reason)"
 _INSERT = f"INSERT INTO deletions {_COLUMNS} VALUES (?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608  # above
 _CHUNK = 10_000  # rows that are in memory at once
 _LINES = 1_000  # lines that are one text
-# What all of them share is bound once, and what SQLite binds least is written fastest.
-_INSERT_ROWS = f"INSERT INTO deletions {_COLUMNS} VALUES ({{}}, '{{}}', ?, ?, ?, ?, ?, '{{}}')"  # noqa: S608
+# What all of them share is no parameter. Many rows at once: the sqlite3 module lets go of the
+# interpreter for each execution, and gets it back only when a busy worker does.
+_ROWS_AT_ONCE = 100
+_INSERT_ROWS = f"INSERT INTO deletions {_COLUMNS} VALUES "  # noqa: S608  # above
+_ROW = "({}, '{}', ?, ?, ?, ?, ?, '{}')"
 _INSERT_BYTES = (
     f"INSERT INTO deletions {_COLUMNS} VALUES (?, CAST(? AS TEXT), "  # noqa: S608  # above
     "CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, CAST(? AS TEXT))"
@@ -131,15 +134,16 @@ class Rows(msgspec.Struct, frozen=True):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def values(self) -> list[tuple[Any, ...]]:
+    def values(self) -> Iterator[tuple[Any, ...]]:
         """Repository, digest, path, size and time of each row."""
         owners = self.repositories or repeat(None, len(self))
         columns = (owners, self.digests, self.paths, self.sizes, self.modified)
-        return list(zip(*columns, strict=True))
+        return zip(*columns, strict=True)
 
     def __iter__(self) -> Iterator[Row]:
         """Each row."""
-        return (Row(self.kind, *values, self.reason) for values in self.values())
+        for repository, digest, path, size, modified in self.values():
+            yield Row(self.kind, repository, digest, path, size, modified, self.reason)
 
 
 class RowParts:
@@ -265,16 +269,24 @@ class RunFile:
 
     def _add_columns(self, rows: Rows) -> None:
         kind = rows.kind
+        row = _ROW.format(kind.phase, kind.label, rows.reason.replace("'", "''"))
         values = rows.values()
-        statement = _INSERT_ROWS.format(kind.phase, kind.label, rows.reason.replace("'", "''"))
-        for start in range(0, len(values), _CHUNK):
-            some = values[start : start + _CHUNK]
+        while some := list(islice(values, _CHUNK)):
+            even = len(some) - len(some) % _ROWS_AT_ONCE
+            flat = [*chain.from_iterable(some[:even])]
+            step = _ROWS_AT_ONCE * len(some[0])
+            many = [flat[at : at + step] for at in range(0, len(flat), step)]
             try:
-                self._write(statement, some, recount=False)
+                if many:
+                    self._write(
+                        _INSERT_ROWS + ", ".join([row] * _ROWS_AT_ONCE), many, recount=False
+                    )
+                    del some[:even]
+                self._write(_INSERT_ROWS + row, some, recount=False)
             except UnicodeEncodeError:
                 encoded = ((kind.phase, kind.label, *value, rows.reason) for value in some)
                 self._write(_INSERT_BYTES, [tuple(map(_encoded, value)) for value in encoded])
-        self._counted(kind, len(values), sum(rows.sizes))
+        self._counted(kind, len(rows), sum(rows.sizes))
 
     def _counted(self, kind: Kind, rows: int, size: int) -> None:
         if self._counts is not None:
@@ -489,7 +501,7 @@ class RunFile:
             raise RunFileError(f"{self.path}: {error}") from error
 
     def _write(
-        self, statement: str, rows: Sequence[tuple[Any, ...]], *, recount: bool = True
+        self, statement: str, rows: Sequence[Sequence[Any]], *, recount: bool = True
     ) -> None:
         if recount:
             self._counts = None

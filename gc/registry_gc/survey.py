@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from registry_drivers.base import Reader
+from registry_gc.allocator import return_freed
 from registry_gc.arrays import distinct, without
 from registry_gc.blob_shares import Wanted, stream_shares
 from registry_gc.cache import ReferenceCache
@@ -29,6 +30,9 @@ from registry_gc.references import Manifests, State
 from registry_gc.run_file import Kind, Row
 from registry_gc.signatures import read_signatures
 from registry_gc.tag_memory import TagMemory
+
+_LARGE = 1 << 20
+"""Links from which on memory is worth some milliseconds."""
 
 
 class BlobSink(Protocol):
@@ -170,10 +174,12 @@ class Surveyor:
         return survey
 
     def _marked(self, catalog: Catalog, cache: ReferenceCache | None) -> Survey:
+        _tidy(catalog)
         manifests = Manifests(self._engine, catalog.names, catalog.aliases, self._observer, cache)
         manifests.load(catalog.revisions.keys)
         catalog.signatures = read_signatures(self._reader, catalog, manifests)
         marking = mark(self._reader, catalog, manifests, self._policy, self.cutoff)
+        _tidy(catalog)
         return Survey(catalog, manifests, marking)
 
     def _with_blobs(
@@ -202,7 +208,7 @@ class Surveyor:
             wanted = Wanted(live, needed, survey.manifests.unread)
             batches = stream_shares(self._reader, self._engine, wanted)
         else:
-            batches = stream_blobs(self._reader, self._engine, len(live), passed)
+            batches = stream_blobs(self._reader, self._engine, passed, len(live))
         for batch in batches:
             _count(survey.blobs, batch)
             if needed is not live:
@@ -247,6 +253,11 @@ class Surveyor:
             fresh = keys[~before.live_set.has(keys)]
             if len(fresh):
                 sink.drop(Kind.BLOB, survey.catalog.names.texts(fresh))
+
+
+def _tidy(catalog: Catalog) -> None:
+    if len(catalog.layers) > _LARGE:
+        return_freed()
 
 
 def _count(blobs: Blobs, batch: BlobBatch) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cloudpickle  # type: ignore[import-untyped]  # it has no types
+import cloudpickle  # type: ignore[import-untyped]  # it brings no types
 
 from registry_drivers.base import Reader
 from servers.process import free_port, running
