@@ -51,8 +51,7 @@ def split_rest(reader: Reader, rest: Range) -> list[Range]:
         here, inside, _ = last[len(level) :].partition("/")
         if not last.startswith(level) or not inside or _holds_digests(level) or is_leaf(level):
             # What is left is short, or nobody knows its names yet: then it is looked at again.
-            unseen = is_leaf(level) and not (rest.begun or "").startswith(level)
-            return [replace(rest, pages=rest.pages if unseen else None, begun=last)]
+            return [replace(rest, pages=rest.pages if is_leaf(level) else None, begun=last)]
         # One folder is all that is left here: go down into it, where there is more to cut.
         level = f"{level}{here}/"
         folders = _folders(reader, level)
