@@ -64,45 +64,57 @@ def goals(figures: Figures) -> Iterator[tuple[str, str, bool]]:
         yield "two Dask workers at least 1.7 times one", f"{times:.2f}", times >= 1.7
 
 
-def markdown(figures: Figures) -> str:
-    """All tables, as they stand in the README."""
-    lines = [
-        "![time, memory and requests against size](pictures/sizes.svg)",
-        "",
-        "| blobs | run | seconds | CPU s | generator's CPU s | peak MB | goal MB | LIST | GET |",
-        "|---:|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+def _sizes(figures: Figures) -> Iterator[str]:
+    yield "![CPU, memory and requests against size](pictures/sizes.svg)"
+    yield ""
+    yield "| blobs | run | seconds | CPU s | generator's CPU s | peak MB | goal MB | LIST | GET |"
+    yield "|---:|---|---:|---:|---:|---:|---:|---:|---:|"
     for row in rows_of(figures, "sizes"):
         asked = row["requests"]
-        lines.append(
+        yield (
             f"| {row['blobs']:,} | {row['run']} | {row['seconds']:.1f} | {row['cpu']:.1f} "
             f"| {row['generator_cpu']:.1f} | {row['peak_mb']:.0f} | {row['goal_mb']:.0f} "
             f"| {asked['list']:,} | {asked['read']:,} |"
         )
-    lines += ["", "| goal | measured | reached |", "|---|---:|---|"]
+
+
+def _workers(figures: Figures) -> Iterator[str]:
+    yield "![one machine against many workers](pictures/workers.svg)"
+    yield ""
+    yield "| what | workers | latency s | each second | CPU s |"
+    yield "|---|---:|---:|---:|---:|"
+    for row in rows_of(figures, "workers"):
+        unit = "manifests" if row["what"] == "read" else "pages"
+        kind = "Dask workers" if row["dask"] else "threads"
+        yield (
+            f"| {unit}, {kind} | {row['workers']} | {row['latency']} | {row['each_second']:,.1f} "
+            f"| {row['cpu']:.1f} |"
+        )
+
+
+def _stock(figures: Figures) -> Iterator[str]:
+    yield "![beside the stock command](pictures/stock.svg)"
+    yield ""
+    yield "| blobs in files | command | seconds | peak MB |"
+    yield "|---:|---|---:|---:|"
+    for row in rows_of(figures, "stock"):
+        over = "> " if row["cut"] else ""
+        yield (
+            f"| {row['blobs']:,} | {row['command']} | {over}{row['seconds']:.1f} "
+            f"| {row['peak_mb']:.0f} |"
+        )
+
+
+def markdown(figures: Figures) -> str:
+    """All tables of what was measured, as they stand in the README."""
+    lines = ["| goal | measured | reached |", "|---|---:|---|"]
     lines += [
         f"| {words} | {found} | {'yes' if reached else '**no**'} |"
         for words, found, reached in goals(figures)
     ]
-    lines += ["", "![one machine against many workers](pictures/workers.svg)", ""]
-    lines += ["| what | workers | latency s | each second | CPU s |", "|---|---:|---:|---:|---:|"]
-    for row in rows_of(figures, "workers"):
-        unit = "manifests" if row["what"] == "read" else "pages"
-        kind = "Dask workers" if row["dask"] else "threads"
-        lines.append(
-            f"| {unit}, {kind} | {row['workers']} | {row['latency']} | {row['each_second']:,.1f} "
-            f"| {row['cpu']:.1f} |"
-        )
-    lines += ["", "![beside the stock command](pictures/stock.svg)", ""]
-    lines += ["| blobs in files | command | seconds | peak MB |", "|---:|---|---:|---:|"]
-    for row in rows_of(figures, "stock"):
-        over = "> " if row["cut"] else ""
-        lines.append(
-            f"| {row['blobs']:,} | {row['command']} | {over}{row['seconds']:.1f} "
-            f"| {row['peak_mb']:.0f} |"
-        )
-    for part in ("sizes", "workers", "stock"):
-        about = figures.get(part, {"about": {}})["about"]
-        said = ", ".join(f"{name} {value}" for name, value in about.items())
-        lines += ["", f"{part}: {said}."]
-    return "\n".join(lines).rstrip() + "\n"
+    for part, table in (("sizes", _sizes), ("workers", _workers), ("stock", _stock)):
+        if part in figures:
+            about = figures[part]["about"]
+            said = ", ".join(f"{name} {value}" for name, value in about.items())
+            lines += ["", *table(figures), "", f"{said}."]
+    return "\n".join(lines) + "\n"
