@@ -107,7 +107,8 @@ def test_the_config_says_how_patient_a_driver_is(
 def test_a_user_agent_of_the_config_is_sent_with_every_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    listing = Answer(200, json.dumps({"kind": "storage#objects"}).encode())
+    headers = {"Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT", "ETag": '"1"'}
+    listing = Answer(200, json.dumps({"kind": "storage#objects"}).encode(), headers)
     with stub(lambda _: listing) as server:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
         with closing(opened("gcs", useragent="registry/3 (ours)")) as storage:
