@@ -40,9 +40,8 @@ def whole_listing(document: bytes) -> bytes:
 
 def page_in(document: bytes, folder: bytes, after: bytes) -> Listed:
     """A page of a listing, without the names up to *after*: listings cannot begin at one."""
-    keys, modified, sizes, md5s = columns(
-        document, b"Blob", [b"Name", b"Last-Modified", b"Content-Length", b"Content-MD5"]
-    )
+    wanted = [b"Name", b"Last-Modified", b"Etag", b"Content-Length", b"Content-MD5"]
+    keys, modified, etags, sizes, md5s = columns(document, b"Blob", wanted)
     if b"&" in b"".join(keys):
         keys = [unescape(key) for key in keys]
     if b"<ResourceType>directory" in document:
@@ -57,6 +56,7 @@ def page_in(document: bytes, folder: bytes, after: bytes) -> Listed:
         md5s_of_base64(md5s),
         folder=folder,
         after=after,
+        etags=etags,
     )
     return Listed(page, text_of(document, b"NextMarker"))
 

@@ -132,6 +132,7 @@ class S3Storage(S3Requests):
             None if self._encrypted_by_kms else md5s_of_etags(etags),
             folder=self.folder.encode(),
             after=b"" if self.seekable else after.encode(),
+            etags=etags,
         )
         return Listed(page, token)
 

@@ -80,7 +80,7 @@ def _tags(catalog: Catalog, rows: NDArray[np.bool_]) -> Tags:
         modified=tags.modified[rows],
         keys=tags.keys[rows],
         known=tags.known[rows],
-        md5s=tags.md5s[rows],
+        stamps=tags.stamps[rows],
     )
     return Tags(catalog.repositories, catalog.tag_folders, catalog.names, columns)
 

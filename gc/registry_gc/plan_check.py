@@ -15,6 +15,7 @@ from registry_drivers.base import Reader
 from registry_gc.arrays import within
 from registry_gc.catalog import Catalog, read_catalog, stream_blobs
 from registry_gc.closure import Closure, close
+from registry_gc.contradiction import Contradiction
 from registry_gc.digest import InvalidDigest, Keys, check_digest, empty_keys, pack
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
@@ -32,10 +33,6 @@ from registry_gc.run_file import Kind, Row, RunFile
 from registry_gc.wholeness import Check, Fault, Stored, What
 
 _SHOWN = 3
-
-
-class Contradiction(Exception):
-    """Two ways to work out what is live do not agree, or something live has gone."""
 
 
 class SecondOpinion:

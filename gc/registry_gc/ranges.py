@@ -105,6 +105,9 @@ class Walk(msgspec.Struct):
         pages = self.reader.list_names(beginning, token=names.token)
         for seen, page in enumerate(pages, start=1):
             paths = list(page.paths)
+            if not paths:
+                yield page
+                continue
             orders = still_possible(orders, paths if last is None else [last, *paths])
             if names.only and not orders:
                 # What others list was thought to lie together.
@@ -147,6 +150,8 @@ def head_of(page: Page, count: int) -> Page:
         md5s=None if page.md5s is None else page.md5s[:count],
         shared=None if page.shared is None else page.shared[:count],
         hollow=page.hollow,
+        etags=None if page.etags is None else page.etags[:count],
+        contents={row: content for row, content in page.contents.items() if row < count},
     )
 
 
@@ -159,6 +164,8 @@ def rows_of(page: Page, rows: list[int]) -> Page:
         modified=page.modified[rows],
         md5s=None if page.md5s is None else page.md5s[rows],
         shared=None if page.shared is None else page.shared[rows],
+        etags=None if page.etags is None else [page.etags[row] for row in rows],
+        contents={at: page.contents[row] for at, row in enumerate(rows) if row in page.contents},
     )
 
 
