@@ -50,6 +50,7 @@ _SCHEMA1 = {
     "application/vnd.docker.distribution.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v1+prettyjws",
 }
+_PULLED = {"revision", "layer"}
 _MANIFESTS = _INDEXES | _IMAGES | _ARTIFACTS | _SCHEMA1
 
 
@@ -92,7 +93,11 @@ class Manifest(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What must come out: paths to go, and the same by kind."""
+    """What must come out: paths to go, and the same by kind.
+
+    ``live``: repository and digest of each live manifest; ``used``: of each digest that a live
+    manifest of that repository refers to, or is, under all its names.
+    """
 
     dead: frozenset[str]
     blobs: frozenset[str]
@@ -105,6 +110,8 @@ class Expected:
     held: frozenset[str]
     marked: frozenset[str]
     damaged: frozenset[str]
+    live: frozenset[tuple[str, str]]
+    used: frozenset[tuple[str, str]]
 
 
 def is_alias(link: Link) -> bool:
@@ -224,7 +231,9 @@ def expect(
         if link.kind == "revision":
             return not delete_untagged or link.repository in held or bool(link.names & young)
         if link.kind == "entry":
-            return (link.repository, link.owner) in bad_tags
+            # A tag was set to it within the grace period: to all of it, not to its bytes alone.
+            fresh = files[link.path].age < grace
+            return fresh or (link.repository, link.owner) in bad_tags
         return link.kind == "current"
 
     def is_live_referrer(repository: str, digest: str, anywhere: set[str]) -> bool:
@@ -246,7 +255,7 @@ def expect(
         for link in links:
             signs = link.kind == "signature" and link.owner in live[link.repository]
             if link.repository in held or signs:
-                found |= link.names
+                found |= named(link.names)
         return found
 
     entries = {(t.repository, t.owner, t.digest) for t in links if t.kind == "entry"}
@@ -310,7 +319,32 @@ def expect(
         held=frozenset(held),
         marked=frozenset(anywhere),
         damaged=frozenset(unread | gone),
+        live=frozenset((r, digest) for r in repositories for digest in live[r]),
+        used=frozenset((r, d) for r in repositories for d in named(live[r] | used(r))),
     )
+
+
+def missed(files: Files, aside: Files, expected: Expected) -> set[str]:
+    """The paths of what is live and lies *aside*, where a quarantine has put it.
+
+    *aside*: by original path. *expected* is what is said of *files*.
+    """
+    away = {path: file for path, file in aside.items() if path not in files}
+    back = {path for digest, path in read_blobs(away).items() if digest in expected.marked}
+    for link in read_links(away):
+        if link.repository not in expected.repositories and link.kind != "layer":
+            continue
+        if link.kind == "layer":
+            # By another name it may be the only one to tell what is stored.
+            other = not link.digest.startswith("sha256:") and link.digest in expected.marked
+            needed = other or (link.repository, link.digest) in expected.used
+        elif link.kind in ("revision", "signature"):
+            needed = (link.repository, link.owner or link.digest) in expected.live
+        else:
+            needed = False
+        if needed:
+            back.add(link.path)
+    return back
 
 
 def _dead_uploads(
@@ -333,3 +367,32 @@ def _dead_uploads(
         if youngest >= max(upload_age, grace):
             dead[repository, uuid] = paths
     return dead
+
+
+def leads_somewhere(files: Files, paths: Iterable[str]) -> set[str]:
+    """Those of *paths* that are no links to a blob that is not among *files*."""
+    blobs = read_blobs(files)
+    nowhere = {
+        link.path
+        for link in read_links({path: files[path] for path in paths})
+        if link.digest.startswith("sha256:") and link.digest not in blobs
+    }
+    return set(paths) - nowhere
+
+
+def needed_by(files: Files, repository: str, digest: str) -> set[str]:
+    """The paths of *files* that a pull of the manifest *digest* from *repository* needs."""
+    links = [link for link in read_links(files) if link.repository == repository]
+    own = {link.digest for link in links if link.kind == "revision"}
+    blobs = read_blobs(files)
+    digests, done, todo = {digest}, set[str](), {digest}
+    while todo:
+        name = todo.pop()
+        done.add(name)
+        stored = blobs.get(name)
+        manifest = read_manifest(name, files[stored].data, own) if stored else Manifest()
+        digests |= manifest.references
+        todo |= manifest.children - done
+    digests |= {link.content for link in links if is_alias(link) and link.digest in digests}
+    pulled = {link.path for link in links if link.digest in digests and link.kind in _PULLED}
+    return pulled | {blobs[name] for name in digests & blobs.keys()}

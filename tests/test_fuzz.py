@@ -57,14 +57,20 @@ class Fuzzed:
 
     chance: random.Random
     store: Store = field(default_factory=Store)
+    written: set[str] = field(default_factory=set)
     protected: dict[str, set[str]] = field(default_factory=dict)
     changed: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+
+    def _write(self, path: str, data: bytes) -> None:
+        # No repository has anything of another's: what one keeps alive is its own.
+        self.written.add(path)
+        self.store.write(path, data)
 
     def add(self, number: int) -> None:
         """One more repository: what it keeps alive, and a mutation of one of its files."""
         name = f"r{number}"
-        tree = RegistryTree(self.store.write)
-        before = set(self.store.storage.snapshot())
+        tree = RegistryTree(self._write)
+        self.written.clear()
         text = name.encode()
         image = tree.image(name, "v1", layers=[text + b"1", text + b"2"], config=text)
         # A registry links a layer under the name it was pushed by, and under its own.
@@ -73,7 +79,7 @@ class Fuzzed:
         layer = {"mediaType": "application/x", "digest": sha512(text + b"alias"), "size": 9}
         tree.image(name, "alias", layers=[], config=text, extra={"layers": [layer]})
         tree.index(name, "multi", [image])
-        own = set(self.store.storage.snapshot()) - before
+        own = set(self.written)
         if self.chance.random() < 0.5:
             self._pushed(tree, name, [text + b"1", text + b"2", text])
             self.protected[name] = own
@@ -99,16 +105,16 @@ class Fuzzed:
 
 
 @pytest.mark.timeout(14400)
-@pytest.mark.parametrize("policy", [Policy(), Policy(delete_untagged=True)], ids=["", "-m"])
-def test_no_file_that_came_out_wrong_makes_anything_live_dead(inputs: int, policy: Policy) -> None:
+def test_no_file_that_came_out_wrong_makes_anything_live_dead(inputs: int) -> None:
     chance = random.Random(20240502)
     for first in range(0, inputs, A_REGISTRY):
         registry = Fuzzed(chance)
         for number in range(first, first + A_REGISTRY):
             registry.add(number)
-        going = planned_paths(registry.store.storage, policy)
-        for name, paths in registry.protected.items():
-            assert not paths & going, (name, registry.changed[name])
+        for policy in (Policy(), Policy(delete_untagged=True)):
+            going = planned_paths(registry.store.storage, policy)
+            for name, paths in registry.protected.items():
+                assert not paths & going, (policy, name, registry.changed[name])
 
 
 @pytest.mark.parametrize(

@@ -562,11 +562,27 @@ def test_a_young_tag_makes_its_target_young_in_every_repository(store: Store) ->
 
 
 def test_a_young_entry_of_a_manifest_that_is_gone_is_no_error(store: Store) -> None:
+    gone = sha256(b"gone")
+    referrer = store.tree.image("b", None, subject=gone)
     store.age = YOUNG
-    store.write(tag_index_path("a", "v1", sha256(b"gone")), b"x" * 71)
+    store.write(tag_index_path("a", "v1", gone), b"x" * 71)
     found = marked(store.storage, UNTAGGED_GO_WITH_GRACE)
-    assert found.live == set()
-    assert not found.held
+    assert found.live == {("a", gone), ("b", referrer)}
+    assert (found.held, found.damaged) == (set(), set())
+    assert marked(store.storage).dead == {("b", referrer)}
+
+
+def test_what_refers_to_a_manifest_that_is_gone_stays_with_the_broken_tag_that_had_it(
+    store: Store,
+) -> None:
+    """All that such a tag ever pointed to is a root: it may be what it points to now."""
+    gone = sha256(b"gone")
+    referrer = store.tree.image("b", None, subject=gone)
+    store.write(tag_index_path("a", "v1", gone), gone.encode())
+    store.write(tag_path("a", "v1"), b"")
+    found = marked(store.storage)
+    assert ("b", referrer) in found.live
+    assert found.held == {"a"}
 
 
 def test_a_young_blob_that_is_a_linked_manifest_is_a_root(store: Store) -> None:

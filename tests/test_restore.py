@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from aside import Registry
 from registry_drivers.filesystem import FilesystemStorage
@@ -257,3 +258,25 @@ def test_an_artifact_manifest_comes_back_with_its_blobs(registry: Registry) -> N
     registry.quarantine()
     registry.command("restore", f"a@{digest}")
     assert registry.files() == before
+
+
+def test_what_came_back_is_counted_in_words_that_go_with_the_number(registry: Registry) -> None:
+    tree = registry.tree()
+    for number in range(2):
+        tree.image("app", "v2", layers=[b"base", b"%d" % number], config=b'"%d"' % number)
+    tree.image("app", "v2", layers=[b"base"], config=b'"2"')
+    run = registry.quarantine().json["run"]
+    said = "6 blobs, 4 layer links, 2 manifests, 2 tag histories ("
+    assert f"restored {said}" in _as_text(registry, run)
+    tree.image("b", "v1", layers=[], config=b'"other"')
+    tree.image("b", "v1", layers=[b"base"])
+    registry.quarantine()
+    assert "restored 2 blobs, 1 layer link, 1 manifest, 1 tag history (" in _as_text(registry, "b")
+
+
+def _as_text(registry: Registry, what: str) -> str:
+    from registry_gc.cli.main import registry_gc
+
+    answer = CliRunner().invoke(registry_gc, ["restore", str(registry.config), what])
+    assert answer.exit_code == 0
+    return answer.stdout

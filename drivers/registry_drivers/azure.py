@@ -267,9 +267,8 @@ class AzureStorage(ObjectStorage):
         if token:
             query["marker"] = token
         document = self._listing(prefix, query)
-        keys, modified, sizes, md5s = columns(
-            document, b"Blob", [b"Name", b"Last-Modified", b"Content-Length", b"Content-MD5"]
-        )
+        wanted = [b"Name", b"Last-Modified", b"Etag", b"Content-Length", b"Content-MD5"]
+        keys, modified, etags, sizes, md5s = columns(document, b"Blob", wanted)
         if b"&" in b"".join(keys):
             keys = [unescape(key) for key in keys]
         if b"<ResourceType>directory" in document:
@@ -285,6 +284,7 @@ class AzureStorage(ObjectStorage):
             folder=self.folder.encode(),
             # Listings cannot begin at a name.
             after=after.encode(),
+            etags=etags,
         )
         return Listed(page, text_of(document, b"NextMarker"))
 

@@ -53,8 +53,10 @@ from registry_drivers.object_store import (
 from registry_drivers.parameters import Parameters
 from registry_drivers.retry import Retry
 from registry_drivers.web import (
+    CA_HINT,
     CONNECT_SECONDS,
     READ_SECONDS,
+    UNTRUSTED,
     Answer,
     Web,
     ca_bundle,
@@ -246,6 +248,9 @@ class GCSStorage(ObjectStorage):
         try:
             yield
         except (auth.TransportError, requests.RequestException) as error:
+            if UNTRUSTED in str(error):
+                reason = f"no token: the certificate is not trusted; {CA_HINT}"
+                raise StorageError(reason, driver=self.driver) from None
             raise Unavailable(f"no token: {type(error).__name__}", driver=self.driver) from None
         except auth.RefreshError as error:
             kind = Unavailable if error.retryable else AccessDenied

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NoReturn
 
+from msgspec.structs import replace
+
 from registry_drivers.base import (
     Capabilities,
     Children,
@@ -38,7 +40,7 @@ from registry_drivers.errors import (
     Unavailable,
     Unsupported,
 )
-from registry_drivers.paths import check_path, check_prefix
+from registry_drivers.paths import check_beginning, check_path, check_prefix
 from registry_drivers.retry import Retry
 from registry_drivers.web import CA_HINT, Answer, Web
 
@@ -224,7 +226,14 @@ class ObjectStorage(abc.ABC):
         check_prefix(prefix, self.driver)
         return self._pages(prefix, start_after)
 
-    def _pages(self, prefix: str, start_after: str | None) -> Iterator[Page]:
+    def list_names(self, beginning: str, *, token: str = "") -> Iterator[Page]:
+        """See :class:`~registry_drivers.base.NameReader`; one page is one request."""
+        check_beginning(beginning, self.driver)
+        return self._pages(beginning, token=token)
+
+    def _pages(
+        self, prefix: str, start_after: str | None = None, token: str = ""
+    ) -> Iterator[Page]:
         self._prepare()
         after = start_after or ""
         if not after.startswith(prefix):
@@ -233,7 +242,7 @@ class ObjectStorage(abc.ABC):
                 return
             after = ""
         after = self.folder + after if after else ""
-        token, reached = "", b""
+        reached = b""
         while True:
 
             def ask(token: str = token) -> Listed:
@@ -251,7 +260,8 @@ class ObjectStorage(abc.ABC):
                         driver=self.driver,
                     )
                 reached = last.encode()
-                yield listed.page
+                # Where listings can begin at any key nobody needs it.
+                yield listed.page if self.seekable else replace(listed.page, token=listed.token)
             if not listed.token:
                 return
             if listed.token == token:

@@ -302,6 +302,7 @@ class S3Storage(ObjectStorage):
             None if self._encrypted_by_kms else md5s_of_etags(etags),
             folder=self.folder.encode(),
             after=b"" if self.seekable else after.encode(),
+            etags=etags,
         )
         return Listed(page, token)
 

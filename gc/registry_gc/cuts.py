@@ -19,7 +19,7 @@ from registry_gc.ranges import Range, before
 MOST = 64
 """Pieces of one cut at most: how much is left is a guess, and each costs a request."""
 
-_HEX = "0123456789abcdef"
+HEX = "0123456789abcdef"
 _DIGITS = 6
 _ALGORITHMS = ("sha256", "sha512")
 
@@ -42,7 +42,7 @@ def split_rest(reader: Reader, rest: Range) -> list[Range]:
         if cuts:
             return _pieces(rest, level, folders, cuts)
         here, inside, _ = last[len(level) :].partition("/")
-        if not last.startswith(level) or not inside or _holds_digests(level) or _is_leaf(level):
+        if not last.startswith(level) or not inside or _holds_digests(level) or is_leaf(level):
             # What is left is short, or nobody knows its names without listing it.
             return [replace(rest, pages=None)]
         # One folder is all that is left here: go down into it, where there is more to cut.
@@ -81,7 +81,7 @@ def _folders(reader: Reader, level: str) -> tuple[str, ...]:
         names = ("sha256",)
     elif level.endswith("/_manifests/"):
         names = ("revisions", "tags")
-    elif _is_leaf(level) or _holds_digests(level):
+    elif is_leaf(level) or _holds_digests(level):
         # They hold one file each, or few: listing them would cost as much as listing the files.
         names = ()
     else:
@@ -90,7 +90,7 @@ def _folders(reader: Reader, level: str) -> tuple[str, ...]:
     return tuple(sorted(folders, key=lambda folder: folder.encode("utf-8", "surrogateescape")))
 
 
-def _is_leaf(level: str) -> bool:
+def is_leaf(level: str) -> bool:
     return level.endswith(("/_uploads/", "/_manifests/tags/"))
 
 
@@ -105,11 +105,11 @@ def _holds_digests(level: str) -> bool:
 def _digest_cuts(level: str, rest: Range) -> list[str]:
     """Cuts between digests, which are spread evenly."""
     last, stop_before = rest.start_after or "", rest.stop_before
-    here = _place(level, last)
+    here = place(level, last)
     if here is None:
         return []
-    stop = _place(level, stop_before) or 1.0
-    width = here - (_place(level, rest.begun) or 0.0)
+    stop = place(level, stop_before) or 1.0
+    width = here - (place(level, rest.begun) or 0.0)
     pieces = min(MOST, round((stop - here) / width)) if width > 0 else MOST
     cuts = {_cut(level, here + (stop - here) * number / pieces) for number in range(1, pieces)}
     return sorted(
@@ -117,14 +117,14 @@ def _digest_cuts(level: str, rest: Range) -> list[str]:
     )
 
 
-def _place(level: str, path: str | None) -> float | None:
+def place(level: str, path: str | None) -> float | None:
     """Where *path* lies between the first digest below *level*, 0, and the last, 1."""
     if path is None or not path.startswith(level):
         return None
     # Of blobs the second part is the digest, after a folder of its first two digits.
     digits = ""
     for part in path[len(level) :].split("/")[:2]:
-        if part and part.startswith(digits) and not part.strip(_HEX):
+        if part and part.startswith(digits) and not part.strip(HEX):
             digits = part
     return int(digits[:_DIGITS].ljust(_DIGITS, "0"), 16) / 16**_DIGITS if digits else None
 

@@ -15,6 +15,7 @@ from registry_drivers.base import Reader
 from registry_gc.arrays import within
 from registry_gc.catalog import Catalog, read_catalog, stream_blobs
 from registry_gc.closure import Closure, close
+from registry_gc.contradiction import Contradiction
 from registry_gc.digest import InvalidDigest, Keys, check_digest, empty_keys, pack
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
@@ -27,7 +28,6 @@ from registry_gc.layout import (
     tag_index_link,
 )
 from registry_gc.library import Library
-from registry_gc.plan import Contradiction
 from registry_gc.policy import Policy
 from registry_gc.run_file import Kind, Row, RunFile
 from registry_gc.wholeness import Check, Fault, Stored, What
@@ -127,7 +127,7 @@ class SecondOpinion:
         self._observer.phase("listing blobs once more", None, "blobs")
         found = [empty_keys()]
         young: set[bytes] = set()
-        for batch in stream_blobs(self._reader, self._engine, len(catalog.revisions)):
+        for batch in stream_blobs(self._reader, self._engine):
             catalog.names.others.update(batch.others)
             found.append(batch.keys)
             late = batch.keys[batch.modified > self._cutoff]

@@ -21,13 +21,13 @@ from registry_drivers.versions import Keep
 from registry_drivers.wrappers import ReadOnly
 from registry_gc.blob_cache import BlobCache, NoCache
 from registry_gc.catalog import Catalog, is_registry
+from registry_gc.contradiction import Contradiction
 from registry_gc.engine import Engine, WorkerLost, engine_for
 from registry_gc.events import Observer
 from registry_gc.guard import Finding, Verdict
 from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.lock import Lock, LockError, blocker
 from registry_gc.mark import Marking
-from registry_gc.plan import Contradiction
 from registry_gc.plan_file import PlanFile
 from registry_gc.policy import Policy
 from registry_gc.references import Manifests
@@ -35,6 +35,7 @@ from registry_gc.retained import Retained
 from registry_gc.run_file import Kind, RunFile, RunFileError
 from registry_gc.set_aside import SettingAside
 from registry_gc.shrink import Seen, remember, remembered
+from registry_gc.spool import SpoolError
 from registry_gc.survey import Survey, Surveyor
 from registry_gc.sweep import Settled, Stop, sweep, tidy
 
@@ -149,7 +150,7 @@ class Session:
                 self._run(engine)
         except Refused as refusal:
             return self._ended(4, str(refusal))
-        except (StorageError, RunFileError, WorkerLost, Contradiction) as error:
+        except (StorageError, RunFileError, WorkerLost, SpoolError, Contradiction) as error:
             return self._ended(1, str(error))
         except LockError as error:
             self._refuse_with("locked", str(error))
@@ -285,6 +286,7 @@ class Session:
     def _ask_second_opinion(self, engine: Engine) -> None:
         if not self.job.verify:
             return
+        # Only here: what it rests on would take part in the start of every run.
         from registry_gc.plan_check import SecondOpinion
 
         assert self.run_file is not None

@@ -2,6 +2,7 @@
 
 What a registry links and references is several times what it stores; only what is live has a
 claim on memory. A disk without room for the file is no reason to stop: its rows stay in memory.
+One that does not give back what was written to it ends the run: :class:`SpoolError`.
 """
 
 from __future__ import annotations
@@ -14,10 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-IN_MEMORY = 16 << 20
+IN_MEMORY = 4 << 20
 """Bytes of rows from which on a spool is a file."""
 _WINDOW = 4 << 20
 """Bytes that one read of scattered rows spans at most."""
+
+
+class SpoolError(Exception):
+    """What was written to the temporary file cannot be read back: nothing rests on a part of it."""
 
 
 class Spool:
@@ -58,7 +63,7 @@ class Spool:
             if self._file is None:
                 self._file = _nameless_file()
             for part in self._parts:
-                data = memoryview(part.tobytes())
+                data = memoryview(np.ascontiguousarray(part).view(np.uint8).data)
                 while data:
                     written = os.pwrite(self._file, data, (self._in_file * width) + done)
                     done += written
@@ -70,7 +75,10 @@ class Spool:
         self._in_file = self._length
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """The rows from *start* up to *stop*."""
+        """The rows from *start* up to *stop*.
+
+        :raises SpoolError: they are in the file, and it does not give them back.
+        """
         stop = min(stop, self._length)
         if start >= stop:
             return np.empty(0, self._dtype)
@@ -89,35 +97,78 @@ class Spool:
         return self._parts[0]
 
     def _from_file(self, start: int, stop: int) -> NDArray[Any]:
-        assert self._file is not None
-        width = self._dtype.itemsize
         found = np.empty(stop - start, self._dtype)
-        view = memoryview(found.view(np.uint8).data).cast("B")
-        done = 0
-        while done < len(view):
-            count = os.preadv(self._file, [view[done:]], start * width + done)
-            if not count:
-                raise EOFError("a temporary file has become shorter")
-            done += count
+        self._fill(found, start)
         return found
 
-    def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """The rows of these numbers, in their order."""
-        if not self._in_file:
-            found: NDArray[Any] = self._memory()[rows]
-            return found
-        order = np.argsort(rows, kind="stable")
-        wanted = rows[order]
-        found = np.empty(len(rows), self._dtype)
+    def _fill(self, found: NDArray[Any], start: int) -> None:
+        """Read rows of the file, from *start* on, into all of *found*."""
+        assert self._file is not None
+        width = self._dtype.itemsize
+        view = memoryview(found.view(np.uint8).data)
+        done = 0
+        while done < len(view):
+            try:
+                count = os.preadv(self._file, [view[done:]], start * width + done)
+            except OSError as error:
+                raise SpoolError(
+                    f"a temporary file in {tempfile.gettempdir()} cannot be read back: {error}; "
+                    "TMPDIR names another place for it"
+                ) from error
+            if not count:
+                raise SpoolError(
+                    f"a temporary file in {tempfile.gettempdir()} has become shorter; TMPDIR names "
+                    "another place for it"
+                )
+            done += count
+
+    def take(self, starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[Any]:
+        """The rows of ranges, one after the other: *counts* rows from each of *starts* on.
+
+        Ranges that follow one another closely are read at once, those that touch without a copy.
+
+        :raises SpoolError: see :meth:`read`.
+        """
+        filled = np.flatnonzero(counts)
+        if len(filled) < len(counts):
+            starts, counts = starts[filled], counts[filled]
+        if len(starts) > 1 and (starts[1:] < starts[:-1]).any():
+            return self._scattered(starts, counts)
+        found = np.empty(int(counts.sum()), self._dtype)
+        stops = starts + counts
+        gaps = starts[1:] != stops[:-1]
+        ends = np.cumsum(counts)
         window = max(1, _WINDOW // self._dtype.itemsize)
-        at = 0
-        while at < len(wanted):
-            first = int(wanted[at])
-            end = int(np.searchsorted(wanted, first + window, "left"))
-            part = self.read(first, int(wanted[end - 1]) + 1)
-            found[order[at:end]] = part[wanted[at:end] - first]
-            at = end
+        at = done = 0
+        while at < len(starts):
+            first = int(starts[at])
+            last = int(np.searchsorted(starts, first + window))
+            stop, end = int(stops[at:last].max()), int(ends[last - 1])
+            if not gaps[at : last - 1].any():
+                self._read_into(found[done:end], first)
+            else:
+                rows = _rows(starts[at:last] - first, counts[at:last])
+                found[done:end] = self.read(first, stop)[rows]
+            at, done = last, end
         return found
+
+    def _scattered(self, starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[Any]:
+        """As :meth:`take`, for ranges in any order."""
+        order = np.argsort(starts, kind="stable")
+        found = self.take(starts[order], counts[order])
+        places = np.empty(len(order), np.int64)
+        places[order] = np.cumsum(counts[order]) - counts[order]
+        again: NDArray[Any] = found[_rows(places, counts)]
+        return again
+
+    def _read_into(self, found: NDArray[Any], start: int) -> None:
+        """Read rows from *start* on into all of *found*."""
+        in_file = max(0, min(len(found), self._in_file - start))
+        if in_file:
+            self._fill(found[:in_file], start)
+        if in_file < len(found):
+            first = start + in_file - self._in_file
+            found[in_file:] = self._memory()[first : first + len(found) - in_file]
 
     def close(self) -> None:
         """Let go of memory and file."""
@@ -133,7 +184,15 @@ class Spool:
             self.close()
 
 
+def _rows(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers of the rows of ranges, one after the other."""
+    rows = np.arange(int(counts.sum()), dtype=np.int64)
+    rows += np.repeat(starts - (np.cumsum(counts) - counts), counts)
+    return rows
+
+
 def _nameless_file() -> int:
     handle, path = tempfile.mkstemp(prefix="registry-gc-")
-    os.unlink(path)
+    with contextlib.suppress(OSError):  # who clears temporary folders may have been quicker
+        os.unlink(path)
     return handle

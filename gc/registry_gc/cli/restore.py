@@ -25,6 +25,7 @@ from registry_gc.restore import Restored, UnknownWhat, What, select
 from registry_gc.still_allowed import StillAllowed
 
 _LOOK_AGAIN = 10.0
+_PLURALS = {"tag history": "tag histories"}
 
 
 def run_restore(options: Mapping[str, Any]) -> int:
@@ -140,11 +141,16 @@ def _lines(done: Restored) -> Iterator[str]:
         yield f"lost: {path}: {reason}"
     for path, error in done.failed:
         yield f"not restored: {path}: {error}"
-    counts = [f"{humanize.intcomma(count)} {kind}" for kind, count in sorted(done.kinds.items())]
+    counts = [_counted(count, kind) for kind, count in sorted(done.kinds.items())]
     size = f" ({humanize.naturalsize(done.bytes)})" if done.bytes else ""
     yield f"restored {', '.join(counts) or 'nothing'}{size}"
     if done.there:
         yield f"{humanize.intcomma(done.there)} were there already and stay as they are"
+
+
+def _counted(count: int, kind: str) -> str:
+    plural = _PLURALS.get(kind, f"{kind}s")
+    return f"{humanize.intcomma(count)} {kind if count == 1 else plural}"
 
 
 def _show(options: Mapping[str, Any], storage: Storage, output: Output) -> int:

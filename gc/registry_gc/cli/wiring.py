@@ -23,6 +23,7 @@ from registry_gc.engine import Engine
 from registry_gc.guard import Guard, GuardOptions
 from registry_gc.lock import LockError
 from registry_gc.progress import JsonLogging, Progress, say
+from registry_gc.spool import SpoolError
 from registry_gc.state_dir import default_state_dir, open_state_dir
 
 
@@ -187,7 +188,7 @@ def exit_code_of(work: Callable[[], int]) -> int:
     except LockError as error:
         complain(str(error))
         return 4
-    except StorageError as error:
+    except (StorageError, SpoolError) as error:
         complain(str(error))
         return 1
 

@@ -17,6 +17,7 @@ from registry_gc.engine import WorkerLost
 from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.lock import Lock, LockError
 from registry_gc.progress import Progress
+from registry_gc.spool import SpoolError
 from registry_gc.still_allowed import Changed
 
 
@@ -24,7 +25,7 @@ class Refused(Exception):
     """The guard, or what was found, says no; nothing was changed."""
 
 
-FAILURES = (Refused, LockError, StorageError, Interrupted, Changed, WorkerLost)
+FAILURES = (Refused, LockError, StorageError, Interrupted, Changed, WorkerLost, SpoolError)
 """What can go wrong with a registry, a storage or an operator."""
 
 

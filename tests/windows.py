@@ -1,0 +1,48 @@
+"""How much is held in memory at once, so small that a small registry needs many such windows.
+
+One place for all names, since tests that shrink windows which nobody uses any more prove nothing:
+a name that is gone fails every test that asks for any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+# Bytes or rows, by the name of the module and of the number in it.
+WINDOWS = {
+    "spool.IN_MEMORY": 1 << 12,
+    "spool._WINDOW": 1 << 14,
+    "cache._AT_ONCE": 64,
+    "references._EDGES_AT_ONCE": 1 << 9,
+    "link_store.AT_ONCE": 1 << 9,
+    "dead_layers._WORDS_AT_ONCE": 1 << 10,
+    "dead_layers._PART": 1 << 8,
+    "run_file._CHUNK": 100,
+    "ranges.PAGES": 1,
+}
+"""For a registry of some ten thousand blobs."""
+
+TINY = {
+    **dict.fromkeys(WINDOWS, 2),
+    "spool.IN_MEMORY": 64,
+    "spool._WINDOW": 64,
+    "catalog._TAGS_AT_ONCE": 2,
+    "key_index._CHUNK": 3,
+    "live_set._CHUNK": 3,
+    "plan_file._ROWS_AT_ONCE": 2,
+    "plan_file._WORDS_AT_ONCE": 3,
+    "ranges.PAGES": 1,
+}
+"""For one of a few images."""
+
+
+@contextmanager
+def windows(sizes: dict[str, int]) -> Iterator[None]:
+    """Have windows of these *sizes* for a while."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in sizes.items():
+            patch.setattr(f"registry_gc.{name}", size)
+        yield
