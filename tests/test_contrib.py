@@ -145,7 +145,7 @@ def browser(folder: Path, **commands: str) -> tuple[str, Path]:
     """Run ``contrib/setup/browser`` with *commands* of ours; what it called, and its folder."""
     tools = folder / "tools"
     tools.mkdir()
-    for name in ("bash", "dirname", "mkdir", "ln", "id", "cat"):
+    for name in ("bash", "dirname", "mkdir", "ln", "id", "grep"):
         found = shutil.which(name)
         assert found
         (tools / name).symlink_to(found)
