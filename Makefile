@@ -47,7 +47,8 @@ endif
 test: $(VENV)/.installed-for-tests $(AZURITE) ## install what the tests need and run them all
 	@contrib/setup/packages docker-registry skopeo redis-server promtool=prometheus prometheus-pushgateway \
 		rsyslogd=rsyslog systemd-analyze=systemd logrotate crontab=cron shellcheck mandoc zsh fish \
-		kubectl=kubernetes-client chromium-headless-shell
+		kubectl=kubernetes-client
+	contrib/setup/browser $(VENV)
 	echo "==> ruff"
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --check --quiet .
