@@ -162,8 +162,15 @@ def collect_and_be_killed(root: Path, deletes: int, *arguments: str) -> bool:
     return be_killed(deletes, lambda: collect(root, *arguments))
 
 
-def be_killed(deletes: int, work: Callable[[], object]) -> bool:
-    """Do *work* in a process that is killed right before delete, or move, number *deletes*.
+def is_delete(event: str, _: object) -> bool:
+    """Whether an audit event is a delete, or a move."""
+    return event in DELETES
+
+
+def be_killed(
+    number: int, work: Callable[[], object], counts: Callable[[str, object], bool] = is_delete
+) -> bool:
+    """Do *work* in a process that is killed right before the event *number* that *counts*.
 
     Returns whether it came to that; otherwise the run has ended by itself.
     """
@@ -171,11 +178,11 @@ def be_killed(deletes: int, work: Callable[[], object]) -> bool:
     if child == 0:
         seen = 0
 
-        def count(event: str, _: object) -> None:
+        def count(event: str, arguments: object) -> None:
             nonlocal seen
-            if event in DELETES:
+            if counts(event, arguments):
                 seen += 1
-                if seen == deletes:
+                if seen == number:
                     os.kill(os.getpid(), signal.SIGKILL)
 
         sys.addaudithook(count)
