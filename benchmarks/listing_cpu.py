@@ -23,16 +23,13 @@ import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Thread
 
-from timing import machine
+from timing import machine, record
 
-HERE = Path(__file__).resolve().parent
-BEGIN = "<!-- listing -->\n"
-END = "<!-- /listing -->\n"
 PREFIX = "docker/registry/v2/repositories/"
 # Stands for the page's number, in the same width.
 NUMBER = b"@@@@@@@@"
@@ -284,15 +281,6 @@ def markdown(rows: list[Row], about: dict[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def record(rows: list[Row], about: dict[str, str], text: str) -> None:
-    """Put the figures where the next reader looks for them."""
-    figures = {"about": about, "rows": [asdict(row) for row in rows]}
-    (HERE / "listing_cpu.json").write_text(json.dumps(figures, indent=1) + "\n")
-    readme = HERE / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-    readme.write_text(f"{before}{BEGIN}{text}{END}{rest.partition(END)[2]}", encoding="utf-8")
-
-
 def main() -> None:
     """Measure, and show."""
     parser = argparse.ArgumentParser(
@@ -312,7 +300,7 @@ def main() -> None:
     text = markdown(rows, about)
     print(text)
     if arguments.record:
-        record(rows, about, text)
+        record("listing_cpu", "listing", rows, about, text)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ lower bound. ``--record`` puts the figures into this folder's README.md and side
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import shutil
 import subprocess
@@ -22,7 +21,7 @@ from pathlib import Path
 
 import trees
 from demo_registry import unused_port
-from timing import Median, Run, can_forget_files, forget_files, machine, measure, tool
+from timing import Median, Run, can_forget_files, forget_files, machine, measure, record, tool
 
 HERE = Path(__file__).resolve().parent
 FOLDER = HERE.parent / ".bench"
@@ -35,8 +34,6 @@ MODES = {"plain": (), "-m": ("-m",)}
 OURS = "registry-garbage-collect"
 STOCK = "docker-registry"
 FIND = "find"
-BEGIN = "<!-- figures -->\n"
-END = "<!-- /figures -->\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,16 +196,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def record(rows: Sequence[Row], about: dict[str, str], text: str) -> None:
-    """Put the figures where the next reader looks for them."""
-    figures = {"about": about, "rows": [dataclasses.asdict(row) for row in rows]}
-    (HERE / "side_by_side.json").write_text(json.dumps(figures, indent=1) + "\n")
-    readme = HERE / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    readme.write_text(f"{before}{BEGIN}{text}{END}{after}", encoding="utf-8")
-
-
 def parse() -> argparse.Namespace:
     """What to measure."""
     parser = argparse.ArgumentParser(
@@ -244,7 +231,7 @@ def main() -> None:
     text = markdown(rows, about)
     print(text)
     if arguments.record:
-        record(rows, about, text)
+        record("side_by_side", "figures", rows, about, text)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Runs commands, one at a time, and says how long they took and on what machine."""
+"""Runs commands, one at a time, says how long they took on what machine, and records that."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -13,10 +14,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+HERE = Path(__file__).resolve().parent
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 
 
@@ -136,3 +142,18 @@ def tool(name: str) -> str:
     if not found:
         raise SystemExit(f"{name} is not installed: make run does that")
     return found
+
+
+def record(
+    name: str, mark: str, rows: Sequence[DataclassInstance], about: Mapping[str, str], text: str
+) -> None:
+    """Put figures where the next reader looks for them: ``<name>.json`` and this folder's README.
+
+    :param mark: *text* replaces what stands there between ``<!-- mark -->`` and ``<!-- /mark -->``.
+    """
+    figures = {"about": dict(about), "rows": [asdict(row) for row in rows]}
+    (HERE / f"{name}.json").write_text(json.dumps(figures, indent=1) + "\n")
+    readme = HERE / "README.md"
+    begin, end = f"<!-- {mark} -->\n", f"<!-- /{mark} -->\n"
+    before, _, rest = readme.read_text(encoding="utf-8").partition(begin)
+    readme.write_text(f"{before}{begin}{text}{end}{rest.partition(end)[2]}", encoding="utf-8")

@@ -31,6 +31,15 @@ COMPLETIONS = {
 }
 
 
+def subcommands(context: click.Context) -> dict[str, click.Command]:
+    """The commands below that of *context*, by name and in order."""
+    group = context.command
+    if not isinstance(group, click.Group):
+        return {}
+    found = {name: group.get_command(context, name) for name in group.list_commands(context)}
+    return {name: one for name, one in found.items() if one is not None and not one.hidden}
+
+
 def pages(context: click.Context) -> Iterator[tuple[str, str]]:
     """File name and text of the page of a command, and of those below it."""
     command = context.command
@@ -44,10 +53,10 @@ def pages(context: click.Context) -> Iterator[tuple[str, str]]:
     options = [one for one in command.params if isinstance(one, click.Option) and not one.hidden]
     records = [one.get_help_record(context) for one in options]
     page.options = [record for record in records if record is not None]
-    below = {name: one for name, one in getattr(command, "commands", {}).items() if not one.hidden}
-    page.commands = [(name, one.get_short_help_str(80)) for name, one in sorted(below.items())]
+    below = subcommands(context)
+    page.commands = [(name, one.get_short_help_str(80)) for name, one in below.items()]
     yield f"{context.command_path.replace(' ', '-')}.1", f"{page}\n{epilog(command)}"
-    for name, one in sorted(below.items()):
+    for name, one in below.items():
         yield from pages(click.Context(one, info_name=name, parent=context))
 
 

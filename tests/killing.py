@@ -22,10 +22,11 @@ from stores import LATER
 _PRELOADED = ["registry_gc.cli.main", "registry_gc.cli.run", "registry_drivers.filesystem"]
 
 
-def _context() -> ForkServerContext:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*_PRELOADED, "boto3", "obstore", "registry_drivers.s3"])
-    return context
+def context() -> ForkServerContext:
+    """Starts processes from a server that has everything imported."""
+    found = multiprocessing.get_context("forkserver")
+    found.set_forkserver_preload([*_PRELOADED, "boto3", "obstore", "registry_drivers.s3"])
+    return found
 
 
 def _command(
@@ -76,7 +77,7 @@ class Victim:
         return file.read_text(errors="replace") if file.exists() else ""
 
     def _start(self, events: int = 0) -> ForkServerProcess:
-        process = _context().Process(
+        process = context().Process(
             target=_command,
             args=(list(self.arguments),),
             kwargs={

@@ -144,3 +144,22 @@ class TestCollection:
         result = self.run(root, "--dry-run")
         assert result.exit_code == 3
         assert [row["path"] for row in result.json["damaged"]] == [revision_path("a", child)]
+
+
+@pytest.mark.parametrize("harm", ["targets = NULL", "size = 'many'", "key = 7, others = x'00'"])
+def test_a_row_of_other_types_is_damaged_and_no_reason_to_give_up(
+    tmp_path: Path, harm: str
+) -> None:
+    path = str(tmp_path / "cache")
+    cache = ReferenceCache.open(path)
+    cache.add(ROWS)
+    cache.close()
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.execute(f"UPDATE manifests SET {harm} WHERE key = ?", (ROWS[3].key,))
+    connection.close()
+    again = ReferenceCache.open(path)
+    assert found(again, ROWS) == [row for row in ROWS if row is not ROWS[3]]
+    again.add([ROWS[3]])
+    assert found(again, ROWS) == ROWS
+    again.close()

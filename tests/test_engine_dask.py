@@ -24,7 +24,7 @@ from registry_gc.policy import Policy
 from registry_gc.references import Manifests
 from registry_gc.report.model import Report
 from running import run, write_config
-from servers.dask import Cluster, cluster, echo, miss
+from servers.dask import Cluster, cluster, echo, everything_kept, miss, open_with
 from servers.process import free_port
 
 SHAPE = Shape(repositories=60, blobs=6000, teams=10)
@@ -45,7 +45,9 @@ def opening(folder: str, latency: float = 0.0) -> functools.partial[GeneratedSto
     return functools.partial(GeneratedStorage, SHAPE, latency=latency, folder=folder)
 
 
-def collected(folder: str, run_file: Path, address: str | None) -> Report:
+def collected(
+    folder: str, run_file: Path, address: str | None, cache: Path | None = None
+) -> Report:
     storage = opening(folder)()
     job = Job(
         storage=storage,
@@ -53,6 +55,7 @@ def collected(folder: str, run_file: Path, address: str | None) -> Report:
         check=lambda: Verdict("allowed", ()),
         run_file=str(run_file),
         dry_run=True,
+        cache=None if cache is None else str(cache),
         workers=1,
         engine=None if address is None else lambda r: DaskEngine(r, address, opening(folder)),
     )
@@ -73,6 +76,77 @@ def test_a_cluster_comes_to_the_plan_that_one_process_comes_to(
     assert rows(tmp_path / "shared") == rows(tmp_path / "alone") != []
     assert shared.marked == alone.marked
     assert shared.requests["read"] == alone.requests["read"]
+
+
+def test_a_cluster_makes_use_of_the_cache_that_is_here(
+    dask: Cluster, folder: str, tmp_path: Path
+) -> None:
+    collected(folder, tmp_path / "alone", None, tmp_path / "cache")
+    shared = collected(folder, tmp_path / "shared", dask.address, tmp_path / "cache")
+    assert shared.error is None
+    assert rows(tmp_path / "shared") == rows(tmp_path / "alone")
+    assert shared.requests["read"] == 1  # the lock
+
+
+def test_a_worker_that_is_killed_while_dead_blobs_are_looked_for_changes_nothing(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("registry_gc.ranges.BLOBS_A_RANGE", 100)
+    collected(folder, tmp_path / "alone", None)
+    slow = opening(folder, latency=0.01)
+    with cluster(tmp_path, 2) as own:
+
+        class Killing(Watcher):
+            def advance(self, count: int) -> None:
+                if self.phases[-1][0] == "listing blobs" and own.workers[0].poll() is None:
+                    own.workers[0].kill()
+                    own.workers[0].wait()
+
+        job = Job(
+            storage=slow(),
+            policy=Policy(delete_untagged=True),
+            check=lambda: Verdict("allowed", ()),
+            run_file=str(tmp_path / "shared"),
+            dry_run=True,
+            engine=lambda reader: DaskEngine(reader, own.address, slow),
+        )
+        report = collect(job, Killing(), Interrupts())
+        assert own.workers[0].returncode == -9
+    assert report.error is None
+    assert report.blobs_total == SHAPE.blobs
+    assert rows(tmp_path / "shared") == rows(tmp_path / "alone")
+
+
+def test_credentials_are_in_no_task_and_in_no_log(folder: str, tmp_path: Path) -> None:
+    secret = "correct-horse-battery-staple"
+    open_there = functools.partial(open_with, secret, opening(folder))
+    with cluster(tmp_path, 1) as own:
+        with DaskEngine(open_there(), own.address, open_there) as engine:
+            results = engine.run(echo, [1, 2, 3, 4])
+            next(results)
+            name = engine._opening.name
+            kept = engine._client.run_on_scheduler(everything_kept)
+            list(results)
+            with pytest.raises(NotFound):
+                list(engine.run(miss, ["docker/registry/v2/nothing"]))
+        logs = b"".join(path.read_bytes() for path in tmp_path.glob("*.log"))
+    # All that a task is made of is among what was looked at.
+    assert kept
+    assert all("echo" in text and name in text for text in kept)
+    assert not [text for text in kept if secret in text]
+    assert b"miss" in logs  # the worker says what has failed, and with which arguments
+    assert secret.encode() not in logs
+
+
+def test_a_worker_that_comes_later_gets_what_it_needs(folder: str, tmp_path: Path) -> None:
+    storage = opening(folder)()
+    with cluster(tmp_path, 1) as own, DaskEngine(storage, own.address, opening(folder)) as engine:
+        assert [*engine.run(echo, [1])] == [1]
+        own.add()
+        engine._client.wait_for_workers(2, timeout=60)
+        own.workers[0].kill()
+        own.workers[0].wait()
+        assert sorted(engine.run(echo, range(9))) == [*range(9)]
 
 
 def test_units_that_come_to_light_are_run_and_errors_arrive_as_they_are(

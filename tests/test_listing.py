@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from core_support import NOW, OLD, YOUNG, Store
 from registry_drivers.base import Entry, Page, Reader, Storage
@@ -483,6 +484,10 @@ class _Vanishing(Wrapper):
     def __init__(self, storage: Storage, path: str) -> None:
         super().__init__(storage)
         self._gone = path
+
+    def list(self, prefix: str, *, start_after: str | None = None) -> Iterator[Page]:
+        for page in super().list(prefix, start_after=start_after):
+            yield replace(page, contents={})
 
     def read(self, path: str, *, limit: int | None = None) -> bytes:
         if path == self._gone:

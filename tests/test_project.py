@@ -15,7 +15,12 @@ from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import click
 import pytest
+
+from registry_gc.cli.main import registry_gc
+from registry_tree import RegistryTree, folder_sink
+from running import write_config
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"registry_gc": ROOT / "gc", "registry_drivers": ROOT / "drivers"}
@@ -25,7 +30,10 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"cli"}),
     # These speak in each other's terms.
-    frozenset({"apply", "collect", "session", "report", "metrics", "metrics_output"}),
+    frozenset(
+        {"apply", "collect", "session", "report"}
+        | {"metrics", "metrics_output", "metrics_quarantine"}
+    ),
     frozenset(),  # every room that stands on no other floor: catalog, mark, plan, sweep, …
     frozenset({"layout", "manifests", "digest", "policy", "events"}),
 )
@@ -38,6 +46,18 @@ DELETING = frozenset(
 )
 CONTRACT = frozenset({"base", "errors", "paths"})
 SDKS = ("boto3", "botocore", "obstore", "google.cloud.storage", "azure.core", "azure.storage.blob")
+# What only some options, some answers, or a terminal ask for.
+NOT_ASKED_FOR = frozenset(
+    {"distributed", "http.client", "prometheus_client", "redis", "rich", "ssl", "tqdm", "urllib3"}
+    | {
+        f"registry_gc.{name}"
+        for name in (
+            "audit", "bring_back", "cli.away", "closure", "commands", "engine_dask",
+            "guard.probe", "metrics", "metrics_output", "plan_check", "purge", "recall",
+            "redis_client", "restore", "supervisor", "verify",
+        )
+    }
+)  # fmt: skip
 LATER = ("bitmath", "numpy", "msgspec", "redis", "prometheus_client", "distributed")
 
 
@@ -250,6 +270,47 @@ def test_help_imports_no_sdk_and_nothing_heavy(command: str) -> None:
     assert done.returncode == 0, done.stderr
     assert "Usage:" in done.stdout
     assert set(done.stderr.splitlines()) & {*SDKS, *LATER} == set()
+
+
+def test_the_help_of_the_group_imports_none_of_its_commands() -> None:
+    program = (
+        "import sys; from registry_gc.cli.main import registry_gc as run\n"
+        "try: run(['--help'])\n"
+        "finally: sys.stderr.write('\\n'.join(sys.modules))\n"
+    )
+    done = python("-c", program)
+    imported = set(done.stderr.splitlines())
+    assert {module for module, _ in registry_gc.later.values()} & imported == set()
+    assert imported >= {"registry_gc.cli.main", "registry_gc.cli.lazy"}
+
+
+def test_what_the_help_of_the_group_says_of_a_command_is_how_the_help_of_that_begins() -> None:
+    context = click.Context(registry_gc)
+    commands = {name: registry_gc.get_command(context, name) for name in registry_gc.later}
+    told = {name: text for name, (_, text) in registry_gc.later.items()}
+    sentences = {
+        name: re.split(r"(?<=\.)\s", " ".join((command.help or "").split()))[0]
+        for name, command in commands.items()
+        if command is not None
+    }
+    assert told == sentences
+    assert {name: command and command.name for name, command in commands.items()} == {
+        name: name for name in told
+    }
+
+
+def test_a_collection_imports_only_what_it_was_asked_for(tmp_path: Path) -> None:
+    tree = RegistryTree(folder_sink(tmp_path / "registry"))
+    tree.image("app", "1", layers=[b"layer"])
+    config = write_config(tmp_path / "registry")
+    program = (
+        "import sys; from registry_gc.cli.main import registry_garbage_collect as run\n"
+        "try: run(sys.argv[1:])\n"
+        "finally: sys.stderr.write('\\n'.join(sys.modules))\n"
+    )
+    done = python("-c", program, "--state-dir", str(tmp_path / "state"), str(config))
+    assert done.returncode == 0, done.stderr
+    assert set(done.stderr.splitlines()) & {*SDKS, *NOT_ASKED_FOR} == set()
 
 
 # --- packages ---------------------------------------------------------------------------------

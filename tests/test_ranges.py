@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from registry_drivers.base import Children, Entry, Page, Reader
+from registry_drivers.errors import StorageError
 from registry_drivers.filesystem import FilesystemStorage
 from registry_drivers.memory import MemoryStorage
 from registry_drivers.wrappers import ReadOnly
 from registry_gc.cuts import split_rest
 from registry_gc.layout import BLOBS, REPOSITORIES
-from registry_gc.ranges import PAGES, Range, Walk, first_ranges
+from registry_gc.name_cuts import share_out
+from registry_gc.ranges import PAGES, Names, Range, Walk, first_ranges
 from registry_tree import RegistryTree, folder_sink, repository_path
 
+TAGS = ("v1", "v10", "v12", "v1.2", "v2", "v9a", "9", "_x", "Z", "latest")
 NAMES = ("a", "a-b", "a.b", "a/b", "a/b/c", "a0", "b", "é", "日本", "z", "_x", "A")
 
 
@@ -39,11 +44,49 @@ class Recording(ReadOnly):
 
 
 class Unseekable(MemoryStorage):
-    """An object store whose listings can only begin at their beginning, as Azure's."""
+    """An object store whose listings can only begin at their beginning, as Azure's.
 
-    def __init__(self) -> None:
-        super().__init__(page_size=3)
+    :param order: what it sorts paths by.
+    """
+
+    def __init__(self, page_size: int = 3, order: Callable[[str], Any] = str.encode) -> None:
+        super().__init__()
         self.capabilities = replace(self.capabilities, seekable=False)
+        self.size = page_size
+        self.order = order
+        self.asked: list[tuple[str, str]] = []
+
+    def list(self, prefix: str, *, start_after: str | None = None) -> Iterator[Page]:
+        assert start_after is None
+        return self.list_names(prefix)
+
+    def list_names(self, beginning: str, *, token: str = "") -> Iterator[Page]:
+        paths = sorted(self.snapshot(), key=self.order)
+        paths = [path for path in paths if path.startswith(beginning)]
+        at = int(token or "0")
+        self.asked.append((beginning, token))
+        while True:
+            self.requests.add(list=1)
+            stop = at + self.size
+            page = Page.of([Entry(path, 0, 0.0) for path in paths[at:stop]])
+            if len(page):
+                yield replace(page, token=str(stop) if stop < len(paths) else "")
+            if stop >= len(paths):
+                return
+            at = stop
+
+
+def in_tree(path: str) -> list[bytes]:
+    """Folder by folder, as SeaweedFS lists."""
+    return [part.encode() for part in path.split("/")]
+
+
+def in_utf16(path: str) -> bytes:
+    """As JavaScript, and so Azurite, compares."""
+    return path.encode("utf-16-be")
+
+
+ORDERS: list[Callable[[str], Any]] = [str.encode, in_tree, in_utf16]
 
 
 def worked_off(reader: Reader, first: list[Range]) -> Iterator[list[str]]:
@@ -55,7 +98,8 @@ def worked_off(reader: Reader, first: list[Range]) -> Iterator[list[str]]:
         walk = Walk(reader, todo.pop())
         yield [path for page in walk.pages() for path in page.paths]
         if walk.rest is not None:
-            todo += split_rest(reader, walk.rest)
+            cut = share_out if walk.rest.names else split_rest
+            todo += cut(reader, walk.rest)
     raise AssertionError("the ranges never end")
 
 
@@ -75,6 +119,7 @@ paths = st.lists(
                 "_layers/y/link",
                 "_manifests/tags/t/current/link",
                 "_uploads/u/data",
+                *(f"_manifests/tags/{tag}/current/link" for tag in TAGS),
                 *(f"_layers/sha256/{digit * 64}/link" for digit in "0459af"),
                 *(f"_manifests/revisions/sha256/{digit * 64}/link" for digit in "19e"),
             ]
@@ -178,6 +223,22 @@ def test_one_enormous_folder_of_digests_is_shared_between_many(prefix: str, path
     assert storage.requests.list <= pages + len(walks) + 3
 
 
+@pytest.mark.parametrize("name", ["v{}", "{:05}", "1.0.{}-rc1", "build-{}/../{}"])
+def test_the_tags_of_one_repository_are_shared_between_many(name: str) -> None:
+    storage = MemoryStorage(page_size=10)
+    folder = repository_path("big") + "/_manifests/tags/"
+    tags = {name.replace("/../", "-").format(*[number] * 2) for number in range(3000)}
+    tags |= {hashlib.sha1(tag.encode()).hexdigest() for tag in list(tags)[:500]}
+    names = [f"{folder}{tag}/current/link" for tag in tags]
+    names.append(f"{repository_path('zz')}/_manifests/tags/x/current/link")
+    for path in names:
+        storage.put(path, b"")
+    walks = list(worked_off(storage, [Range((REPOSITORIES,), pages=PAGES)]))
+    assert sorted(path for walk in walks for path in walk) == sorted(names)
+    assert max(map(len, walks)) <= 2 * PAGES * 10
+    assert storage.requests.list <= 1.5 * len(names) / 10 + 3
+
+
 def test_what_a_listing_of_folders_leaves_out_is_listed_all_the_same() -> None:
     class Forgetful(ReadOnly):
         """Names of two folders one."""
@@ -244,24 +305,151 @@ def test_names_that_are_no_utf8_are_ordered_by_their_bytes() -> None:
     assert seen(storage, [Range((REPOSITORIES,), pages=1)]) == Counter(names)
 
 
-@pytest.mark.parametrize("expected", [0, 10**9])
-def test_where_a_listing_cannot_begin_in_the_middle_it_is_cut_beforehand_or_not_at_all(
-    expected: int,
+# Where a listing cannot begin in the middle
+
+
+parts = st.lists(
+    st.sampled_from(
+        ["a", "b", "ab", "a-b", "a.b", "a_b", "_x", "é", "\uff5e", "\U0001f600", "A", "0"]
+    ),
+    min_size=1,
+    max_size=4,
+).map("/".join)
+odd_names = st.one_of(
+    parts.map(f"{REPOSITORIES}{{}}".format),
+    st.builds(
+        "{}{}/{}".format,
+        st.just(REPOSITORIES),
+        parts,
+        st.sampled_from(
+            [
+                "_uploads/u/data",
+                *(f"_layers/sha256/{number:02x}{'0' * 62}/link" for number in range(0, 256, 7)),
+                *(f"_manifests/revisions/sha256/{digit * 64}/link" for digit in "0359bdef"),
+                *(f"_manifests/tags/{tag}/current/link" for tag in ("v1", "v1.0", "v")),
+            ]
+        ),
+    ),
+    st.builds(f"{BLOBS}{{}}".format, parts),
+    st.integers(0, 255).map(lambda n: f"{BLOBS}sha256/{n:02x}/{n:02x}{'0' * 62}/data"),
+)
+
+
+@settings(max_examples=400, suppress_health_check=[HealthCheck.large_base_example])
+@given(
+    names=st.sets(odd_names, max_size=70),
+    order=st.sampled_from(ORDERS),
+    page_size=st.integers(1, 3),
+    pages=st.integers(1, 3),
+)
+def test_by_beginnings_of_names_every_path_is_seen_once(
+    names: set[str], order: Callable[[str], Any], page_size: int, pages: int
 ) -> None:
-    storage = Unseekable()
-    tree = RegistryTree(storage.put)
-    for number in range(40):
-        tree.image(f"group/r{number}", "v1", layers=[b"%d" % number])
+    storage = Unseekable(page_size, order)
+    for name in (*names, "docker/registry/v2/other/x"):
+        storage.put(name, b"")
     for prefix in (REPOSITORIES, BLOBS):
-        ranges, strays = first_ranges(storage, prefix, 4, expected)
-        assert (len(ranges) == 1) is (expected == 0)
-        assert all((unit.start_after, unit.pages) == (None, None) for unit in ranges)
-        assert strays == []
-        found = Recording(storage)
-        assert seen(found, ranges) == Counter(
-            path for path in storage.snapshot() if path.startswith(prefix)
-        )
-        assert found.bounds == []
+        first = Range((prefix,), pages=pages, names=Names())
+        expected = Counter(name for name in names if name.startswith(prefix))
+        assert seen(storage, [first]) == expected
+
+
+def test_a_short_listing_is_no_more_than_its_pages() -> None:
+    storage = Unseekable(page_size=10)
+    for number in range(95):
+        storage.put(f"{REPOSITORIES}r{number:03}/_layers/x/link", b"")
+    (first,), strays = first_ranges(storage, REPOSITORIES, 4)
+    assert strays == []
+    assert seen(storage, [first]).total() == 95
+    assert storage.requests.list == 10
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_long_listing_is_shared_out_by_beginnings(order: Callable[[str], Any]) -> None:
+    storage = Unseekable(10, order)
+    for number in range(400):
+        for part in range(10):
+            storage.put(f"{REPOSITORIES}team-{number:03}/_layers/{part}/link", b"")
+    walks = list(worked_off(storage, first_ranges(storage, REPOSITORIES, 4)[0]))
+    assert sum(map(len, walks)) == 4000
+    # What is listed by one worker alone is about as much as decides whether to cut.
+    assert max(map(len, walks)) <= 2 * PAGES * 10
+    assert len(walks) > 15
+    # Pages, one more for each range that had been cut, and a listing of the folder.
+    assert storage.requests.list <= 400 + len(walks) + 3
+    begun = [asked for asked, token in storage.asked if not token]
+    assert begun.count(REPOSITORIES) == 1
+
+
+@pytest.mark.parametrize(
+    ("prefix", "path"),
+    [
+        (REPOSITORIES, repository_path("one/big") + "/_layers/sha256/{}/link"),
+        (REPOSITORIES, repository_path("big") + "/_manifests/revisions/sha256/{}/link"),
+        (BLOBS, BLOBS + "sha256/{:.2}/{}/data"),
+    ],
+)
+@pytest.mark.parametrize("order", ORDERS)
+def test_one_enormous_folder_of_digests_is_shared_out_by_their_first_digits(
+    prefix: str, path: str, order: Callable[[str], Any]
+) -> None:
+    storage = Unseekable(10, order)
+    names = [path.format(*[name] * path.count("{")) for name in hexes(3000, 7)]
+    names += [f"{repository_path('zz')}/_layers/sha256/{name}/link" for name in hexes(9, 8)]
+    names += [f"{repository_path('aa')}/_layers/sha256/{name}/link" for name in hexes(9, 9)]
+    for name in names:
+        storage.put(name, b"")
+    walks = list(worked_off(storage, first_ranges(storage, prefix, 4)[0]))
+    expected = [name for name in names if name.startswith(prefix)]
+    assert sorted(path for walk in walks for path in walk) == sorted(expected)
+    assert max(map(len, walks)) <= 3 * PAGES * 10
+    assert len(walks) > 10
+    pages = -(-len(expected) // 10)
+    assert storage.requests.list <= pages + len(walks) + 6
+
+
+def test_small_folders_are_not_worth_a_range_each() -> None:
+    storage = Unseekable(page_size=10)
+    for number in range(130):
+        storage.put(f"{REPOSITORIES}{chr(ord('a') + number // 6)}{number:03}/_layers/x/link", b"")
+    assert seen(storage, first_ranges(storage, REPOSITORIES, 4)[0]).total() == 130
+    assert storage.requests.list <= 13 + 1
+
+
+def test_a_store_that_lists_in_no_known_order_is_listed_by_one() -> None:
+    storage = Unseekable(2, lambda path: hashlib.md5(path.encode()).digest())
+    names = [f"{REPOSITORIES}{number}/_layers/x/link" for number in range(200)]
+    for name in names:
+        storage.put(name, b"")
+    assert seen(storage, first_ranges(storage, REPOSITORIES, 4)[0]) == Counter(names)
+    assert {asked for asked, _ in storage.asked} == {REPOSITORIES}
+
+
+def test_a_store_that_comes_out_of_order_after_it_was_cut_is_refused() -> None:
+    storage = Unseekable(2)
+    for number in range(60):
+        storage.put(f"{REPOSITORIES}a/{number:03}/_layers/x/link", b"")
+    storage.put(f"{REPOSITORIES}b/_layers/x/link", b"")
+    storage.put(f"{REPOSITORIES}c/_layers/x/link", b"")
+    walk = Walk(storage, Range((REPOSITORIES,), pages=2, names=Names()))
+    list(walk.pages())
+    assert walk.rest is not None
+    here, *_ = share_out(storage, walk.rest)
+    storage.order = lambda path: tuple(-ord(char) for char in path)
+    with pytest.raises(StorageError, match="no order"):
+        list(Walk(storage, here).pages())
+
+
+def test_names_that_come_up_meanwhile_are_listed_by_how_they_begin() -> None:
+    storage = Unseekable(page_size=2)
+    for number in range(100):
+        storage.put(f"{REPOSITORIES}r{number:03}/_layers/x/link", b"")
+    walk = Walk(storage, Range((REPOSITORIES,), pages=2, names=Names()))
+    found = Counter(path for page in walk.pages() for path in page.paths)
+    assert walk.rest is not None
+    pieces = share_out(storage, walk.rest)
+    storage.put(f"{REPOSITORIES}r055-new/_layers/x/link", b"")
+    assert found + seen(storage, pieces) == Counter(storage.snapshot().keys())
 
 
 # Folders

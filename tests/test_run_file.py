@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 
 from registry_gc import run_file as module
-from registry_gc.run_file import Count, Kind, Row, RowState, RunFile, RunFileError
+from registry_gc.run_file import (
+    Count,
+    Kind,
+    Row,
+    RowParts,
+    Rows,
+    RowState,
+    RunFile,
+    RunFileError,
+)
 from registry_gc.state_dir import temporary_folder
 
 
@@ -47,6 +56,66 @@ def test_rows_come_back_as_they_were(path: Path) -> None:
     assert run_file.count(Kind.BLOB) == Count(4, 10)
     assert run_file.count(Kind.REVISION) == Count(3, 3)
     assert run_file.notices == []
+
+
+def columns(count: int, kind: Kind, repository: str | None = None) -> Rows:
+    numbers = range(count)
+    return Rows(
+        kind=kind,
+        reason="it's dead {or so}, isn't it?",
+        repositories=None if repository is None else [repository] * count,
+        digests=[f"sha256:{number:064x}" for number in numbers],
+        paths=[f"{kind.label}/{repository}/{number}" for number in numbers],
+        sizes=list(numbers),
+        modified=[number / 2 for number in numbers],
+    )
+
+
+@pytest.mark.parametrize("repository", [None, "a/b", "a/\udcff"])
+@pytest.mark.parametrize("count", [0, 1, 99, 100, 250])
+def test_columns_are_written_as_the_rows_that_they_are(
+    path: Path, count: int, repository: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_CHUNK", 120)
+    rows = columns(count, Kind.LAYER_LINK, repository)
+    assert len([*rows]) == len(rows) == count
+    run_file = RunFile.create(str(path))
+    run_file.add(RowParts([rows, iter([row(1)])]))
+    assert sorted(run_file.rows(Kind.LAYER_LINK)) == sorted(rows)
+    assert [*run_file.rows(Kind.BLOB)] == [row(1)]
+
+
+def test_what_is_counted_while_rows_are_written_is_what_the_file_holds(path: Path) -> None:
+    run_file = RunFile.create(str(path))
+    run_file.add([row(number, Kind.REVISION, size=3) for number in range(7)])
+    run_file.add(columns(230, Kind.BLOB))
+    run_file.record_meta(version="1")
+    run_file.add(columns(5, Kind.UPLOAD, "a"))
+
+    def counted() -> list[Count]:
+        return [run_file.count(kind) for kind in Kind] + [
+            run_file.count(kind, state) for kind in Kind for state in RowState
+        ]
+
+    def in_file() -> list[Count]:
+        other = RunFile.existing(run_file.path)
+        found = [other.count(kind) for kind in Kind] + [
+            other.count(kind, state) for kind in Kind for state in RowState
+        ]
+        other.close()
+        return found
+
+    assert run_file.count(Kind.BLOB) == Count(230, sum(range(230)))
+    assert run_file.uploads() == 5
+    assert counted() == in_file()
+    run_file.drop(Kind.BLOB, [f"sha256:{number:064x}" for number in range(30)])
+    assert counted() == in_file()
+    run_file.add(columns(2, Kind.BLOB))
+    run_file.record([(1, RowState.FAILED, "no"), (2, RowState.DELETED, "")])
+    assert counted() == in_file()
+    assert [error for _, error in run_file.failures()] == ["no"]
+    run_file.drop_all(Kind.BLOB)
+    assert counted() == in_file()
 
 
 def test_rows_are_shown_by_repository_digest_and_path(path: Path) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import pytest
@@ -23,6 +25,8 @@ from registry_gc.digest import KEY
 from registry_gc.guard import Verdict
 from registry_gc.interrupts import Interrupts
 from registry_gc.key_index import KeyIndex, distinct_keys
+from registry_gc.link_store import LinkStore
+from registry_gc.listing import Links
 from registry_gc.policy import Policy
 from registry_gc.report.model import Report
 from registry_gc.spool import Spool, SpoolError
@@ -91,6 +95,28 @@ def test_memory_for_each_further_live_blob_stays_within_bounds(folder: Path) -> 
     assert (peaks[1] - peaks[0]) / more < 160
 
 
+def test_for_each_further_blob_few_functions_of_ours_are_called(folder: Path) -> None:
+    """Whatever is done row by row shows here: for a blob there are several links and references."""
+    calls = []
+    for shape in (SMALL, LARGE):
+        planned(shape, folder)
+        count = 0
+
+        def note(frame: FrameType, event: str, _: object) -> None:
+            nonlocal count
+            file = frame.f_code.co_filename
+            count += event == "call" and ("registry_gc" in file or "registry_drivers" in file)
+
+        sys.setprofile(note)
+        try:
+            planned(shape, folder)
+        finally:
+            sys.setprofile(None)
+        calls.append(count)
+    # 1.6 when this was written.
+    assert (calls[1] - calls[0]) / (LARGE.blobs - SMALL.blobs) < 2
+
+
 @pytest.fixture
 def spool(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spool]:
     monkeypatch.setattr(registry_gc.spool, "_WINDOW", 128)
@@ -106,9 +132,46 @@ def test_a_spool_says_in_its_file_what_it_said_in_memory(spool: Spool) -> None:
         assert spool.read(0, start + 9).tolist() == rows[: start + 9].tolist()
     assert spool._in_file > 0
     order = np.random.default_rng(1).permutation(100)
-    assert spool.take(order).tolist() == rows[order].tolist()
-    assert spool.take(np.array([3, 3, 99])).tolist() == [21, 21, 693]
+    ones = np.ones(100, np.int64)
+    assert spool.take(order, ones).tolist() == rows[order].tolist()
+    assert spool.take(np.array([3, 3, 99]), ones[:3]).tolist() == [21, 21, 693]
     assert spool.read(95, 200).tolist() == rows[95:].tolist()
+
+
+def test_ranges_of_a_spool_come_whole_in_the_order_asked_for(spool: Spool) -> None:
+    rows = np.arange(100, dtype=np.int64) * 7
+    for start in range(0, 100, 9):
+        spool.append(rows[start : start + 9])
+    generator = np.random.default_rng(4)
+    for _ in range(200):
+        starts = generator.integers(0, 100, generator.integers(0, 12))
+        counts = np.minimum(generator.integers(0, 12, len(starts)), 100 - starts)
+        for order in (np.arange(len(starts)), np.argsort(starts)):
+            ranges = zip(starts[order].tolist(), counts[order].tolist(), strict=True)
+            wanted = [row for start, count in ranges for row in rows[start : start + count]]
+            assert spool.take(starts[order], counts[order]).tolist() == wanted
+    touching = np.arange(0, 100, 10)
+    assert spool.take(touching, np.full(10, 10)).tolist() == rows.tolist()
+
+
+def test_a_store_of_links_gives_them_by_owner_and_the_young_without_a_pass() -> None:
+    store = LinkStore()
+    keys = np.frombuffer(b"".join(bytes([number]) * 32 for number in range(6)), dtype=KEY)
+    for owners, ages in (([1, 1, 0], [5.0, 6.0, 7.0]), ([2, 0, 1], [1.0, 2.0, 9.0])):
+        first = len(store)
+        store.add(
+            Links(np.array(owners, np.int32), keys[first : first + 3], np.array(ages, np.float64))
+        )
+    store.renumber(np.array([2, 0, 1], np.int32))
+    found = [*store.groups()]
+    assert np.concatenate([part.owner for part in found]).tolist() == [0, 0, 0, 1, 2, 2]
+    assert np.concatenate([part.modified for part in found]).tolist() == [5, 6, 9, 1, 7, 2]
+    assert [part.modified.tolist() for part in store.groups(0, 1)] == [[5, 6, 9]]
+    assert [part.modified.tolist() for part in store.groups(1)] == [[1, 7, 2]]
+    assert np.concatenate([*store.young(6.5)]).tobytes() == keys[[5, 2]].tobytes()
+    # Nothing is read where nothing is young.
+    store.close()
+    assert [*store.young(9.0)] == []
 
 
 def test_a_disk_without_room_keeps_rows_in_memory(
@@ -123,7 +186,7 @@ def test_a_disk_without_room_keeps_rows_in_memory(
     monkeypatch.setattr("os.pwrite", full)
     spool.append(rows[30:])
     assert spool.read(0, 60).tolist() == rows.tolist()
-    assert spool.take(rows[::-1]).tolist() == rows[::-1].tolist()
+    assert spool.take(rows[::-1], np.ones(60, np.int64)).tolist() == rows[::-1].tolist()
 
 
 def test_a_disk_that_does_not_give_rows_back_is_no_end_of_the_rows(
@@ -135,7 +198,7 @@ def test_a_disk_that_does_not_give_rows_back_is_no_end_of_the_rows(
     with pytest.raises(SpoolError, match=r"has become shorter.*TMPDIR"):
         spool.read(0, 60)
     with pytest.raises(SpoolError):
-        spool.take(np.array([59, 0]))
+        spool.take(np.array([59, 0]), np.ones(2, np.int64))
 
     def broken(*_: object) -> int:
         raise OSError(5, "Input/output error")

@@ -19,21 +19,13 @@ from servers.service import Service
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "stop-and-start.md"
 EXAMPLES = re.findall(r"```bash\n(.*?)```", PAGE.read_text(), re.DOTALL)
-TOOL = """#!/bin/sh
-echo "$(basename "$0") $*" >>{folder}/asked
-for word; do verb=$word; case $word in stop|start|restart) break; esac; done
-case $verb in
-    restart) {folder}/bin/stop && exec {folder}/bin/start;;
-    *) exec {folder}/bin/$verb;;
-esac
-"""
 ASKED = (
     ["gitlab-ctl stop registry", "gitlab-ctl start registry"],
     ["systemctl stop docker-registry", "systemctl start docker-registry"],
     ["docker stop registry", "docker start registry"],
     [
-        "docker compose -f {folder}/compose.yaml stop registry",
-        "docker compose -f {folder}/compose.yaml start registry",
+        "docker compose -f compose.yaml stop registry",
+        "docker compose -f compose.yaml start registry",
     ],
     ["systemctl restart docker-registry", "systemctl restart docker-registry"],
 )
@@ -44,17 +36,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
     with Service(tmp_path / "service").over() as service:
         subprocess.run([service.path("start")], check=True, stdout=subprocess.DEVNULL)
         service.fill(tmp_path / "oci")
-        for tool in ("gitlab-ctl", "systemctl", "docker"):
-            path = service.folder / "bin" / tool
-            path.write_text(TOOL.format(folder=service.folder))
-            path.chmod(0o755)
-        program = service.folder / "bin" / "registry-garbage-collect"
-        program.write_text(
-            f"#!{sys.executable}\n"
-            "from registry_gc.cli.main import registry_garbage_collect\n"
-            "registry_garbage_collect()\n"
-        )
-        program.chmod(0o755)
+        service.tools("gitlab-ctl", "systemctl", "docker")
         yield service
 
 
@@ -83,7 +65,6 @@ def test_an_example_does_what_it_says(service: Service, example: str, asked: lis
     )
     assert done.returncode == 0, done.stderr
     assert "blob eligible for deletion" in done.stdout
-    lines = (service.folder / "asked").read_text().splitlines()
-    assert lines == [line.format(folder=service.folder) for line in asked]
+    assert service.asked() == asked
     assert "POST" in service.registry.request("OPTIONS", "a/blobs/uploads/").headers["Allow"]
     assert service.registry.pull_everything() == {"a": ["stays"]}

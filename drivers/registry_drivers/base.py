@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -129,9 +129,13 @@ class Page(msgspec.Struct, frozen=True):
     """One answer to a listing, as columns of equal length.
 
     ``md5s`` has dtype ``V16`` and :data:`UNKNOWN_MD5` where the listing does not tell; None where
-    it never does. ``shared`` is as in :class:`Entry`; None where nothing is.
+    it never does. ``etags``: as the storage lists them, opaque; another one after each write. None
+    where it lists none, or its MD5s say as much.
+    ``shared`` is as in :class:`Entry`; None where nothing is.
     ``hollow`` are folders with no file anywhere below them, which only file systems have (paths
     without a trailing ``/``, deepest first, the listed folder itself among them).
+    ``contents``: by row, the whole of small files that cost less to read than to come back to.
+    ``token`` asks for the page after this one, see :class:`NameReader`; empty where there is none.
     """
 
     paths: Paths
@@ -140,6 +144,9 @@ class Page(msgspec.Struct, frozen=True):
     md5s: NDArray[np.void] | None = None
     shared: NDArray[np.bool_] | None = None
     hollow: tuple[str, ...] = ()
+    etags: Sequence[bytes] | None = None
+    contents: Mapping[int, bytes] = msgspec.field(default_factory=dict)
+    token: str = ""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -203,7 +210,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     the interpreter, so that worker processes are faster than threads. ``workers``: how many
     requests at once serve it best. ``seekable``: a listing can begin after any path for the price
     of what it then lists; else ``start_after`` is obeyed by listing and dropping what comes
-    before. Known for certain after the first answer.
+    before, and the storage is a :class:`NameReader`. Known for certain after the first answer.
     """
 
     delete_batch: int
@@ -305,6 +312,17 @@ class Reader(Protocol):
 
     def close(self) -> None:
         """Let go of connections."""
+
+
+@runtime_checkable
+class NameReader(Protocol):
+    """What a reader has beside, where listings cannot begin after a path."""
+
+    def list_names(self, beginning: str, *, token: str = "") -> Iterator[Page]:
+        """Every file whose path begins with *beginning*: a prefix, and perhaps part of a name.
+
+        :param token: that of a page of such a listing, after which this one goes on.
+        """
 
 
 @runtime_checkable

@@ -272,6 +272,7 @@ def page_of(
     *,
     folder: bytes,
     after: bytes = b"",
+    etags: Column | None = None,
 ) -> Page:
     """A page of the objects below *folder*, by their paths relative to it.
 
@@ -299,8 +300,9 @@ def page_of(
         keys = [keys[row] for row in kept]
         sizes, modified = sizes[kept], modified[kept]
         md5s = None if md5s is None else md5s[kept]
+        etags = None if etags is None else [etags[row] for row in kept]
     paths = [key[skip:] for key in keys]
     offsets = np.zeros(len(paths) + 1, dtype=np.int64)
     np.cumsum(np.fromiter(map(len, paths), np.int64, len(paths)), out=offsets[1:])
     data = np.frombuffer(b"".join(paths), dtype=np.uint8)
-    return Page(Paths(data, offsets), sizes, modified, md5s)
+    return Page(Paths(data, offsets), sizes, modified, md5s, etags=etags)

@@ -94,6 +94,10 @@ class Faulty(Wrapper):
         """As the wrapped storage; each page may be the one that fails."""
         return self._pages(self._storage.list(prefix, start_after=start_after), prefix)
 
+    def list_names(self, beginning: str, *, token: str = "") -> Iterator[Page]:
+        """As the wrapped storage; each page may be the one that fails."""
+        return self._pages(super().list_names(beginning, token=token), beginning)
+
     def _pages(self, pages: Iterator[Page], prefix: str) -> Iterator[Page]:
         self._before(prefix)
         for page in pages:

@@ -42,7 +42,7 @@ from registry_drivers.filesystem_errors import (
     root_identity,
     translate,
 )
-from registry_drivers.filesystem_walk import LOST_AND_FOUND, Walk
+from registry_drivers.filesystem_walk import LOST_AND_FOUND, READ, Walk
 from registry_drivers.filesystem_write import move_file, write_file
 from registry_drivers.parameters import Parameters
 from registry_drivers.paths import check_path, check_prefix
@@ -55,8 +55,6 @@ _DELETE_BATCH = 256
 _STAYS = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EBUSY})
 # Bytes; more than nearly all manifests have.
 _SMALL = 16 << 10
-# O_NONBLOCK: opening a pipe that nobody writes to would wait for ever.
-_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
 
 
 def open_filesystem(parameters: Mapping[str, Any]) -> FilesystemStorage:
@@ -199,7 +197,7 @@ class FilesystemStorage:
         check_path(path, DRIVER)
         self.requests.add(read=1)
         try:
-            handle = os.open(f"{self.root}/{path}", _READ)
+            handle = os.open(f"{self.root}/{path}", READ)
         except OSError as error:
             if error.errno == errno.ENXIO:
                 raise self._no_file(path) from error

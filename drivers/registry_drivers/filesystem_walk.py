@@ -10,7 +10,7 @@ Two shortcuts, and what they do not see:
   file of each is listed when it is there. Other files beside it (signatures of schema 1, a
   temporary file) are not seen; ``children`` shows them.
 * A tag's folder is taken to hold ``current/link`` and ``index/<algorithm>/…`` and nothing else
-  when both are there.
+  when both are there. Its link is read at once: opened anyway, it need not be asked about first.
 
 Where the expected file is missing, the folder is walked like any other. Symbolic links are
 followed in both ways.
@@ -44,6 +44,13 @@ _MAX_DEPTH = 300
 LOST_AND_FOUND = "lost+found"
 # What a tag's index may hold and still be listed the short way.
 _ALGORITHMS = frozenset({"sha256", "sha512"})
+
+# O_NONBLOCK: opening a pipe that nobody writes to would wait for ever.
+READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
+# A tag's history with more entries than these is listed by way of its open folder.
+_FEW = 16
+# Bytes; what is longer is no link.
+_LINK_LIMIT = 256
 
 # The one name in a group that is a single path.
 _WHOLE = ("",)
@@ -93,11 +100,13 @@ class Walk:
         self._requests = requests
         self._after = after
         self._listed = 0
+        self._read = 0
         self._groups: list[Group] = []
         self._sizes: list[int] = []
         self._modified: list[float] = []
         self._shared: list[int] = []
         self._hollow: list[str] = []
+        self._contents: dict[int, bytes] = {}
 
     def pages(self, prefix: str) -> Iterator[Page]:
         """The files below *prefix*, which is empty or ends with ``/``."""
@@ -107,7 +116,7 @@ class Walk:
             if self._sizes or self._hollow:
                 yield self._page()
         finally:
-            self._requests.add(list=self._listed)
+            self._requests.add(list=self._listed, read=self._read)
 
     # A visit yields full pages, and returns whether the folder holds anything at all.
 
@@ -142,10 +151,12 @@ class Walk:
                 holds = True
             elif not name.endswith("/"):
                 holds |= self._add_file(path)
-            elif (
-                tags and not entry.is_symlink() and (yield from self._visit_tag(path))
-            ) or entry.name == LOST_AND_FOUND:
+            elif entry.name == LOST_AND_FOUND:
                 holds = True
+            elif tags and not entry.is_symlink() and (rest := self._add_tag(path)) is not None:
+                holds = True
+                for below in rest:
+                    yield from self._visit_folder(below, link=False)
             else:
                 holds |= yield from self._visit_folder(path, entry.is_symlink())
             if len(self._sizes) >= _PAGE_ROWS:
@@ -176,26 +187,48 @@ class Walk:
         finally:
             os.close(handle)
 
-    def _visit_tag(self, folder: str) -> _Visit:
-        """List a tag's folder; False, with nothing listed, when it has not the usual shape."""
+    def _add_tag(self, folder: str) -> list[str] | None:
+        """List a tag's folder, and tell which folders of its index are left to be visited.
+
+        None, with nothing listed, when it has not the usual shape; whatever is wrong with it is
+        found out by those who walk it like any other.
+        """
+        link = f"{folder}current/link"
+        try:
+            handle = os.open(f"{self._root}/{link}", READ)
+            try:
+                status = os.fstat(handle)
+                content = os.read(handle, _LINK_LIMIT)
+            finally:
+                os.close(handle)
+            algorithms = os.listdir(f"{self._root}/{folder}index")
+        except OSError:
+            return None
+        if status.st_mode & _KIND != S_IFREG or not _ALGORITHMS.issuperset(algorithms):
+            return None
+        self._listed += 1
+        self._read += 1
+        if not self._is_before(link):
+            if len(content) == status.st_size:
+                self._contents[len(self._sizes)] = content
+            self._add(link, status)
+        below = [f"{folder}index/{algorithm}/" for algorithm in sorted(algorithms)]
+        return [path for path in below if not self._is_before(path) and not self._add_few(path)]
+
+    def _add_few(self, folder: str) -> bool:
+        """List a short history at once; False, with nothing listed, where that cannot be done."""
         full = f"{self._root}/{folder}"
         try:
-            current = os.stat(f"{full}current/link")
-            algorithms = os.listdir(f"{full}index")
-        except OSError as error:
-            if error.errno in MISSING:
+            names = os.listdir(full)
+            if self._after or not 0 < len(names) <= _FEW or not all_digests(names):
                 return False
-            raise translate(error, folder[:-1], self._root) from error
-        if current.st_mode & _KIND != S_IFREG or not _ALGORITHMS.issuperset(algorithms):
+            names.sort()
+            found = [os.stat(f"{full}{name}/link") for name in names]
+        except OSError:
+            return False
+        if not self._add_found(folder, "/link", names, found):
             return False
         self._listed += 1
-        link = f"{folder}current/link"
-        if not self._is_before(link):
-            self._add(link, current)
-        for algorithm in sorted(algorithms):
-            below = f"{folder}index/{algorithm}/"
-            if not self._is_before(below):
-                yield from self._visit_folder(below, link=False)
         return True
 
     def _add_digests(self, folder: str, leaf: str, names: list[str], handle: int) -> _Visit:
@@ -245,6 +278,11 @@ class Walk:
             found = [ask(name + suffix, dir_fd=handle) for name in names]
         except OSError:
             return False
+        return self._add_found(folder, suffix, names, found)
+
+    def _add_found(
+        self, folder: str, suffix: str, names: list[str], found: list[os.stat_result]
+    ) -> bool:
         if {status.st_mode & _KIND for status in found} != {S_IFREG}:
             return False
         if max([status.st_nlink for status in found]) > 1:
@@ -333,8 +371,10 @@ class Walk:
             modified=np.array(self._modified, dtype=np.float64),
             shared=shared,
             hollow=tuple(self._hollow),
+            contents=dict(self._contents),
         )
         # Emptied in place: the loops hold on to them.
         for column in (self._groups, self._sizes, self._modified, self._shared, self._hollow):
             column.clear()
+        self._contents.clear()
         return page

@@ -38,3 +38,15 @@ def check_prefix(prefix: str, driver: str = "") -> str:
             raise InvalidPath("a prefix ends with '/'", path=repr(prefix), driver=driver)
         check_path(prefix[:-1], driver)
     return prefix
+
+
+def check_beginning(beginning: str, driver: str = "") -> str:
+    """Return *beginning* when it is a prefix, perhaps with part of a name after it.
+
+    :raises InvalidPath: as for :func:`check_prefix`, or with a NUL.
+    """
+    prefix, slash, _ = beginning.rpartition("/")
+    check_prefix(prefix + slash, driver)
+    if "\0" in beginning:
+        raise InvalidPath("not the beginning of a path", path=repr(beginning), driver=driver)
+    return beginning

@@ -17,6 +17,7 @@ from registry_drivers.base import (
     Capabilities,
     Children,
     Entry,
+    NameReader,
     Outcome,
     Page,
     Reader,
@@ -56,6 +57,11 @@ class ReadOnly:
     def list(self, prefix: str, *, start_after: str | None = None) -> Iterator[Page]:
         """As the wrapped storage."""
         return self._reader.list(prefix, start_after=start_after)
+
+    def list_names(self, beginning: str, *, token: str = "") -> Iterator[Page]:
+        """As the wrapped storage, which has it where listings cannot begin after a path."""
+        assert isinstance(self._reader, NameReader)
+        return self._reader.list_names(beginning, token=token)
 
     def children(self, prefix: str) -> Children:
         """As the wrapped storage."""
@@ -181,6 +187,10 @@ class Throttled(Wrapper):
         """As the wrapped storage, page by page."""
         pages = self._storage.list(prefix, start_after=start_after)
         return self._pages(pages)
+
+    def list_names(self, beginning: str, *, token: str = "") -> Iterator[Page]:
+        """As the wrapped storage, page by page."""
+        return self._pages(super().list_names(beginning, token=token))
 
     def _pages(self, pages: Iterator[Page]) -> Iterator[Page]:
         self._take()

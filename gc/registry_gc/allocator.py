@@ -20,3 +20,12 @@ def tame_allocator() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_ARENA_MAX, 2)
         mallopt(_MMAP_THRESHOLD, 1 << 18)
+
+
+def return_freed() -> None:
+    """Give back what is free between other things in glibc's heaps, else kept for good.
+
+    Listing makes a great many small arrays and texts, of which few stay.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

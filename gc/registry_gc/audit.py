@@ -37,7 +37,7 @@ class AuditLog:
         self._why = ""  # why the last write failed
         self._fault = ""  # why nothing more may be deleted, until a write succeeds
         self._lost = ""  # why lines are missing that no write can bring back
-        self._write()
+        self.flush()
 
     def guarded(self, check: Callable[[], Verdict]) -> Callable[[], Verdict]:
         """*check*, that also refuses while this log cannot be written."""
@@ -59,16 +59,16 @@ class AuditLog:
         """
         now = self._clock()
         for hold in holds:
-            self._add(
-                now,
+            self.add(
                 "hold",
+                now,
                 repository=hold.repository,
                 digest=hold.digest,
                 bytes=None if hold.digest is None else size(hold.digest),
                 reason=hold.reason,
                 confirmed=None,
             )
-        self._write()
+        self.flush()
 
     def settled(self, run_file: RunFile, outcomes: Sequence[tuple[int, Outcome]]) -> None:
         """Write down what became of rows; a listener of :func:`registry_gc.sweep.sweep`."""
@@ -79,9 +79,9 @@ class AuditLog:
             return
         for number, outcome in outcomes:
             row, finished = rows[number]
-            self._add(
-                finished,
+            self.add(
                 "quarantine" if outcome.result is Deletion.MOVED else "delete",
+                finished,
                 repository=row.repository,
                 digest=row.digest,
                 kind=row.kind.label,
@@ -92,11 +92,11 @@ class AuditLog:
                 confirmed=outcome.result in (Deletion.DELETED, Deletion.MOVED),
                 error=outcome.error or None,
             )
-        self._write()
+        self.flush()
 
     def close(self) -> str:
         """Write what still waits, and close; returns why the log is not whole, or ``""``."""
-        self._write()
+        self.flush()
         self._sink.close()
         if self._lost:
             return f"lines of the audit log are missing: {self._lost}"
@@ -104,13 +104,17 @@ class AuditLog:
             return ""
         return f"{len(self._waiting)} lines of the audit log could not be written: {self._why}"
 
-    def _add(self, when: float, event: str, **facts: Any) -> None:
-        time = datetime.fromtimestamp(when, UTC).isoformat(timespec="microseconds")
+    def add(self, event: str, when: float | None = None, **facts: Any) -> None:
+        """Have a line written with the next batch; *when* in seconds since the epoch, else now."""
+        time = datetime.fromtimestamp(self._clock() if when is None else when, UTC).isoformat(
+            timespec="microseconds"
+        )
         line = {"time": time, "run": self._run, "event": event, **facts}
         # ASCII, so that names that are no UTF-8 break no reader; they are escaped.
         self._waiting.append(json.dumps(line).encode() + b"\n")
 
-    def _write(self) -> None:
+    def flush(self) -> None:
+        """Write what waits."""
         try:
             self._sink.write(self._waiting)
             self._waiting = []

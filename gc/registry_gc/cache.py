@@ -5,6 +5,8 @@ extraction rules are thrown away when the file is opened, damaged ones when they
 manifest that could not be understood is never remembered. Trouble with the file costs time, not
 safety: whatever it does not tell is read from the storage.
 
+Beside them lies what tags pointed to (:mod:`registry_gc.tag_memory`), under the same rules.
+
 That a manifest is remembered does not say that its blob is still there and whole. Its listed size
 says so, and is compared later (:meth:`registry_gc.references.Manifests.check`).
 """
@@ -15,7 +17,7 @@ import json
 import os
 import sqlite3
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import compress
 from typing import Any, NamedTuple
 
@@ -26,13 +28,21 @@ from registry_gc.digest import Keys, pack
 from registry_gc.key_index import KeyIndex
 from registry_gc.manifests import RULES_VERSION
 
-SCHEMA = 2
+SCHEMA = 3
 _APPLICATION = 0x52474343  # what SQLite's header says of the file: "RGCC"
 _FORMAT = f"{SCHEMA}.{RULES_VERSION}"
 # A look-up costs about as much as twenty rows of a scan.
 _SCAN_WORTH = 20
 _AT_ONCE = 4096
 _LENGTHS = struct.Struct(">5q").pack
+_TABLES = {
+    "manifests": "key BLOB PRIMARY KEY, size INTEGER, kind INTEGER, subject BLOB, edges BLOB, "
+    "targets BLOB, others TEXT, checksum INTEGER",
+    "tags": "key BLOB PRIMARY KEY, stamp BLOB, target TEXT, checksum INTEGER",
+}
+
+
+Row = tuple[Any, ...]
 
 
 class Found(NamedTuple):
@@ -57,6 +67,14 @@ class Remembered(NamedTuple):
     edges: bytes
     targets: bytes
     others: str
+
+
+class TagRow(NamedTuple):
+    """Where a tag's link is, as a key; what the listing said of it; the digest it held."""
+
+    key: bytes
+    stamp: bytes
+    target: str
 
 
 class ReferenceCache(msgspec.Struct):
@@ -93,28 +111,37 @@ class ReferenceCache(msgspec.Struct):
 
     def find(self, keys: Keys) -> Iterator[Found]:
         """The remembered ones of *keys*, which are sorted and each there once; some at a time."""
+        for found in self._whole("manifests", keys, _checksum):
+            yield Found(*[*zip(*found, strict=True)][:-1])
+
+    def find_tags(self, keys: Keys) -> Iterator[TagRow]:
+        """As :meth:`find`, of tags."""
+        for found in self._whole("tags", keys, _tag_checksum):
+            for key, stamp, target, _ in found:
+                yield TagRow(key, stamp, target)
+
+    def _whole(self, table: str, keys: Keys, checksum: Callable[..., int]) -> Iterator[list[Row]]:
+        """The rows of *keys* that are not damaged."""
         if self._connection is None or not len(keys):
             return
         damaged = 0
         try:
             wanted = KeyIndex(keys)
-            for rows in self._rows(self._connection, keys):
-                whole = [row for row in rows if row[-1] == _checksum(*row[:-1])]
+            for rows in self._rows(self._connection, table, keys):
+                whole = _undamaged(rows, checksum)
                 damaged += len(rows) - len(whole)
                 there = wanted.has(pack(row[0] for row in whole))
                 found = whole if there.all() else [*compress(whole, there.tolist())]
                 if found:
-                    yield Found(*[*zip(*found, strict=True)][:-1])
-        except (sqlite3.Error, TypeError, AttributeError, struct.error) as error:
-            # A row of other types than ours is as damaged as one of other values.
+                    yield found
+        except sqlite3.Error as error:
             self._give_up(error)
         if damaged:
             self.notices.append(f"{self.path}: {damaged} damaged rows, which are read again")
 
-    def _rows(self, connection: sqlite3.Connection, keys: Keys) -> Iterator[list[tuple[Any, ...]]]:
-        columns = "key, size, kind, subject, edges, targets, others, checksum"
-        query = f"SELECT {columns} FROM manifests WHERE key "  # noqa: S608  # the line above
-        (count,) = connection.execute("SELECT count(*) FROM manifests").fetchone()
+    def _rows(self, connection: sqlite3.Connection, table: str, keys: Keys) -> Iterator[list[Row]]:
+        query = f"SELECT * FROM {table} WHERE key "  # noqa: S608  # one of _TABLES
+        (count,) = connection.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608  # as above
         if len(keys) * _SCAN_WORTH < count:
             for start in range(0, len(keys), _AT_ONCE):
                 found = [
@@ -131,26 +158,24 @@ class ReferenceCache(msgspec.Struct):
 
     def add(self, manifests: Iterable[Remembered]) -> None:
         """Remember *manifests*, all or, on an error, none."""
-        if self._connection is None:
-            return
         rows = sorted((*manifest, _checksum(*manifest)) for manifest in manifests)
-        try:
-            with self._connection:
-                self._connection.executemany(
-                    "INSERT OR REPLACE INTO manifests VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows
-                )
-        except sqlite3.Error as error:
-            self._give_up(error)
+        self._write("INSERT OR REPLACE INTO manifests VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+
+    def add_tags(self, tags: Iterable[TagRow]) -> None:
+        """Remember *tags* instead of what was known of them; all or, on an error, none."""
+        rows = sorted((*tag, _tag_checksum(*tag)) for tag in tags)
+        self._write("INSERT OR REPLACE INTO tags VALUES (?, ?, ?, ?)", rows)
 
     def forget(self, keys: Keys) -> None:
         """Remember *keys* no longer."""
+        self._write("DELETE FROM manifests WHERE key = ?", [(key.tobytes(),) for key in keys])
+
+    def _write(self, statement: str, rows: list[Any]) -> None:
         if self._connection is None:
             return
         try:
             with self._connection:
-                self._connection.executemany(
-                    "DELETE FROM manifests WHERE key = ?", [(key.tobytes(),) for key in keys]
-                )
+                self._connection.executemany(statement, rows)
         except sqlite3.Error as error:
             self._give_up(error)
 
@@ -175,6 +200,14 @@ def others_text(others: dict[bytes, str]) -> str:
     return json.dumps({key.hex(): name for key, name in sorted(others.items())}) if others else ""
 
 
+def _undamaged(rows: list[Row], checksum: Callable[..., int]) -> list[Row]:
+    try:
+        return [row for row in rows if row[-1] == checksum(*row[:-1])]
+    except (TypeError, AttributeError, struct.error):
+        # A row of other types than ours is as damaged as one of other values.
+        return [found for row in rows for found in _undamaged([row], checksum)] if rows[1:] else []
+
+
 def _checksum(
     key: bytes, size: int, kind: int, subject: bytes, edges: bytes, targets: bytes, others: str
 ) -> int:
@@ -183,6 +216,11 @@ def _checksum(
     text = others.encode()
     lengths = _LENGTHS(size, kind, len(edges), len(targets), len(key))
     return xxhash.xxh3_64_intdigest(b"".join((lengths, key, subject, edges, targets, text))) >> 1
+
+
+def _tag_checksum(key: bytes, stamp: bytes, target: str) -> int:
+    # Key and stamp have a fixed width.
+    return xxhash.xxh3_64_intdigest(b"".join((key, stamp, target.encode()))) >> 1
 
 
 def _is_busy(error: Exception) -> bool:
@@ -202,15 +240,13 @@ def _open(path: str) -> sqlite3.Connection:
         row = connection.execute("SELECT format FROM meta").fetchone()
         if row is None or row[0] != _FORMAT:
             with connection:
-                connection.execute("DROP TABLE IF EXISTS manifests")
                 connection.execute("DELETE FROM meta")
                 connection.execute("INSERT INTO meta VALUES (?)", (_FORMAT,))
-                connection.execute(
-                    "CREATE TABLE manifests (key BLOB PRIMARY KEY, size INTEGER, kind INTEGER, "
-                    "subject BLOB, edges BLOB, targets BLOB, others TEXT, checksum INTEGER) "
-                    "WITHOUT ROWID"
-                )
-        connection.execute("SELECT count(*) FROM manifests").fetchone()
+                for table, columns in _TABLES.items():
+                    connection.execute(f"DROP TABLE IF EXISTS {table}")
+                    connection.execute(f"CREATE TABLE {table} ({columns}) WITHOUT ROWID")
+        for table in _TABLES:
+            connection.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608  # as above
     except sqlite3.Error:
         connection.close()
         raise

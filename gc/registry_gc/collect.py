@@ -14,7 +14,7 @@ from registry_gc import __version__
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
 from registry_gc.interrupts import Interrupts
-from registry_gc.links_seen import Words, words_of
+from registry_gc.links_seen import stamped_words
 from registry_gc.plan import dead_links
 from registry_gc.plan_file import PlanFile, discard_begun, policy_facts
 from registry_gc.quarantine import hidden
@@ -70,8 +70,6 @@ class SealedCollection(Session):
     """A session that finds out from the beginning, and writes down what."""
 
     purpose = "run"
-    links: Words
-    """A word for each link that was seen."""
 
     def _run(self, engine: Engine) -> None:
         self._ask_guard()
@@ -88,7 +86,8 @@ class SealedCollection(Session):
 
     def _seal(self) -> None:
         assert self.run_file is not None
-        self.run_file.seal(self.links)
+        assert self.catalog is not None
+        self.run_file.seal(stamped_words(self.catalog))
         self._notices()
 
     # Finding out
@@ -164,8 +163,6 @@ class SealedCollection(Session):
             },
             **policy_facts(self.policy),
         )
-        if self.purpose == "plan" or not self.job.dry_run:
-            self.links = words_of(self.catalog).stamped
 
     def _plan_retained(self, versions: VersionReader, cutoff: float) -> None:
         """Find out what the storage keeps of what is deleted, and say so before anything goes."""

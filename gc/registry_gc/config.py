@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+import msgspec
+
 from registry_drivers.factory import StorageSpec
 from registry_gc.config_file import DEFAULT_PATHS, ConfigError, RawConfig, read_config
 from registry_gc.durations import parse_duration
@@ -59,8 +61,7 @@ _REDIS = _keys(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class HttpConfig:
+class HttpConfig(msgspec.Struct, frozen=True):
     """Where the registry listens. ``addr`` is as in the file: ``:5000``, or a socket's path.
 
     ``server_name`` is the host that its certificate is for, where the config tells.
@@ -74,8 +75,7 @@ class HttpConfig:
     server_name: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class UploadPurging:
+class UploadPurging(msgspec.Struct, frozen=True):
     """The operator's word on abandoned uploads. ``age_seconds`` counts from their last change.
 
     Not ``enabled`` with ``dryrun`` either: the registry then only says what it would remove.
@@ -95,12 +95,12 @@ class Config:
     path: str
     storage: StorageSpec
     readonly: bool = False
-    http: HttpConfig = HttpConfig()
+    http: HttpConfig = field(default_factory=HttpConfig)
     proxy_remote_url: str | None = field(default=None, repr=False)
     database: Literal["off", "on", "prefer"] = "off"
     blob_descriptor_cache: str | None = None
     redis: Mapping[str, Any] | None = field(default=None, repr=False)
-    upload_purging: UploadPurging = UploadPurging()
+    upload_purging: UploadPurging = field(default_factory=UploadPurging)
     notices: tuple[str, ...] = ()
 
     @property
@@ -140,8 +140,7 @@ def load_config(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Section:
+class _Section(msgspec.Struct, frozen=True):
     """A mapping in the config, with what an error must say about it."""
 
     file: str

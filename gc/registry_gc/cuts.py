@@ -9,6 +9,7 @@ subtree under a bound that does not.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from itertools import takewhile
 
 from msgspec.structs import replace
 
@@ -19,7 +20,10 @@ from registry_gc.ranges import Range, before
 MOST = 64
 """Pieces of one cut at most: how much is left is a guess, and each costs a request."""
 
-_HEX = "0123456789abcdef"
+# Where names are cut: most differ in numbers.
+_AFTER_DIGITS = "123456789a"
+_AFTER_LETTERS = "adgkpt"
+HEX = "0123456789abcdef"
 _DIGITS = 6
 _ALGORITHMS = ("sha256", "sha512")
 
@@ -38,13 +42,16 @@ def split_rest(reader: Reader, rest: Range) -> list[Range]:
         level = prefix
         folders = _folders(reader, level)
     while True:
-        cuts = _digest_cuts(level, rest) if _holds_digests(level) else _spread(folders, rest)
+        if _holds_digests(level):
+            cuts = _digest_cuts(level, rest)
+        else:
+            cuts = _name_cuts(level, rest) if is_leaf(level) else _spread(folders, rest)
         if cuts:
             return _pieces(rest, level, folders, cuts)
         here, inside, _ = last[len(level) :].partition("/")
-        if not last.startswith(level) or not inside or _holds_digests(level) or _is_leaf(level):
-            # What is left is short, or nobody knows its names without listing it.
-            return [replace(rest, pages=None)]
+        if not last.startswith(level) or not inside or _holds_digests(level) or is_leaf(level):
+            # What is left is short, or nobody knows its names yet: then it is looked at again.
+            return [replace(rest, pages=rest.pages if is_leaf(level) else None, begun=last)]
         # One folder is all that is left here: go down into it, where there is more to cut.
         level = f"{level}{here}/"
         folders = _folders(reader, level)
@@ -81,7 +88,7 @@ def _folders(reader: Reader, level: str) -> tuple[str, ...]:
         names = ("sha256",)
     elif level.endswith("/_manifests/"):
         names = ("revisions", "tags")
-    elif _is_leaf(level) or _holds_digests(level):
+    elif is_leaf(level) or _holds_digests(level):
         # They hold one file each, or few: listing them would cost as much as listing the files.
         names = ()
     else:
@@ -90,7 +97,7 @@ def _folders(reader: Reader, level: str) -> tuple[str, ...]:
     return tuple(sorted(folders, key=lambda folder: folder.encode("utf-8", "surrogateescape")))
 
 
-def _is_leaf(level: str) -> bool:
+def is_leaf(level: str) -> bool:
     return level.endswith(("/_uploads/", "/_manifests/tags/"))
 
 
@@ -102,14 +109,37 @@ def _holds_digests(level: str) -> bool:
     return name in _ALGORITHMS and above.endswith(("/_layers", "/_manifests/revisions"))
 
 
+def _name_cuts(level: str, rest: Range) -> list[str]:
+    """Cuts between names that nobody knows: at the characters that may come after the last one's.
+
+    Of tags like ``v1`` to ``v30000`` what was listed is ``v1`` to ``v1207``, say: all begin with
+    ``v1``, and so the next ones with ``v13`` to ``v19``, or with ``v2`` to ``v9``.
+    """
+    last, stop, begun = rest.start_after or "", rest.stop_before, rest.begun or ""
+    if not last.startswith(level) or not begun.startswith(level):
+        # Of what was listed only a part lies here: it may be all there is.
+        return []
+    first, name = (path[len(level) :].partition("/")[0] for path in (begun, last))
+    pairs = zip(first, name, strict=False)
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    cuts = []
+    for at in range(max(0, same - 1), min(len(name), same + 1)):
+        characters = _AFTER_DIGITS if name[at].isdigit() else _AFTER_LETTERS
+        # Where the names that were listed begin to differ they have passed some characters.
+        passed = ord(name[at]) - ord(first[at]) if at == same and at < len(first) else 1
+        ahead = [character for character in characters if character > name[at]]
+        cuts += [f"{level}{name[:at]}{character}/" for character in ahead[:: max(1, passed)]]
+    return sorted(cut for cut in cuts if before(last, cut) and (not stop or before(cut, stop)))
+
+
 def _digest_cuts(level: str, rest: Range) -> list[str]:
     """Cuts between digests, which are spread evenly."""
     last, stop_before = rest.start_after or "", rest.stop_before
-    here = _place(level, last)
+    here = place(level, last)
     if here is None:
         return []
-    stop = _place(level, stop_before) or 1.0
-    width = here - (_place(level, rest.begun) or 0.0)
+    stop = place(level, stop_before) or 1.0
+    width = here - (place(level, rest.begun) or 0.0)
     pieces = min(MOST, round((stop - here) / width)) if width > 0 else MOST
     cuts = {_cut(level, here + (stop - here) * number / pieces) for number in range(1, pieces)}
     return sorted(
@@ -117,14 +147,14 @@ def _digest_cuts(level: str, rest: Range) -> list[str]:
     )
 
 
-def _place(level: str, path: str | None) -> float | None:
+def place(level: str, path: str | None) -> float | None:
     """Where *path* lies between the first digest below *level*, 0, and the last, 1."""
     if path is None or not path.startswith(level):
         return None
     # Of blobs the second part is the digest, after a folder of its first two digits.
     digits = ""
     for part in path[len(level) :].split("/")[:2]:
-        if part and part.startswith(digits) and not part.strip(_HEX):
+        if part and part.startswith(digits) and not part.strip(HEX):
             digits = part
     return int(digits[:_DIGITS].ljust(_DIGITS, "0"), 16) / 16**_DIGITS if digits else None
 

@@ -17,16 +17,19 @@ from registry_gc.catalog import Catalog
 from registry_gc.digest import Keys, pack, prefixes
 from registry_gc.key_index import KeyIndex
 from registry_gc.layout import layer_link
-from registry_gc.link_store import ROW, links_of, rows_of
+from registry_gc.link_store import LinkRows
 from registry_gc.listing import Links
 from registry_gc.mark import Marking, Pairs, manifests_of, repositories_of
 from registry_gc.references import Manifests
 from registry_gc.spool import Spool
 
 _WORDS_AT_ONCE = 1 << 20
+_RANGES = 256  # each may have a file open
+_WORDS_IN_MEMORY = 8 << 20
 # Spreads repositories over the 64 bits that a digest's prefix has; any odd number would do.
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 _PART = 1 << 14
+_PAIRS_AT_ONCE = 1 << 16
 
 
 class Resolver:
@@ -63,13 +66,13 @@ class Resolver:
 class DeadLayers(msgspec.Struct, frozen=True):
     """Layer links that go, and ``kept``: of which repositories at least one stays."""
 
-    rows: Spool
+    rows: LinkRows
     kept: NDArray[np.bool_]
 
     def parts(self) -> Iterator[Links]:
         """The links, some at a time, by owner and key."""
         for start in range(0, len(self.rows), _PART):
-            yield links_of(self.rows.read(start, start + _PART))
+            yield self.rows.read(start, start + _PART)
 
 
 def dead_layers(
@@ -77,19 +80,25 @@ def dead_layers(
 ) -> DeadLayers:
     """Find them, in order of repository and digest."""
     young = KeyIndex(marking.young)
-    dead_rows = Spool(ROW)
+    dead_rows = LinkRows()
     kept = np.zeros(len(catalog.repositories), np.bool_)
-    for low, high, words in _needed(catalog, manifests, marking.live):
+    for some, words in _needed(catalog, manifests, marking.live):
         waiting: list[Links] = []
-        for links in catalog.layers.groups(low, high):
-            dead = ~within(words, _mixed(links.owner, links.keys))
-            dead &= ~young.has(links.keys)
+        for links in catalog.layers.groups(some.low, some.high):
+            dead = ~within(words, some.words(links.owner, links.keys))
+            kept[links.owner[~dead]] = True
+            links = _those(links, dead)
+            dead = ~young.has(links.keys)
             dead &= ~resolver.keeps(links.keys, _paths(catalog, links))
             dead &= ~among(links.owner, marking.held)
             kept[links.owner[~dead]] = True
-            waiting.append(Links(links.owner[dead], links.keys[dead], links.modified[dead]))
-        dead_rows.append(rows_of(_ordered(waiting)))
+            waiting.append(_those(links, dead))
+        dead_rows.append(_ordered(waiting))
     return DeadLayers(dead_rows, kept)
+
+
+def _those(links: Links, where: NDArray[np.bool_]) -> Links:
+    return Links(links.owner[where], links.keys[where], links.modified[where])
 
 
 def needed_among(
@@ -132,39 +141,63 @@ def _mixed(owner: NDArray[np.integer], keys: Keys) -> NDArray[np.uint64]:
     return mixed
 
 
+class _Repositories(msgspec.Struct, frozen=True):
+    """The repositories from *low* up to *high*."""
+
+    low: int
+    high: int
+
+    def words(self, owner: NDArray[np.integer], keys: Keys) -> NDArray[np.uint64]:
+        """One 64-bit word for a digest in one of them; sharing one can only keep a link.
+
+        First the repository, so that what is looked up together lies side by side; the rest is
+        of the digest, which has 50 bits there where the range has as many as 16,000 repositories.
+        """
+        bits = (self.high - self.low - 1).bit_length()
+        found = prefixes(keys)
+        if bits:
+            found >>= np.uint64(bits)
+            found |= (owner - self.low).astype(np.uint64) << np.uint64(64 - bits)
+        return found
+
+
 def _needed(
     catalog: Catalog, manifests: Manifests, live: Pairs
-) -> Iterator[tuple[int, int, NDArray[np.uint64]]]:
-    """Ranges of repositories, from and up to, with the sorted words of what they need."""
+) -> Iterator[tuple[_Repositories, NDArray[np.uint64]]]:
+    """Ranges of repositories, with the sorted words of what they need."""
     bounds = _bounds(len(catalog.repositories), manifests, live)
-    spool = Spool(np.dtype(np.uint64))
-    places: list[list[tuple[int, int]]] = [[] for _ in bounds]
-    for owners, keys in _named(manifests, live, _other_names(catalog.aliases)):
-        words = _mixed(owners, keys)
-        # 16-bit numbers are sorted by radix, in one pass.
-        ranges = np.searchsorted(bounds, owners, "right").astype(np.uint16) - np.uint16(1)
-        order = np.argsort(ranges, kind="stable")
-        start = spool.append(words[order])
-        counts = np.bincount(ranges, minlength=len(bounds)).tolist()
-        for place, count in zip(places, counts, strict=True):
-            if count:
-                place.append((start, start + count))
-            start += count
     ends = [*bounds[1:].tolist(), len(catalog.repositories)]
-    for low, high, place in zip(bounds.tolist(), ends, places, strict=True):
-        parts = [spool.read(start, stop) for start, stop in place]
-        yield low, high, distinct(np.concatenate([np.empty(0, np.uint64), *parts]))
+    ranges = list(map(_Repositories, bounds.tolist(), ends))
+    spools = [Spool(np.dtype(np.uint64), _WORDS_IN_MEMORY // len(ranges)) for _ in ranges]
+    for owners, keys in _named(manifests, live, _other_names(catalog.aliases)):
+        # 16-bit numbers are sorted by radix, in one pass.
+        numbers = np.searchsorted(bounds, owners, "right").astype(np.uint16) - np.uint16(1)
+        order = np.argsort(numbers, kind="stable")
+        stops = np.cumsum(np.bincount(numbers, minlength=len(bounds))).tolist()
+        start = 0
+        for some, spool, stop in zip(ranges, spools, stops, strict=True):
+            if stop > start:
+                rows = order[start:stop]
+                spool.append(some.words(owners[rows], keys[rows]))
+            start = stop
+    for some, spool in zip(ranges, spools, strict=True):
+        yield some, distinct(spool.read(0, len(spool)))
+        spool.close()
 
 
 def _bounds(repositories: int, manifests: Manifests, live: Pairs) -> NDArray[np.int64]:
     """Where ranges of repositories begin that need about equally much."""
-    counts = manifests.batch.counts[manifests_of(live)].astype(np.int64) + 1
-    total = np.cumsum(counts)
-    wanted = min(1 << 15, 1 + (int(total[-1]) if len(total) else 0) // _WORDS_AT_ONCE)
-    if wanted == 1:
-        return np.zeros(1, np.int64)
-    at = np.searchsorted(total, np.arange(1, wanted) * (int(total[-1]) // wanted))
-    inner = repositories_of(live[at])
+    needed = np.zeros(repositories, np.int64)
+    for start in range(0, len(live), _PAIRS_AT_ONCE):
+        some = live[start : start + _PAIRS_AT_ONCE]
+        owners = repositories_of(some)
+        first = np.flatnonzero(np.concatenate([[True], owners[1:] != owners[:-1]]))
+        counts = manifests.batch.counts[manifests_of(some)].astype(np.int64) + 1
+        needed[owners[first]] += np.add.reduceat(counts, first)
+    total = np.cumsum(needed)
+    everything = int(total[-1]) if len(total) else 0
+    wanted = min(_RANGES, 1 + everything // _WORDS_AT_ONCE)
+    inner = np.searchsorted(total, np.arange(1, wanted) * (everything // wanted))
     return distinct(np.concatenate([np.zeros(1, np.int64), inner]))
 
 
@@ -172,17 +205,22 @@ def _named(
     manifests: Manifests, live: Pairs, others: Mapping[bytes, list[bytes]]
 ) -> Iterator[tuple[NDArray[np.int64], Keys]]:
     """What live manifests are and name, and whose they are, some at a time."""
-    ids, owners = manifests_of(live), repositories_of(live)
-    for start in range(0, len(ids), _WORDS_AT_ONCE):
-        some = slice(start, start + _WORDS_AT_ONCE)
-        yield owners[some], manifests.batch.keys[ids[some]]
+    # By manifest, as their references are kept; in one buffer.
+    turned = manifests_of(live)
+    turned <<= 32
+    turned |= repositories_of(live)
+    turned.sort()
     names = KeyIndex(pack(sorted(others)))
-    for source, keys, _ in manifests.targets_in_parts(ids):
-        yield owners[source], keys
-        # One digest under two names: who needs either keeps the links of both.
-        for row in np.flatnonzero(names.has(keys)).tolist() if len(names) else ():
-            same = pack(others[keys[row].tobytes()])
-            yield np.repeat(owners[source[row : row + 1]], len(same)), same
+    for start in range(0, len(turned), _PAIRS_AT_ONCE):
+        some = turned[start : start + _PAIRS_AT_ONCE]
+        ids, owners = repositories_of(some), manifests_of(some)
+        yield owners, manifests.keys_of(ids)
+        for source, keys, _ in manifests.targets_in_parts(ids):
+            yield owners[source], keys
+            # One digest under two names: who needs either keeps the links of both.
+            for row in np.flatnonzero(names.has(keys)).tolist() if len(names) else ():
+                same = pack(others[keys[row].tobytes()])
+                yield np.repeat(owners[source[row : row + 1]], len(same)), same
 
 
 def _other_names(aliases: Mapping[bytes, set[bytes]]) -> dict[bytes, list[bytes]]:

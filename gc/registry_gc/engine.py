@@ -26,7 +26,8 @@ Result = TypeVar("Result")
 Work = Callable[[Reader, Unit], Result]
 
 
-_NO_MORE: Any = object()
+NO_MORE: Any = object()
+"""Stands for the unit after the last."""
 
 
 class WorkerLost(Exception):
@@ -39,6 +40,10 @@ class Engine(Protocol):
     @property
     def workers(self) -> int:
         """How many units run at once."""
+
+    @property
+    def far(self) -> bool:
+        """Whether workers are other machines, to which units and results travel."""
 
     def run(
         self,
@@ -70,6 +75,7 @@ class SerialEngine:
     """Runs each unit in the caller, in order."""
 
     workers = 1
+    far = False
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
@@ -88,14 +94,14 @@ class SerialEngine:
     ) -> Iterator[Result]:
         """See :class:`Engine`."""
         extra: deque[Unit] = deque()
-        for unit in _drain(iter(units), extra):
+        for unit in drain(iter(units), extra):
             result = work(self._reader, unit)
             if follow is not None:
                 extra.extend(follow(result))
             yield result
 
 
-def _drain(units: Iterator[Unit], extra: deque[Unit]) -> Iterator[Unit]:
+def drain(units: Iterator[Unit], extra: deque[Unit]) -> Iterator[Unit]:
     """Units that came to light first, then the planned ones, until both are used up."""
     while True:
         if extra:
@@ -110,6 +116,8 @@ def _drain(units: Iterator[Unit], extra: deque[Unit]) -> Iterator[Unit]:
 
 class _PoolEngine:
     """What threads and processes share: a window of units under way."""
+
+    far = False
 
     def __init__(self, reader: Reader, workers: int) -> None:
         self._reader = reader
@@ -140,8 +148,8 @@ class _PoolEngine:
         try:
             while True:
                 while len(running) < 2 * self.workers:
-                    unit = next(_drain(source, extra), _NO_MORE)
-                    if unit is _NO_MORE:
+                    unit = next(drain(source, extra), NO_MORE)
+                    if unit is NO_MORE:
                         break
                     running.add(self._submit(work, unit))
                 if not running:

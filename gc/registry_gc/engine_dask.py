@@ -1,11 +1,13 @@
-"""Work units on an existing Dask cluster: listing and reading, by workers that open the storage.
+"""Work units on an existing Dask cluster: listing, reading, and looking which blobs are dead.
 
 Nothing of our own schedules or tries again: a unit whose worker dies is run by another, and its
 result counts once. What decides and deletes (run file, cache, lock, sweep) stays in this process.
+Each worker opens the storage by itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import pickle
@@ -17,12 +19,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from distributed import Client, KilledWorker, as_completed
+from distributed import Client, KilledWorker, WorkerPlugin, as_completed
 from distributed.client import FutureCancelledError
 
 from registry_drivers.base import Reader
 from registry_gc import __version__
-from registry_gc.engine import Result, Unit, Work, WorkerLost
+from registry_gc.engine import NO_MORE, Result, Unit, Work, WorkerLost, drain
 from registry_gc.layout import BLOBS, REPOSITORIES
 from registry_gc.manifests import RULES_VERSION
 
@@ -45,10 +47,12 @@ class DaskEngine:
     :param open_reader: how a worker opens the storage; each thread does so once.
     """
 
+    far = True
+
     def __init__(self, reader: Reader, address: str, open_reader: OpenReader) -> None:
         self._reader = reader
         self._address = address
-        self._open = pickle.dumps(open_reader)
+        self._opening = Opening(pickle.dumps(open_reader))
         self._client: Any = None
         self.workers = 1
 
@@ -66,6 +70,10 @@ class DaskEngine:
         except (OSError, ValueError, RuntimeError, TypeError) as error:
             raise ClusterError(f"{self._address}: no Dask scheduler answers: {error}") from error
         try:
+            self._look_at_versions()
+            # Not with each unit: what a unit is made of is kept by the scheduler, and printed by a
+            # worker that fails with it. New workers get it too.
+            self._client.register_plugin(self._opening)
             self._look()
         except BaseException:
             self._close()
@@ -77,10 +85,13 @@ class DaskEngine:
 
     def _close(self) -> None:
         if self._client is not None:
+            # A scheduler that is gone has forgotten it.
+            with contextlib.suppress(Exception):
+                self._client.unregister_worker_plugin(self._opening.name)
             self._client.close(timeout=5)
             self._client = None
 
-    def _look(self) -> None:
+    def _look_at_versions(self) -> None:
         try:
             self._client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
         except TimeoutError as error:
@@ -94,10 +105,12 @@ class DaskEngine:
                     f"the Dask worker {worker} has {found}, and here is {here}: install the same "
                     "registry-garbage-collect[dask], with the same extras, on both"
                 )
+
+    def _look(self) -> None:
         for _ in range(_ATTEMPTS):
             # Pushes may go on during a dry run, so the look may have to be taken again.
             before = look(self._reader)
-            found_there = self._asked(_look_from_worker, self._open)
+            found_there = self._asked(_look_from_worker, self._opening.name)
             if all(seen in (before, look(self._reader)) for seen in found_there.values()):
                 return
         raise ClusterError(
@@ -130,14 +143,10 @@ class DaskEngine:
         try:
             while True:
                 while len(running) < 2 * self.workers + 2:
-                    if extra:
-                        unit = extra.popleft()
-                    else:
-                        try:
-                            unit = next(source)
-                        except StopIteration:
-                            break
-                    task = pickle.dumps((self._open, work, unit))
+                    unit = next(drain(source, extra), NO_MORE)
+                    if unit is NO_MORE:
+                        break
+                    task = pickle.dumps((self._opening.name, work, unit))
                     future = self._client.submit(shim, task, pure=False, key=_key(work))
                     running.add(future)
                     done.add(future)
@@ -213,16 +222,37 @@ def look(reader: Reader) -> str:
     return digest.hexdigest()
 
 
-def _look_from_worker(opening: bytes) -> str:
+class Opening(WorkerPlugin):
+    """How each worker opens the storage, under a name that tells nothing of it."""
+
+    def __init__(self, pickled: bytes) -> None:
+        self.name = f"registry-gc-{uuid.uuid4().hex}"
+        self._pickled = pickled
+
+    def setup(self, worker: Any) -> None:
+        """On a worker: keep it."""
+        _openings[self.name] = self._pickled
+
+    def teardown(self, worker: Any) -> None:
+        """On a worker: forget it, as the run is over."""
+        _openings.pop(self.name, None)
+
+
+_openings: dict[str, bytes] = {}
+
+
+def _look_from_worker(opening: str) -> str:
     return look(_reader(opening))
 
 
-def _reader(opening: bytes) -> Reader:
+def _reader(opening: str) -> Reader:
     """This thread's own reader: what it counts is what its unit asked for."""
-    readers: dict[bytes, Reader] = _local.__dict__.setdefault("readers", {})
+    readers: dict[str, Reader] = _local.__dict__.setdefault("readers", {})
     if opening not in readers:
+        for name in readers.keys() - _openings.keys():
+            readers.pop(name).close()
         # The client's own pickle, by way of a cluster that runs whatever the client sends.
-        readers[opening] = pickle.loads(opening)()  # noqa: S301  # see above
+        readers[opening] = pickle.loads(_openings[opening])()  # noqa: S301  # see above
     return readers[opening]
 
 

@@ -80,7 +80,7 @@ def _tags(catalog: Catalog, rows: NDArray[np.bool_]) -> Tags:
         modified=tags.modified[rows],
         keys=tags.keys[rows],
         known=tags.known[rows],
-        md5s=tags.md5s[rows],
+        stamps=tags.stamps[rows],
     )
     return Tags(catalog.repositories, catalog.tag_folders, catalog.names, columns)
 
@@ -115,7 +115,7 @@ class Marker:
         live = LiveSet([marking.digests])
         found = [
             dead_blobs(batch, live, self._cutoff, catalog.names).young
-            for batch in stream_blobs(self._reader, self._engine, 0, live)
+            for batch in stream_blobs(self._reader, self._engine, live)
         ]
         late = np.concatenate([empty_keys(), *found])
         return (self._mark(catalog, policy, late) if len(late) else marking), late

@@ -166,8 +166,7 @@ class _Taker:
         sizes = [np.empty(0, np.int64)]
         modified = [np.empty(0, np.float64)]
         strangers = 0
-        expected = len(catalog.revisions) + len(catalog.layers)
-        for batch in stream_blobs(self.reader, self.engine, expected):
+        for batch in stream_blobs(self.reader, self.engine):
             keys.append(batch.keys)
             sizes.append(batch.sizes)
             modified.append(batch.modified)

@@ -11,12 +11,10 @@ equal length lie side by side in the page's buffer, so that one comparison finds
 from __future__ import annotations
 
 import contextlib
-from binascii import hexlify, unhexlify
 from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from registry_drivers.base import Group, Page
@@ -33,19 +31,36 @@ _TAIL = 64 + len("/link")
 _FEW = 6  # rows below which taking them one by one is cheaper than the columns' overhead
 _LEAVES = ("", "link", "data")
 
-_NIBBLE = np.full(256, 255, dtype=np.uint8)
-for _digit in range(16):
-    _NIBBLE[ord(f"{_digit:x}")] = _digit
+# Two hex digits as one number, in the order of this machine's bytes, to what they stand for.
+_NO_BYTE = 256
+_BYTES = np.full(1 << 16, _NO_BYTE, dtype=np.uint16)
+for _byte in range(256):
+    _BYTES[np.frombuffer(b"%02x" % _byte, np.uint16)] = _byte
+_ENDS = tuple(np.frombuffer(leaf, np.uint32)[0] for leaf in (b"link", b"data"))
 
 
 def blob_path(digest: str) -> str:
     """The bytes of *digest*."""
+    if digest.startswith("sha256:"):
+        return f"{SHA256_BLOBS}{digest[7:9]}/{digest[7:]}/data"
     algorithm, _, encoded = digest.partition(":")
     return f"{BLOBS}{algorithm}/{encoded[:2]}/{encoded}/data"
 
 
+def blob_paths(digests: Iterable[str]) -> list[str]:
+    """The bytes of each of *digests*; millions of them are dead in a large registry."""
+    return [
+        f"{SHA256_BLOBS}{digest[7:9]}/{digest[7:]}/data"
+        if digest.startswith("sha256:")
+        else blob_path(digest)
+        for digest in digests
+    ]
+
+
 def layer_link(repository: str, digest: str) -> str:
     """The link that lets *digest* be pulled from *repository*."""
+    if digest.startswith("sha256:"):
+        return f"{REPOSITORIES}{repository}/_layers/sha256/{digest[7:]}/link"
     return f"{REPOSITORIES}{repository}/_layers/{digest.replace(':', '/', 1)}/link"
 
 
@@ -169,32 +184,20 @@ def _tails(
     leaves = np.zeros(len(lengths), dtype=np.uint8)
     rows = np.flatnonzero(lengths > _TAIL)
     if len(rows):
-        # One byte more: the slash before the digest.
-        tails = sliding_window_view(data, _TAIL + 1)[offsets[rows + 1] - _TAIL - 1]
-        ends = np.ascontiguousarray(tails[:, -5:]).view("S5").reshape(-1)
-        kinds = (ends == b"/link") + np.uint8(2) * (ends == b"/data")
-        kinds[tails[:, 0] != ord("/")] = 0
-        hexes = np.ascontiguousarray(tails[:, 1:-5])
-        fits = np.flatnonzero(kinds)
-        found, right = _unhex(hexes[fits])
-        keys[rows[fits]] = found
-        leaves[rows[fits[right]]] = kinds[fits[right]]
+        # Gathered as things of that many bytes, a tenth of what gathering bytes costs; one byte
+        # more than the tail: the slash before the digest.
+        tails = np.ndarray((len(data) - _TAIL,), f"V{_TAIL + 1}", data, strides=(1,))
+        table = tails[offsets[rows + 1] - _TAIL - 1].view(np.uint8).reshape(-1, _TAIL + 1)
+        ends = np.ascontiguousarray(table[:, -4:]).view(np.uint32).reshape(-1)
+        kinds = (ends == _ENDS[0]) + np.uint8(2) * (ends == _ENDS[1])
+        kinds[(table[:, 0] != ord("/")) | (table[:, -5] != ord("/"))] = 0
+        pairs = np.ascontiguousarray(table[:, 1:-5]).view(np.uint16)
+        found = _BYTES.take(pairs)
+        # A digest has no capitals. Most pages hold digests only, or nearly.
+        if found.max() == _NO_BYTE:
+            kinds[(found == _NO_BYTE).any(axis=1)] = 0
+        keys[rows], leaves[rows] = found.astype(np.uint8), kinds
     return keys.view(KEY).reshape(-1), leaves
-
-
-def _unhex(digits: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Bytes of rows of 64 hex digits, and which rows are that; a digest has no capitals."""
-    text = digits.tobytes()
-    try:
-        data = unhexlify(text)
-    except ValueError:
-        data = b""
-    if hexlify(data) == text:
-        found = np.frombuffer(data, dtype=np.uint8).reshape(len(digits), 32)
-        return found, np.ones(len(digits), dtype=np.bool_)
-    nibbles = _NIBBLE[digits]
-    packed = (nibbles[:, 0::2] << np.uint8(4)) | (nibbles[:, 1::2] & np.uint8(15))
-    return packed.astype(np.uint8, copy=False), np.all(nibbles < 16, axis=1)
 
 
 def _head_ends(

@@ -9,6 +9,7 @@ new one's time then has the say alone, as it has in every run.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sized
 from typing import NamedTuple
 
 import numpy as np
@@ -16,38 +17,51 @@ import xxhash
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from registry_gc.arrays import distinct, within
+from registry_gc.arrays import gathered, within
 from registry_gc.catalog import Catalog
 from registry_gc.digest import Keys, prefixes
-from registry_gc.link_store import LinkStore, Revisions
+from registry_gc.link_store import AT_ONCE, LinkStore
 from registry_gc.listing import Links
 
 Words = NDArray[np.uint64]
 
 
-class LinkWords(NamedTuple):
-    """``there``: a word for each link, sorted. ``stamped``: the same with its time."""
+class _Words(NamedTuple):
+    """``there``: a word for each link. ``stamped``: the same with its time."""
 
     there: Words
     stamped: Words
 
 
-def words_of(catalog: Catalog) -> LinkWords:
-    """The words of all links of *catalog*, those of tags and their histories included.
+def stamped_words(catalog: Catalog) -> Iterator[Words]:
+    """A word with its time for each link of *catalog*, some at a time, in no order.
 
-    Signature links are left out: they are written with their revision's own link only.
+    Those of tags and their histories included. Signature links are left out: they are written
+    with their revision's own link only.
     """
-    parts = [
-        _of_links(catalog.revisions, _owners(catalog, "revisions")),
-        _of_links(catalog.tag_index, _owners(catalog, "tag_index")),
-        _of_tags(catalog),
-    ]
-    owners = _owners(catalog, "layers")
-    parts += [_of_links(links, owners) for links in catalog.layers.groups()]
-    return LinkWords(
-        distinct(np.concatenate([part.there for part in parts])),
-        distinct(np.concatenate([part.stamped for part in parts])),
+    return (words.stamped for words in _parts(catalog))
+
+
+def words_there(catalog: Catalog) -> Words:
+    """A word for each of the links of :func:`stamped_words` without its time, sorted."""
+    links: tuple[Sized, ...] = (
+        catalog.revisions,
+        catalog.tag_index,
+        catalog.tags,
+        catalog.layers,
     )
+    return gathered((words.there for words in _parts(catalog)), sum(map(len, links)))
+
+
+def _parts(catalog: Catalog) -> Iterator[_Words]:
+    owners = _owners(catalog, "revisions")
+    for start in range(0, len(catalog.revisions), AT_ONCE):
+        yield _of_links(catalog.revisions.part(slice(start, start + AT_ONCE)), owners)
+    yield _of_links(catalog.tag_index, _owners(catalog, "tag_index"))
+    yield _of_tags(catalog)
+    owners = _owners(catalog, "layers")
+    for links in catalog.layers.groups():
+        yield _of_links(links, owners)
 
 
 def word(kind: str, repository: str, keys: Keys, tag: str = "") -> Words:
@@ -61,7 +75,8 @@ def renew(catalog: Catalog, known: Words) -> int:
     From here on all that is young is: what such a link names, and what that leads to.
     """
     revisions = catalog.revisions
-    new = ~within(known, _of_links(revisions, _owners(catalog, "revisions")).stamped)
+    whole = revisions.part(slice(None))
+    new = ~within(known, _of_links(whole, _owners(catalog, "revisions")).stamped)
     revisions.modified = np.where(new, np.inf, revisions.modified)
     catalog.tag_index, new_entries = _renewed(
         catalog.tag_index, _owners(catalog, "tag_index"), known
@@ -90,24 +105,23 @@ def _owners(catalog: Catalog, kind: str) -> Words:
     """The word of each owner of links of this *kind*."""
     names = catalog.repositories
     if kind == "tag_index":
-        owners = [_owner_word(kind, names[owner], tag) for owner, tag in catalog.tag_folders]
-    else:
-        owners = [_owner_word(kind, name) for name in names]
-    return np.array(owners, np.uint64)
+        of_tags = (_owner_word(kind, names[owner], tag) for owner, tag in catalog.tag_folders)
+        return np.fromiter(of_tags, np.uint64, len(catalog.tag_folders))
+    return np.fromiter((_owner_word(kind, name) for name in names), np.uint64, len(names))
 
 
-def _of_links(links: Links | Revisions, owners: Words) -> LinkWords:
+def _of_links(links: Links, owners: Words) -> _Words:
     there = _there(owners[links.owner], links.keys)
-    return LinkWords(there, _stamped(there, links.modified))
+    return _Words(there, _stamped(there, links.modified))
 
 
-def _of_tags(catalog: Catalog) -> LinkWords:
-    words = [
+def _of_tags(catalog: Catalog) -> _Words:
+    words = (
         _owner_word(f"tag to {tag.target}", catalog.repositories[tag.repository], tag.name)
         for tag in catalog.tags
-    ]
-    there = np.array(words, np.uint64)
-    return LinkWords(there, _stamped(there, catalog.tags.modified))
+    )
+    there = np.fromiter(words, np.uint64, len(catalog.tags))
+    return _Words(there, _stamped(there, catalog.tags.modified))
 
 
 def _owner_word(kind: str, repository: str, tag: str = "") -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from bisect import bisect_left
 
 import msgspec
 import numpy as np
@@ -27,7 +28,7 @@ from registry_gc.digest import (
 )
 from registry_gc.layout import BLOBS, REPOSITORIES, Run, Single, blob_path, split
 from registry_gc.ranges import Range, Walk
-from registry_gc.tags import Tag
+from registry_gc.tags import Tag, stamp_of
 
 _BUCKET = re.compile(re.escape(BLOBS) + "sha256/([0-9a-f]{2})/")
 
@@ -126,7 +127,8 @@ class BlobBatch(msgspec.Struct, frozen=True):
     """What one range of ``blobs/`` holds.
 
     ``sizes`` are the bytes that deleting frees: 0 where the file has another hard link.
-    ``live``: how many live blobs there are beside these, where those were left out.
+    ``live``: how many live blobs there are beside these, where those were left out, of together
+    ``live_bytes``; None where nobody asked for their sizes.
     """
 
     keys: Keys
@@ -137,6 +139,7 @@ class BlobBatch(msgspec.Struct, frozen=True):
     hollow: list[str]
     rest: Range | None
     live: int = 0
+    live_bytes: int | None = None
 
 
 def repository_of(path: str) -> str | None:
@@ -257,12 +260,14 @@ def stat_blobs(reader: Reader, keys: bytes) -> BlobBatch:
     entries: list[Entry] = []
     lone: list[str] = []
     for at in range(0, len(keys), 32):
-        path = blob_path("sha256:" + keys[at : at + 32].hex())
+        key = keys[at : at + 32]
+        path = blob_path("sha256:" + key.hex())
         try:
             entries.append(reader.stat(path))
-            found.append(keys[at : at + 32])
         except NotFound:
             lone.append(path.removesuffix("data"))
+        else:
+            found.append(key)
     others = list_blobs(reader, Range(tuple(lone)))
     return BlobBatch(
         keys=pack(found),
@@ -286,7 +291,8 @@ class _RepositoryBuilder:
         self.layers = _LinkList()
         self.tag_index = _LinkList()
         self.candidates: dict[int, list[str]] = {}
-        self.tags: list[Tag] = []
+        # With the MD5, ETag and size that the listing has for its link.
+        self.tags: list[tuple[Tag, bytes, bytes, int]] = []
         self.uploads: dict[tuple[int, str], Upload] = {}
         self.signatures: list[Signature] = []
         self.odd: list[OddLink] = []
@@ -298,9 +304,11 @@ class _RepositoryBuilder:
         for folder in page.hollow:
             self.hollow.append(folder)
             self.owner(folder + "/")
+        # Once for the whole page: most of its runs are the one or two entries of a tag's history.
+        odd = np.flatnonzero(page.sizes != LINK_SIZE).tolist()
         for piece in split(page):
             if isinstance(piece, Run):
-                self.run(page, piece)
+                self.run(page, piece, odd)
             else:
                 self.single(page, piece)
 
@@ -313,7 +321,8 @@ class _RepositoryBuilder:
         number = self.repositories.setdefault(name, len(self.repositories))
         return number, ("_" + below).split("/")
 
-    def run(self, page: Page, run: Run) -> None:
+    def run(self, page: Page, run: Run, odd: list[int]) -> None:
+        """Sort one run in; *odd* are the rows of the page that have not the size of a link."""
         owned = self.owner(run.head) if run.leaf == "link" else None
         parts = owned[1] if owned else []
         rows = slice(run.start, run.stop)
@@ -339,15 +348,9 @@ class _RepositoryBuilder:
         links.add(number, keys, page.modified[rows])
         if links is self.tag_index and page.md5s is not None:
             self.candidates.setdefault(number, []).extend(self.names.texts(keys))
-        sizes = page.sizes[rows]
-        if len(sizes) == 1:
-            # Most tags have one entry; a search through one row costs more than a look.
-            odd = [] if sizes[0] == LINK_SIZE else [0]
-        else:
-            odd = np.flatnonzero(sizes != LINK_SIZE).tolist()
-        for row in odd:
-            named = self.names.text(keys[row].tobytes())
-            self.odd.append(OddLink(page.paths[run.start + row], named))
+        for row in odd[bisect_left(odd, run.start) : bisect_left(odd, run.stop)]:
+            named = self.names.text(keys[row - run.start].tobytes())
+            self.odd.append(OddLink(page.paths[row], named))
 
     def tag_number(self, repository: int, tag: str) -> int:
         return self.tag_numbers.setdefault((repository, tag), len(self.tag_numbers))
@@ -381,8 +384,13 @@ class _RepositoryBuilder:
             case ["_manifests", "tags", tag, "current", "link"]:
                 modified = float(page.modified[single.row])
                 md5 = UNKNOWN_MD5 if page.md5s is None else page.md5s[single.row].tobytes()
+                etag = b"" if page.etags is None else page.etags[single.row]
                 self.tag_number(number, tag)
-                self.tags.append(Tag(number, tag, single.path, modified, None, md5))
+                content = page.contents.get(single.row)
+                # What is wrong with one that holds no digest is said by those who read it again.
+                target = None if content is None else link_target(content)[0]
+                listed = Tag(number, tag, single.path, modified, target)
+                self.tags.append((listed, md5, etag, int(page.sizes[single.row])))
             case ["_uploads", uuid, _, *_]:
                 upload = self.uploads.setdefault((number, uuid), Upload(number, uuid))
                 upload.files.append(single.path)
@@ -436,7 +444,7 @@ class _RepositoryBuilder:
             layers=self.layers.packed(),
             tag_folders=list(self.tag_numbers),
             tag_index=self.tag_index.packed(),
-            tags=[self.resolved(tag) for tag in self.tags],
+            tags=[self.resolved(*listed) for listed in self.tags],
             uploads=list(self.uploads.values()),
             signatures=self.signatures,
             odd=self.odd,
@@ -447,19 +455,22 @@ class _RepositoryBuilder:
             rest=rest,
         )
 
-    def resolved(self, tag: Tag) -> Tag:
+    def resolved(self, tag: Tag, md5: bytes, etag: bytes, size: int) -> Tag:
         """The tag with its target, where the listed MD5 is that of one of its own candidates.
 
         ``current/link`` always holds one of the digests under ``index/``, and an MD5 that is
         equal to that of a candidate's text is no coincidence: nobody who can write links needs
         to collide one.
         """
-        if tag.md5 == UNKNOWN_MD5:
+        if tag.target is not None:
             return tag
-        for digest in self.candidates.get(self.tag_number(tag.repository, tag.name), ()):
-            if hashlib.md5(digest.encode(), usedforsecurity=False).digest() == tag.md5:
-                return Tag(tag.repository, tag.name, tag.path, tag.modified, digest, tag.md5)
-        return tag
+        if md5 != UNKNOWN_MD5:
+            for digest in self.candidates.get(self.tag_number(tag.repository, tag.name), ()):
+                if hashlib.md5(digest.encode(), usedforsecurity=False).digest() == md5:
+                    return Tag(tag.repository, tag.name, tag.path, tag.modified, digest)
+            etag = etag or md5
+        stamp = stamp_of(etag, size, tag.modified)
+        return Tag(tag.repository, tag.name, tag.path, tag.modified, None, stamp)
 
 
 def read_links(reader: Reader, paths: tuple[str, ...]) -> list[tuple[str, str | None, str]]:
@@ -470,14 +481,20 @@ def read_links(reader: Reader, paths: tuple[str, ...]) -> list[tuple[str, str | 
     found: list[tuple[str, str | None, str]] = []
     for path in paths:
         try:
-            text = reader.read(path, limit=1024).decode("utf-8", "replace").strip()
+            data = reader.read(path, limit=1024)
         except NotFound:
             continue
         except TooLarge:
             found.append((path, None, "a link of over 1024 bytes"))
             continue
-        try:
-            found.append((path, check_digest(text), ""))
-        except InvalidDigest:
-            found.append((path, None, "empty link" if not text else "holds no digest"))
+        found.append((path, *link_target(data)))
     return found
+
+
+def link_target(data: bytes) -> tuple[str | None, str]:
+    """The digest that a link file holds, or None and what is wrong with it."""
+    text = data.decode("utf-8", "replace").strip()
+    try:
+        return check_digest(text), ""
+    except InvalidDigest:
+        return None, "empty link" if not text else "holds no digest"

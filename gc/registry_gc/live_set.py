@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from registry_gc.arrays import within
+from registry_gc.arrays import gathered, within
 from registry_gc.digest import Keys, prefixes
 
 
@@ -22,46 +22,25 @@ class LiveSet:
     __slots__ = ("_sorted",)
 
     def __init__(self, parts: Sequence[Keys]) -> None:
-        self._sorted = _distinct_words(parts, sum(map(len, parts)))
+        self._sorted = gathered(map(prefixes, parts), sum(map(len, parts)))
 
     @classmethod
     def gathered(cls, parts: Iterable[Keys], at_most: int) -> LiveSet:
         """The set of all keys in *parts*, which are *at_most* so many and dropped one by one."""
         found = cls(())
-        found._sorted = _distinct_words(parts, at_most)
+        found._sorted = gathered(map(prefixes, parts), at_most)
         return found
 
     def __len__(self) -> int:
         return len(self._sorted)
 
+    def between(self, low: int, high: int) -> NDArray[np.uint64]:
+        """The first 64 bits, sorted, of those from *low* up to *high*, both among them."""
+        # numpy takes a number that is not of the array's own type for a float, and rounds it.
+        first = np.searchsorted(self._sorted, np.uint64(low), "left")
+        last = np.searchsorted(self._sorted, np.uint64(high), "right")
+        return self._sorted[first:last]
+
     def has(self, keys: Keys) -> NDArray[np.bool_]:
         """Tell for each of *keys* whether it is, or may be, live."""
         return within(self._sorted, prefixes(keys))
-
-
-def _distinct_words(parts: Iterable[Keys], at_most: int) -> NDArray[np.uint64]:
-    """The first 64 bits of all keys, sorted, each once, in one buffer that is never copied.
-
-    Memory that is not written to is not taken, so the bound may be generous.
-    """
-    words = np.empty(at_most, np.uint64)
-    end = 0
-    for part in parts:
-        words[end : end + len(part)] = prefixes(part)
-        end += len(part)
-    words[:end].sort()
-    kept = 0
-    for start in range(0, end, _CHUNK):
-        chunk = words[start : min(end, start + _CHUNK)]
-        fresh = np.ones(len(chunk), np.bool_)
-        fresh[1:] = chunk[1:] != chunk[:-1]
-        if kept:
-            fresh[0] = chunk[0] != words[kept - 1]
-        found = chunk[fresh]
-        words[kept : kept + len(found)] = found
-        kept += len(found)
-    words.resize(kept, refcheck=False)  # nobody else has seen it yet
-    return words
-
-
-_CHUNK = 1 << 18

@@ -29,6 +29,7 @@ from registry_gc.references import Edge, Manifests, State
 Pairs = NDArray[np.int64]
 
 _ID = (1 << 32) - 1
+_IDS_AT_ONCE = 1 << 16
 
 
 class Hold(msgspec.Struct, frozen=True):
@@ -163,11 +164,14 @@ class _Marker:
         ids = catalog.revisions.ids(manifests)
         self.linked = distinct(_pairs(catalog.revisions.owner, ids))
         self.linked_ids = distinct(ids)
+        with_subject = within(manifests.with_subject(), manifests_of(self.linked))
+        self.referrers = self.linked[with_subject]
 
     def _young(self, cutoff: float, more: Keys | None) -> Keys:
         tags = self.catalog.tags
-        links = (self.catalog.revisions, self.catalog.tag_index)
-        parts = [part.keys[part.modified > cutoff] for part in links]
+        revisions, index = self.catalog.revisions, self.catalog.tag_index
+        parts = [revisions.part(revisions.modified > cutoff).keys]
+        parts.append(index.keys[index.modified > cutoff])
         parts.append(empty_keys() if more is None else more)
         parts += self.catalog.layers.young(cutoff)
         parts.append(tags.keys[tags.known & (tags.modified > cutoff)])
@@ -254,26 +258,39 @@ class _Marker:
     def _children(self, frontier: Pairs) -> Pairs:
         """The manifests that indexes of *frontier* list, linked in that repository or not."""
         frontier = frontier[~self.manifests.batch.plain[manifests_of(frontier)]]
-        source, keys, edges = self.manifests.targets_of(manifests_of(frontier))
-        followed = (edges == Edge.CHILD) | (edges == Edge.MAYBE)
-        self.manifests.load(keys[followed])
-        children = edges != Edge.BLOB
-        source, keys, edges = source[children], keys[children], edges[children]
-        found = self.manifests.ids(keys)
-        linked = within(self.linked_ids, found)
+        frontier = frontier[np.argsort(manifests_of(frontier))]
+        found = [np.empty(0, np.int64)]
+        unknown: list[tuple[Pairs, Keys, NDArray[np.uint8]]] = []
+        for source, keys, edges in self.manifests.targets_in_parts(manifests_of(frontier)):
+            rows = np.flatnonzero(edges != Edge.BLOB)
+            owners, keys, edges = repositories_of(frontier[source[rows]]), keys[rows], edges[rows]
+            ids = self.manifests.ids(keys)
+            known = ids >= 0
+            found.append(self._followed(owners[known], ids[known], edges[known]))
+            # What nobody may follow is a child only if it is linked, and known then.
+            new = ~known & (edges != Edge.LINKED)
+            unknown.append((owners[new], keys[new], edges[new]))
+        if any(len(keys) for _, keys, _ in unknown):
+            # All at once: each load may be a pass over the cache.
+            owners, keys, edges = map(np.concatenate, zip(*unknown, strict=True))
+            self.manifests.load(keys)
+            found.append(self._followed(owners, self.manifests.ids(keys), edges))
+        return np.concatenate(found)
+
+    def _followed(
+        self, owners: NDArray[np.int64], ids: NDArray[np.int64], edges: NDArray[np.uint8]
+    ) -> Pairs:
+        """Those of what indexes of the repositories *owners* list that live by that."""
         # A child that is not stored is no error, and live: its referrers stay with it. What only
         # might be a manifest ends here unless it is one.
-        known = found >= 0
-        states = np.full(len(found), State.MISSING, np.uint8)
-        states[known] = self.manifests.batch.states[found[known]]
-        maybe = linked | ((edges == Edge.MAYBE) & (states == State.OK))
-        kept = known & ((edges == Edge.CHILD) | maybe)
-        return _pairs(repositories_of(frontier)[source[kept]], found[kept])
+        stored = self.manifests.batch.states[ids] == State.OK
+        maybe = within(self.linked_ids, ids) | ((edges == Edge.MAYBE) & stored)
+        kept = (edges == Edge.CHILD) | maybe
+        return _pairs(owners[kept], ids[kept])
 
     def _referrers(self, live: Pairs) -> Pairs:
         """Linked manifests whose subject is live there, or not linked there but live anywhere."""
-        with_subject = within(self.manifests.with_subject(), manifests_of(self.linked))
-        pairs = self.linked[with_subject]
+        pairs = self.referrers
         if not len(pairs):
             return pairs
         subjects = self.manifests.subjects_of(manifests_of(pairs))
@@ -320,6 +337,8 @@ class _Marker:
             return
         fresh = without(live, self.checked)
         self.checked = live
+        # Side by side, as what they name is kept.
+        fresh = fresh[np.argsort(manifests_of(fresh))]
         for source, keys, _ in self.manifests.targets_in_parts(manifests_of(fresh)):
             for row in self._other_names(keys):
                 key = keys[row].tobytes()
@@ -338,7 +357,7 @@ class _Marker:
             Hold(self._name(repository), digest, reason)
             for (repository, digest), reason in self.holds.items()
         ]
-        return Marking(
+        marking = Marking(
             live=live,
             dead=without(self.linked, live),
             held=frozenset(self.held),
@@ -348,6 +367,10 @@ class _Marker:
             live_set=self._live_set(live),
             parts=self._live_keys,
         )
+        # What asks for parts needs no more of what led here.
+        del self.linked, self.linked_ids, self.referrers, self.checked
+        del self.target_owner, self.target_keys
+        return marking
 
     def _damaged(self) -> tuple[Damage, ...]:
         found = set(self.catalog.damaged)
@@ -389,7 +412,8 @@ class _Marker:
         yield pack(key for name in sorted(met) for key in sorted(self.aliases.targets(name)))
 
     def _named_keys(self, ids: NDArray[np.int64], live: Pairs) -> Iterator[Keys]:
-        yield self.manifests.batch.keys[ids]
+        for start in range(0, len(ids), _IDS_AT_ONCE):
+            yield self.manifests.keys_of(ids[start : start + _IDS_AT_ONCE])
         for _, referenced, _ in self.manifests.targets_in_parts(ids):
             yield referenced
         yield self.young

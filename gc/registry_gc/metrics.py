@@ -35,6 +35,19 @@ KEPT = frozenset(
         "last_plan_timestamp_seconds",
         "last_success_timestamp_seconds",
         "storage_used_bytes",
+        # Those of other commands, which a collection says nothing of.
+        *(
+            f"{command}_{name}"
+            for command in ("purge", "restore")
+            for name in (
+                "last_run_timestamp_seconds",
+                "last_success_timestamp_seconds",
+                "exit_code",
+                "duration_seconds",
+                "objects",
+                "bytes",
+            )
+        ),
     )
 )
 """The metrics that keep their last value while a run cannot tell a new one."""
@@ -80,7 +93,7 @@ def use_of(report: Report, capacity: int | None) -> Use:
     :param capacity: what the operator says; None for the filesystem's own size.
     """
     if report.driver == "filesystem":
-        return _disk(report.root, capacity)
+        return disk_use(report.root, capacity)
     if report.blobs_bytes is None:
         return Use(None, capacity)
     used = report.blobs_bytes + report.uploads_bytes
@@ -91,7 +104,8 @@ def use_of(report: Report, capacity: int | None) -> Use:
     return Use(max(used, 0), capacity)
 
 
-def _disk(root: str, capacity: int | None) -> Use:
+def disk_use(root: str, capacity: int | None) -> Use:
+    """What ``df`` says of the filesystem below *root*; *capacity* replaces its size."""
     for path in (f"{root}/{BLOBS}", root):
         try:
             disk = shutil.disk_usage(path)
@@ -104,7 +118,7 @@ def _disk(root: str, capacity: int | None) -> Use:
 
 def families(figures: Figures) -> list[GaugeMetricFamily]:
     """The metrics, each with its samples; those without any are left out."""
-    made = _Families(figures.storage)
+    made = Families(figures.storage)
     report = figures.report
     made.one("last_run_timestamp_seconds", "When the last run ended.", figures.ended)
     made.one("exit_code", "Exit code of the last run.", figures.exit_code)
@@ -146,7 +160,7 @@ def families(figures: Figures) -> list[GaugeMetricFamily]:
 
 
 def _planned(
-    made: _Families, ended: float, report: Report, totals: Mapping[tuple[str, str], Count]
+    made: Families, ended: float, report: Report, totals: Mapping[tuple[str, str], Count]
 ) -> None:
     """What only a run that got as far as a plan can tell."""
     objects: dict[tuple[str, ...], float] = {}
@@ -180,7 +194,7 @@ def _flag(value: bool) -> str:
     return str(value).lower()
 
 
-class _Families:
+class Families:
     """Collects families whose samples all say which storage they are about."""
 
     def __init__(self, storage: str) -> None:

@@ -51,8 +51,10 @@ def _registry(families: Sequence[Metric]) -> CollectorRegistry:
     return registry
 
 
-def write_file(path: str, families: Sequence[Metric]) -> None:
+def write_file(path: str, families: Sequence[Metric], *, keep_all: bool = False) -> None:
     """Replace *path* at one blow; what this run could not tell is taken from the old file.
+
+    :param keep_all: take everything else that is there, too: another command told it.
 
     The new file may be read by everybody: node_exporter runs as a user of its own.
 
@@ -62,7 +64,8 @@ def write_file(path: str, families: Sequence[Metric]) -> None:
 
     try:
         told = {family.name for family in families}
-        kept = [one for one in _old(path) if one.name in KEPT and one.name not in told]
+        old = [one for one in _old(path) if one.name not in told]
+        kept = [one for one in old if keep_all or one.name in KEPT]
         data = generate_latest(_registry([*families, *kept]))
         _replace(path, data)
     except OSError as error:

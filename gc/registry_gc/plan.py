@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import chain
 from typing import NamedTuple
@@ -16,33 +16,35 @@ from registry_gc.dead_layers import DeadLayers, Resolver, dead_layers
 from registry_gc.digest import KEY, Keys, Names, pack
 from registry_gc.key_index import KeyIndex
 from registry_gc.layout import (
-    blob_path,
+    blob_paths,
     layer_link,
     revision_link,
     tag_index_link,
 )
-from registry_gc.listing import BlobBatch, Upload
+from registry_gc.listing import BlobBatch, Links, Upload
 from registry_gc.live_set import LiveSet
 from registry_gc.mark import Marking
 from registry_gc.policy import Policy
 from registry_gc.references import Manifests
-from registry_gc.run_file import Kind, Row
+from registry_gc.run_file import Kind, Row, RowParts, Rows
+
+_ROWS_AT_ONCE = 1 << 14
 
 
-class Links(NamedTuple):
+class DeadLinks(NamedTuple):
     """Rows for everything in ``repositories/``, by kind, and the repositories that they empty.
 
-    The rows come one by one, and once: there may be millions.
+    The rows come some at a time, and once: there may be millions.
     """
 
-    rows: Iterator[Row]
+    rows: RowParts
     emptied: frozenset[str]
 
 
 class Blobs(NamedTuple):
     """The dead blobs of one batch as rows, and the keys that only their age keeps."""
 
-    rows: list[Row]
+    rows: Rows
     young: Keys
 
 
@@ -53,24 +55,21 @@ def dead_blobs(batch: BlobBatch, live: LiveSet, cutoff: float, names: Names) -> 
     young = unreached & (batch.modified > cutoff)
     dead = np.flatnonzero(unreached & ~young)
     digests = names.texts(batch.keys[dead])
-    rows = [
-        Row(
-            kind=Kind.BLOB,
-            repository=None,
-            digest=digest,
-            path=blob_path(digest),
-            size=int(batch.sizes[at]),
-            modified=float(batch.modified[at]),
-            reason="no live manifest references it",
-        )
-        for digest, at in zip(digests, dead.tolist(), strict=True)
-    ]
+    rows = Rows(
+        kind=Kind.BLOB,
+        reason="no live manifest references it",
+        repositories=None,
+        digests=digests,
+        paths=blob_paths(digests),
+        sizes=batch.sizes[dead].tolist(),
+        modified=batch.modified[dead].tolist(),
+    )
     return Blobs(rows, batch.keys[young])
 
 
 def dead_links(
     catalog: Catalog, manifests: Manifests, marking: Marking, policy: Policy, cutoff: float
-) -> Links:
+) -> DeadLinks:
     """Everything below ``repositories/`` that goes.
 
     :param cutoff: seconds since the epoch; nothing younger goes.
@@ -80,16 +79,16 @@ def dead_links(
     entries = _dead_tag_entries(catalog, manifests, marking, resolver)
     revisions = _dead_revisions(catalog, manifests, marking, resolver)
     uploads = abandoned_uploads(catalog, policy, cutoff)
-    rows = chain(
-        _tag_index_rows(catalog, entries),
-        _signature_rows(catalog, manifests, marking, cutoff),
+    rows: Iterable[Iterable[Row]] = chain(
+        [_tag_index_rows(catalog, entries)],
+        [_signature_rows(catalog, manifests, marking, cutoff)],
         _revision_rows(catalog, manifests, revisions),
         _layer_rows(catalog, layers),
-        _upload_rows(catalog, uploads),
+        [_upload_rows(catalog, uploads)],
     )
     kept = _kept_repositories(catalog, marking, revisions, layers, entries, uploads)
     emptied = (catalog.repositories[at] for at in np.flatnonzero(~kept).tolist())
-    return Links(rows, frozenset(emptied))
+    return DeadLinks(RowParts(rows), frozenset(emptied))
 
 
 def _dead_tag_entries(
@@ -124,19 +123,22 @@ def _entry_path(catalog: Catalog, at: int, digest: str) -> str:
 
 def _tag_index_rows(catalog: Catalog, dead: NDArray[np.bool_]) -> Iterator[Row]:
     index = catalog.tag_index
-    digests = catalog.names.texts(index.keys[dead])
-    for digest, at in zip(digests, np.flatnonzero(dead).tolist(), strict=True):
-        owner, tag = catalog.tag_folders[int(index.owner[at])]
-        repository = catalog.repositories[owner]
-        yield Row(
-            kind=Kind.TAG_INDEX,
-            repository=repository,
-            digest=digest,
-            path=tag_index_link(repository, tag, digest),
-            size=0,
-            modified=float(index.modified[at]),
-            reason=f"the tag {tag} pointed to it once",
-        )
+    rows = np.flatnonzero(dead)
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        some = rows[start : start + _ROWS_AT_ONCE]
+        digests = catalog.names.texts(index.keys[some])
+        for digest, at in zip(digests, some.tolist(), strict=True):
+            owner, tag = catalog.tag_folders[int(index.owner[at])]
+            repository = catalog.repositories[owner]
+            yield Row(
+                kind=Kind.TAG_INDEX,
+                repository=repository,
+                digest=digest,
+                path=tag_index_link(repository, tag, digest),
+                size=0,
+                modified=float(index.modified[at]),
+                reason=f"the tag {tag} pointed to it once",
+            )
 
 
 def _signature_rows(
@@ -177,27 +179,24 @@ def _dead_revisions(
 
 def _revision_rows(
     catalog: Catalog, manifests: Manifests, dead: NDArray[np.bool_]
-) -> Iterator[Row]:
+) -> Iterator[Rows]:
     """Dead revisions, referrers before their subjects.
 
     A run that dies after a subject's link would leave a referrer whose subject is not linked any
     more; if that lives in another repository, the referrer would live from then on.
     """
     revisions = catalog.revisions
-    ids = revisions.ids(manifests)
-    digests = catalog.names.texts(manifests.keys_of(ids[dead]))
-    depth = _subject_depths(manifests, distinct(ids[dead]))
-    rows = zip(ids[dead].tolist(), digests, np.flatnonzero(dead).tolist(), strict=True)
-    for _, digest, at in sorted(rows, key=lambda row: -depth.get(row[0], 0)):
-        repository = catalog.repositories[revisions.owner[at]]
-        yield Row(
-            kind=Kind.REVISION,
-            repository=repository,
-            digest=digest,
-            path=revision_link(repository, digest),
-            size=0,
-            modified=float(revisions.modified[at]),
-            reason="no tag of this repository leads to it",
+    rows = np.flatnonzero(dead)
+    ids = revisions.ids(manifests)[rows]
+    depth = _subject_depths(manifests, distinct(ids))
+    depths = np.zeros(len(ids), np.int64)
+    referrers = np.flatnonzero(within(manifests.with_subject(), ids))
+    depths[referrers] = [depth[number] for number in ids[referrers].tolist()]
+    rows = rows[np.argsort(-depths, kind="stable")]
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        links = revisions.part(rows[start : start + _ROWS_AT_ONCE])
+        yield _link_rows(
+            catalog, links, Kind.REVISION, revision_link, "no tag of this repository leads to it"
         )
 
 
@@ -217,22 +216,31 @@ def _subject_depths(manifests: Manifests, ids: NDArray[np.int64]) -> dict[int, i
     return depths
 
 
-def _layer_rows(catalog: Catalog, layers: DeadLayers) -> Iterator[Row]:
-    names, repositories = catalog.names, catalog.repositories
+def _layer_rows(catalog: Catalog, layers: DeadLayers) -> Iterator[Rows]:
     for links in layers.parts():
-        digests = names.texts(links.keys)
-        owners = links.owner.tolist()
-        for owner, digest, modified in zip(owners, digests, links.modified.tolist(), strict=True):
-            repository = repositories[owner]
-            yield Row(
-                Kind.LAYER_LINK,
-                repository,
-                digest,
-                layer_link(repository, digest),
-                0,
-                modified,
-                "no live manifest of this repository references it",
-            )
+        yield _link_rows(
+            catalog,
+            links,
+            Kind.LAYER_LINK,
+            layer_link,
+            "no live manifest of this repository references it",
+        )
+
+
+def _link_rows(
+    catalog: Catalog, links: Links, kind: Kind, path: Callable[[str, str], str], reason: str
+) -> Rows:
+    repositories = [catalog.repositories[owner] for owner in links.owner.tolist()]
+    digests = catalog.names.texts(links.keys)
+    return Rows(
+        kind=kind,
+        reason=reason,
+        repositories=repositories,
+        digests=digests,
+        paths=list(map(path, repositories, digests)),
+        sizes=[0] * len(digests),
+        modified=links.modified.tolist(),
+    )
 
 
 def _started(upload: Upload) -> float | None:

@@ -127,7 +127,7 @@ class SecondOpinion:
         self._observer.phase("listing blobs once more", None, "blobs")
         found = [empty_keys()]
         young: set[bytes] = set()
-        for batch in stream_blobs(self._reader, self._engine, len(catalog.revisions)):
+        for batch in stream_blobs(self._reader, self._engine):
             catalog.names.others.update(batch.others)
             found.append(batch.keys)
             late = batch.keys[batch.modified > self._cutoff]

@@ -14,13 +14,14 @@ import enum
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, Self
 
 import msgspec
 import numpy as np
 import xxhash
 
+from registry_gc.arrays import gathered
 from registry_gc.links_seen import Words
 from registry_gc.policy import Policy, Release
 from registry_gc.run_file import SCHEMA, Kind, RowState, RunFile, RunFileError, connect, is_full
@@ -39,7 +40,6 @@ _POLICY = (
 
 _SEALED = ("run", "created", "listed", "cutoff", "driver", "root", "releases", "emptied", *_POLICY)
 _ROWS_AT_ONCE = 10_000
-_WORDS_AT_ONCE = 1 << 17
 _DERIVED = "phase = ? AND path IN (SELECT path FROM deletions WHERE id <= ? AND phase < ?)"
 
 
@@ -113,15 +113,15 @@ class PlanFile(RunFile):
 
     # Sealing
 
-    def seal(self, seen: Words) -> None:
+    def seal(self, seen: Iterable[Words]) -> None:
         """Say that the plan is whole; from now on what is written survives a loss of power.
 
-        :param seen: the words of all links that the plan rests on.
+        :param seen: the words of all links that the plan rests on, some at a time, in any order.
         """
         self._statement("CREATE TABLE links (part INTEGER PRIMARY KEY, words BLOB NOT NULL)")
-        parts = range(0, len(seen), _WORDS_AT_ONCE)
-        chunks = [(at, seen[at : at + _WORDS_AT_ONCE].tobytes()) for at in parts]
-        self._write("INSERT INTO links VALUES (?, ?)", chunks)
+        for part, words in enumerate(seen):
+            values = [(part, words.tobytes())]
+            self._write("INSERT INTO links VALUES (?, ?)", values, recount=False)
         ((last,),) = self._read("SELECT coalesce(max(id), 0) FROM deletions")
         self.record_meta(seal=self._checksum(self.meta(), last), sealed_rows=last)
         self.make_durable()
@@ -219,8 +219,9 @@ class PlanFile(RunFile):
 
     def seen(self) -> Words:
         """The words of the links that the plan has seen, sorted."""
-        parts = [words for (words,) in self._read("SELECT words FROM links ORDER BY part")]
-        return np.frombuffer(b"".join(parts), dtype=np.uint64)
+        ((size,),) = self._read("SELECT coalesce(sum(length(words)), 0) FROM links")
+        parts = self._read("SELECT words FROM links ORDER BY part")
+        return gathered((np.frombuffer(words, np.uint64) for (words,) in parts), size // 8)
 
     def all_rows(self) -> Iterator[tuple[Any, ...]]:
         """Every row in the order of deletion: kind, repository, digest, path, size, …

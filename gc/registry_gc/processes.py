@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from pathlib import Path
 
 import msgspec
 
@@ -68,7 +67,8 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
 
 def _boot() -> str:
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
+            return file.read().strip()
     except (OSError, ValueError):
         return ""
 
@@ -83,7 +83,8 @@ def _namespace() -> str:
 def _started(pid: int) -> int | None:
     """Field 22 of ``/proc/PID/stat`` (proc(5)); 0 for a zombie, which does nothing any more."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            text = file.read()
         # The second field, a name in parentheses, may hold spaces and parentheses itself.
         fields = text.rpartition(")")[2].split()
         return 0 if fields[0] in ("Z", "X") else int(fields[19])

@@ -7,7 +7,7 @@ last, so that it may be stopped after any single delete and run again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -39,6 +39,10 @@ class Purged(msgspec.Struct):
     failed: list[tuple[str, str]] = msgspec.field(default_factory=list)
 
 
+Settled = Callable[[Sequence[tuple[Kept, Outcome]]], None]
+"""Told of things that were to go, and what became of each."""
+
+
 class Purge:
     """One purge.
 
@@ -47,6 +51,7 @@ class Purge:
     :param survey: the last mark, after which nothing live was in quarantine; *live* are paths
         that a dry run has found to be so.
     :param look: called before each batch; None on a dry run, which deletes nothing.
+    :param settled: told of each batch, and what became of each thing in it.
     """
 
     def __init__(
@@ -57,12 +62,14 @@ class Purge:
         older_than: float | None,
         look: Look | None,
         live: Iterable[str] = (),
+        settled: Settled | None = None,
     ) -> None:
         self._storage = storage
         self._versions = versions
         self._older_than = older_than
         self._look = look
         self._live = frozenset(live)
+        self._settled = settled
         self._asides = asides(storage)
         self._held = {survey.catalog.repositories[number] for number in survey.marking.held}
         self._held_digests = self._named_by_held()
@@ -141,7 +148,8 @@ class Purge:
         self._look()
         self._count(found, self._storage.delete(list(moved)), moved)
         if marked and self._versions is not None:
-            self._count(found, self._versions.delete_versions(sorted(marked)), {})
+            hiding = {kept.path: kept for kept in going if kept.marked}
+            self._count(found, self._versions.delete_versions(sorted(marked)), hiding)
         if self._storage.capabilities.folders:
             folders = sorted({place.rpartition("/")[0] for place in moved}, reverse=True)
             self._storage.remove_folders(folders, floor=OWN)
@@ -155,15 +163,21 @@ class Purge:
             there = pool.map(lambda path: exists(self._storage, path), paths)
             return [path for path, is_there in zip(paths, there, strict=True) if not is_there]
 
-    @staticmethod
-    def _count(found: Purged, outcomes: Iterable[Outcome], places: dict[str, Kept]) -> None:
-        for outcome in outcomes:
-            if outcome.result is Deletion.FAILED:
-                found.failed.append((outcome.path, outcome.error))
-                continue
-            found.objects += 1
-            kept = places.get(outcome.path)
-            found.bytes += 0 if kept is None else kept.size
+    def _count(self, found: Purged, outcomes: Iterable[Outcome], places: dict[str, Kept]) -> None:
+        settled = []
+        try:
+            for outcome in outcomes:
+                kept = places[outcome.path]
+                settled.append((kept, outcome))
+                if outcome.result is Deletion.FAILED:
+                    found.failed.append((outcome.path, outcome.error))
+                    continue
+                found.objects += 1
+                found.bytes += kept.size
+        finally:
+            # Also where the storage stops answering half-way: what is gone, is gone, and is told.
+            if self._settled is not None:
+                self._settled(settled)
 
 
 def clear(storage: Storage, aside: Aside) -> None:

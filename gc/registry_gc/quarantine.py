@@ -25,7 +25,6 @@ from msgspec.structs import replace
 
 from registry_drivers.base import Deletion, Outcome, Page, Reader, Storage
 from registry_drivers.errors import NotFound, StorageError
-from registry_drivers.moving import Mover
 from registry_drivers.versions import Undeleter
 from registry_gc.layout import OWN, REPOSITORIES, V2
 
@@ -187,6 +186,8 @@ class Quarantining:
     def __init__(
         self, storage: Storage, run: str, seconds: float, versions: object | None = None
     ) -> None:
+        from registry_drivers.moving import Mover
+
         self._storage = storage
         self._aside = Aside(run)
         self._seconds = seconds

@@ -26,6 +26,7 @@ from registry_gc.bring_back import (
     BringingBack,
     Look,
     Meaning,
+    Result,
     exists,
     meaning_of,
 )
@@ -116,10 +117,12 @@ def recall(
     again: Callable[[], Survey],
     look: Look,
     observer: Observer,
+    told: Callable[[Result], None] | None = None,
 ) -> tuple[Survey, int]:
     """Bring back what is live, and mark *again*, until a mark finds nothing in quarantine.
 
     :param look: called before each batch of moves; raises where nothing more may be done.
+    :param told: called with each thing and what became of it.
     :returns: the last mark, and how many things came back.
     :raises StorageError: something live could not be brought back: nobody may delete then.
     """
@@ -127,7 +130,10 @@ def recall(
     while items := missed(storage, survey):
         observer.phase("bringing back what is live", len(items), "objects")
         before = came
-        for kept, _, back, error in BringingBack(storage, versions, look).run(items):
+        for result in BringingBack(storage, versions, look).run(items):
+            kept, _, back, error = result
+            if told is not None:
+                told(result)
             if back is Back.FAILED:
                 raise StorageError(
                     f"it is live, lies in quarantine ({kept.aside.run}), and could not be brought"

@@ -24,8 +24,7 @@ from registry_gc.spool import Spool
 
 _MANIFESTS_A_UNIT = 512
 _EDGES_AT_ONCE = 1 << 18
-EDGE = np.dtype([("key", KEY), ("edge", "u1")])
-"""A row of the spool: what is named, and how."""
+_IDS_AT_ONCE = 1 << 14
 
 
 class State(enum.IntEnum):
@@ -284,7 +283,8 @@ class Manifests:
         self.batch = Columns.of(empty_keys())
         # Each load appends a stretch of sorted keys: where it begins, and how to find them.
         self._stretches: list[tuple[int, KeyIndex]] = []
-        self._edges = Spool(EDGE)
+        self._targets = Spool(KEY)
+        self._edges = Spool(np.dtype(np.uint8))
         self._subject_ids = np.empty(0, np.int64)
         self._subject_keys = empty_keys()
         # Manifests that were remembered, not read, and those of which the listing has shown a
@@ -331,9 +331,8 @@ class Manifests:
         self._append(filling)
 
     def _spooled(self, part: ManifestBatch) -> int:
-        rows = np.empty(len(part.targets), EDGE)
-        rows["key"], rows["edge"] = part.targets, part.edges
-        return self._edges.append(rows)
+        self._edges.append(part.edges)
+        return self._targets.append(part.targets)
 
     def _append(self, filling: _Filling) -> None:
         base = len(self)
@@ -417,6 +416,11 @@ class Manifests:
         return distinct_keys(self.batch.keys[self._unread & ~self._seen])
 
     @property
+    def unread(self) -> Keys:
+        """The remembered manifests, of which the size of the blob has to be checked."""
+        return self.batch.keys[self._unread]
+
+    @property
     def remembers(self) -> bool:
         """Whether anything was remembered instead of read, and has to be checked."""
         return bool(self._unread.any())
@@ -438,28 +442,31 @@ class Manifests:
         self, ids: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], Keys, NDArray[np.uint8]]:
         """All edges of *ids*: which position of *ids* they start from, to what, and how."""
-        counts = self.batch.counts[ids].astype(np.int64)
+        starts, counts = self.batch.starts[ids], self.batch.counts[ids].astype(np.int64)
         source = np.repeat(np.arange(len(ids), dtype=np.int64), counts)
-        within = np.arange(len(source), dtype=np.int64) - np.repeat(
-            np.cumsum(counts) - counts, counts
-        )
-        rows = self._edges.take(np.repeat(self.batch.starts[ids], counts) + within)
-        return source, np.ascontiguousarray(rows["key"]), np.ascontiguousarray(rows["edge"])
+        keys = self._targets.take(starts, counts)
+        if self.batch.plain[ids].all():
+            return source, keys, np.full(len(keys), Edge.BLOB, np.uint8)
+        return source, keys, self._edges.take(starts, counts)
 
     def targets_in_parts(
         self, ids: NDArray[np.int64]
     ) -> Iterator[tuple[NDArray[np.int64], Keys, NDArray[np.uint8]]]:
-        """As :meth:`targets_of`, some of *ids* at a time, in an order that is cheap to read."""
-        order = np.argsort(self.batch.starts[ids], kind="stable")
-        total = np.cumsum(self.batch.counts[ids[order]], dtype=np.int64)
-        first = 0
-        while first < len(order):
-            done = total[first - 1] if first else 0
-            last = max(first + 1, int(np.searchsorted(total, done + _EDGES_AT_ONCE, "right")))
-            some = order[first:last]
-            source, keys, edges = self.targets_of(ids[some])
-            yield some[source], keys, edges
-            first = last
+        """As :meth:`targets_of`, some of *ids* at a time.
+
+        It is cheap where *ids* are in order: neighbours are kept side by side.
+        """
+        for start in range(0, len(ids), _IDS_AT_ONCE):
+            some = ids[start : start + _IDS_AT_ONCE]
+            total = np.cumsum(self.batch.counts[some], dtype=np.int64)
+            first = 0
+            while first < len(some):
+                done = total[first - 1] if first else 0
+                last = max(first + 1, int(np.searchsorted(total, done + _EDGES_AT_ONCE, "right")))
+                source, keys, edges = self.targets_of(some[first:last])
+                source += start + first
+                yield source, keys, edges
+                first = last
 
     def edges_among(self, ids: NDArray[np.int64]) -> int:
         """How many edges *ids* have together."""

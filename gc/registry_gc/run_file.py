@@ -18,7 +18,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice, repeat
 from typing import Any, NamedTuple, Self
 
 import msgspec
@@ -49,6 +49,12 @@ CREATE TABLE deletions (
 _COLUMNS = "(phase, kind, repository, digest, path, size, modified, reason)"
 _INSERT = f"INSERT INTO deletions {_COLUMNS} VALUES (?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608  # above
 _CHUNK = 10_000  # rows that are in memory at once
+_LINES = 1_000  # lines that are one text
+# What all of them share is no parameter. Many rows at once: the sqlite3 module lets go of the
+# interpreter for each execution, and gets it back only when a busy worker does.
+_ROWS_AT_ONCE = 100
+_INSERT_ROWS = f"INSERT INTO deletions {_COLUMNS} VALUES "  # noqa: S608  # above
+_ROW = "({}, '{}', ?, ?, ?, ?, ?, '{}')"
 _INSERT_BYTES = (
     f"INSERT INTO deletions {_COLUMNS} VALUES (?, CAST(? AS TEXT), "  # noqa: S608  # above
     "CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, CAST(? AS TEXT))"
@@ -110,6 +116,47 @@ class Row(NamedTuple):
     reason: str
 
 
+class Rows(msgspec.Struct, frozen=True):
+    """Rows of one kind and reason as columns, one by one :class:`Row` objects.
+
+    ``repositories`` is None for what lies in none. A list of plain texts for each column, and no
+    object for each row, takes half the time until they are written.
+    """
+
+    kind: Kind
+    reason: str
+    repositories: Sequence[str] | None
+    digests: Sequence[str]
+    paths: Sequence[str]
+    sizes: Sequence[int]
+    modified: Sequence[float]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def values(self) -> Iterator[tuple[Any, ...]]:
+        """Repository, digest, path, size and time of each row."""
+        owners = self.repositories or repeat(None, len(self))
+        columns = (owners, self.digests, self.paths, self.sizes, self.modified)
+        return zip(*columns, strict=True)
+
+    def __iter__(self) -> Iterator[Row]:
+        """Each row."""
+        for repository, digest, path, size, modified in self.values():
+            yield Row(self.kind, repository, digest, path, size, modified, self.reason)
+
+
+class RowParts:
+    """Rows that come part by part, some of them :class:`Rows`; who iterates has each, once."""
+
+    def __init__(self, parts: Iterable[Iterable[Row]]) -> None:
+        self.parts = parts
+
+    def __iter__(self) -> Iterator[Row]:
+        """Each row."""
+        return chain.from_iterable(self.parts)
+
+
 class Count(msgspec.Struct, frozen=True):
     """How many rows, and their bytes."""
 
@@ -139,7 +186,8 @@ class RunFile:
     def __init__(self, path: str, connection: sqlite3.Connection | None = None) -> None:
         self.path = path
         self.notices: list[str] = []
-        self._counts: dict[tuple[int, str], Count] | None = None
+        # Known as long as this process has written every row; a pass over millions takes seconds.
+        self._counts: dict[tuple[int, str], Count] | None = None if connection else {}
         self._connection = connection or _create(path)
 
     @classmethod
@@ -185,7 +233,7 @@ class RunFile:
     def record_meta(self, **meta: Any) -> None:
         """Record facts about the run, as JSON values."""
         rows = [(key, json.dumps(value)) for key, value in meta.items()]
-        self._write("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
+        self._write("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows, recount=False)
 
     def make_durable(self) -> None:
         """From now on, what is written survives a loss of power: plan, and journal of deletes.
@@ -201,13 +249,50 @@ class RunFile:
 
     def add(self, rows: Iterable[Row]) -> None:
         """Append rows, some at a time; after an error the file is worth nothing."""
+        if isinstance(rows, RowParts):
+            for part in rows.parts:
+                self.add(part)
+            return
+        if isinstance(rows, Rows):
+            self._add_columns(rows)
+            return
         source = iter(rows)
-        while values := [(row[0].phase, row[0].label, *row[1:]) for row in islice(source, _CHUNK)]:
+        while some := list(islice(source, _CHUNK)):
+            values = [(row.kind.phase, row.kind.label, *row[1:]) for row in some]
             try:
-                self._write(_INSERT, values)
+                self._write(_INSERT, values, recount=False)
             except UnicodeEncodeError:
                 # Names that are no UTF-8; they are rare, and encoding all costs as much as writing.
                 self._write(_INSERT_BYTES, [tuple(map(_encoded, value)) for value in values])
+            for row in some:
+                self._counted(row.kind, 1, row.size)
+
+    def _add_columns(self, rows: Rows) -> None:
+        kind = rows.kind
+        row = _ROW.format(kind.phase, kind.label, rows.reason.replace("'", "''"))
+        values = rows.values()
+        while some := list(islice(values, _CHUNK)):
+            even = len(some) - len(some) % _ROWS_AT_ONCE
+            flat = [*chain.from_iterable(some[:even])]
+            step = _ROWS_AT_ONCE * len(some[0])
+            many = [flat[at : at + step] for at in range(0, len(flat), step)]
+            try:
+                if many:
+                    self._write(
+                        _INSERT_ROWS + ", ".join([row] * _ROWS_AT_ONCE), many, recount=False
+                    )
+                    del some[:even]
+                self._write(_INSERT_ROWS + row, some, recount=False)
+            except UnicodeEncodeError:
+                encoded = ((kind.phase, kind.label, *value, rows.reason) for value in some)
+                self._write(_INSERT_BYTES, [tuple(map(_encoded, value)) for value in encoded])
+        self._counted(kind, len(rows), sum(rows.sizes))
+
+    def _counted(self, kind: Kind, rows: int, size: int) -> None:
+        if self._counts is not None:
+            key = (kind.phase, RowState.PLANNED)
+            known = self._counts.get(key, Count())
+            self._counts[key] = Count(known.rows + rows, known.bytes + size)
 
     def drop(self, kind: Kind, digests: Iterable[str]) -> None:
         """Take rows back that are not dead after all."""
@@ -245,6 +330,11 @@ class RunFile:
 
     def count(self, kind: Kind, *states: RowState) -> Count:
         """How many rows of a kind, in any of *states*; taken back ones only where named."""
+        counts = self._known_counts()
+        found = [counts.get((kind.phase, state), Count()) for state in states or _ELIGIBLE]
+        return Count(sum(part.rows for part in found), sum(part.bytes for part in found))
+
+    def _known_counts(self) -> dict[tuple[int, str], Count]:
         if self._counts is None:
             query = (
                 "SELECT phase, state, count(*), coalesce(sum(size), 0) FROM deletions "
@@ -254,11 +344,17 @@ class RunFile:
             self._counts = {
                 (phase, state): Count(rows, size) for phase, state, rows, size in self._read(query)
             }
-        found = [self._counts.get((kind.phase, state), Count()) for state in states or _ELIGIBLE]
-        return Count(sum(part.rows for part in found), sum(part.bytes for part in found))
+        return self._counts
+
+    def _has_any(self, state: RowState) -> bool:
+        return any(
+            count.rows for (_, known), count in self._known_counts().items() if known == state
+        )
 
     def uploads(self, *states: RowState) -> int:
         """How many uploads have rows in any of *states*; each upload has several files."""
+        if not self.count(Kind.UPLOAD, *states).rows:
+            return 0
         ((found,),) = self._read(
             "SELECT count(DISTINCT repository || char(10) || digest) FROM deletions "
             "WHERE phase = ? AND state IN (SELECT value FROM json_each(?))",
@@ -293,7 +389,7 @@ class RunFile:
         }
 
     def lines(self, kind: Kind, form: str) -> Iterator[str]:
-        """One line for each row of a kind, in the order of :meth:`rows`.
+        """One line for each row of a kind, in the order of :meth:`rows`; many lines a text.
 
         :param form: the line, with ``{repository}`` and ``{digest}`` for those of the row; put
             together by SQLite, which takes a fifth of the time that rows take.
@@ -304,8 +400,9 @@ class RunFile:
             f"SELECT CAST({' || '.join(texts)} AS BLOB) FROM deletions "  # noqa: S608  # two names
             "WHERE phase = ? AND state <> ? ORDER BY repository, digest, path"
         )
-        for (line,) in self._read(query, (*parts[::2], kind.phase, RowState.TAKEN_BACK)):
-            yield line.decode("utf-8", "surrogateescape")
+        found = self._read(query, (*parts[::2], kind.phase, RowState.TAKEN_BACK))
+        while some := [line for (line,) in islice(found, _LINES)]:
+            yield b"\n".join(some).decode("utf-8", "surrogateescape")
 
     def batches(self, kind: Kind, size: int) -> Iterator[list[tuple[int, str]]]:
         """Rows still to be deleted, as number and path, *size* at a time."""
@@ -372,6 +469,8 @@ class RunFile:
 
     def failures(self) -> Iterator[tuple[str, str]]:
         """Path and error of all that could not be deleted."""
+        if not self._has_any(RowState.FAILED):
+            return
         yield from self._read(
             "SELECT path, coalesce(error, '') FROM deletions WHERE state = ? ORDER BY path",
             (RowState.FAILED,),
@@ -379,6 +478,8 @@ class RunFile:
 
     def repositories_with(self, state: RowState) -> set[str]:
         """The repositories that have rows in *state*."""
+        if not self._has_any(state):
+            return set()
         return {
             row[0]
             for row in self._read(
@@ -399,8 +500,11 @@ class RunFile:
         except sqlite3.Error as error:
             raise RunFileError(f"{self.path}: {error}") from error
 
-    def _write(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        self._counts = None
+    def _write(
+        self, statement: str, rows: Sequence[Sequence[Any]], *, recount: bool = True
+    ) -> None:
+        if recount:
+            self._counts = None
         try:
             try:
                 with self._connection:
@@ -412,6 +516,7 @@ class RunFile:
                 with self._connection:
                     self._connection.executemany(statement, rows)
         except sqlite3.Error as error:
+            self._counts = None
             raise RunFileError(f"{self.path}: {error}") from error
 
     def _move(self, error: sqlite3.Error) -> None:

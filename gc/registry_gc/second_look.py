@@ -38,7 +38,7 @@ from registry_gc.catalog import Catalog
 from registry_gc.digest import key_of, pack
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
-from registry_gc.links_seen import renew, word, words_of
+from registry_gc.links_seen import renew, word, words_there
 from registry_gc.plan import dead_links
 from registry_gc.plan_file import Doubtful, PlanFile
 from registry_gc.policy import Policy
@@ -138,7 +138,7 @@ class _Judge:
         self._catalog = catalog
         self._survey = survey
         self.live = survey.marking.live_set
-        self._words = words_of(catalog).there
+        self._words = words_there(catalog)
         self._paths = {path for upload in catalog.uploads for path in upload.files}
         self._paths.update(signature.path for signature in catalog.signatures)
 

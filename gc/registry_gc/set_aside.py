@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
 
 from registry_drivers.base import Deleter, Storage
-from registry_gc.bring_back import Look
 from registry_gc.events import Observer
 from registry_gc.policy import Policy
 from registry_gc.quarantine import Quarantining, asides
-from registry_gc.recall import look_back, missed, recall
 from registry_gc.survey import Survey, Surveyor
+
+if TYPE_CHECKING:
+    from registry_gc.bring_back import Look
 
 
 class SettingAside:
@@ -33,6 +35,11 @@ class SettingAside:
 
     def tell_missed(self, survey: Survey) -> Survey:
         """Count what is live and in quarantine, and leave it there."""
+        if not asides(self._storage):
+            return survey
+        # Few registries have a quarantine; the others need not import what empties one.
+        from registry_gc.recall import missed
+
         self.missed = len(missed(self._storage, survey))
         if self.missed:
             self._observer.notice(
@@ -46,6 +53,10 @@ class SettingAside:
 
         :raises StorageError: see :func:`registry_gc.recall.recall`.
         """
+        if not asides(self._storage):
+            return survey
+        from registry_gc.recall import recall
+
         survey, came = recall(self._storage, self._versions, survey, again, look, self._observer)
         self.recalled += came
         return survey
@@ -55,10 +66,11 @@ class SettingAside:
 
         :raises StorageError: see :func:`registry_gc.recall.recall`.
         """
-        if asides(self._storage):
-            self.recalled += look_back(
-                self._storage, self._versions, surveyor, look, self._observer
-            )
+        if not asides(self._storage):
+            return
+        from registry_gc.recall import look_back
+
+        self.recalled += look_back(self._storage, self._versions, surveyor, look, self._observer)
 
     @contextmanager
     def deleter(self, run: str, policy: Policy) -> Iterator[Deleter]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-IN_MEMORY = 16 << 20
+IN_MEMORY = 4 << 20
 """Bytes of rows from which on a spool is a file."""
 _WINDOW = 4 << 20
 """Bytes that one read of scattered rows spans at most."""
@@ -63,7 +63,7 @@ class Spool:
             if self._file is None:
                 self._file = _nameless_file()
             for part in self._parts:
-                data = memoryview(part.tobytes())
+                data = memoryview(np.ascontiguousarray(part).view(np.uint8).data)
                 while data:
                     written = os.pwrite(self._file, data, (self._in_file * width) + done)
                     done += written
@@ -97,10 +97,15 @@ class Spool:
         return self._parts[0]
 
     def _from_file(self, start: int, stop: int) -> NDArray[Any]:
+        found = np.empty(stop - start, self._dtype)
+        self._fill(found, start)
+        return found
+
+    def _fill(self, found: NDArray[Any], start: int) -> None:
+        """Read rows of the file, from *start* on, into all of *found*."""
         assert self._file is not None
         width = self._dtype.itemsize
-        found = np.empty(stop - start, self._dtype)
-        view = memoryview(found.view(np.uint8).data).cast("B")
+        view = memoryview(found.view(np.uint8).data)
         done = 0
         while done < len(view):
             try:
@@ -116,28 +121,54 @@ class Spool:
                     "another place for it"
                 )
             done += count
-        return found
 
-    def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """The rows of these numbers, in their order.
+    def take(self, starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[Any]:
+        """The rows of ranges, one after the other: *counts* rows from each of *starts* on.
+
+        Ranges that follow one another closely are read at once, those that touch without a copy.
 
         :raises SpoolError: see :meth:`read`.
         """
-        if not self._in_file:
-            found: NDArray[Any] = self._memory()[rows]
-            return found
-        order = np.argsort(rows, kind="stable")
-        wanted = rows[order]
-        found = np.empty(len(rows), self._dtype)
+        filled = np.flatnonzero(counts)
+        if len(filled) < len(counts):
+            starts, counts = starts[filled], counts[filled]
+        if len(starts) > 1 and (starts[1:] < starts[:-1]).any():
+            return self._scattered(starts, counts)
+        found = np.empty(int(counts.sum()), self._dtype)
+        stops = starts + counts
+        gaps = starts[1:] != stops[:-1]
+        ends = np.cumsum(counts)
         window = max(1, _WINDOW // self._dtype.itemsize)
-        at = 0
-        while at < len(wanted):
-            first = int(wanted[at])
-            end = int(np.searchsorted(wanted, first + window, "left"))
-            part = self.read(first, int(wanted[end - 1]) + 1)
-            found[order[at:end]] = part[wanted[at:end] - first]
-            at = end
+        at = done = 0
+        while at < len(starts):
+            first = int(starts[at])
+            last = int(np.searchsorted(starts, first + window))
+            stop, end = int(stops[at:last].max()), int(ends[last - 1])
+            if not gaps[at : last - 1].any():
+                self._read_into(found[done:end], first)
+            else:
+                rows = _rows(starts[at:last] - first, counts[at:last])
+                found[done:end] = self.read(first, stop)[rows]
+            at, done = last, end
         return found
+
+    def _scattered(self, starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[Any]:
+        """As :meth:`take`, for ranges in any order."""
+        order = np.argsort(starts, kind="stable")
+        found = self.take(starts[order], counts[order])
+        places = np.empty(len(order), np.int64)
+        places[order] = np.cumsum(counts[order]) - counts[order]
+        again: NDArray[Any] = found[_rows(places, counts)]
+        return again
+
+    def _read_into(self, found: NDArray[Any], start: int) -> None:
+        """Read rows from *start* on into all of *found*."""
+        in_file = max(0, min(len(found), self._in_file - start))
+        if in_file:
+            self._fill(found[:in_file], start)
+        if in_file < len(found):
+            first = start + in_file - self._in_file
+            found[in_file:] = self._memory()[first : first + len(found) - in_file]
 
     def close(self) -> None:
         """Let go of memory and file."""
@@ -151,6 +182,13 @@ class Spool:
         # Its only room is the file; who forgets to close it must not fill the disk.
         with contextlib.suppress(Exception):
             self.close()
+
+
+def _rows(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers of the rows of ranges, one after the other."""
+    rows = np.arange(int(counts.sum()), dtype=np.int64)
+    rows += np.repeat(starts - (np.cumsum(counts) - counts), counts)
+    return rows
 
 
 def _nameless_file() -> int:

@@ -5,14 +5,17 @@ Reads only. A collection, a plan, and those who merely ask (verify, explain, rep
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
 import msgspec
 import numpy as np
 
 from registry_drivers.base import Reader
+from registry_gc.allocator import return_freed
 from registry_gc.arrays import distinct, without
+from registry_gc.blob_shares import Wanted, stream_shares
 from registry_gc.cache import ReferenceCache
 from registry_gc.catalog import Catalog, read_catalog, stream_blobs
 from registry_gc.digest import Keys, empty_keys
@@ -26,6 +29,10 @@ from registry_gc.policy import Policy, Release
 from registry_gc.references import Manifests, State
 from registry_gc.run_file import Kind, Row
 from registry_gc.signatures import read_signatures
+from registry_gc.tag_memory import TagMemory
+
+_LARGE = 1 << 20
+"""Links from which on memory is worth some milliseconds."""
 
 
 class BlobSink(Protocol):
@@ -98,13 +105,19 @@ class Surveyor:
         self.cutoff = cutoff
         self._observer = observer
         self._cache = cache
+        self._told: set[str] = set()
 
     def catalog(self) -> Catalog:
         """List ``repositories/``.
 
         :raises StorageError: a folder or a link could not be read.
         """
-        return read_catalog(self._reader, self._engine, self._observer)
+        with ExitStack() as stack:
+            # Opened only where there is something to ask it: looking through it takes its time.
+            memory = TagMemory(
+                lambda: stack.enter_context(self._remembered()), self._reader, self.cutoff
+            )
+            return read_catalog(self._reader, self._engine, self._observer, memory)
 
     def mark(self, catalog: Catalog) -> Survey:
         """What is live, without a look at ``blobs/``: what the cache says is not checked."""
@@ -115,15 +128,10 @@ class Surveyor:
 
         :raises StorageError: something could not be read; *sink* is worth nothing then.
         """
-        if self._cache is None:
-            return self._with_blobs(catalog, sink, None)
-        cache = ReferenceCache.open(self._cache)
-        try:
+        with self._remembered() as cache:
+            if cache is None:
+                return self._with_blobs(catalog, sink, None)
             return self._remembering(catalog, sink, cache)
-        finally:
-            cache.close()
-            for notice in cache.notices:
-                self._observer.notice(notice)
 
     def look_again(self, catalog: Catalog, sink: BlobSink) -> Survey:
         """As :meth:`plan_blobs`, for a registry that a plan has been made of.
@@ -131,15 +139,24 @@ class Surveyor:
         What was remembered by then is relied on: whether its blob is still there and whole is not
         looked at. If it is not, more is kept than has to be.
         """
+        with self._remembered() as cache:
+            return self._with_blobs(catalog, sink, cache, confirm=False)
+
+    @contextmanager
+    def _remembered(self) -> Iterator[ReferenceCache | None]:
+        """The cache; what was wrong with it is told at the end, once in a run."""
         if self._cache is None:
-            return self._with_blobs(catalog, sink, None)
+            yield None
+            return
         cache = ReferenceCache.open(self._cache)
         try:
-            return self._with_blobs(catalog, sink, cache, confirm=False)
+            yield cache
         finally:
             cache.close()
             for notice in cache.notices:
-                self._observer.notice(notice)
+                if notice not in self._told:
+                    self._told.add(notice)
+                    self._observer.notice(notice)
 
     def _remembering(self, catalog: Catalog, sink: BlobSink, cache: ReferenceCache) -> Survey:
         survey = self._with_blobs(catalog, sink, cache)
@@ -160,10 +177,12 @@ class Surveyor:
         return survey
 
     def _marked(self, catalog: Catalog, cache: ReferenceCache | None) -> Survey:
+        _tidy(catalog)
         manifests = Manifests(self._engine, catalog.names, catalog.aliases, self._observer, cache)
         manifests.load(catalog.revisions.keys)
         catalog.signatures = read_signatures(self._reader, catalog, manifests)
         marking = mark(self._reader, catalog, manifests, self._policy, self.cutoff)
+        _tidy(catalog)
         return Survey(catalog, manifests, marking)
 
     def _with_blobs(
@@ -188,8 +207,12 @@ class Surveyor:
         # So do blobs that only a hold keeps, of which nobody knows else what repairing it frees.
         needed = self._without_holds(survey)
         passed = None if confirm and survey.manifests.remembers else needed
-        expected = len(catalog.revisions) + len(catalog.layers)
-        for batch in stream_blobs(self._reader, self._engine, expected, passed):
+        if self._engine.far:
+            wanted = Wanted(live, needed, survey.manifests.unread)
+            batches = stream_shares(self._reader, self._engine, wanted)
+        else:
+            batches = stream_blobs(self._reader, self._engine, passed, len(live))
+        for batch in batches:
             _count(survey.blobs, batch)
             if needed is not live:
                 held = live.has(batch.keys) & ~needed.has(batch.keys)
@@ -235,9 +258,17 @@ class Surveyor:
                 sink.drop(Kind.BLOB, survey.catalog.names.texts(fresh))
 
 
+def _tidy(catalog: Catalog) -> None:
+    if len(catalog.layers) > _LARGE:
+        return_freed()
+
+
 def _count(blobs: Blobs, batch: BlobBatch) -> None:
     blobs.total += len(batch.keys) + batch.live
     blobs.bytes += int(batch.sizes.sum())
-    blobs.unsized += batch.live
+    if batch.live_bytes is None:
+        blobs.unsized += batch.live
+    else:
+        blobs.bytes += batch.live_bytes
     blobs.strangers += batch.strangers
     blobs.hollow += batch.hollow

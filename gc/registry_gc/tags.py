@@ -5,21 +5,35 @@ Read one by one they are :class:`Tag` objects, made when asked for.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from registry_drivers.base import UNKNOWN_MD5, Paths
+from registry_drivers.base import Paths
 from registry_gc.digest import KEY, Keys, Names
 from registry_gc.layout import tag_current
+
+NO_STAMP = b"\0" * 16
+
+
+def stamp_of(etag: bytes, size: int, modified: float) -> bytes:
+    """What a listing says of a link, in 16 bytes; :data:`NO_STAMP` where that is too little.
+
+    :param etag: ETag or MD5; empty where the listing has neither.
+    """
+    if not etag:
+        return NO_STAMP
+    said = b"%b\n%d\n%b" % (etag, size, modified.hex().encode())
+    return hashlib.blake2b(said, digest_size=len(NO_STAMP)).digest()
 
 
 class Tag(msgspec.Struct, frozen=True):
     """A tag with a ``current/link``; ``target`` is its digest, None as long as nobody knows.
 
-    ``md5``: what the listing gives for its link; zeros where it gives none.
+    ``stamp``: see :func:`stamp_of`; :data:`NO_STAMP` where the listing has told the target.
     """
 
     repository: int
@@ -27,7 +41,7 @@ class Tag(msgspec.Struct, frozen=True):
     path: str
     modified: float
     target: str | None
-    md5: bytes = UNKNOWN_MD5
+    stamp: bytes = NO_STAMP
 
 
 class TagFolders(Sequence[tuple[int, str]]):
@@ -60,24 +74,24 @@ class TagFolders(Sequence[tuple[int, str]]):
 
 
 class TagColumns(msgspec.Struct, frozen=True):
-    """Some tags: folder, age, key of the target where it is known, listed MD5."""
+    """Some tags: folder, age, key of the target where it is known, stamp."""
 
     folder: NDArray[np.int32]
     modified: NDArray[np.float64]
     keys: Keys
     known: NDArray[np.bool_]
-    md5s: NDArray[np.void]
+    stamps: NDArray[np.void]
 
     @classmethod
     def of(cls, rows: Sequence[tuple[int, float, bytes | None, bytes]]) -> TagColumns:
-        """Pack *rows* of folder, age, key or None, and MD5."""
-        folders, ages, keys, md5s = zip(*rows, strict=True) if rows else ((), (), (), ())
+        """Pack *rows* of folder, age, key or None, and stamp."""
+        folders, ages, keys, stamps = zip(*rows, strict=True) if rows else ((), (), (), ())
         return cls(
             folder=np.array(folders, dtype=np.int32),
             modified=np.array(ages, dtype=np.float64),
             keys=np.frombuffer(b"".join(key or _NOTHING for key in keys), dtype=KEY),
             known=np.array([key is not None for key in keys], dtype=np.bool_),
-            md5s=np.frombuffer(b"".join(md5s), dtype="V16"),
+            stamps=np.frombuffer(b"".join(stamps), dtype="V16"),
         )
 
     @classmethod
@@ -89,7 +103,7 @@ class TagColumns(msgspec.Struct, frozen=True):
             modified=np.concatenate([part.modified for part in parts]),
             keys=np.concatenate([part.keys for part in parts]),
             known=np.concatenate([part.known for part in parts]),
-            md5s=np.concatenate([part.md5s for part in parts]),
+            stamps=np.concatenate([part.stamps for part in parts]),
         )
 
 
@@ -114,7 +128,7 @@ class Tags(Sequence[Tag]):
         order = np.argsort(found.folder, kind="stable")
         self.folder, self.modified = found.folder[order], found.modified[order]
         self.keys, self.known = found.keys[order], found.known[order]
-        self.md5s = found.md5s[order]
+        self.stamps = found.stamps[order]
 
     @property
     def owner(self) -> NDArray[np.int32]:
@@ -144,7 +158,7 @@ class Tags(Sequence[Tag]):
             path=tag_current(self._repositories[owner], name),
             modified=float(self.modified[index]),
             target=self._names.text(self.keys[index].tobytes()) if known else None,
-            md5=self.md5s[index].tobytes(),
+            stamp=self.stamps[index].tobytes(),
         )
 
     def __iter__(self) -> Iterator[Tag]:

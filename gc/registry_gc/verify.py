@@ -95,7 +95,7 @@ def list_stored(reader: Reader, engine: Engine, catalog: Catalog, observer: Obse
     """List ``blobs/``; the engine's reader must be one with :class:`TrueSizes`."""
     observer.phase("listing blobs", None, "blobs")
     keys, sizes = [empty_keys()], [np.empty(0, np.int64)]
-    for batch in stream_blobs(reader, engine, len(catalog.revisions) + len(catalog.layers)):
+    for batch in stream_blobs(reader, engine):
         catalog.names.others.update(batch.others)
         keys.append(batch.keys)
         sizes.append(batch.sizes)

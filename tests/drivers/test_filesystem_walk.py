@@ -219,3 +219,30 @@ def test_a_digests_folder_that_vanishes_is_no_error(
 
     monkeypatch.setattr(os, "listdir", more)
     assert listed(storage, BLOBS) == [f"{BLOBS}{HEX}/data"]
+
+
+def test_what_a_tag_points_to_is_read_on_the_way_and_counted(
+    root: Path, storage: FilesystemStorage
+) -> None:
+    make(root, f"{TAGS}a/current/link", b"sha256:" + HEX.encode())
+    make(root, f"{TAGS}a/index/sha256/{HEX}/link")
+    make(root, f"{TAGS}b-empty/current/link", b"")
+    make(root, f"{TAGS}b-empty/index/sha256/{HEX}/link")
+    make(root, f"{TAGS}c-long/current/link", b"y" * 5000)
+    make(root, f"{TAGS}c-long/index/sha256/{HEX}/link")
+    (root / TAGS / "d-pipe/current").mkdir(parents=True)
+    os.mkfifo(root / TAGS / "d-pipe/current/link")
+    make(root, f"{TAGS}d-pipe/index/sha256/{HEX}/link")
+    (root / TAGS / "e-folder/current/link").mkdir(parents=True)
+    make(root, f"{TAGS}e-folder/index/sha256/{HEX}/link")
+    (page,) = storage.list(TAGS)
+    paths = list(page.paths)
+    assert {paths[row]: content for row, content in page.contents.items()} == {
+        f"{TAGS}a/current/link": b"sha256:" + HEX.encode(),
+        f"{TAGS}b-empty/current/link": b"",
+    }
+    assert f"{TAGS}d-pipe/current/link" in paths
+    assert page.sizes[paths.index(f"{TAGS}c-long/current/link")] == 5000
+    assert storage.requests.read == 3
+    (rest,) = storage.list(TAGS, start_after=f"{TAGS}a/current/link")
+    assert dict(rest.contents) == {list(rest.paths).index(f"{TAGS}b-empty/current/link"): b""}

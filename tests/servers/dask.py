@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import cloudpickle  # type: ignore[import-untyped]  # it brings no types
 
 from registry_drivers.base import Reader
 from servers.process import free_port, running
@@ -27,11 +30,25 @@ def miss(reader: Reader, unit: str) -> bytes:
     return reader.read(unit)
 
 
+def open_with(secret: str, opening: Callable[[], Reader]) -> Reader:
+    """Open a storage with a credential."""
+    assert secret
+    return opening()
+
+
+def everything_kept(dask_scheduler: Any) -> list[str]:
+    """On the scheduler: what it has of each task, as text."""
+    return [
+        f"{task.key} {cloudpickle.dumps(task.run_spec)!r}" for task in dask_scheduler.tasks.values()
+    ]
+
+
 @dataclass
 class Cluster:
-    """A scheduler's address, and its workers."""
+    """A scheduler's address, and its workers; :meth:`add` starts another."""
 
     address: str
+    add: Callable[[], None] = lambda: None
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
 
@@ -57,13 +74,18 @@ def cluster(folder: Path, workers: int, *, sources: str = SOURCES) -> Iterator[C
         stack.enter_context(running(scheduler, [port], folder=folder, environment=environment))
         found = Cluster(address)
         log = stack.enter_context((folder / "workers.log").open("wb"))
-        for _ in range(workers):
+
+        def add() -> None:
             process = subprocess.Popen(
                 worker, env=environment, cwd=folder, stdout=log, stderr=log,
                 stdin=subprocess.DEVNULL,
             )  # fmt: skip
             found.workers.append(process)
             stack.callback(_end, process)
+
+        found.add = add
+        for _ in range(workers):
+            add()
         yield found
 
 

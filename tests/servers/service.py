@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -42,6 +43,16 @@ SCRIPTS = {
 }
 
 
+_TOOL = """#!/bin/sh
+echo "$(basename "$0") $*" >>{folder}/asked
+for word; do verb=$word; case $word in stop|start|restart) break; esac; done
+case $verb in
+    restart) {folder}/bin/stop && exec {folder}/bin/start;;
+    *) exec {folder}/bin/$verb;;
+esac
+"""
+
+
 class Service:
     """Scripts named in :data:`SCRIPTS`, in *folder*/bin, and the registry that they drive."""
 
@@ -69,6 +80,25 @@ class Service:
     def path(self, name: str) -> str:
         """The path of a script."""
         return str(self.folder / "bin" / name)
+
+    def tools(self, *names: str) -> None:
+        """Write programs that stop and start the registry as they are told, and our command."""
+        for name in names:
+            path = self.folder / "bin" / name
+            path.write_text(_TOOL.format(folder=self.folder))
+            path.chmod(0o755)
+        command = self.folder / "bin" / "registry-garbage-collect"
+        command.write_text(
+            f"#!{sys.executable}\n"
+            "from registry_gc.cli.main import registry_garbage_collect\n"
+            "registry_garbage_collect()\n"
+        )
+        command.chmod(0o755)
+
+    def asked(self) -> list[str]:
+        """What the tools have been asked, in order; the test's folder is left out of it."""
+        lines = (self.folder / "asked").read_text().splitlines()
+        return [line.replace(f"{self.folder}/", "") for line in lines]
 
     def calls(self) -> list[str]:
         """Which scripts have been run, in order."""

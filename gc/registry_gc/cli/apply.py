@@ -16,7 +16,7 @@ _OPTIONS: Sequence[str] = (
     "quiet", "verbose", "output", "registry_stopped", "registry_urls", "registry_auth_file",
     "assume_readonly", "max_delete", "allow_empty", "accept_shrink", "deadline", "workers",
     "max_requests_per_second", "cache", "no_cache", "state_dir", "metrics_file", "pushgateway",
-    "capacity", "audit_log",
+    "capacity", "audit_log", "log_format",
 )  # fmt: skip
 
 

@@ -12,12 +12,9 @@ from typing import Any
 import click
 
 from registry_gc import __version__
-from registry_gc.cli.apply import apply
 from registry_gc.cli.flags import DropInCommand
-from registry_gc.cli.options import chosen, collection_options
-from registry_gc.cli.plan import plan
-from registry_gc.cli.quarantine import purge, restore
-from registry_gc.cli.usage_options import report, runs
+from registry_gc.cli.lazy import LazyGroup
+from registry_gc.cli.options import collection_options
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -36,23 +33,6 @@ registry. Without CONFIG its default paths are tried. Every option can be set as
 such as RGC_GRACE=24h. DURATION is Go's (1h30m), with d and w too.
 """
 
-LOOKING_EPILOG = """\b
-Exit codes:
-  0    every tag is whole
-  1    failed: something could not be read, so nothing can be said
-  2    usage or config error
-  3    something is missing or wrong; the list says what
-  130  interrupted (143 by SIGTERM)
-"""
-
-EXPLAIN_EPILOG = """\b
-Exit codes:
-  0    answered
-  1    failed: nothing of that name, or something could not be read
-  2    usage or config error
-  130  interrupted (143 by SIGTERM)
-"""
-
 HELP = """Delete what no image needs from a container registry's storage.
 
 Marks everything that tags and manifests lead to, then deletes the rest: blobs, links, abandoned
@@ -60,89 +40,80 @@ uploads. Refuses to delete while a registry can still write there; a dry run is 
 """
 
 
-def _drop_in(name: str) -> DropInCommand:
-    """The collection as a command called *name*."""
+@click.command(
+    "registry-garbage-collect",
+    cls=DropInCommand,
+    help=HELP,
+    epilog=EPILOG,
+    context_settings=_CONTEXT,
+)
+@collection_options
+@click.version_option(__version__, "-V", "--version", prog_name="registry-garbage-collect")
+@click.argument("config", required=False, type=click.Path(), metavar="[CONFIG]")
+def registry_garbage_collect(**options: Any) -> None:
+    """Collect; what ``--help`` says is :data:`HELP`."""
+    # numpy starts a thread on each core for linear algebra, of which there is none here, and
+    # worker processes are forked before there is any thread.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from registry_gc.cli.run import run_collection
 
-    @click.command(name, cls=DropInCommand, help=HELP, epilog=EPILOG, context_settings=_CONTEXT)
-    @collection_options
-    @click.version_option(__version__, "-V", "--version", prog_name="registry-garbage-collect")
-    @click.argument("config", required=False, type=click.Path(), metavar="[CONFIG]")
-    def command(**options: Any) -> None:
-        # numpy starts a thread on each core for linear algebra, of which there is none here, and
-        # worker processes are forked before there is any thread.
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-        from registry_gc.cli.run import run_collection
-
-        sys.exit(run_collection(options))
-
-    assert isinstance(command, DropInCommand)
-    return command
-
-
-registry_garbage_collect = _drop_in("registry-garbage-collect")
+    sys.exit(run_collection(options))
 
 
-@click.group("registry-gc", context_settings=_CONTEXT)
+_LATER = {
+    "plan": (
+        "registry_gc.cli.plan",
+        "Find out what would go, and write it down for `registry-gc apply`.",
+    ),
+    "apply": (
+        "registry_gc.cli.apply",
+        "Delete what the plan FILE names, and is still dead; or go on with a run that was stopped.",
+    ),
+    "report": (
+        "registry_gc.cli.usage_options",
+        "Show who uses the storage, and what a collection would free.",
+    ),
+    "runs": (
+        "registry_gc.cli.usage_options",
+        "List past runs from the state directory, and what each freed.",
+    ),
+    "restore": (
+        "registry_gc.cli.quarantine",
+        "Bring back what a run with --quarantine has set aside.",
+    ),
+    "purge": (
+        "registry_gc.cli.quarantine",
+        "Delete what has waited in quarantine long enough.",
+    ),
+    "verify": (
+        "registry_gc.cli.looking_options",
+        "Look whether every tag can be pulled whole: manifests, blobs, sizes, links.",
+    ),
+    "explain": (
+        "registry_gc.cli.looking_options",
+        "Say why something is live, dead, held, young or absent.",
+    ),
+    "unlock": (
+        "registry_gc.cli.looking_options",
+        "Remove the lock that a run left behind on a machine that is gone.",
+    ),
+}
+"""Where each command is, and how its help begins; a test compares."""
+
+
+@click.group("registry-gc", cls=LazyGroup, later=_LATER, context_settings=_CONTEXT)
 @click.version_option(__version__, "-V", "--version", prog_name="registry-gc")
 def registry_gc() -> None:
     """Garbage collection for container registries. `run` is registry-garbage-collect."""
 
 
-registry_gc.add_command(_drop_in("run"))
-registry_gc.add_command(plan)
-registry_gc.add_command(apply)
-registry_gc.add_command(report)
-registry_gc.add_command(runs)
-registry_gc.add_command(restore)
-registry_gc.add_command(purge)
-
-
-@registry_gc.command()
-@click.argument("config", required=False, type=click.Path(), metavar="[CONFIG]")
-def unlock(config: str | None) -> None:
-    """Remove the lock that a run left behind on a machine that is gone.
-
-    Make sure that no run is under way there. A run of this machine that has died, or one that has
-    been silent for ten minutes anywhere, is taken over without this.
-    """
-    from registry_gc.cli.unlock import run_unlock
-
-    sys.exit(run_unlock(config))
-
-
-@registry_gc.command(epilog=LOOKING_EPILOG)
-@click.option("--content", is_flag=True, help="Read every blob and check its digest.")
-@click.option("--untagged", is_flag=True, help="Look at manifests that no tag leads to as well.")
-@click.option(
-    "--whole-indexes",
-    is_flag=True,
-    help="Count it as a fault when an index lists a manifest that its repository does not have.",
+registry_gc.add_command(
+    DropInCommand(
+        "run",
+        callback=registry_garbage_collect.callback,
+        params=registry_garbage_collect.params,  # to make them anew takes longer than all else here
+        help=HELP,
+        epilog=EPILOG,
+        context_settings=_CONTEXT,
+    )
 )
-@chosen("output", "quiet", "workers", "max_requests_per_second")
-@click.argument("config", required=False, type=click.Path(), metavar="[CONFIG]")
-def verify(**options: Any) -> None:
-    """Look whether every tag can be pulled whole: manifests, blobs, sizes, links.
-
-    Changes nothing and takes no lock; the registry may be in use.
-    """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from registry_gc.cli.verify import run_verify
-
-    sys.exit(run_verify(options))
-
-
-@registry_gc.command(epilog=EXPLAIN_EPILOG)
-@chosen("delete_untagged", "grace", "releases", "output", "workers", "max_requests_per_second")
-@click.argument("config", type=click.Path())
-@click.argument("what", metavar="DIGEST|REPOSITORY[:TAG|@DIGEST]")
-def explain(**options: Any) -> None:
-    """Say why something is live, dead, held, young or absent.
-
-    Also what else refers to it, where it is linked, and what deleting a tag or a repository would
-    free. A digest may be cut short when it stays unique. -m, --grace and --release change the
-    answer as they change a collection. Changes nothing; the registry may be in use.
-    """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from registry_gc.cli.explain import run_explain
-
-    sys.exit(run_explain(options))

@@ -52,7 +52,7 @@ _OPTIONS: Sequence[str] = (
     "delete_untagged", "quiet", "verbose", "output", "registry_stopped", "registry_urls",
     "registry_auth_file", "assume_readonly", "upload_age", "keep_empty_repositories",
     "purge_versions", "quarantine", "releases", "workers", "max_requests_per_second",
-    "cache", "no_cache", "state_dir", "deadline",
+    "cache", "no_cache", "state_dir", "deadline", "log_format",
 )  # fmt: skip
 
 

@@ -14,14 +14,16 @@ from registry_drivers.errors import NotFound
 from registry_drivers.factory import versions_of
 from registry_drivers.wrappers import ReadOnly
 from registry_gc import __version__
-from registry_gc.bring_back import Look
+from registry_gc.bring_back import Look, Result
 from registry_gc.catalog import is_registry
 from registry_gc.cli.output import Output
+from registry_gc.cli.quarantine_records import Telling
 from registry_gc.cli.wiring import (
     cache_path,
     complain,
     guard_of,
     is_terminal,
+    logs_json,
     note,
     state_folder,
 )
@@ -53,10 +55,11 @@ def run_purge(options: Mapping[str, Any]) -> int:
 
 
 def _run(options: Mapping[str, Any], output: Output, interrupts: Interrupts) -> int:
-    progress = Progress(bars=not options["quiet"] and is_terminal())
+    progress = Progress(bars=not options["quiet"] and is_terminal(), as_json=logs_json())
     with registry_at(options, progress) as (config, storage):
         guard = guard_of(config, storage, options)
-        purging = _Purging(options, storage, guard, progress, interrupts)
+        telling = Telling(options, storage, "purge", progress)
+        purging = _Purging(options, storage, guard, telling, progress, interrupts)
         why = ""
         try:
             with engine_for(ReadOnly(storage), options["workers"]) as engine:
@@ -66,6 +69,8 @@ def _run(options: Mapping[str, Any], output: Output, interrupts: Interrupts) -> 
             code, why = failure(error)
         finally:
             progress.finish()
+        with interrupts.deferred():
+            code, why = telling.ended(code, why, *purging.figures())
         if options["output"] == "json":
             output.lines([json.dumps(purging.document(code, why), indent=2)])
         elif not options["quiet"]:
@@ -83,12 +88,14 @@ class _Purging:
         options: Mapping[str, Any],
         storage: Storage,
         guard: Guard,
+        telling: Telling,
         progress: Progress,
         interrupts: Interrupts,
     ) -> None:
         self._options = options
         self._storage = storage
-        self._guard = guard
+        self._check_guard = telling.guarded(guard.check)
+        self._telling = telling
         self._progress = progress
         self._interrupts = interrupts
         self._dry_run: bool = options["dry_run"]
@@ -105,7 +112,7 @@ class _Purging:
             return
         with locked(self._storage, self._interrupts, self._progress) as lock:
             within = 0.0 if self._storage.capabilities.folders else _LOOK_AGAIN
-            look = StillAllowed(lock, self._interrupts, self._guard.check, within)
+            look = StillAllowed(lock, self._interrupts, self._check_guard, within)
             versions = versions_of(self._storage)
             surveyor = self._surveyor(engine)
 
@@ -116,10 +123,15 @@ class _Purging:
             survey = mark()
             self._check(survey)
             survey, self._recalled = recall(
-                self._storage, versions, survey, mark, look, self._progress
+                self._storage, versions, survey, mark, look, self._progress, self._told
             )
+            self._telling.flush()
+            self._telling.held(survey)
             with self._interrupts.deferred():
                 self._purge(survey, look)
+
+    def _told(self, result: Result) -> None:
+        self._telling.restored(result, "a live manifest needs it")
 
     def _look_only(self, engine: Engine) -> None:
         surveyor = self._surveyor(engine)
@@ -137,6 +149,7 @@ class _Purging:
             self._options["older_than"],
             look,
             live,
+            self._telling.deleted,
         )
         self._progress.phase("purging", None, "runs")
         for purged in purge.run():
@@ -167,7 +180,7 @@ class _Purging:
                 f"refused, nothing was deleted: {self._storage.root}: no registry there; "
                 "is it mounted, and is the root directory right?"
             )
-        verdict = self._guard.check()
+        verdict = self._check_guard()
         if verdict.allowed:
             return
         reasons = "; ".join(finding.message for finding in objections(verdict.findings))
@@ -187,6 +200,16 @@ class _Purging:
     def exit_code(self) -> int:
         """3 where something stayed that should not have."""
         return 3 if self._held or any(purged.failed for purged in self._purged) else 0
+
+    def figures(self) -> tuple[dict[str, int], dict[str, int]]:
+        """How many objects, and how many bytes, by what became of them."""
+        objects = {
+            "deleted": sum(purged.objects for purged in self._purged),
+            "kept": sum(purged.kept for purged in self._purged),
+            "failed": sum(len(purged.failed) for purged in self._purged),
+            "restored": self._recalled,
+        }
+        return objects, {"deleted": sum(purged.bytes for purged in self._purged)}
 
     def document(self, code: int, why: str) -> dict[str, Any]:
         """What was purged, as the JSON document that programs read; ``schema`` 1."""

@@ -66,7 +66,16 @@ def caution(config: Config, progress: Progress) -> None:
 
 @click.command(epilog=_CODES % "")
 @click.option("-d", "--dry-run", is_flag=True, help="Move nothing; say what would come back.")
-@chosen("output", "quiet", "verbose", "max_requests_per_second")
+@chosen(
+    "output",
+    "quiet",
+    "verbose",
+    "max_requests_per_second",
+    "metrics_file",
+    "pushgateway",
+    "audit_log",
+    "log_format",
+)
 @click.argument("config", type=click.Path())
 @click.argument("what", required=False)
 def restore(**options: Any) -> None:
@@ -105,6 +114,11 @@ def restore(**options: Any) -> None:
     "cache",
     "no_cache",
     "state_dir",
+    "metrics_file",
+    "pushgateway",
+    "capacity",
+    "audit_log",
+    "log_format",
 )
 @click.argument("config", required=False, type=click.Path(), metavar="[CONFIG]")
 def purge(**options: Any) -> None:

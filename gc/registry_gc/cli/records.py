@@ -3,39 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec.structs import replace
 
-from registry_gc.audit import AuditLog
-from registry_gc.audit_sinks import sink_of
+from registry_gc.catalog import Catalog
+from registry_gc.cli.outlets import MetricsOutlet, audit_log_of
 from registry_gc.collect import Job, Plan
-from registry_gc.config_file import ConfigError
 from registry_gc.digest import pack
 from registry_gc.events import Observer, PhaseTimer
-from registry_gc.metrics import Figures, families, printable, use_of
-from registry_gc.metrics_output import (
-    MetricsError,
-    library_is_missing,
-    push,
-    split_url,
-    write_file,
-)
+from registry_gc.references import Manifests
 from registry_gc.report.model import Report
 from registry_gc.run_file import RunFileError, read_totals
 
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+    from registry_gc.audit import AuditLog
+
 
 class Records(msgspec.Struct, frozen=True):
-    """What *options* ask for, wired to one run. ``capacity`` in bytes."""
+    """What *options* ask for, wired to one run."""
 
     observer: PhaseTimer
-    metrics_file: str | None
-    pushgateway: str | None
-    capacity: int | None
-    audit_log: str | None
+    metrics: MetricsOutlet
+    options: Mapping[str, Any]
 
     @classmethod
     def of(cls, options: Mapping[str, Any], observer: Observer) -> Records:
@@ -43,35 +37,25 @@ class Records(msgspec.Struct, frozen=True):
 
         :raises ConfigError: one cannot be followed.
         """
-        found = cls(
-            observer=PhaseTimer(observer, time.monotonic),
-            metrics_file=options["metrics_file"],
-            pushgateway=options["pushgateway"],
-            capacity=options["capacity"],
-            audit_log=options["audit_log"],
-        )
-        if found.metrics_file or found.pushgateway:
-            missing = library_is_missing()
-            if missing:
-                raise ConfigError(missing)
-        try:
-            split_url(found.pushgateway or "localhost")
-        except ValueError as error:
-            raise ConfigError(f"--pushgateway: {error}") from error
-        return found
+        timer = PhaseTimer(observer, time.monotonic)
+        return cls(timer, MetricsOutlet.of(options, timer.notice), options)
 
     def recorder(self, job: Job) -> Recorder:
         """Begin to record *job*.
 
         :raises ConfigError: the audit log's address cannot be understood.
         """
-        audit = None
-        if self.audit_log:
-            try:
-                audit = AuditLog(sink_of(self.audit_log), job.run, time.time)
-            except ValueError as error:
-                raise ConfigError(f"--audit-log: {error}") from error
-        return Recorder(self, audit, job)
+        return Recorder(self, audit_log_of(self.options, job.run), job)
+
+
+def sizes_of(catalog: Catalog, manifests: Manifests) -> Callable[[str], int | None]:
+    """Tells the bytes of a manifest by its digest; None where it could not be read."""
+
+    def size(digest: str) -> int | None:
+        (number,) = manifests.ids(pack([catalog.names.key(digest)])).tolist()
+        return int(manifests.batch.sizes[number]) or None if number >= 0 else None
+
+    return size
 
 
 class Recorder:
@@ -91,26 +75,21 @@ class Recorder:
         """Write down what the plan holds back. A dry run decides nothing."""
         if self._audit is None or self.job.dry_run:
             return
-
-        def size(digest: str) -> int | None:
-            (number,) = plan.manifests.ids(pack([plan.catalog.names.key(digest)])).tolist()
-            return int(plan.manifests.batch.sizes[number]) or None if number >= 0 else None
-
-        self._audit.held(plan.marking.holds, size)
+        self._audit.held(plan.marking.holds, sizes_of(plan.catalog, plan.manifests))
 
     def ended(self, report: Report) -> Report:
         """Close the audit log, and hand the metrics over. An audit log that is not whole fails
         the run; metrics never change what a run came to.
         """
         report = self._closed(report)
-        self._hand_over(lambda: self._figures(report))
+        self._records.metrics.hand_over(self._storage.root, lambda: self._figures(report))
         return report
 
     def crashed(self) -> None:
         """Tell the metrics of a run that ended by a fault of its own."""
         if self._audit is not None:
             self._audit.close()
-        self._hand_over(lambda: Figures(printable(self._storage.root), time.time(), 1))
+        self._records.metrics.hand_over(self._storage.root, self._crash)
 
     def _closed(self, report: Report) -> Report:
         lost = "" if self._audit is None else self._audit.close()
@@ -122,7 +101,14 @@ class Recorder:
         error = f"{report.error}; {lost}" if report.error else lost
         return replace(report, exit_code=code, error=error)
 
-    def _figures(self, report: Report) -> Figures:
+    def _crash(self) -> Sequence[Metric]:
+        from registry_gc.metrics import Figures, families, printable
+
+        return families(Figures(printable(self._storage.root), time.time(), 1))
+
+    def _figures(self, report: Report) -> Sequence[Metric]:
+        from registry_gc.metrics import Figures, families, printable, use_of
+
         self._records.observer.finish()
         totals = None
         if report.run_file is not None:
@@ -130,36 +116,14 @@ class Recorder:
                 totals = read_totals(report.run_file)
             except RunFileError as error:
                 self._records.observer.notice(f"metrics: {error}")
-        return Figures(
-            storage=printable(self._storage.root),
-            ended=time.time(),
-            exit_code=report.exit_code,
-            report=report,
-            phases=self._records.observer.seconds,
-            totals=totals,
-            use=use_of(report, self._records.capacity),
+        return families(
+            Figures(
+                storage=printable(self._storage.root),
+                ended=time.time(),
+                exit_code=report.exit_code,
+                report=report,
+                phases=self._records.observer.seconds,
+                totals=totals,
+                use=use_of(report, self._records.options["capacity"]),
+            )
         )
-
-    def _hand_over(self, figures: Callable[[], Figures]) -> None:
-        records = self._records
-        if not records.metrics_file and not records.pushgateway:
-            return
-        with self._only_a_notice():
-            found = figures()
-            made = families(found)
-            if records.metrics_file:
-                with self._only_a_notice():
-                    write_file(records.metrics_file, made)
-            if records.pushgateway:
-                with self._only_a_notice():
-                    push(records.pushgateway, found.storage, made)
-
-    @contextmanager
-    def _only_a_notice(self) -> Iterator[None]:
-        """What was collected is collected, whatever becomes of its figures."""
-        try:
-            yield
-        except MetricsError as error:
-            self._records.observer.notice(f"no metrics: {error}")
-        except Exception as error:
-            self._records.observer.notice(f"no metrics: {type(error).__name__}: {error}")

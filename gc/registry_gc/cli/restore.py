@@ -14,8 +14,9 @@ from registry_drivers.factory import versions_of
 from registry_gc import __version__
 from registry_gc.bring_back import Back, BringingBack, exists, meaning_of
 from registry_gc.cli.output import Output
-from registry_gc.cli.wiring import complain, is_terminal, note
-from registry_gc.cli.working import FAILURES, failure, locked, registry_at, run_work
+from registry_gc.cli.quarantine_records import Telling
+from registry_gc.cli.wiring import complain, is_terminal, logs_json, note
+from registry_gc.cli.working import FAILURES, Refused, failure, locked, registry_at, run_work
 from registry_gc.interrupts import Interrupts
 from registry_gc.progress import Progress
 from registry_gc.purge import clear_empty
@@ -33,7 +34,7 @@ def run_restore(options: Mapping[str, Any]) -> int:
 
 
 def _run(options: Mapping[str, Any], output: Output, interrupts: Interrupts) -> int:
-    progress = Progress(bars=not options["quiet"] and is_terminal())
+    progress = Progress(bars=not options["quiet"] and is_terminal(), as_json=logs_json())
     with registry_at(options, progress) as (_, storage):
         if options["what"] is None:
             return _list(options, storage, output)
@@ -64,15 +65,20 @@ def _restore(
     interrupts: Interrupts,
 ) -> int:
     done = Restored()
+    telling = Telling(options, storage, "restore", progress)
     why = ""
     try:
+        verdict = telling.guarded()()
+        if not verdict.allowed:
+            raise Refused(f"refused, nothing was moved: {verdict.findings[-1].message}")
         with locked(storage, interrupts, progress) as lock:
             within = 0.0 if storage.capabilities.folders else _LOOK_AGAIN
-            look = StillAllowed(lock, interrupts, within=within)
+            look = StillAllowed(lock, interrupts, telling.guarded(), within)
             items = _selected(options, storage)
             progress.phase("bringing back", len(items), "objects")
             for result in BringingBack(storage, versions_of(storage), look).run(items):
                 done.add(result)
+                telling.restored(result, f"asked for: {options['what']}")
                 progress.advance(1)
                 if options["verbose"] and result.back is Back.BACK and _says(options, "text"):
                     output.lines([result.kept.path])
@@ -83,6 +89,8 @@ def _restore(
     except (UnknownWhat, *FAILURES) as error:
         # What is back, is back, and is told.
         code, why = failure(error)
+    with interrupts.deferred():
+        code, why = telling.ended(code, why, *_figures(done))
     if _says(options, "json"):
         output.lines([json.dumps(document(options, storage, done, code, why), indent=2)])
     elif _says(options, "text") and (done.kinds or not why):
@@ -92,6 +100,16 @@ def _restore(
     elif code:
         note(f"{len(done.lost)} lost, {len(done.failed)} failed; they are still in quarantine")
     return code
+
+
+def _figures(done: Restored) -> tuple[dict[str, int], dict[str, int]]:
+    objects = {
+        "restored": sum(done.kinds.values()),
+        "there": done.there,
+        "lost": len(done.lost),
+        "failed": len(done.failed),
+    }
+    return objects, {"restored": done.bytes}
 
 
 def _says(options: Mapping[str, Any], form: str) -> bool:

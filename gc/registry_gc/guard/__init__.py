@@ -93,11 +93,14 @@ class Guard:
         self._probe = self._prober() if self._addresses or options.auth_file else None
 
     def _prober(self) -> Probe:
-        from registry_gc.guard.credentials import load_credentials
         from registry_gc.guard.probe import Probe
 
-        file = self._options.auth_file
-        return Probe(load_credentials(file) if file else None, self._options.timeout)
+        credentials = None
+        if self._options.auth_file:
+            from registry_gc.guard.credentials import load_credentials
+
+            credentials = load_credentials(self._options.auth_file)
+        return Probe(credentials, self._options.timeout)
 
     def check(self) -> Verdict:
         """What is known at this moment.
