@@ -38,12 +38,19 @@ TINY = {
     **dict.fromkeys(WINDOWS, 2),
     "spool.IN_MEMORY": 64,
     "spool._WINDOW": 64,
-    "catalog._TAGS_AT_ONCE": 2,
     "arrays._CHUNK": 3,
+    "catalog.AT_ONCE": 2,
+    "catalog._TAGS_AT_ONCE": 2,
+    "dead_layers._PAIRS_AT_ONCE": 2,
+    "dead_layers._WORDS_IN_MEMORY": 64,
     "key_index._CHUNK": 3,
-    "run_file._ROWS_AT_ONCE": 3,
+    "links_seen.AT_ONCE": 2,
+    "mark._IDS_AT_ONCE": 2,
+    "plan._ROWS_AT_ONCE": 2,
     "plan_file._ROWS_AT_ONCE": 2,
     "ranges.PAGES": 1,
+    "references._IDS_AT_ONCE": 2,
+    "run_file._ROWS_AT_ONCE": 3,
 }
 """For one of a few images."""
 
