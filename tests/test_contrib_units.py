@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import configparser
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -154,6 +156,26 @@ def test_what_the_image_copies_is_there_and_what_it_installs_is_an_extra() -> No
     entry = re.search(r'^ENTRYPOINT \["(.*)"\]$', text, re.MULTILINE)
     assert entry
     assert entry[1] in extras["scripts"]
+
+
+def test_what_the_image_copies_is_enough_to_build_the_package(tmp_path: Path) -> None:
+    source, wheels = tmp_path / "src", tmp_path / "wheels"
+    for line in re.findall(r"^COPY (?!--from)(.*)$", CONTAINERFILE.read_text(), re.MULTILINE):
+        *paths, target = line.split()
+        for path in paths:
+            inside = source / target / path if target == "./" else source / target
+            inside.parent.mkdir(parents=True, exist_ok=True)
+            if (ROOT / path).is_dir():
+                shutil.copytree(ROOT / path, inside, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(ROOT / path, inside)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", wheels]
+    subprocess.run([*command, source], check=True, capture_output=True)
+    (wheel,) = wheels.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert "registry_gc/cli/main.py" in names
+    assert any(name.endswith("share/man/man1/registry-garbage-collect.1") for name in names)
 
 
 def test_the_image_runs_as_nobody() -> None:

@@ -5,6 +5,7 @@ moto enforces IAM policies for whoever is no root; the registry itself is writte
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import sys
@@ -25,6 +26,7 @@ from stores import Place, collect, store
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "permissions.md"
 NEVER = 10**9
+_users = itertools.count(1)
 
 Policy = dict[str, Any]
 
@@ -78,6 +80,17 @@ def with_rights(
     store(root, files)
     key = "docker/registry/v2/repositories/a/_uploads/x/data"
     server.client.create_multipart_upload(Bucket=bucket, Key=key)
+    place = as_user(server, root, policy)
+    enforce(server, 0)
+    try:
+        return collect(place, folder, "-m", *arguments), root
+    finally:
+        enforce(server, NEVER)
+
+
+def as_user(server: S3Server, root: Place, policy: Policy) -> Place:
+    """*root* with the keys of a new user who has only *policy*."""
+    bucket, name = root.parameters["bucket"], f"user-{next(_users)}"
     iam = boto3.client(
         "iam",
         endpoint_url=server.url,
@@ -85,22 +98,17 @@ def with_rights(
         aws_access_key_id=ACCESS_KEY,
         aws_secret_access_key=SECRET_KEY,
     )
-    iam.create_user(UserName=bucket)
+    iam.create_user(UserName=name)
     granted = deepcopy(policy)
     for statement in granted["Statement"]:
         # moto asks for the right to delete many objects once, for the bucket; Amazon for each key.
         if "s3:DeleteObject" in statement["Action"] and statement["Sid"] == "Collect":
             statement["Resource"] = [statement["Resource"], "arn:aws:s3:::BUCKET"]
     document = json.dumps(granted).replace("BUCKET", bucket)
-    iam.put_user_policy(UserName=bucket, PolicyName="collector", PolicyDocument=document)
-    made = iam.create_access_key(UserName=bucket)["AccessKey"]
+    iam.put_user_policy(UserName=name, PolicyName="collector", PolicyDocument=document)
+    made = iam.create_access_key(UserName=name)["AccessKey"]
     iam.close()
-    place = root.with_parameters(accesskey=made["AccessKeyId"], secretkey=made["SecretAccessKey"])
-    enforce(server, 0)
-    try:
-        return collect(place, folder, "-m", *arguments), root
-    finally:
-        enforce(server, NEVER)
+    return root.with_parameters(accesskey=made["AccessKeyId"], secretkey=made["SecretAccessKey"])
 
 
 def test_the_policy_is_enough(server: S3Server, tmp_path: Path) -> None:

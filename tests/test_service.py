@@ -122,6 +122,25 @@ def test_stderr_that_is_closed_does_not_keep_a_command_from_running(tmp_path: Pa
     assert (tmp_path / "done").exists()
 
 
+def test_a_command_is_run_where_there_is_no_memory_for_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(name: str) -> int:
+        raise OSError(24, "too many open files")
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    heard: list[str] = []
+    ran = run_command("start", f"echo done >{tmp_path}/done", 60.0, Shared(), heard.append)
+    assert (ran.error, (tmp_path / "done").exists(), heard) == ("", True, [])
+
+
+def test_only_the_end_of_what_a_command_says_is_told() -> None:
+    heard: list[str] = []
+    run_command("stop", "seq 1000000; echo end", 60.0, Shared(), heard.append)
+    assert heard[-1] == "stop command: end"
+    assert len(heard) < 20_000
+
+
 def test_a_command_that_dies_by_a_signal_says_which() -> None:
     ran = run_command("stop", "kill -TERM $$", 60.0, Shared())
     assert (ran.code, ran.error) == (-15, "the stop command was ended by SIGTERM")

@@ -156,6 +156,25 @@ def test_what_the_commands_say_is_on_stderr(service: Service) -> None:
     assert "said by" not in result.text
 
 
+def test_what_the_commands_say_becomes_objects_among_objects(service: Service) -> None:
+    result = collect_away(service, "--log-format", "json", start="fail")
+    lines = [json.loads(line) for line in result.errors.splitlines()]
+    assert [line["message"] for line in lines if "command: said" in line["message"]] == [
+        "stop command: said by stop",
+        "start command: said by fail",
+    ]
+    assert "THE REGISTRY MAY STILL BE DOWN" in lines[-1]["message"]
+
+
+def test_after_kill_9_the_start_command_is_told_in_objects_too(service: Service) -> None:
+    result = collect_away(
+        service, "--log-format", "json", hook=BEFORE_DELETE.format(at=1, then=KILL_SELF)
+    )
+    lines = [json.loads(line)["message"] for line in result.errors.splitlines()]
+    assert "start command: said by start" in lines
+    check_serves(service)
+
+
 def test_the_commands_are_the_shells(service: Service) -> None:
     calls = service.folder / "calls"
     words = arguments(service)

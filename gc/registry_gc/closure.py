@@ -163,9 +163,11 @@ class _Closing:
 
     def _young(self, more: Iterable[bytes]) -> set[bytes]:
         found = set(more)
-        for links in (self.catalog.revisions, self.catalog.layers, self.catalog.tag_index):
+        for links in (self.catalog.revisions, self.catalog.tag_index):
             keys = links.keys[links.modified > self.cutoff]
             found.update(map(np.void.tobytes, keys))
+        for young in self.catalog.layers.young(self.cutoff):
+            found.update(map(np.void.tobytes, young))
         for tag in self.catalog.tags:
             if tag.target and tag.modified > self.cutoff:
                 found.add(self.key(tag.target))
@@ -310,7 +312,7 @@ class _Closing:
         layers = self.catalog.layers
         index_owner = [owner for owner, _ in self.catalog.tag_folders]
         for repository in self.held:
-            parts.append(layers.keys[layers.owner == repository].tobytes())
+            parts += [links.keys.tobytes() for links in layers.of([repository])]
             entries = [index_owner[owner] == repository for owner in self.catalog.tag_index.owner]
             parts.append(self.catalog.tag_index.keys[np.array(entries, bool)].tobytes())
         digests = distinct(pack(parts))

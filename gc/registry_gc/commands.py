@@ -24,6 +24,11 @@ from registry_gc.processes import Process
 _GATE = 'read -r go || exit 125; exec sh -c "$1" </dev/null'
 _POLL_SECONDS = 0.05
 _KILL_SECONDS = 10.0
+_MOST_SAID = 64 << 10
+"""Bytes of a command's output that are told; of more, the last."""
+
+Said = Callable[[str], None]
+"""Told of each line that a command has written, once it has ended."""
 
 
 class Ran(msgspec.Struct, frozen=True):
@@ -80,15 +85,52 @@ class Shared:
         struct.pack_into("=qq", self._page, self._COMMAND, *value)
 
 
-def run_command(name: str, command: str, timeout: float, shared: Shared) -> Ran:
-    """Run *command*, at most *timeout* seconds; never raises for what it does."""
+def run_command(
+    name: str, command: str, timeout: float, shared: Shared, said: Said | None = None
+) -> Ran:
+    """Run *command*, at most *timeout* seconds; never raises for what it does.
+
+    :param said: told what it has written, which otherwise goes to stderr as it is.
+    """
+    handle = None if said is None else _memory()
+    if said is None or handle is None:
+        with _stderr() as output:
+            return _run(name, command, timeout, shared, output)
+    try:
+        ran = _run(name, command, timeout, shared, handle)
+        for line in _written(handle):
+            said(f"{name} command: {line}")
+        return ran
+    finally:
+        os.close(handle)
+
+
+def _memory() -> int | None:
+    """A file in memory; None where the system has none, which must not keep a command from running.
+
+    No pipe: a command outlives who began it, and would be ended by writing to a broken one. No
+    file on a disk: a full one is the usual reason to collect.
+    """
+    try:
+        return os.memfd_create("registry-gc")
+    except (AttributeError, OSError):
+        return None
+
+
+def _written(handle: int) -> list[str]:
+    size = os.fstat(handle).st_size
+    text = os.pread(handle, _MOST_SAID, max(0, size - _MOST_SAID))
+    return text.decode("utf-8", "backslashreplace").splitlines()
+
+
+def _run(name: str, command: str, timeout: float, shared: Shared, output: int) -> Ran:
     began = time.monotonic()
 
     def ran(code: int | None, error: str = "") -> Ran:
         return Ran(name, code, time.monotonic() - began, error)
 
     try:
-        process = _begin(command, shared)
+        process = _begin(command, shared, output)
     except OSError as error:
         return ran(None, f"the {name} command cannot be run: {error.strerror or error}")
     try:
@@ -104,15 +146,14 @@ def run_command(name: str, command: str, timeout: float, shared: Shared) -> Ran:
     return ran(code, f"the {name} command {how}")
 
 
-def _begin(command: str, shared: Shared) -> subprocess.Popen[bytes]:
-    with _stderr() as stderr:
-        process = subprocess.Popen(
-            ["sh", "-c", _GATE, "sh", command],
-            stdin=subprocess.PIPE,
-            stdout=stderr,
-            stderr=stderr,
-            start_new_session=True,
-        )
+def _begin(command: str, shared: Shared, output: int) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(
+        ["sh", "-c", _GATE, "sh", command],
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+    )
     shared.command = process.pid, Process.here(process.pid).started
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError), process.stdin:

@@ -207,13 +207,14 @@ class Explainer:
     def _paths_to(self, key: bytes, digest: str) -> Iterator[tuple[str, str, str]]:
         catalog = self._catalog
         wanted = pack([key])
-        for kind, links, path in (
-            ("revision", catalog.revisions, revision_link),
-            ("layer", catalog.layers, layer_link),
-        ):
-            for owner in links.owner[within(wanted, links.keys)].tolist():
+        revisions = catalog.revisions
+        for owner in revisions.owner[within(wanted, revisions.keys)].tolist():
+            name = catalog.repositories[owner]
+            yield "revision", name, revision_link(name, digest)
+        for links in catalog.layers.groups():  # by owner, and never all at once
+            for owner in links.owner[links.keys == wanted[0]].tolist():
                 name = catalog.repositories[owner]
-                yield kind, name, path(name, digest)
+                yield "layer", name, layer_link(name, digest)
         index = catalog.tag_index
         for owner in index.owner[within(wanted, index.keys)].tolist():
             number, tag = catalog.tag_folders[owner]
@@ -305,7 +306,7 @@ class Explainer:
             fate=Fate.HELD if self._is_held(repository) else fate,
             tags=[tag.name for tag in catalog.tags if tag.repository == number],
             manifests=int(np.count_nonzero(catalog.revisions.owner == number)),
-            layer_links=int(np.count_nonzero(catalog.layers.owner == number)),
+            layer_links=sum(map(len, catalog.layers.of([number]))),
             uploads=sum(upload.repository == number for upload in catalog.uploads),
             goes=dict(
                 Counter(row.kind.label for row in self._going if row.repository == repository)

@@ -52,7 +52,7 @@ def _beginning_with(
     if algorithm == "sha256":
         for keys in (
             catalog.revisions.keys,
-            catalog.layers.keys,
+            *(links.keys for links in catalog.layers.groups()),
             catalog.tag_index.keys,
             manifests.batch.keys,
             manifests.targets_of(np.arange(len(manifests)))[1],

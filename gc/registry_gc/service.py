@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from registry_gc.commands import Ran, Shared, run_command
+from registry_gc.commands import Ran, Said, Shared, run_command
 from registry_gc.guard import Finding, Verdict
 
 _SETTLE_SECONDS = 5.0
@@ -37,12 +37,14 @@ class Commands(msgspec.Struct, frozen=True):
 
     :param stops: they stop and start the registry; else they switch it to read-only and back.
     :param timeout: seconds that each may take.
+    :param said: told of each line that they write; None leaves that on stderr as it is.
     """
 
     leave: str
     back: str
     stops: bool
     timeout: float
+    said: Said | None = None
 
     @property
     def leave_name(self) -> str:
@@ -107,7 +109,8 @@ class Service(msgspec.Struct):
             self.lost = loud(self.commands, ran)
 
     def _run(self, name: str, command: str) -> Ran:
-        ran = run_command(name, command, self.commands.timeout, self.shared)
+        commands = self.commands
+        ran = run_command(name, command, commands.timeout, self.shared, commands.said)
         self.ran.append(ran)
         return ran
 

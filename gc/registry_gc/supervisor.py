@@ -70,7 +70,7 @@ def supervise(
         before_back()
     except Exception as error:  # nothing may keep the registry from being started
         say(f"the registry may remember blobs that are gone: {error}")
-    ran = run_command(commands.back_name, commands.back, commands.timeout, shared)
+    ran = run_command(commands.back_name, commands.back, commands.timeout, shared, commands.said)
     say(loud(commands, ran) if ran.error else f"the {commands.back_name} command was run")
     return 1
 

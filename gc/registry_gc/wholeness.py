@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from registry_gc.arrays import locate
 from registry_gc.catalog import Catalog
-from registry_gc.closure import Closure, by_owner
+from registry_gc.closure import Closure
 from registry_gc.descriptors import UNSTATED, Role
 from registry_gc.digest import KEY, Keys, pack
 from registry_gc.layout import blob_path, layer_link, revision_link
@@ -103,7 +103,7 @@ class Check:
         self.absent: list[Absent] = []
         self.manifests = 0
         self.links: dict[str, int] | None = {} if links else None
-        self._layers = by_owner(catalog.layers)
+        self._layers: tuple[int, set[bytes]] = -1, set()
         self._damaged = {damage.path: damage.reason for damage in catalog.damaged}
         self.tags: dict[int, list[Tag]] = {}
         for tag in catalog.tags:
@@ -163,8 +163,16 @@ class Check:
     def _is_blob(self, repository: int, role: Role, part: bytes, linked: set[bytes]) -> bool:
         """Whether *part* is to be served as a blob; else it is a manifest, or never was there."""
         if role is Role.ENTRY:
-            return part not in linked and part in self._layers.get(repository, ())
+            return part not in linked and part in self._layers_of(repository)
         return role in (Role.CONFIG, Role.LAYER) or (role is Role.LISTED and part not in linked)
+
+    def _layers_of(self, repository: int) -> set[bytes]:
+        """The keys of a repository's layer links. Those of one at a time: there may be millions."""
+        if self._layers[0] != repository:
+            keys = b"".join(links.keys.tobytes() for links in self.catalog.layers.of([repository]))
+            found = {keys[at : at + 32] for at in range(0, len(keys), 32)}
+            self._layers = repository, found
+        return self._layers[1]
 
     def _is_stored(self, key: bytes) -> bool:
         found = int(self.stored.sizes_of(pack([key]))[0])
@@ -175,7 +183,7 @@ class Check:
         return int(self.stored.sizes_of(others).max(initial=-1))
 
     def _blob(self, repository: int, holder: bytes, part: bytes, size: int) -> None:
-        there = part in self._layers.get(repository, ())
+        there = part in self._layers_of(repository)
         self._link(repository, holder, part, What.LAYER_LINK, there=there)
         if size < 0:
             digest = self.catalog.names.text(part)

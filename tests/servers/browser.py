@@ -18,7 +18,7 @@ def chromium() -> Iterator[Browser]:
     :raises AssertionError: none is installed.
     """
     program = next(filter(None, map(shutil.which, _NAMES)), None)
-    assert program, "no Chromium: apt-get install chromium-headless-shell"
+    assert program, "no Chromium: contrib/setup/browser FOLDER puts one into FOLDER/bin"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=program,

@@ -14,6 +14,8 @@ from registry_gc.cli.wiring import (
     blob_cache_of,
     close,
     complain,
+    logs_json,
+    note,
     read_config,
     state_folder,
     storage_of,
@@ -45,7 +47,9 @@ def commands_of(options: Mapping[str, Any]) -> Commands:
     leave, back = (options[name] for name in given[0])
     if not leave or not back:
         raise ConfigError(f"{names[0][0]} and {names[0][1]}: give both, or none")
-    return Commands(leave, back, given[0] == _PAIRS[0], options["command_timeout"])
+    stops = given[0] == _PAIRS[0]
+    said = note if logs_json() else None
+    return Commands(leave, back, stops, options["command_timeout"], said)
 
 
 def run_with_commands(
