@@ -28,7 +28,7 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 comma := ,
 EXTRAS_STAMP := $(VENV)/.installed$(if $(EXTRAS),-$(subst $(comma),-,$(EXTRAS)))
 
-.PHONY: help run test bench readme clean
+.PHONY: help run test bench scale readme clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -62,6 +62,10 @@ test: $(VENV)/.installed-for-tests $(AZURITE) ## install what the tests need and
 bench: $(VENV)/.installed ## measure against docker-registry and find (takes long)
 	@contrib/setup/packages docker-registry
 	$(BIN)/python benchmarks/side_by_side.py $(ARGS)
+
+scale: $(VENV)/.installed-for-tests ## measure large registries and draw it (takes long)
+	@contrib/setup/packages docker-registry
+	$(BIN)/python benchmarks/scale.py $(ARGS)
 
 readme: $(VENV)/.installed-for-tests ## make README's --help, man pages and completions anew
 	@$(BIN)/python contrib/fill_help.py

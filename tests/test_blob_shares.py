@@ -11,13 +11,13 @@ import msgspec
 import numpy as np
 import pytest
 
-import registry_gc.blob_shares
+import registry_gc.ranges
 from core_support import NOW, Watcher
 from generated import GeneratedStorage
 from generated_shape import Shape
 from registry_drivers.base import Reader
 from registry_drivers.memory import MemoryStorage
-from registry_gc.blob_shares import bounds_of, even_ranges, list_share
+from registry_gc.blob_shares import bounds_of, list_share
 from registry_gc.digest import empty_keys, pack, prefixes
 from registry_gc.engine import SerialEngine
 from registry_gc.layout import BLOBS
@@ -25,7 +25,7 @@ from registry_gc.listing import BlobBatch
 from registry_gc.live_set import LiveSet
 from registry_gc.plan_file import PlanFile
 from registry_gc.policy import Policy
-from registry_gc.ranges import Range
+from registry_gc.ranges import Range, even_ranges
 from registry_gc.survey import Surveyor
 from stores import a_bit_of_everything
 
@@ -51,8 +51,8 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Reader:
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ranges so short that even these registries have many, and some are cut again."""
-    monkeypatch.setattr(registry_gc.blob_shares, "_LIVE_A_UNIT", 5)
-    monkeypatch.setattr(registry_gc.blob_shares, "PAGES", 2)
+    monkeypatch.setattr(registry_gc.ranges, "BLOBS_A_RANGE", 5)
+    monkeypatch.setattr(registry_gc.ranges, "PAGES", 2)
 
 
 def planned(
@@ -120,7 +120,7 @@ def test_only_what_a_plan_has_to_see_travels(
 
             for result in super().run(work, noted(), follow):
                 if work is list_share:
-                    sent.append(result)
+                    sent.append(result.batch)
                 yield result
 
     _, rows = planned(storage, Counting(storage), tmp_path / "run")

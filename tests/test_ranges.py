@@ -26,6 +26,7 @@ from registry_gc.name_cuts import share_out
 from registry_gc.ranges import PAGES, Names, Range, Walk, first_ranges
 from registry_tree import RegistryTree, folder_sink, repository_path
 
+TAGS = ("v1", "v10", "v12", "v1.2", "v2", "v9a", "9", "_x", "Z", "latest")
 NAMES = ("a", "a-b", "a.b", "a/b", "a/b/c", "a0", "b", "é", "日本", "z", "_x", "A")
 
 
@@ -118,6 +119,7 @@ paths = st.lists(
                 "_layers/y/link",
                 "_manifests/tags/t/current/link",
                 "_uploads/u/data",
+                *(f"_manifests/tags/{tag}/current/link" for tag in TAGS),
                 *(f"_layers/sha256/{digit * 64}/link" for digit in "0459af"),
                 *(f"_manifests/revisions/sha256/{digit * 64}/link" for digit in "19e"),
             ]
@@ -219,6 +221,22 @@ def test_one_enormous_folder_of_digests_is_shared_between_many(prefix: str, path
     assert len(walks) > 15
     pages = -(-len(expected) // 10)
     assert storage.requests.list <= pages + len(walks) + 3
+
+
+@pytest.mark.parametrize("name", ["v{}", "{:05}", "1.0.{}-rc1", "build-{}/../{}"])
+def test_the_tags_of_one_repository_are_shared_between_many(name: str) -> None:
+    storage = MemoryStorage(page_size=10)
+    folder = repository_path("big") + "/_manifests/tags/"
+    tags = {name.replace("/../", "-").format(*[number] * 2) for number in range(3000)}
+    tags |= {hashlib.sha1(tag.encode()).hexdigest() for tag in list(tags)[:500]}
+    names = [f"{folder}{tag}/current/link" for tag in tags]
+    names.append(f"{repository_path('zz')}/_manifests/tags/x/current/link")
+    for path in names:
+        storage.put(path, b"")
+    walks = list(worked_off(storage, [Range((REPOSITORIES,), pages=PAGES)]))
+    assert sorted(path for walk in walks for path in walk) == sorted(names)
+    assert max(map(len, walks)) <= 2 * PAGES * 10
+    assert storage.requests.list <= 1.5 * len(names) / 10 + 3
 
 
 def test_what_a_listing_of_folders_leaves_out_is_listed_all_the_same() -> None:

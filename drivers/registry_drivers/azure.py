@@ -12,29 +12,22 @@ other from sight.
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import quote, unquote_to_bytes, urlsplit
-from xml.sax.saxutils import escape
+from urllib.parse import quote, urlsplit
 
+from registry_drivers.azure_answers import level_in, outcome_of, page_in, told, whole_listing
 from registry_drivers.azure_auth import (
     API_VERSION,
     Credential,
     connection_string,
     credential_of,
 )
-from registry_drivers.base import Capabilities, Deletion, Entry, Outcome
+from registry_drivers.base import Capabilities, Entry
 from registry_drivers.columns import (
-    MalformedListing,
-    columns,
-    http_times,
-    integers,
     md5s_of_base64,
-    page_of,
     text_of,
-    unescape,
 )
 from registry_drivers.errors import (
     AlreadyExists,
@@ -44,14 +37,8 @@ from registry_drivers.errors import (
     StorageError,
 )
 from registry_drivers.multipart import Part, batch_of, parts_of
-from registry_drivers.object_store import (
-    Answered,
-    Level,
-    Listed,
-    ObjectStorage,
-    addressable,
-    is_passing,
-)
+from registry_drivers.object_client import Answered, Level, Listed, addressable
+from registry_drivers.object_store import ObjectStorage
 from registry_drivers.parameters import Parameters
 from registry_drivers.retry import Retry
 from registry_drivers.web import (
@@ -68,7 +55,6 @@ PAGE = 5000
 COPY_POLL_SECONDS = 1.0
 # What a registry always has below its root; our own lock does not lie there.
 REGISTRY = "docker/registry/v2/"
-_ENCODED_NAME = re.compile(rb'<Name Encoded="true">([^<]*)</Name>')
 
 
 def open_azure(parameters: Mapping[str, Any], *, driver: str = "azure") -> AzureStorage:
@@ -130,7 +116,7 @@ class AzureStorage(ObjectStorage):
         super().__init__(
             folder=given.folder(),
             web=Web(verify=not given.flag("skipverify", False)),
-            retry=Retry(times=int(given.number("max_retries", 0)) or Retry().times),
+            retry=Retry.of(given, "max_retries", "retry_delay"),
             secrets=given.secrets,
         )
         self.driver = given.driver
@@ -252,54 +238,21 @@ class AzureStorage(ObjectStorage):
     def _listing(self, path: str, query: Mapping[str, str]) -> bytes:
         whole = {"restype": "container", "comp": "list", **query}
         document = self._request("GET", query=whole, path=path).data
-        if not document.rstrip().endswith(b"</EnumerationResults>") or (
-            b"<NextMarker" not in document
-        ):
-            raise MalformedListing("the answer is no whole listing")
-        if b"<Name Encoded" in document:
-            document = _ENCODED_NAME.sub(
-                lambda match: b"<Name>%b</Name>" % _escaped(unquote_to_bytes(match[1])), document
-            )
-        return document
+        return whole_listing(document)
 
     def _list_page(self, prefix: str, after: str, token: str) -> Listed:
         query = {"prefix": prefix, "maxresults": str(self.page_size)}
         if token:
             query["marker"] = token
         document = self._listing(prefix, query)
-        wanted = [b"Name", b"Last-Modified", b"Etag", b"Content-Length", b"Content-MD5"]
-        keys, modified, etags, sizes, md5s = columns(document, b"Blob", wanted)
-        if b"&" in b"".join(keys):
-            keys = [unescape(key) for key in keys]
-        if b"<ResourceType>directory" in document:
-            # Accounts with a hierarchical namespace list their directories as blobs.
-            (kinds,) = columns(document, b"Blob", [b"ResourceType"])
-            pairs = zip(keys, kinds, strict=True)
-            keys = [key + b"/" if kind == b"directory" else key for key, kind in pairs]
-        page = page_of(
-            keys,
-            integers(sizes),
-            http_times(modified),
-            md5s_of_base64(md5s),
-            folder=self.folder.encode(),
-            # Listings cannot begin at a name.
-            after=after.encode(),
-            etags=etags,
-        )
-        return Listed(page, text_of(document, b"NextMarker"))
+        return page_in(document, self.folder.encode(), after.encode())
 
     def _list_level(self, prefix: str, token: str) -> Level:
         query = {"prefix": prefix, "delimiter": "/", "maxresults": str(self.page_size)}
         if token:
             query["marker"] = token
         document = self._listing(prefix, query)
-        (folders,) = columns(document, b"BlobPrefix", [b"Name"])
-        (files,) = columns(document, b"Blob", [b"Name"])
-        return Level(
-            [unescape(name).decode() for name in folders],
-            [unescape(name).decode() for name in files],
-            text_of(document, b"NextMarker"),
-        )
+        return level_in(document)
 
     def _ask_time(self) -> Answer:
         query = {"restype": "container", "comp": "list", "maxresults": "1"}
@@ -350,7 +303,7 @@ class AzureStorage(ObjectStorage):
     def _delete_keys(self, keys: Sequence[str]) -> Answered:
         parts = self._send_deletes([(key, {}) for key in keys])
         return {
-            key: _outcome(key, parts[number]) if number in parts else "the answer leaves it out"
+            key: outcome_of(key, parts[number]) if number in parts else "the answer leaves it out"
             for number, key in enumerate(keys)
         }
 
@@ -388,25 +341,3 @@ class AzureStorage(ObjectStorage):
             raise StorageError(
                 f"the copy ended as {status}: {reason}", path=entry.path, driver=self.driver
             )
-
-
-def _escaped(name: bytes) -> bytes:
-    return escape(name.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
-
-
-def _outcome(key: str, part: Part) -> Outcome | str:
-    if part.status < 300:
-        return Outcome(key, Deletion.DELETED)
-    code, message = told(part.headers, part.data)
-    if code == "BlobNotFound":
-        return Outcome(key, Deletion.GONE_ALREADY)
-    text = f"{code}: {message} (HTTP {part.status})"
-    return text if is_passing(part.status, code) else Outcome(key, Deletion.FAILED, text)
-
-
-def told(headers: Mapping[str, str], data: bytes) -> tuple[str, str]:
-    """Code and message of an error; a HEAD has a header only."""
-    code = headers.get("x-ms-error-code", "") or text_of(data, b"Code")
-    # The first line: after it come the request's id and time.
-    lines = text_of(data, b"Message").splitlines()
-    return code, lines[0] if lines else "the storage refused"

@@ -13,7 +13,8 @@ from functools import cached_property
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-from registry_drivers.azure import AzureStorage, told
+from registry_drivers.azure import AzureStorage
+from registry_drivers.azure_answers import told
 from registry_drivers.azure_auth import API_VERSION
 from registry_drivers.columns import (
     Column,
@@ -25,7 +26,7 @@ from registry_drivers.columns import (
     unescape,
 )
 from registry_drivers.errors import AccessDenied, NotFound, StorageError, Unavailable
-from registry_drivers.object_store import is_passing
+from registry_drivers.object_client import is_passing
 from registry_drivers.object_versions import (
     Denied,
     Gone,

@@ -16,8 +16,9 @@ import msgspec
 
 from registry_drivers.columns import MalformedListing, times
 from registry_drivers.errors import AccessDenied
-from registry_drivers.gcs import GCSStorage, decoded, told
-from registry_drivers.object_store import is_passing
+from registry_drivers.gcs import GCSStorage
+from registry_drivers.gcs_answers import decoded, told
+from registry_drivers.object_client import is_passing
 from registry_drivers.object_versions import (
     Denied,
     Gone,

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Mapping
 from typing import Any
+
+import durationpy
 
 from registry_drivers.errors import DriverConfigError
 
@@ -87,9 +91,30 @@ class Parameters:
         if value is None or value == "":
             return default
         try:
-            return float(value)
+            number = float(value)
         except (TypeError, ValueError) as error:
             raise self.error(name, "expected a number") from error
+        if not math.isfinite(number):
+            raise self.error(name, "expected a number")
+        return number
+
+    def seconds(self, name: str, default: float) -> float:
+        """*name* as a duration: Go's (``100ms``), or a number of seconds.
+
+        :raises DriverConfigError: it is something else.
+        """
+        value = self.text(name)
+        if not value:
+            return default
+        try:
+            seconds = durationpy.from_str(value).total_seconds()
+        except durationpy.DurationError:
+            seconds = -1.0
+            with contextlib.suppress(ValueError):
+                seconds = float(value)
+        if not 0 <= seconds < math.inf:
+            raise self.error(name, "expected a duration such as 100ms")
+        return seconds
 
     def mapping(self, name: str) -> Mapping[str, Any]:
         """*name* as a mapping; empty when it is not given.
@@ -104,6 +129,12 @@ class Parameters:
         raise self.error(name, "expected a mapping")
 
     def folder(self) -> str:
-        """``rootdirectory`` as the beginning of every key: empty, or with ``/`` at its end."""
+        """``rootdirectory`` as the beginning of every key: empty, or with ``/`` at its end.
+
+        :raises DriverConfigError: a part of it is ``.`` or ``..``, which HTTP clients take out of
+            the middle of a URL, and so would ask for other keys than were meant.
+        """
         folder = self.text("rootdirectory").strip("/")
+        if {".", ".."}.intersection(folder.split("/")):
+            raise self.error("rootdirectory", "has a part that is '.' or '..'")
         return folder + "/" if folder else ""

@@ -11,6 +11,7 @@ import tenacity
 
 from registry_drivers.base import Requests
 from registry_drivers.errors import Unavailable
+from registry_drivers.parameters import Parameters
 
 T = TypeVar("T")
 
@@ -28,6 +29,17 @@ class Retry(msgspec.Struct, frozen=True):
     first: float = 0.2
     longest: float = 20.0
     sleep: Callable[[float], None] = time.sleep
+
+    @classmethod
+    def of(cls, given: Parameters, times: str, first: str = "") -> Retry:
+        """As the parameters called *times* and *first* say; 0 or less is no word on it.
+
+        :raises DriverConfigError: they are no number, no duration.
+        """
+        usual = cls()
+        tries = int(given.number(times, 0))
+        pause = given.seconds(first, 0) if first else 0.0
+        return cls(times=tries if tries > 0 else usual.times, first=pause or usual.first)
 
     def call(self, work: Callable[[], T], requests: Requests) -> T:
         """What *work* returns, tried again while it raises :class:`Unavailable`.

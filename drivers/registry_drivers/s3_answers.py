@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape
 
 from registry_drivers.base import Deletion, Outcome
 from registry_drivers.columns import Column, MalformedListing, columns, text_of, unescape
-from registry_drivers.object_store import Answered, is_passing
+from registry_drivers.object_client import Answered, is_passing
 
 _WHITE = {"\r": "&#13;", "\n": "&#10;", "\t": "&#9;"}
 

@@ -17,7 +17,7 @@ from registry_drivers.columns import (
     unescape,
 )
 from registry_drivers.errors import AccessDenied, NotFound, StorageError, Unavailable, Unsupported
-from registry_drivers.object_store import is_passing
+from registry_drivers.object_client import is_passing
 from registry_drivers.object_versions import (
     Denied,
     Gone,

@@ -20,23 +20,18 @@ from numpy.typing import NDArray
 from registry_drivers.base import Reader
 from registry_gc.arrays import distinct, within
 from registry_gc.catalog import stream_blobs
-from registry_gc.cuts import split_rest
 from registry_gc.digest import Keys, prefixes
 from registry_gc.engine import Engine
-from registry_gc.layout import BLOBS, SHA256_BLOBS
+from registry_gc.layout import SHA256_BLOBS
 from registry_gc.listing import BlobBatch, list_blobs
+from registry_gc.listing_units import Cut, pieces_of
 from registry_gc.live_set import LiveSet
-from registry_gc.ranges import PAGES, Range
+from registry_gc.ranges import Range, even_ranges
 
 Words = NDArray[np.uint64]
 
 _BOUND = re.compile(re.escape(SHA256_BLOBS) + r"([0-9a-f]{2})/(?:([0-9a-f]{2,64})(?:/|$))?")
 _LAST = (1 << 64) - 1
-_HEX_DIGITS = 6
-_MOST = 1 << 14
-# A unit that met more pages than it may list would cost another one, with a request of its own.
-_KEYS_A_PAGE = 1000
-_LIVE_A_UNIT = 7 * PAGES * _KEYS_A_PAGE // 10
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -63,14 +58,14 @@ class Share(msgspec.Struct, frozen=True):
     remembered: Words
 
 
-def list_share(reader: Reader, share: Share) -> BlobBatch:
+def list_share(reader: Reader, share: Share) -> Cut[BlobBatch]:
     """List a range of blobs, and leave out those that are live and of no interest; a work unit."""
     batch = list_blobs(reader, share.range)
     words = prefixes(batch.keys)
     shown = ~within(share.live, words) | within(share.remembered, words)
     if share.needed is not None:
         shown |= ~within(share.needed, words)
-    return replace(
+    left = replace(
         batch,
         keys=batch.keys[shown],
         sizes=batch.sizes[shown],
@@ -78,6 +73,7 @@ def list_share(reader: Reader, share: Share) -> BlobBatch:
         live=len(words) - int(np.count_nonzero(shown)),
         live_bytes=int(batch.sizes[~shown].sum()),
     )
+    return Cut(left, pieces_of(reader, batch.rest))
 
 
 def stream_shares(reader: Reader, engine: Engine, wanted: Wanted) -> Iterator[BlobBatch]:
@@ -100,22 +96,10 @@ def stream_shares(reader: Reader, engine: Engine, wanted: Wanted) -> Iterator[Bl
             _between(remembered, low, high),
         )
 
-    def follow(batch: BlobBatch) -> Iterator[Share]:
-        return map(share, split_rest(reader, batch.rest)) if batch.rest else iter(())
-
     ranges = even_ranges(len(wanted.live))
-    yield from engine.run(list_share, map(share, ranges), follow)
-
-
-def even_ranges(expected: int) -> Iterator[Range]:
-    """Ranges that hold about as many pages as one unit lists, if there are *expected* blobs."""
-    count = max(1, min(_MOST, -(-expected // _LIVE_A_UNIT)))
-    start: str | None = None
-    for number in range(1, count + 1):
-        digits = f"{(number << (4 * _HEX_DIGITS)) // count:0{_HEX_DIGITS}x}"
-        stop = f"{SHA256_BLOBS}{digits[:2]}/{digits}/" if number < count else None
-        yield Range((BLOBS,), start_after=start, stop_before=stop, pages=PAGES, begun=start)
-        start = stop
+    units = map(share, ranges)
+    for cut in engine.run(list_share, units, lambda cut: map(share, cut.pieces)):
+        yield cut.batch
 
 
 def bounds_of(of: Range) -> tuple[int, int]:

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from registry_drivers.base import Paths, Reader
 from registry_drivers.errors import NotFound, TooLarge
-from registry_gc.cuts import split_rest
 from registry_gc.digest import Keys, Names
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
@@ -30,15 +29,14 @@ from registry_gc.listing import (
     Signature,
     Upload,
     list_blobs,
-    list_repositories,
     name_blobs,
     read_links,
     repository_of,
     stat_blobs,
 )
+from registry_gc.listing_units import cut_blobs, cut_repositories, still_to_list
 from registry_gc.live_set import LiveSet
-from registry_gc.name_cuts import share_out
-from registry_gc.ranges import Range, first_ranges
+from registry_gc.ranges import Range, even_ranges, first_ranges
 from registry_gc.tag_memory import TagMemory
 from registry_gc.tags import TagColumns, TagFolders, Tags
 
@@ -98,7 +96,7 @@ def read_catalog(
     merge = _Merge()
     units, strays = first_ranges(reader, REPOSITORIES, engine.workers)
     merge.add_strays(strays)
-    for batch in engine.run(list_repositories, units, lambda batch: _cut(reader, batch.rest)):
+    for batch, _ in engine.run(cut_repositories, units, still_to_list):
         merge.add(batch)
         observer.advance(len(batch.repositories))
     observer.finish()
@@ -110,28 +108,26 @@ def read_catalog(
 
 
 def stream_blobs(
-    reader: Reader, engine: Engine, live: LiveSet | None = None
+    reader: Reader, engine: Engine, live: LiveSet | None = None, expected: int = 0
 ) -> Iterator[BlobBatch]:
     """List ``blobs/``; each batch is dropped once it was looked at.
 
     :param live: on a filesystem, where a file's size and age cost a look at each, those of live
         blobs are not asked for: such blobs are only counted.
+    :param expected: about how many there are, rather too few, as far as that is known.
     :raises StorageError: a folder could not be listed.
     """
     if live is not None and reader.capabilities.folders:
         yield from _stream_unreached(reader, engine, live)
         return
-    units, strays = first_ranges(reader, BLOBS, engine.workers)
+    if expected and reader.capabilities.seekable and not reader.capabilities.folders:
+        units, strays = [*even_ranges(expected)], []
+    else:
+        units, strays = first_ranges(reader, BLOBS, engine.workers)
     if strays:
         yield replace(_NO_BLOBS, strangers=len(strays))
-    yield from engine.run(list_blobs, units, lambda batch: _cut(reader, batch.rest))
-
-
-def _cut(reader: Reader, rest: Range | None) -> list[Range]:
-    """What is left of a listing, in pieces."""
-    if rest is None:
-        return []
-    return share_out(reader, rest) if rest.names else split_rest(reader, rest)
+    for cut in engine.run(cut_blobs, units, still_to_list):
+        yield cut.batch
 
 
 def _stream_unreached(reader: Reader, engine: Engine, live: LiveSet) -> Iterator[BlobBatch]:

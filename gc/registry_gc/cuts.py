@@ -9,6 +9,7 @@ subtree under a bound that does not.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from itertools import takewhile
 
 from msgspec.structs import replace
 
@@ -19,6 +20,9 @@ from registry_gc.ranges import Range, before
 MOST = 64
 """Pieces of one cut at most: how much is left is a guess, and each costs a request."""
 
+# Where names are cut: most differ in numbers.
+_AFTER_DIGITS = "123456789a"
+_AFTER_LETTERS = "adgkpt"
 HEX = "0123456789abcdef"
 _DIGITS = 6
 _ALGORITHMS = ("sha256", "sha512")
@@ -38,13 +42,16 @@ def split_rest(reader: Reader, rest: Range) -> list[Range]:
         level = prefix
         folders = _folders(reader, level)
     while True:
-        cuts = _digest_cuts(level, rest) if _holds_digests(level) else _spread(folders, rest)
+        if _holds_digests(level):
+            cuts = _digest_cuts(level, rest)
+        else:
+            cuts = _name_cuts(level, rest) if is_leaf(level) else _spread(folders, rest)
         if cuts:
             return _pieces(rest, level, folders, cuts)
         here, inside, _ = last[len(level) :].partition("/")
         if not last.startswith(level) or not inside or _holds_digests(level) or is_leaf(level):
-            # What is left is short, or nobody knows its names without listing it.
-            return [replace(rest, pages=None)]
+            # What is left is short, or nobody knows its names yet: then it is looked at again.
+            return [replace(rest, pages=rest.pages if is_leaf(level) else None, begun=last)]
         # One folder is all that is left here: go down into it, where there is more to cut.
         level = f"{level}{here}/"
         folders = _folders(reader, level)
@@ -100,6 +107,29 @@ def _holds_digests(level: str) -> bool:
         return level.count("/") > BLOBS.count("/")
     above, _, name = level[:-1].rpartition("/")
     return name in _ALGORITHMS and above.endswith(("/_layers", "/_manifests/revisions"))
+
+
+def _name_cuts(level: str, rest: Range) -> list[str]:
+    """Cuts between names that nobody knows: at the characters that may come after the last one's.
+
+    Of tags like ``v1`` to ``v30000`` what was listed is ``v1`` to ``v1207``, say: all begin with
+    ``v1``, and so the next ones with ``v13`` to ``v19``, or with ``v2`` to ``v9``.
+    """
+    last, stop, begun = rest.start_after or "", rest.stop_before, rest.begun or ""
+    if not last.startswith(level) or not begun.startswith(level):
+        # Of what was listed only a part lies here: it may be all there is.
+        return []
+    first, name = (path[len(level) :].partition("/")[0] for path in (begun, last))
+    pairs = zip(first, name, strict=False)
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    cuts = []
+    for at in range(max(0, same - 1), min(len(name), same + 1)):
+        characters = _AFTER_DIGITS if name[at].isdigit() else _AFTER_LETTERS
+        # Where the names that were listed begin to differ they have passed some characters.
+        passed = ord(name[at]) - ord(first[at]) if at == same and at < len(first) else 1
+        ahead = [character for character in characters if character > name[at]]
+        cuts += [f"{level}{name[:at]}{character}/" for character in ahead[:: max(1, passed)]]
+    return sorted(cut for cut in cuts if before(last, cut) and (not stop or before(cut, stop)))
 
 
 def _digest_cuts(level: str, rest: Range) -> list[str]:

@@ -16,10 +16,15 @@ from msgspec.structs import replace
 
 from registry_drivers.base import NameReader, Page, Paths, Reader
 from registry_drivers.errors import StorageError
-from registry_gc.layout import BLOBS
+from registry_gc.layout import BLOBS, SHA256_BLOBS
 from registry_gc.orders import ORDERS, still_possible
 
 PAGES = 10
+# What is expected are the live ones, of which a page holds a thousand. A range of more pages than
+# one unit lists would be cut, which costs a request.
+BLOBS_A_RANGE = 700 * PAGES
+_HEX_DIGITS = 6
+_MOST = 1 << 14
 
 # Below these a folder holds very many small ones; looking into it costs more than it brings.
 _LEAVES = ("_layers", "_uploads", "revisions", "tags")
@@ -174,6 +179,17 @@ def _is_leaf(folder: str) -> bool:
     if folder.startswith(BLOBS):
         return folder.count("/") >= BLOBS.count("/") + 2
     return folder[:-1].rpartition("/")[2] in _LEAVES
+
+
+def even_ranges(expected: int) -> Iterator[Range]:
+    """Ranges of ``blobs/`` that are of the length of a unit, if there are *expected* blobs."""
+    count = max(1, min(_MOST, expected // BLOBS_A_RANGE))
+    start: str | None = None
+    for number in range(1, count + 1):
+        digits = f"{(number << (4 * _HEX_DIGITS)) // count:0{_HEX_DIGITS}x}"
+        stop = f"{SHA256_BLOBS}{digits[:2]}/{digits}/" if number < count else None
+        yield Range((BLOBS,), start_after=start, stop_before=stop, pages=PAGES, begun=start)
+        start = stop
 
 
 def first_ranges(reader: Reader, prefix: str, workers: int) -> tuple[list[Range], list[str]]:

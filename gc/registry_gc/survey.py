@@ -6,7 +6,7 @@ Reads only. A collection, a plan, and those who merely ask (verify, explain, rep
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
 import msgspec
@@ -112,8 +112,11 @@ class Surveyor:
 
         :raises StorageError: a folder or a link could not be read.
         """
-        with self._remembered() as cache:
-            memory = None if cache is None else TagMemory(cache, self._reader)
+        with ExitStack() as stack:
+            # Opened only where there is something to ask it: looking through it takes its time.
+            memory = TagMemory(
+                lambda: stack.enter_context(self._remembered()), self._reader, self.cutoff
+            )
             return read_catalog(self._reader, self._engine, self._observer, memory)
 
     def mark(self, catalog: Catalog) -> Survey:
@@ -208,7 +211,7 @@ class Surveyor:
             wanted = Wanted(live, needed, survey.manifests.unread)
             batches = stream_shares(self._reader, self._engine, wanted)
         else:
-            batches = stream_blobs(self._reader, self._engine, passed)
+            batches = stream_blobs(self._reader, self._engine, passed, len(live))
         for batch in batches:
             _count(survey.blobs, batch)
             if needed is not live:

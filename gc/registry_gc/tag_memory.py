@@ -11,7 +11,8 @@ every link has the same size, and times can be set.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,17 +29,26 @@ SETTLED = 60.0
 class TagMemory:
     """Tags of one storage in a cache, which may hold those of others.
 
-    Make it before the listing begins: it takes the time.
+    :param opened: opens the cache, or says that there is none; called once, when it is needed.
+    :param before: seconds since the epoch by the storage's clock: some time before the listing.
     """
 
-    def __init__(self, cache: ReferenceCache, reader: Reader) -> None:
-        self._cache = cache
+    def __init__(
+        self, opened: Callable[[], ReferenceCache | None], reader: Reader, before: float
+    ) -> None:
+        self._open = opened
         self._place = f"{reader.driver}\n{reader.root}\n"
-        self._settled = reader.now() - SETTLED
+        self._settled = before - SETTLED
+
+    @cached_property
+    def _cache(self) -> ReferenceCache | None:
+        return self._open()
 
     def recall(self, tags: Tags, rows: NDArray[np.int64], names: Names) -> None:
         """Tell *tags* in which of *rows* the stamp is still the one that goes with a target."""
         rows = rows[self._stamped(tags, rows)]
+        if not len(rows) or self._cache is None:
+            return
         keys = pack(self._keys(tags, rows))
         order = np.argsort(keys, kind="stable")
         at = dict(zip((key.tobytes() for key in keys), rows.tolist(), strict=True))
@@ -54,6 +64,8 @@ class TagMemory:
     def remember(self, tags: Tags, rows: Sequence[int], paths: Sequence[str], names: Names) -> None:
         """Keep what was read of *rows*, whose links are *paths*."""
         fit = self._stamped(tags, np.array(rows, np.int64)).tolist()
+        if not any(fit) or self._cache is None:
+            return
         self._cache.add_tags(
             TagRow(
                 self._key(path),

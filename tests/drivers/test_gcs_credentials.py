@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from drivers.conformance import paths_of
-from registry_drivers import gcs
+from registry_drivers import gcs, gcs_auth
 from registry_drivers.errors import AccessDenied, DriverConfigError, StorageError, Unavailable
 from registry_drivers.gcs import GCSStorage, open_gcs
 from registry_drivers.retry import Retry
@@ -146,7 +146,7 @@ def test_a_service_accounts_key(
     jwt: Any = google.auth.jwt  # half of it has types
     claims = jwt.decode(form["assertion"][0], public(account["private_key"]), audience=AUDIENCE)
     assert claims["iss"] == MAIL
-    assert claims["scope"] == gcs.SCOPE
+    assert claims["scope"] == gcs_auth.SCOPE
 
 
 def test_the_default_chain_takes_the_file_that_the_environment_names(

@@ -78,7 +78,7 @@ def storage_of(config: Config, requests_per_second: float | None = None) -> Stor
         raise ConfigError(f"{config.path}: {error}") from error
     given = Parameters(config.driver, config.storage.parameters)
     rates = [requests_per_second, given.number("maxrequestspersecond", 0)]
-    wanted = [rate for rate in rates if rate]
+    wanted = [rate for rate in rates if rate and rate > 0]
     if not wanted:
         return storage
     from registry_drivers.wrappers import throttled

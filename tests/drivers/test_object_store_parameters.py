@@ -1,0 +1,126 @@
+"""What a config may say of an object store, and what it may not: told before anything is asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from registry_drivers.errors import DriverConfigError
+from registry_drivers.factory import StorageSpec, open_storage
+from registry_drivers.object_store import ObjectStorage
+from registry_drivers.retry import Retry
+from registry_gc.cli.wiring import storage_of
+from registry_gc.config import Config
+from servers.azurite import ACCOUNT, KEY
+from servers.fault_proxy import Answer, stub
+from servers.moto import ACCESS_KEY, SECRET_KEY
+
+GIVEN: dict[str, dict[str, Any]] = {
+    "s3": {
+        "accesskey": ACCESS_KEY,
+        "secretkey": SECRET_KEY,
+        "region": "us-east-1",
+        "bucket": "bucket",
+    },
+    "gcs": {"bucket": "bucket"},
+    "azure": {"accountname": ACCOUNT, "accountkey": KEY, "container": "container"},
+}
+
+
+@pytest.fixture(autouse=True)
+def _emulator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without credentials for Google; nothing is sent there."""
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
+
+
+def opened(driver: str, **more: Any) -> ObjectStorage:
+    storage = open_storage(StorageSpec(driver, {**GIVEN[driver], **more}))
+    assert isinstance(storage, ObjectStorage)
+    return storage
+
+
+WRONG = [
+    ("s3", "bucket", {"bucket": "Not A Bucket!"}),
+    ("s3", "bucket", {"bucket": "folder/bucket"}),
+    ("s3", "accelerate", {"accelerate": True, "regionendpoint": "http://127.0.0.1:9"}),
+    ("s3", "127.0.0.1:port", {"regionendpoint": "127.0.0.1:port"}),
+    ("s3", "endpoint", {"regionendpoint": "http://"}),
+    ("s3", "region", {"region": "no region!"}),
+    ("s3", "maxretries", {"maxretries": "often"}),
+    ("s3", "maxretries", {"maxretries": "inf"}),
+    ("s3", "secure", {"secure": "maybe"}),
+    ("azure", "max_retries", {"max_retries": "nan"}),
+    ("azure", "retry_delay", {"retry_delay": "soon"}),
+    ("azure", "retry_delay", {"retry_delay": "-1s"}),
+    ("azure", "contradicts", {"legacyrootprefix": True, "trimlegacyrootprefix": "true"}),
+    *((driver, "rootdirectory", {"rootdirectory": root})
+      for driver in GIVEN for root in ("..", "/./a", "a/../b", ["a"])),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("driver", "named", "more"), WRONG)
+def test_what_cannot_be_is_an_error_of_one_line_that_names_it(
+    driver: str, named: str, more: Mapping[str, Any]
+) -> None:
+    with pytest.raises(DriverConfigError) as caught:
+        opened(driver, **more)
+    (line,) = str(caught.value).splitlines()
+    assert named in line
+    assert SECRET_KEY not in line
+
+
+@pytest.mark.parametrize("driver", GIVEN)
+@pytest.mark.parametrize(
+    ("root", "folder"),
+    [("", ""), ("/", ""), (None, ""), ("a", "a/"), ("/a/b/", "a/b/"), ("a//b", "a//b/"), (7, "7/"),
+     ("a.b/..c", "a.b/..c/"), ("/a b/ü+%", "a b/ü+%/")],
+)  # fmt: skip
+def test_a_root_directory_may_have_slashes_around_it(driver: str, root: Any, folder: str) -> None:
+    with closing(opened(driver, rootdirectory=root)) as storage:
+        assert storage.folder == folder
+
+
+@pytest.mark.parametrize(
+    ("driver", "more", "times", "first"),
+    [
+        ("s3", {}, Retry().times, Retry().first),
+        ("s3", {"maxretries": "3"}, 3, Retry().first),
+        ("s3", {"maxretries": 0}, Retry().times, Retry().first),
+        # What Amazon's SDK for Go takes for "as usual".
+        ("s3", {"maxretries": -1}, Retry().times, Retry().first),
+        ("azure", {"max_retries": 4, "retry_delay": "250ms"}, 4, 0.25),
+        ("azure", {"retry_delay": "1m0.5s"}, Retry().times, 60.5),
+        ("azure", {"retry_delay": 2}, Retry().times, 2.0),
+    ],
+)
+def test_the_config_says_how_patient_a_driver_is(
+    driver: str, more: Mapping[str, Any], times: int, first: float
+) -> None:
+    with closing(opened(driver, **more)) as storage:
+        assert (storage.retry.times, storage.retry.first) == (times, first)
+
+
+def test_a_user_agent_of_the_config_is_sent_with_every_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    headers = {"Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT", "ETag": '"1"'}
+    listing = Answer(200, json.dumps({"kind": "storage#objects"}).encode(), headers)
+    with stub(lambda _: listing) as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        with closing(opened("gcs", useragent="registry/3 (ours)")) as storage:
+            assert list(storage.list("")) == []
+            assert storage.read("a/b") == listing.body
+        assert {seen.headers["user-agent"] for seen in server.requests} == {"registry/3 (ours)"}
+
+
+@pytest.mark.parametrize("rate", [0, -1, "0", ""])
+def test_a_rate_that_is_none_is_no_limit(rate: Any) -> None:
+    parameters = {**GIVEN["s3"], "maxrequestspersecond": rate}
+    storage = storage_of(Config("config.yml", StorageSpec("s3", parameters)))
+    assert isinstance(storage, ObjectStorage)
+    with closing(storage):
+        storage.before_request()
