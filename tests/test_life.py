@@ -8,6 +8,7 @@ tag that was whole has lost anything.
 from __future__ import annotations
 
 import contextlib
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -382,6 +383,8 @@ class Life(RuleBasedStateMachine):
             dry_run=dry_run,
             verify=verified,
             workers=1,
+            # Drawn from by :meth:`restore`: the same life must meet the same names again.
+            run=str(uuid.UUID(int=self.runs)),
         )
         before, report = dict(self.files), None
         with contextlib.suppress(PowerCut):

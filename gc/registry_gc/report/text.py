@@ -20,7 +20,7 @@ from registry_gc.session import Plan
 
 
 def plan_lines(plan: Plan, verbose: bool) -> Iterator[str]:
-    """Every repository, what is marked, and what is eligible for deletion."""
+    """Every repository, what is marked, what is eligible for deletion; some many lines at once."""
     if verbose:
         yield from _marking_lines(plan)
     else:
