@@ -120,8 +120,9 @@ def stream_blobs(
     if live is not None and reader.capabilities.folders:
         yield from _stream_unreached(reader, engine, live)
         return
+    strays: list[str] = []
     if expected and reader.capabilities.seekable and not reader.capabilities.folders:
-        units, strays = [*even_ranges(expected)], []
+        units = [*even_ranges(expected)]
     else:
         units, strays = first_ranges(reader, BLOBS, engine.workers)
     if strays:
