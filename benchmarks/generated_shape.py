@@ -18,6 +18,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -209,10 +210,9 @@ class Content:
         order = np.lexsort((words[:, 1], words[:, 0]))
         rows = np.empty(len(flat), dtype=[("key", KEY), ("number", "<i8")])
         rows["key"], rows["number"] = flat[order], order
-        words[order[::_SAMPLE], 0].astype(np.uint64).tofile(self._sorted + ".index")
-        flat.tofile(self._digests)
-        rows.tofile(self._sorted + ".part")
-        os.replace(self._sorted + ".part", self._sorted)
+        _put(words[order[::_SAMPLE], 0].astype(np.uint64), self._sorted + ".index")
+        _put(flat, self._digests)
+        _put(rows, self._sorted)
         del self._known
 
     def _images(self, repositories: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
@@ -318,3 +318,10 @@ def _index(children: list[str]) -> bytes:
 _IMAGE_SIZE = len(_image(["0" * 64] * 10, None))
 _REFERRER_SIZE = len(_image(["0" * 64] * 10, "0" * 64))
 _INDEX_SIZE = len(_index(["0" * 64] * 10))
+
+
+def _put(rows: NDArray[Any], path: str) -> None:
+    """Write *rows* whole or not at all: two workers may do so at once, with a third reading."""
+    part = f"{path}.{os.getpid()}.part"
+    rows.tofile(part)
+    os.replace(part, path)
