@@ -41,7 +41,7 @@ class Ticking(SerialEngine):
 
     def __init__(self, reader: Reader, workers: int) -> None:
         super().__init__(reader)
-        self.workers = workers  # type: ignore[misc]  # a class variable of its parent
+        self.workers = workers
         self.work = 0
         self.ticks = 0
 
@@ -153,7 +153,7 @@ class Shuffled(SerialEngine):
 
     def __init__(self, reader: Reader, seed: int) -> None:
         super().__init__(reader)
-        self.workers = 5  # type: ignore[misc]  # a class variable of its parent
+        self.workers = 5
         self.dice = random.Random(seed)
 
     def run(

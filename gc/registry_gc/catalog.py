@@ -120,10 +120,9 @@ def stream_blobs(
     if live is not None and reader.capabilities.folders:
         yield from _stream_unreached(reader, engine, live)
         return
+    units, strays = first_ranges(reader, BLOBS, engine.workers)
     if expected and reader.capabilities.seekable and not reader.capabilities.folders:
-        units, strays = [*even_ranges(expected)], []
-    else:
-        units, strays = first_ranges(reader, BLOBS, engine.workers)
+        units = [*even_ranges(expected)]
     if strays:
         yield replace(_NO_BLOBS, strangers=len(strays))
     for cut in engine.run(cut_blobs, units, still_to_list):
