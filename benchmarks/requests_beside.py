@@ -1,6 +1,6 @@
 """How often a collection asks an object store; for S3 beside the stock command on the same bucket.
 
-    python benchmarks/requests_beside.py [--stores s3 gcs azure] [--record]
+    python benchmarks/requests_beside.py [--stores s3 gcs azure] [--alone] [--record]
 
 moto's server, fake-gcs-server and Azurite hold the registry; a proxy on loopback counts what each
 command sends: dry runs first, which change nothing, then one collection of ours. Needs what
@@ -100,7 +100,9 @@ def batches(state: Path, size: int) -> int:
     return sum(-(-count // size) for (count,) in rows)
 
 
-def measure(folder: Path, kind: str, direct: Place, files: dict[str, bytes]) -> list[Row]:
+def measure(
+    folder: Path, kind: str, direct: Place, files: dict[str, bytes], *, beside: bool
+) -> list[Row]:
     """Let all commands run on one store, one after the other."""
     store(direct, files)
     listed, read = pages(files, PAGE[kind]), manifests(files)
@@ -123,7 +125,7 @@ def measure(folder: Path, kind: str, direct: Place, files: dict[str, bytes]) -> 
         for mode in ((), ("-m",)):
             name = " ".join(("dry run", *mode))
             add(name, OURS, first, *ours, "--no-cache", "--dry-run", *mode)
-            if kind == "s3":
+            if beside and kind == "s3":
                 add(name, STOCK, None, STOCK, "garbage-collect", "--dry-run", *mode)
         counted(proxy, place.environment, *ours, "--dry-run", "-m", config)
         known = add("dry run -m, again", OURS, again, *ours, "--dry-run", "-m")
@@ -155,6 +157,9 @@ def main() -> None:
     parser.add_argument("--stores", nargs="+", choices=list(PAGE), default=list(PAGE))
     parser.add_argument("--repositories", type=int, default=35)
     parser.add_argument("--pushes", type=int, default=526, help="of all repositories together")
+    parser.add_argument(
+        "--alone", action="store_true", help="without the stock command, which takes half an hour"
+    )
     parser.add_argument("--record", action="store_true", help="put the figures into the README")
     arguments = parser.parse_args()
     files = fill(arguments.repositories, arguments.pushes)
@@ -168,7 +173,9 @@ def main() -> None:
 
         servers = Servers(stack, folder)
         for kind in arguments.stores:
-            rows += measure(folder(f"run-{kind}"), kind, servers.place(kind), files)
+            rows += measure(
+                folder(f"run-{kind}"), kind, servers.place(kind), files, beside=not arguments.alone
+            )
         version = subprocess.run([STOCK, "--version"], capture_output=True, text=True, check=True)
         about = {
             "counted": f"{datetime.now(UTC):%Y-%m-%d}",

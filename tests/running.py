@@ -144,7 +144,7 @@ class Disk:
     tree: RegistryTree = field(init=False)
 
     def __post_init__(self) -> None:
-        self.root.mkdir(parents=True)
+        self.root.mkdir(parents=True, exist_ok=True)
         self.tree = RegistryTree(folder_sink(self.root))
 
     @property

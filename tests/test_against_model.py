@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,11 @@ from running import (
 )
 from strategies import Registry, damaged, registries, well_formed
 
+# Workers are processes here, and forking them takes longer than what these registries need. That
+# they find the same as one is seen by the runs that delete, which have as many as is usual.
+ALONE = ("--workers", "1")
 QUICK = settings(
-    max_examples=60,
+    max_examples=40,  # the command line; test_many_registries has ten times as many without it
     deadline=None,
     derandomize=bool(os.environ.get("CI")),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
@@ -85,7 +89,7 @@ def assert_agrees(registry: Registry, delete_untagged: bool, grace: bool) -> Non
         write_files(root, registry.files, registry.now)
         before = fingerprint(root)
 
-        dry = collect(root, "--dry-run", *chosen)
+        dry = collect(root, "--dry-run", *chosen, *ALONE)
         assert fingerprint(root) == before
         assert_says(dry, expected)
 
@@ -102,7 +106,7 @@ def assert_agrees(registry: Registry, delete_untagged: bool, grace: bool) -> Non
         assert not empty_folders(root)
 
         after = files_below(root)
-        second = collect(root, *chosen)
+        second = collect(root, *chosen, *ALONE)
         assert files_below(root) == after
         for kind in ("blobs", "manifests", "layer_links", "uploads"):
             assert second.json[kind]["eligible"] == 0
@@ -133,7 +137,7 @@ def test_marked_counts_every_digest_that_is_referenced(
     expected = model_of(registry, delete_untagged, grace=False)
     with scratch() as folder:
         write_files(folder / "registry", registry.files, registry.now)
-        result = collect(folder / "registry", "--dry-run", *options(delete_untagged, False))
+        result = collect(folder / "registry", "--dry-run", *options(delete_untagged, False), *ALONE)
     assert result.json["marked"] == len(expected.marked)
 
 
@@ -148,14 +152,25 @@ def test_a_cache_that_other_registries_filled_changes_nothing(
             root = folder / f"registry-{number}"
             write_files(root, registry.files, registry.now)
             for _ in range(2):
-                again = collect(
-                    root, "--cache", cache, "--dry-run", *options(delete_untagged, False)
-                )
+                chosen = [*options(delete_untagged, False), *ALONE]
+                again = collect(root, "--cache", cache, "--dry-run", *chosen)
                 assert_says(again, model_of(registry, delete_untagged, grace=False))
 
 
 def collect_and_be_killed(root: Path, deletes: int, *arguments: str) -> bool:
-    """Collect in a process that is killed right before delete number *deletes*.
+    """Collect in a process that is killed right before delete number *deletes*; see there."""
+    return be_killed(deletes, lambda: collect(root, *arguments))
+
+
+def is_delete(event: str, _: object) -> bool:
+    """Whether an audit event is a delete, or a move."""
+    return event in DELETES
+
+
+def be_killed(
+    number: int, work: Callable[[], object], counts: Callable[[str, object], bool] = is_delete
+) -> bool:
+    """Do *work* in a process that is killed right before the event *number* that *counts*.
 
     Returns whether it came to that; otherwise the run has ended by itself.
     """
@@ -163,16 +178,16 @@ def collect_and_be_killed(root: Path, deletes: int, *arguments: str) -> bool:
     if child == 0:
         seen = 0
 
-        def count(event: str, _: object) -> None:
+        def count(event: str, arguments: object) -> None:
             nonlocal seen
-            if event in DELETES:
+            if counts(event, arguments):
                 seen += 1
-                if seen == deletes:
+                if seen == number:
                     os.kill(os.getpid(), signal.SIGKILL)
 
         sys.addaudithook(count)
         try:
-            collect(root, *arguments)
+            work()
         except BaseException as error:
             os.write(2, f"{error!r}\n".encode())
             os._exit(99)
@@ -196,7 +211,7 @@ def test_killed_before_any_delete_and_run_again_the_end_is_the_same(
         assert left <= expected.dead
         if forget and (folder / "registry.state").exists():
             (folder / "registry.state").rename(folder / "lost.state")
-        again = collect(root, *options(delete_untagged, False))
+        again = collect(root, *options(delete_untagged, False), *ALONE)
         assert again.exit_code in (0, 3)
         assert set(registry.files) - files_below(root) == expected.dead
 
@@ -244,7 +259,7 @@ def test_killed_before_every_single_delete_the_end_is_the_same(
             write_files(root, files, now)
             killed = collect_and_be_killed(root, deletes, *chosen)
             assert set(files) - files_below(root) <= expected.dead
-            again = collect(root, *chosen)
+            again = collect(root, *chosen, *ALONE)
             assert again.exit_code == 0
             assert set(files) - files_below(root) == expected.dead, f"killed before {deletes}"
             assert not empty_folders(root)

@@ -38,7 +38,7 @@ from registry_tree import (
 )
 from running import Disk, Result, empty_folders, files_below, scratch, write_config, write_files
 from strategies import Registry, registries
-from test_against_model import FEW, rich_registry
+from test_against_model import ALONE, FEW, rich_registry
 
 DAY = 24 * HOUR
 CONFIG = b'{"config": "of what goes"}'
@@ -358,7 +358,7 @@ def test_whatever_is_pushed_in_between_goes_only_if_a_collection_would_delete_it
         # All of it is old, whatever the first story says of some.
         files = {path: File(file.data, DAY) for path, file in registry.files.items()}
         write_files(root, files, registry.now)
-        file = plan(root, *["-m"] * delete_untagged)
+        file = plan(root, *["-m"] * delete_untagged, *ALONE)
         planned = files_below(root)
         shift = 365 * DAY if behind else 0
         pushed = {
@@ -432,6 +432,7 @@ ALTERATIONS = {
     "old versions more": "INSERT INTO deletions (phase, kind, path, size, reason) "
     "VALUES (7, 'versions', 'docker/registry/v2/blobs/sha256/aa/data', 1, 'so')",
     "an option": "UPDATE meta SET value = 'false' WHERE key = 'delete_untagged'",
+    "no option": "DELETE FROM meta WHERE key = 'quarantine'",  # which says null
     "the cut-off": "UPDATE meta SET value = value + 1e9 WHERE key = 'cutoff'",
     "the time": "UPDATE meta SET value = value + 1 WHERE key = 'listed'",
     "what was seen": "UPDATE links SET words = zeroblob(length(words))",

@@ -506,3 +506,15 @@ def test_help_loads_nothing_that_takes_time() -> None:
         [sys.executable, "-c", code], env=environment(), capture_output=True, check=False
     )
     assert done.returncode == 0, done.stderr.decode()
+
+
+def test_what_works_a_plan_out_again_is_loaded_for_verify_alone() -> None:
+    code = (
+        "import sys, registry_gc.apply, registry_gc.cli.run\n"
+        "heavy = {'registry_gc.plan_check', 'registry_gc.closure', 'registry_gc.wholeness'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()

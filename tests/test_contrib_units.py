@@ -169,8 +169,8 @@ def test_what_the_image_copies_is_enough_to_build_the_package(tmp_path: Path) ->
                 shutil.copytree(ROOT / path, inside, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(ROOT / path, inside)
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", wheels]
-    subprocess.run([*command, source], check=True, capture_output=True)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(wheels)]
+    subprocess.run([*command, str(source)], check=True, capture_output=True)
     (wheel,) = wheels.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAPER = (ROOT / "docs" / "dask.md").read_text(encoding="utf-8")
 CLUSTER: dict[str, Any] = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", PAPER, re.DOTALL)[0])
 SCHEDULER, WORKER = CLUSTER["spec"]["scheduler"], CLUSTER["spec"]["worker"]
-COMMANDS = dict(
+COMMANDS: dict[str, str] = dict(
     re.findall(r"^((?:dask \w+|registry-garbage-collect) .*?)(?:  +# (.*))?$", PAPER, re.MULTILINE)
 )
 

@@ -62,8 +62,7 @@ def test_a_line_is_one_that_the_command_takes(
         command, words = found, words[1:]
     # In running text a command is often named without all of its arguments.
     arguments = [one for one in command.params if isinstance(one, click.Argument)]
-    bare = not words
-    if bare and any(one.required for one in arguments):
+    if not words and any(one.required for one in command.params):
         return
     options = [one for one in command.params if one.name in ("run_file",) and one.required]
     if options and "-o" not in words and words[0] != "show":

@@ -188,7 +188,8 @@ def test_units_of_a_worker_that_is_killed_are_run_again(folder: str, tmp_path: P
         assert manifests.batch.counts.tolist() == whole.batch.counts.tolist()
 
 
-def test_no_scheduler_is_one_clear_line(folder: str) -> None:
+def test_no_scheduler_is_one_clear_line(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("registry_gc.engine_dask._CONNECT_SECONDS", 1)
     storage = opening(folder)()
     address = f"tcp://127.0.0.1:{free_port()}"
     with pytest.raises(ClusterError, match="no Dask scheduler answers"):

@@ -19,6 +19,7 @@ from registry_drivers.filesystem import FilesystemStorage
 from registry_gc.lock import Lock
 from registry_tree import repository_path
 from running import Disk, Result, write_config
+from test_against_model import ALONE
 from test_apply import DAY, call, codes
 
 REPOSITORIES = 12
@@ -55,21 +56,33 @@ class Case:
         return file
 
 
-@pytest.fixture
-def case(tmp_path: Path) -> Iterator[Case]:
-    disk = Disk(tmp_path)
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as each test finds its own: registry, plan, and what the last run has seen."""
+    folder = tmp_path_factory.mktemp("limits") / "kept"
+    disk = Disk(folder.with_name("now"))
     for number in range(REPOSITORIES):
         disk.tree.image(f"team/{number}", "v1", layers=[b"%d" % number])
     disk.age(30 * DAY)
-    # What a run before this one has seen.
-    assert call(disk.root, "run", write_config(disk.root)).exit_code == 0
+    assert call(disk.root, "run", write_config(disk.root), *ALONE).exit_code == 0
     for data in (b"one", b"two", b'{"of": "nothing"}'):
         disk.tree.layer("team/0", data)
     disk.age(30 * DAY)
-    made = call(disk.root, "plan", write_config(disk.root), "-o", tmp_path / "plan")
+    plan = disk.folder / "plan"
+    made = call(disk.root, "plan", write_config(disk.root), "-o", plan, *ALONE)
     assert made.json["blobs"]["eligible"] == GARBAGE
+    shutil.move(disk.folder, folder)
+    return folder
+
+
+@pytest.fixture
+def case(kept: Path) -> Iterator[Case]:
+    # Always at the same place: the plan is for that.
+    folder = kept.with_name("now")
+    shutil.copytree(kept, folder)
     with ExitStack() as stack:
-        yield Case(disk, stack)
+        yield Case(Disk(folder), stack)
+    shutil.rmtree(folder)
 
 
 Change = Callable[[Case], None]
@@ -188,14 +201,14 @@ WHOLE = ["--allow-empty", "--accept-shrink", "--max-delete", "100%"]
 
 def run(case: Case, *options: str) -> Result:
     """A collection."""
-    return call(case.disk.root, "run", case.configured(), *case.options, *options)
+    return call(case.disk.root, "run", case.configured(), *case.options, *options, *ALONE)
 
 
 def apply(case: Case, *options: str) -> Result:
     """The plan is carried out."""
     config = ["--config", str(case.configured())]
     plan = case.disk.folder / "plan"
-    return call(case.disk.root, "apply", plan, *config, *case.options, *options)
+    return call(case.disk.root, "apply", plan, *config, *case.options, *options, *ALONE)
 
 
 def assert_refused(case: Case, done: Result, code: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import signal
@@ -23,6 +24,7 @@ from registry_drivers.errors import AccessDenied, AlreadyExists, StorageError, U
 from registry_drivers.filesystem import FilesystemStorage
 from registry_drivers.memory import MemoryStorage
 from registry_gc import contest
+from registry_gc.claim import TAKEOVER
 from registry_gc.folder_lock import FolderLock, NoFolderLock
 from registry_gc.holder import FOLDER, LOCK, STALE_SECONDS, Holder, look, read_holder
 from registry_gc.lock import Lock, LockHeld, LockLost, LockUnsafe, blocker, unlock
@@ -283,6 +285,26 @@ def test_the_lock_of_a_dead_process_of_this_host_is_taken_over_at_once(
         assert "run other" in lock.notices[0]
         assert ours(storage) == [LOCK]
     assert ours(storage) == []
+
+
+def test_a_takeover_whose_process_was_killed_half_way_is_taken_over_at_once(
+    storage: Storage,
+) -> None:
+    """On a file system as in an object store; however often that has happened."""
+    holder = somebody(dead(), at=storage.now())
+    put(storage, holder)
+    state = hashlib.sha256(holder.encode()).hexdigest()[:16]
+    for generation in range(3):
+        winner = replace(somebody(dead(), at=storage.now()), token=f"w{generation}")
+        storage.write(f"{FOLDER}/{TAKEOVER}{state}-{generation}", winner.encode())
+    with take(storage, "new") as lock:
+        assert "taken over: that process has ended" in lock.notices[0]
+        assert ours(storage) == [LOCK]
+    living = replace(somebody(Process.current(), at=storage.now()), token="living")
+    put(storage, holder)
+    storage.write(f"{FOLDER}/{TAKEOVER}{state}-0", living.encode())
+    with pytest.raises(LockHeld, match="just taking the lock over"):
+        take(storage)
 
 
 def test_a_pid_that_is_used_again_is_not_taken_for_the_holder(memory: MemoryStorage) -> None:

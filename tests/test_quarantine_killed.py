@@ -177,10 +177,14 @@ def test_a_killed_restore_leads_nowhere_to_nothing_and_the_next_one_ends_it(
 ) -> None:
     before = a_bit_of_everything()
 
+    first = kind(before, ENDLESS, lambda: NOW)
+    quarantine(first, tmp_path)
+    (aside,) = asides(first)
+
     def set_aside() -> tuple[Mortal, str]:
-        storage = kind(before, ENDLESS, lambda: NOW)
-        quarantine(storage, tmp_path)
-        (aside,) = asides(storage)
+        storage = kind({}, ENDLESS, lambda: NOW)
+        for path, data in first.snapshot().items():
+            storage.put(path, data, first.stat(path).modified)
         return storage, aside.run
 
     whole, run = set_aside()

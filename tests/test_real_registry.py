@@ -12,6 +12,7 @@ from model import WEEK, expect
 from real import Layout, RealRegistry, garbage_collect_dry_run
 from running import Result, collect, collect_as_text, run, scratch, write_config, write_files
 from strategies import Registry, well_formed
+from test_against_model import ALONE
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +209,7 @@ def test_the_real_run_prints_the_lines_of_the_dry_run(
 
 
 @settings(
-    max_examples=40,
+    max_examples=25,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
@@ -219,8 +220,8 @@ def test_without_delete_untagged_distribution_deletes_the_same_blobs(registry: R
         write_files(root, registry.files, registry.now)
         config = write_config(root)
         theirs = garbage_collect_dry_run(config)
-        ours = run("--dry-run", "--no-cache", config, state=folder / "state")
-        counts = collect(root, "--dry-run", config=config).json
+        ours = run("--dry-run", "--no-cache", *ALONE, config, state=folder / "state")
+        counts = collect(root, "--dry-run", *ALONE, config=config).json
     model = expect(registry.files, delete_untagged=False, upload_age=WEEK, now=registry.now)
     assert theirs.blobs == model.blobs
     assert theirs.marked == len(model.marked)

@@ -274,6 +274,19 @@ def test_what_came_back_is_counted_in_words_that_go_with_the_number(registry: Re
     assert "restored 2 blobs, 1 layer link, 1 manifest, 1 tag history (" in _as_text(registry, "b")
 
 
+def test_a_dry_run_counts_only_what_would_come_back(registry: Registry) -> None:
+    tree = registry.tree()
+    old = tree.image("app", "v1", layers=[b"base", b"two"], config=b'"two"')
+    tree.image("app", "v1", layers=[b"base", b"three"], config=b'"three"')
+    registry.quarantine()
+    registry.write({blob_path(sha256(b"two")): b"two"})
+    said = registry.command("restore", "--dry-run", f"app@{old}").json
+    done = registry.command("restore", f"app@{old}").json
+    assert said["already_there"] == done["already_there"] == 1
+    assert said["restored"] == done["restored"]
+    assert said["restored_bytes"] == done["restored_bytes"]
+
+
 def _as_text(registry: Registry, what: str) -> str:
     from registry_gc.cli.main import registry_gc
 

@@ -114,8 +114,8 @@ def very_many_tiny_ones(*, folders: bool) -> MemoryStorage:
     "storage",
     [
         one_enormous_repository,
-        lambda: very_many_tiny_ones(True),
-        lambda: very_many_tiny_ones(False),
+        lambda: very_many_tiny_ones(folders=True),
+        lambda: very_many_tiny_ones(folders=False),
     ],
     ids=["one enormous repository", "many tiny ones in folders", "many tiny ones side by side"],
 )

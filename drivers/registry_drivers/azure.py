@@ -37,7 +37,7 @@ from registry_drivers.errors import (
     StorageError,
 )
 from registry_drivers.multipart import Part, batch_of, parts_of
-from registry_drivers.object_client import Answered, Level, Listed, addressable
+from registry_drivers.object_client import Answered, Level, Listed, addressable, opening
 from registry_drivers.object_store import ObjectStorage
 from registry_drivers.parameters import Parameters
 from registry_drivers.retry import Retry
@@ -138,7 +138,8 @@ class AzureStorage(ObjectStorage):
             self._settle("/" + self.folder)
         self._store: Any = None
         if addressable(self.folder):
-            self._store = self._obstore()
+            with opening(self.driver):
+                self._store = self._obstore()
 
     def _obstore(self) -> Any:
         from obstore.store import AzureStore

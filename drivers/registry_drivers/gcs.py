@@ -39,7 +39,7 @@ from registry_drivers.gcs_answers import (
 )
 from registry_drivers.gcs_auth import Tokens, credentials_of
 from registry_drivers.multipart import Part, batch_of, parts_of
-from registry_drivers.object_client import Answered, Level, Listed, addressable
+from registry_drivers.object_client import Answered, Level, Listed, addressable, opening
 from registry_drivers.object_store import ObjectStorage
 from registry_drivers.parameters import Parameters
 from registry_drivers.retry import Retry
@@ -102,7 +102,10 @@ class GCSStorage(ObjectStorage):
         self._endpoint = endpoint
         self._objects = f"{endpoint}/storage/v1/b/{quote(bucket, safe='')}/o"
         self._tokens = Tokens(credentials, self.driver, self._clean)
-        self._store = self._obstore() if addressable(self.folder) else None
+        self._store: Any = None
+        if addressable(self.folder):
+            with opening(self.driver):
+                self._store = self._obstore()
 
     def _obstore(self) -> Any:
         from obstore.store import GCSStore

@@ -75,6 +75,8 @@ def _inline(given: Parameters) -> Mapping[str, Any]:
         value = given.mapping("credentials")
     except DriverConfigError:
         value = json.loads(given.secret("credentials"))
+        if not isinstance(value, dict):
+            raise ValueError("no JSON object") from None
     given.secrets += [str(value[name]) for name in _SECRETS if name in value]
     return {str(name): text for name, text in value.items()}
 

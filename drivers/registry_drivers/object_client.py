@@ -10,9 +10,10 @@ come as they are. Objects are read through obstore, at a fifth of that, except t
 from __future__ import annotations
 
 import abc
+import contextlib
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -20,6 +21,7 @@ from registry_drivers.base import Capabilities, Entry, Outcome, Page, Requests
 from registry_drivers.columns import MalformedListing
 from registry_drivers.errors import (
     AccessDenied,
+    DriverConfigError,
     InvalidPath,
     NotFound,
     StorageError,
@@ -254,6 +256,20 @@ class ObjectClient(abc.ABC):
         self._fail(
             status, code[1] if code else "", said[1] if said else "the storage refused", path=path
         )
+
+
+@contextlib.contextmanager
+def opening(driver: str) -> Iterator[None]:
+    """An obstore store is made of what the config says.
+
+    :raises DriverConfigError: it cannot be.
+    """
+    import obstore
+
+    try:
+        yield
+    except (obstore.exceptions.BaseError, ValueError) as error:
+        raise DriverConfigError(str(error).partition("\n")[0], driver=driver) from None
 
 
 def addressable(folder: str) -> bool:

@@ -21,7 +21,7 @@ from registry_drivers.errors import (
     StorageError,
     Unavailable,
 )
-from registry_drivers.object_client import addressable
+from registry_drivers.object_client import addressable, opening
 from registry_drivers.object_store import ObjectStorage
 from registry_drivers.parameters import Parameters
 from registry_drivers.retry import Retry
@@ -112,7 +112,10 @@ class S3Requests(ObjectStorage):
         if given.has("storageclass") and given.text("storageclass").upper() != "NONE":
             # A copy is not of its source's class by itself.
             self._copying["StorageClass"] = given.text("storageclass").upper()
-        self._store = self._obstore(given) if addressable(self.folder) else None
+        self._store: Any = None
+        if addressable(self.folder):
+            with opening(self.driver):
+                self._store = self._obstore(given)
 
     def _obstore(self, given: Parameters) -> Any:
         from obstore.store import S3Store

@@ -120,9 +120,11 @@ def stream_blobs(
     if live is not None and reader.capabilities.folders:
         yield from _stream_unreached(reader, engine, live)
         return
-    units, strays = first_ranges(reader, BLOBS, engine.workers)
+    strays: list[str] = []
     if expected and reader.capabilities.seekable and not reader.capabilities.folders:
         units = [*even_ranges(expected)]
+    else:
+        units, strays = first_ranges(reader, BLOBS, engine.workers)
     if strays:
         yield replace(_NO_BLOBS, strangers=len(strays))
     for cut in engine.run(cut_blobs, units, still_to_list):
@@ -254,13 +256,16 @@ class _Merge:
         self.layers.renumber(renumber)
         folders, retag = self._tag_folders(renumber)
         columns = TagColumns.joined(self.tags)
+        # What is put together is not kept in parts: in a large registry both are much.
+        self.tags.clear()
         columns = replace(columns, folder=retag[columns.folder])
+        tag_index = _sorted(self.tag_index, retag)
         catalog = Catalog(
             repositories=order,
             revisions=Revisions(_ordered(self.revisions, renumber)),
             layers=self.layers,
             tag_folders=folders,
-            tag_index=_sorted(self.tag_index, retag),
+            tag_index=tag_index,
             tags=Tags(order, folders, self.names, columns),
             uploads=sorted(
                 (
@@ -308,6 +313,8 @@ class _Merge:
                     kept.append(row)
                     last = name
                 retag[row] = len(kept) - 1
+        self.folder_owner.clear()
+        self.folder_names.clear()
         names = Paths.of([found[row] for row in kept])
         return TagFolders(owner[kept], names), np.array(retag, dtype=np.int32)
 

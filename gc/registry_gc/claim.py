@@ -130,9 +130,10 @@ class Claim:
                 raise
             try:
                 age = self._storage.now() - self._storage.stat(mark).modified
+                winner = read_holder(self._storage, mark)
             except NotFound:
-                age = 0.0
-            if age < STALE_SECONDS:
+                break
+            if age < STALE_SECONDS and not (winner and why_dead(winner, self._flock)):
                 break
             # Who won that generation died before it was done.
         raise LockHeld("another run is just taking the lock over: try again later", found.holder)
@@ -199,17 +200,23 @@ def reason(storage: Reader, found: Found, flock: FolderLock | None) -> str:
 
     :raises LockHeld: it may not.
     """
-    holder = found.holder
-    if holder is not None:
-        alive = holder.alive()
-        if alive is False:
-            return "that process has ended"
-        free = flock is not None and holder.flock
-        if free and alive is None and holder.on_this_machine():
-            return "that process has ended, as its flock is free"
+    why = why_dead(found.holder, flock) if found.holder is not None else ""
+    if why:
+        return why
     if found.stale:
         return f"it was last refreshed {found.age / 60:.0f} minutes ago"
     raise held(storage, found)
+
+
+def why_dead(holder: Holder, flock: FolderLock | None) -> str:
+    """Why *holder* is known to be dead by one who holds *flock*; empty where it is not."""
+    alive = holder.alive()
+    if alive is False:
+        return "that process has ended"
+    free = flock is not None and holder.flock
+    if free and alive is None and holder.on_this_machine():
+        return "that process has ended, as its flock is free"
+    return ""
 
 
 def is_own(storage: Reader, holder: Holder, path: str = LOCK) -> bool:

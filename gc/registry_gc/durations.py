@@ -56,4 +56,7 @@ def parse_deadline(text: str, now: datetime) -> float:
         moment = datetime.fromisoformat(wanted)
         aware = moment if moment.tzinfo is not None else moment.astimezone()
         return max(0.0, (aware - now).total_seconds())
-    return parse_duration(wanted)
+    try:
+        return parse_duration(wanted)
+    except ValueError as error:
+        raise ValueError(f"{error}, or a time such as 06:00") from None

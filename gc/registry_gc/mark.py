@@ -357,20 +357,20 @@ class _Marker:
             Hold(self._name(repository), digest, reason)
             for (repository, digest), reason in self.holds.items()
         ]
-        marking = Marking(
+        dead, damaged = without(self.linked, live), self._damaged()
+        # The live set is what takes most; it needs no more of what led here, nor do later parts.
+        del self.linked, self.linked_ids, self.referrers, self.checked
+        del self.target_owner, self.target_keys
+        return Marking(
             live=live,
-            dead=without(self.linked, live),
+            dead=dead,
             held=frozenset(self.held),
             holds=tuple(sorted(holds, key=lambda hold: (hold.repository, hold.digest or ""))),
-            damaged=self._damaged(),
+            damaged=damaged,
             young=self.young,
             live_set=self._live_set(live),
             parts=self._live_keys,
         )
-        # What asks for parts needs no more of what led here.
-        del self.linked, self.linked_ids, self.referrers, self.checked
-        del self.target_owner, self.target_keys
-        return marking
 
     def _damaged(self) -> tuple[Damage, ...]:
         found = set(self.catalog.damaged)

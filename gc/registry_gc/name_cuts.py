@@ -139,21 +139,22 @@ def _worthwhile(ahead: list[str], known: tuple[str, ...], current: str, rest: Ra
 
 def _fewest(ahead: list[str], behind: list[str]) -> list[_Part]:
     """As few beginnings as all of *ahead* have, and none of *behind*, which is sorted."""
-    parts: list[_Part] = []
+    parts: dict[str, list[str]] = {}
+    without: dict[str, tuple[str, ...]] = {}
+    beginning = ""
     for name in sorted(ahead):
-        if parts and name.startswith(parts[-1].beginning):
-            parts[-1] = replace(parts[-1], names=(*parts[-1].names, name))
+        if beginning and name.startswith(beginning):
+            parts[beginning].append(name)
             continue
         at = bisect_left(behind, name)
         beside = behind[max(0, at - 1) : at + 1]
         shared = max((len(_alike([name, other])) for other in beside), default=0)
         beginning = name[: shared + 1]
-        without: tuple[str, ...] = ()
+        parts[beginning] = [name]
         if shared == len(name):
             # A file that others are called like.
-            without = tuple(other for other in behind if other.startswith(name))
-        parts.append(_Part(beginning, (name,), without))
-    return parts
+            without[beginning] = tuple(other for other in behind if other.startswith(name))
+    return [_Part(start, tuple(names), without.get(start, ())) for start, names in parts.items()]
 
 
 def _alike(names: Sequence[str]) -> str:

@@ -187,7 +187,8 @@ class PlanFile(RunFile):
 
     def _checksum(self, meta: dict[str, Any], last: int) -> str:
         checksum = xxhash.xxh3_128()
-        facts = {name: meta.get(name) for name in _SEALED}
+        # What is missing is not what is null: a row of them that was deleted is an alteration.
+        facts = {name: meta[name] for name in _SEALED if name in meta}
         checksum.update(json.dumps(facts, sort_keys=True).encode())
         for (words,) in self._read("SELECT words FROM links ORDER BY part"):
             checksum.update(words)

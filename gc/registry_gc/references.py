@@ -23,7 +23,7 @@ from registry_gc.manifests import SIZE_LIMIT, Kind, References, UnreadableManife
 from registry_gc.spool import Spool
 
 _MANIFESTS_A_UNIT = 512
-_EDGES_AT_ONCE = 1 << 18
+_EDGES_AT_ONCE = 1 << 17
 _IDS_AT_ONCE = 1 << 14
 
 

@@ -53,6 +53,8 @@ WRONG = [
     ("s3", "maxretries", {"maxretries": "often"}),
     ("s3", "maxretries", {"maxretries": "inf"}),
     ("s3", "secure", {"secure": "maybe"}),
+    ("azure", "host", {"serviceurl": "http://"}),
+    ("azure", "port", {"serviceurl": "127.0.0.1:port"}),
     ("azure", "max_retries", {"max_retries": "nan"}),
     ("azure", "retry_delay", {"retry_delay": "soon"}),
     ("azure", "retry_delay", {"retry_delay": "-1s"}),
@@ -71,6 +73,15 @@ def test_what_cannot_be_is_an_error_of_one_line_that_names_it(
     (line,) = str(caught.value).splitlines()
     assert named in line
     assert SECRET_KEY not in line
+
+
+@pytest.mark.parametrize("inline", ["[]", '"text"', "1", "{", "null"])
+def test_inline_credentials_that_are_no_key_are_told_without_showing_them(
+    inline: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST")
+    with pytest.raises(DriverConfigError, match=r"storage\.gcs\.credentials"):
+        opened("gcs", credentials=inline)
 
 
 @pytest.mark.parametrize("driver", GIVEN)

@@ -12,7 +12,7 @@ import humanize
 from registry_drivers.base import Storage
 from registry_drivers.factory import versions_of
 from registry_gc import __version__
-from registry_gc.bring_back import Back, BringingBack, meaning_of
+from registry_gc.bring_back import Back, BringingBack, exists, meaning_of
 from registry_gc.cli.output import Output
 from registry_gc.cli.quarantine_records import Telling
 from registry_gc.cli.wiring import complain, is_terminal, logs_json, note
@@ -136,14 +136,14 @@ def document(
     }
 
 
-def _lines(done: Restored) -> Iterator[str]:
+def _lines(done: Restored, verb: str = "restored") -> Iterator[str]:
     for path, reason in done.lost:
         yield f"lost: {path}: {reason}"
     for path, error in done.failed:
         yield f"not restored: {path}: {error}"
     counts = [_counted(count, kind) for kind, count in sorted(done.kinds.items())]
     size = f" ({humanize.naturalsize(done.bytes)})" if done.bytes else ""
-    yield f"restored {', '.join(counts) or 'nothing'}{size}"
+    yield f"{verb} {', '.join(counts) or 'nothing'}{size}"
     if done.there:
         yield f"{humanize.intcomma(done.there)} were there already and stay as they are"
 
@@ -156,15 +156,19 @@ def _counted(count: int, kind: str) -> str:
 def _show(options: Mapping[str, Any], storage: Storage, output: Output) -> int:
     """What a restore would bring back; asks for no lock."""
     done = Restored()
-    items = _selected(options, storage)
-    for kept in items:
+    items = []
+    for kept in _selected(options, storage):
+        if exists(storage, kept.path):
+            done.there += 1
+            continue
+        items.append(kept)
         done.kinds[meaning_of(kept.path).kind] += 1
         done.bytes += kept.size
     if _says(options, "json"):
         output.lines([json.dumps(document(options, storage, done, 0), indent=2)])
     elif _says(options, "text"):
         output.lines(sorted(kept.path for kept in items))
-        output.lines(f"would bring back: {line}" for line in _lines(done))
+        output.lines(_lines(done, "would restore"))
     return 0
 
 

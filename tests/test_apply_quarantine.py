@@ -1,0 +1,171 @@
+"""A plan that sets aside: applied, killed in the middle and gone on with, and taken back."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from registry_tree import RegistryTree, blob_path, sha256
+from running import OWN_FOLDER, Disk, Result, write_config
+from test_against_model import ALONE, be_killed
+from test_apply import CONFIG, DAY, OLD, apply, as_a_registry_writes, call, plan, states, untagged
+
+WAIT = ["-m", "--quarantine", "7d"]
+FOLDER = f"{OWN_FOLDER}/quarantine"
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Disk:
+    """A registry in which an image was untagged by a push, and a layer was never used."""
+    disk = Disk(tmp_path)
+    disk.tree.image("app", "latest", layers=[b"base", b"old"], config=CONFIG)
+    disk.tree.image("app", "latest", layers=[b"base", b"new"])
+    disk.tree.layer("app", b"never used")
+    disk.age(30 * DAY)
+    return disk
+
+
+def is_set_aside(event: str, arguments: object) -> bool:
+    """Whether an audit event is a move into quarantine, of what is the registry's."""
+    where = str(arguments).partition(f"{FOLDER}/")[2]
+    return event == "os.rename" and "/docker/registry/v2/" in where
+
+
+def content(disk: Disk) -> dict[str, bytes]:
+    """What the registry sees."""
+    return {path: (disk.root / path).read_bytes() for path in disk.files()}
+
+
+def aside(disk: Disk) -> dict[str, bytes]:
+    """What is in quarantine, by its original path."""
+    found = {}
+    for path in (disk.root / FOLDER).glob("*/docker/**/*"):
+        if path.is_file():
+            run, _, original = str(path.relative_to(disk.root / FOLDER)).partition("/")
+            assert original not in found, f"twice: {run}"
+            found[original] = path.read_bytes()
+    return found
+
+
+def restore(disk: Disk) -> None:
+    """Every run's quarantine comes back, by its name."""
+    from click.testing import CliRunner
+
+    from registry_gc.cli.main import registry_gc
+
+    # The runs of links first: the blobs that these lead to may lie in another run's.
+    for run in sorted(os.listdir(disk.root / FOLDER)):
+        answer = CliRunner().invoke(registry_gc, ["restore", str(write_config(disk.root)), run])
+        assert answer.exit_code == 0 or "nothing of that" in answer.stderr, answer.stderr
+
+
+def test_a_plan_that_sets_aside_loses_nothing_and_its_run_is_restored_whole(disk: Disk) -> None:
+    before = content(disk)
+    file = plan(disk.root, *WAIT)
+    assert content(disk) == before
+    done = apply(disk.root, file)
+    assert done.exit_code == 0, done.errors
+    assert (done.json["blobs"]["deleted"], done.json["quarantine"]["blobs"]) == (0, 4)
+    assert set(states(file)) == {"quarantined"}
+    assert content(disk) | aside(disk) == before
+    assert OLD in aside(disk)
+    assert os.listdir(disk.root / FOLDER) == [done.json["run"]]
+    restore(disk)
+    assert content(disk) == before
+    assert not (disk.root / FOLDER).exists()
+
+
+def test_a_push_between_plan_and_apply_is_not_set_aside(disk: Disk) -> None:
+    before = content(disk)
+    file = plan(disk.root, *WAIT)
+    goes = untagged(disk)
+    as_a_registry_writes(disk, -365 * DAY).image("other", "v1", layers=[b"base", b"old"])
+    pushed = content(disk)
+    done = apply(disk.root, file)
+    assert done.exit_code == 0, done.errors
+    assert done.json["taken_back"] > 0
+    assert disk.has_layer("other", sha256(b"old"))
+    assert blob_path(goes) in aside(disk)
+    assert blob_path(sha256(b"never used")) in aside(disk)
+    assert content(disk) | aside(disk) == pushed
+    restore(disk)
+    assert content(disk) == pushed
+    assert before.keys() <= pushed.keys()
+
+
+def test_a_push_after_an_apply_that_was_killed_is_not_set_aside_by_the_next(disk: Disk) -> None:
+    """Links are aside already, blobs are not yet: a push finds those there."""
+    file = plan(disk.root, *WAIT)
+    assert be_killed(4, lambda: apply(disk.root, file, *ALONE), is_set_aside)
+    moved = aside(disk)
+    assert len(moved) == 3
+    assert disk.has(OLD)
+    image = as_a_registry_writes(disk, 0).image("app", "again", layers=[b"base", b"old"])
+    done = apply(disk.root, file)
+    assert done.exit_code == 0, done.errors
+    assert disk.has_image("app", image)
+    assert moved.keys() <= aside(disk).keys()
+
+
+def carry_out(disk: Disk, file: Path) -> Result:
+    """Apply, or go on with it."""
+    return apply(disk.root, file, *ALONE)
+
+
+def run(disk: Disk, file: Path) -> Result:
+    """A collection with a run file of its own, or what goes on with it."""
+    return call(disk.root, "run", *WAIT, "--run-file", file, write_config(disk.root), *ALONE)
+
+
+@pytest.mark.parametrize("work", [carry_out, run])
+def test_killed_before_every_single_move_and_gone_on_with_nothing_is_lost(
+    tmp_path: Path, disk: Disk, work: Callable[[Disk, Path], Result]
+) -> None:
+    before = content(disk)
+    file = disk.folder / "file"
+    moves, killed = 0, True
+    kept = tmp_path / "kept"
+    shutil.copytree(disk.root, kept)
+    while killed:
+        moves += 1
+        for path in disk.folder.glob("*"):
+            if path.is_file():
+                path.unlink()
+        shutil.rmtree(disk.root)
+        shutil.copytree(kept, disk.root)
+        disk.age(30 * DAY)
+        if work is carry_out:
+            made = call(disk.root, "plan", write_config(disk.root), "-o", file, *WAIT, *ALONE)
+            assert made.exit_code == 0
+        killed = be_killed(moves, partial(work, disk, file), is_set_aside)
+        assert content(disk) | aside(disk) == before, moves
+        if killed:
+            done = work(disk, file)
+            assert done.exit_code == 0, done.errors
+        assert content(disk) | aside(disk) == before, moves
+        assert set(states(file)) <= {"quarantined", "gone already"}
+        assert OLD in aside(disk)
+        restore(disk)
+        assert content(disk) == before, moves
+    assert moves > 8
+
+
+def test_what_a_plan_sets_aside_and_is_pushed_again_is_not_overwritten_by_a_restore(
+    disk: Disk,
+) -> None:
+    file = plan(disk.root, *WAIT)
+    run_id = apply(disk.root, file).json["run"]
+    tree = RegistryTree(lambda path, data: disk.write(path, data))
+    image = tree.image("app", "latest", layers=[b"base", b"old"], config=CONFIG)
+    now = content(disk)
+    restore(disk)
+    after = content(disk)
+    assert {path: after[path] for path in now} == now
+    assert disk.has_image("app", image)
+    assert disk.has_blob(sha256(b"never used"))
+    assert not (disk.root / FOLDER / run_id / OLD).exists() or disk.has(OLD)
