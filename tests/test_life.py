@@ -382,6 +382,8 @@ class Life(RuleBasedStateMachine):
             dry_run=dry_run,
             verify=verified,
             workers=1,
+            # Not at random: what a restore may be asked for is drawn from these names.
+            run=f"run-{self.runs}",
         )
         before, report = dict(self.files), None
         with contextlib.suppress(PowerCut):
