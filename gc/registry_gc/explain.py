@@ -23,6 +23,7 @@ from registry_gc.layout import blob_path, layer_link, revision_link, tag_index_l
 from registry_gc.lookup import ALGORITHMS, LOOKS_LIKE_DIGEST, Unknown, whole_digest
 from registry_gc.mark import repositories_of
 from registry_gc.plan import dead_links
+from registry_gc.quarantine import asides, hidden_by
 from registry_gc.references import Manifests, State
 from registry_gc.run_file import Row
 from registry_gc.trails import Trail, Trails
@@ -162,16 +163,15 @@ class Explainer:
     def digest(self, digest: str, repository: str | None = None) -> AboutDigest:
         """What is known of *digest*, in *repository* or in all.
 
-        :raises Unknown: nothing is.
+        :raises Unknown: *repository* has nothing to do with it.
         """
         key = self._catalog.names.key(digest)
         stored = self._stat(key)
         trails = self._trails.to(key, repository)
         referrers = self._trails.naming(key, repository)
         links = sorted(self._links_to(key, repository), key=lambda link: link.path)
-        if not (trails or referrers or links) and (stored is None or repository is not None):
-            where = f" in {repository}" if repository else ", and not stored"
-            raise Unknown(f"{digest}: neither linked nor referenced{where}")
+        if repository is not None and not (trails or referrers or links):
+            raise Unknown(f"{digest}: neither linked nor referenced in {repository}")
         (number,) = self._manifests.ids(pack([key])).tolist()
         subject = self._trails.subject_of(number)
         return AboutDigest(
@@ -254,6 +254,9 @@ class Explainer:
         if stored is None:
             if within(self._marking.digests, pack([key]))[0]:
                 yield "it is needed, and not in the store"
+            elif not links:
+                yield "neither linked nor referenced"
+            yield from self._in_quarantine(self._catalog.names.text(key))
         elif self._is_young(key, stored):
             yield "it, or a link that names it, is younger than the grace period"
         if number >= 0 and any(link.kind == "revision" for link in links):
@@ -262,6 +265,16 @@ class Explainer:
                 yield f"damaged: {self._manifests.batch.reasons[number]}"
         for other in sorted(self._catalog.aliases.get(key, ())):
             yield f"its bytes are stored as {self._catalog.names.text(other)}"
+
+    def _in_quarantine(self, digest: str) -> Iterator[str]:
+        path = blob_path(digest)
+        for aside in asides(self._reader):
+            try:
+                self._reader.stat(aside.home + path)
+            except NotFound:
+                if path not in hidden_by(self._reader, [aside]):
+                    continue
+            yield f"the run {aside.run} has set it aside; `registry-gc restore` brings it back"
 
     def _holds(self, repository: str) -> list[str]:
         return [

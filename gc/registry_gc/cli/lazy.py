@@ -41,5 +41,7 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table of commands, without importing one."""
-        shown = {name: click.Command(name, short_help=text) for name, (_, text) in self.later.items()}
+        shown = {
+            name: click.Command(name, short_help=text) for name, (_, text) in self.later.items()
+        }
         click.Group(self.name, {**shown, **self.commands}).format_commands(ctx, formatter)
