@@ -116,7 +116,7 @@ def assert_right(report: Report, gone: set[str]) -> None:
 @pytest.fixture
 def seeds(long: bool) -> range:
     """How many registries a test collects."""
-    return range(2000 if long else 40)
+    return range(100 if long else 40)
 
 
 @pytest.mark.timeout(7200)

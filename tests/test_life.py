@@ -440,7 +440,7 @@ class Life(RuleBasedStateMachine):
 
 @pytest.mark.timeout(14400)
 def test_a_life_of_pushes_and_collections_follows_the_model(long: bool) -> None:
-    examples, steps = (2_000, 20) if long else (50, 12)
+    examples, steps = (420, 12) if long else (50, 12)
     run_machine(
         Life,
         settings=settings(
