@@ -87,6 +87,11 @@ class Kept(NamedTuple):
     modified: float = 0.0
 
 
+def anything_waits(reader: Reader) -> bool:
+    """Whether some run has a quarantine; one listing, and no look into any."""
+    return bool(reader.children(QUARANTINE).folders)
+
+
 def asides(reader: Reader) -> list[Aside]:
     """Every run's quarantine, the youngest first; one listing where there is none."""
     found = [read_aside(reader, run) for run in reader.children(QUARANTINE).folders]

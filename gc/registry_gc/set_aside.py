@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from registry_drivers.base import Deleter, Storage
 from registry_gc.events import Observer
 from registry_gc.policy import Policy
-from registry_gc.quarantine import Quarantining, asides
+from registry_gc.quarantine import Quarantining, anything_waits
 from registry_gc.survey import Survey, Surveyor
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class SettingAside:
 
     def tell_missed(self, survey: Survey) -> Survey:
         """Count what is live and in quarantine, and leave it there."""
-        if not asides(self._storage):
+        if not anything_waits(self._storage):
             return survey
         # Few registries have a quarantine; the others need not import what empties one.
         from registry_gc.recall import missed
@@ -53,7 +53,7 @@ class SettingAside:
 
         :raises StorageError: see :func:`registry_gc.recall.recall`.
         """
-        if not asides(self._storage):
+        if not anything_waits(self._storage):
             return survey
         from registry_gc.recall import recall
 
@@ -66,7 +66,7 @@ class SettingAside:
 
         :raises StorageError: see :func:`registry_gc.recall.recall`.
         """
-        if not asides(self._storage):
+        if not anything_waits(self._storage):
             return
         from registry_gc.recall import look_back
 
