@@ -102,6 +102,7 @@ def read_catalog(
     observer.finish()
     catalog, odd = merge.catalog()
     _read_tags(engine, catalog, observer, memory)
+    catalog.tags.forget_stamps()
     _read_odd_links(engine, catalog, odd)
     _read_upload_starts(engine, catalog)
     return catalog

@@ -23,7 +23,7 @@ from registry_gc.mark import Marking, Pairs, manifests_of, repositories_of
 from registry_gc.references import Manifests
 from registry_gc.spool import Spool
 
-_WORDS_AT_ONCE = 1 << 20
+_WORDS_AT_ONCE = 1 << 18
 _RANGES = 256  # each may have a file open
 _WORDS_IN_MEMORY = 8 << 20
 # Spreads repositories over the 64 bits that a digest's prefix has; any odd number would do.

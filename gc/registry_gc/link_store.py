@@ -18,7 +18,7 @@ from registry_gc.digest import KEY, Keys
 from registry_gc.listing import Links
 from registry_gc.spool import Spool
 
-AT_ONCE = 1 << 17
+AT_ONCE = 1 << 16
 """Links that are looked at in one go."""
 _AGE = np.dtype(np.float64)
 
@@ -196,7 +196,7 @@ class LinkStore:
 class Revisions:
     """Revision links, by owner and key. Once their manifests have numbers, those replace keys."""
 
-    __slots__ = ("_ids", "_keys", "_manifests", "modified", "owner")
+    __slots__ = ("_ids", "_keys", "_manifests", "_modified", "owner")
 
     def __init__(self, links: Links) -> None:
         self.owner = links.owner
@@ -216,14 +216,31 @@ class Revisions:
         assert self._manifests is not None
         return self._manifests.keys_of(self._ids)
 
-    def part(self, rows: slice | NDArray[Any]) -> Links:
-        """The links in *rows*."""
+    @property
+    def modified(self) -> NDArray[np.float64]:
+        """The age of each link, in seconds since the epoch; not to be written to."""
+        return self._modified.read(0, len(self))
+
+    @modified.setter
+    def modified(self, ages: NDArray[np.float64]) -> None:
+        # Asked for at the beginning and for what goes, and no memory in between.
+        self._modified = Spool(_AGE)
+        self._modified.append(ages)
+
+    def part(self, rows: slice | NDArray[np.bool_] | NDArray[np.integer]) -> Links:
+        """The links in *rows*: a slice of neighbours, a mask, or numbers."""
+        if isinstance(rows, slice):
+            start, stop, _ = rows.indices(len(self))
+            modified = self._modified.read(start, stop)
+        else:
+            numbers = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows.astype(np.int64)
+            modified = self._modified.take(numbers, np.ones(len(numbers), np.int64))
         if self._keys is not None:
             keys = self._keys[rows]
         else:
             assert self._manifests is not None
             keys = self._manifests.keys_of(self._ids[rows])
-        return Links(self.owner[rows], keys, self.modified[rows])
+        return Links(self.owner[rows], keys, modified)
 
     def numbered_by(self, manifests: Numbered) -> bool:
         """Whether the numbers are those that *manifests* give."""

@@ -189,7 +189,7 @@ class Columns(msgspec.Struct):
     """
 
     keys: Keys
-    sizes: NDArray[np.int64]
+    sizes: NDArray[np.uint32]
     states: NDArray[np.uint8]
     kinds: NDArray[np.uint8]
     starts: NDArray[np.int64]
@@ -202,7 +202,7 @@ class Columns(msgspec.Struct):
         """Columns for *keys*, to be filled."""
         return cls(
             keys,
-            np.zeros(len(keys), np.int64),
+            np.zeros(len(keys), np.uint32),
             np.full(len(keys), State.MISSING, np.uint8),
             np.zeros(len(keys), np.uint8),
             np.zeros(len(keys), np.int64),

@@ -141,6 +141,10 @@ class Tags(Sequence[Tag]):
         self.keys[row] = np.void(key)
         self.known[row] = True
 
+    def forget_stamps(self) -> None:
+        """Let go of what only those who read links ask for."""
+        self.stamps = np.broadcast_to(np.frombuffer(NO_STAMP, dtype="V16"), len(self))
+
     def path(self, row: int) -> str:
         """Where the tag's ``current/link`` is."""
         owner, name = self.folders[int(self.folder[row])]
