@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from registry_gc.growth import Freed, Growth, Point
-from registry_gc.images import Image
 from registry_gc.report.usage_document import UsageReport
-from registry_gc.usage import AGES, AgeClass, Blob, Share, Totals, Usage, group_of
+from registry_gc.usage.figures import AGES, AgeClass, Blob, Share, Totals, Usage, group_of
+from registry_gc.usage.growth import Freed, Growth, Point
+from registry_gc.usage.images import Image
 
 DAY = 86_400.0
 NOW = 1_763_800_000.0

@@ -19,10 +19,10 @@ from typing import Any
 
 import pytest
 
-import registry_gc.audit
+import registry_gc.audit.log
 from real import program
-from registry_gc.audit import AuditLog
-from registry_gc.audit_sinks import FileSink, NoRoom, Sink, SyslogSink, sink_of
+from registry_gc.audit.log import AuditLog
+from registry_gc.audit.sinks import FileSink, NoRoom, Sink, SyslogSink, sink_of
 from registry_gc.guard import Verdict
 from registry_gc.mark import Hold
 from registry_tree import blob_path, folder_sink, layer_link_path, sha256, tag_path
@@ -342,7 +342,7 @@ class Deaf:
 
 
 def test_not_more_lines_wait_than_memory_bears(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry_gc.audit, "_MOST_WAITING", 3)
+    monkeypatch.setattr(registry_gc.audit.log, "_MOST_WAITING", 3)
     audit = AuditLog(Deaf(), "run", lambda: 0.0)
     check = audit.guarded(lambda: Verdict("allowed", ()))
     for _ in range(3):

@@ -12,13 +12,13 @@ import yaml
 
 from core_support import Store, Watcher
 from registry_drivers.base import Outcome
-from registry_gc.blob_cache import RedisCache, with_cache
+from registry_gc.blob_cache.forgetting import RedisCache, with_cache
+from registry_gc.blob_cache.redis_config import RedisConfig
 from registry_gc.collect import Job
 from registry_gc.collect import collect as collect_job
 from registry_gc.guard import Verdict
 from registry_gc.interrupts import Interrupts
 from registry_gc.policy import Policy
-from registry_gc.redis_config import RedisConfig
 from registry_gc.report.model import Report
 from registry_gc.run_file import Kind, Row, RowState, RunFile
 from registry_tree import sha256

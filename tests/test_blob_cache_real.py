@@ -161,10 +161,10 @@ def test_after_kill_9_entries_are_removed_before_the_registry_is_started(
         service.script("ask", ask)
         program = (
             "import os, signal\n"
-            "from registry_gc import blob_cache\n"
+            "from registry_gc.blob_cache import forgetting\n"
             "from registry_gc.cli.main import registry_garbage_collect\n"
             "def die(*ignored): os.kill(os.getpid(), signal.SIGKILL)\n"
-            "blob_cache.RedisCache.settled = die\n"
+            "forgetting.RedisCache.settled = die\n"
             "registry_garbage_collect()\n"
         )
         words = ["--stop-command", service.path("stop"), "--start-command", service.path("ask")]

@@ -11,21 +11,21 @@ import msgspec
 import numpy as np
 import pytest
 
-import registry_gc.ranges
+import registry_gc.listing.ranges
 from core_support import NOW, Watcher
 from generated import GeneratedStorage
 from generated_shape import Shape
 from registry_drivers.base import Reader
 from registry_drivers.memory import MemoryStorage
-from registry_gc.blob_shares import bounds_of, list_share
 from registry_gc.digest import empty_keys, pack, prefixes
 from registry_gc.engine import SerialEngine
 from registry_gc.layout import BLOBS
-from registry_gc.listing import BlobBatch
+from registry_gc.listing.blob_shares import bounds_of, list_share
+from registry_gc.listing.pages import BlobBatch
+from registry_gc.listing.ranges import Range, even_ranges
 from registry_gc.live_set import LiveSet
-from registry_gc.plan_file import PlanFile
 from registry_gc.policy import Policy
-from registry_gc.ranges import Range, even_ranges
+from registry_gc.runs.plan_file import PlanFile
 from registry_gc.survey import Surveyor
 from stores import a_bit_of_everything
 
@@ -51,8 +51,8 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Reader:
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ranges so short that even these registries have many, and some are cut again."""
-    monkeypatch.setattr(registry_gc.ranges, "BLOBS_A_RANGE", 5)
-    monkeypatch.setattr(registry_gc.ranges, "PAGES", 2)
+    monkeypatch.setattr(registry_gc.listing.ranges, "BLOBS_A_RANGE", 5)
+    monkeypatch.setattr(registry_gc.listing.ranges, "PAGES", 2)
 
 
 def planned(

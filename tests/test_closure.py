@@ -14,14 +14,14 @@ from core_support import NOW, marked
 from model import HOUR, expect
 from registry_drivers.memory import MemoryStorage
 from registry_gc.catalog import read_catalog
-from registry_gc.closure import Closure, close
-from registry_gc.descriptors import UNSTATED, Indescribable, Part, Role, describe
 from registry_gc.digest import Names
 from registry_gc.engine import SerialEngine
 from registry_gc.events import Silence
-from registry_gc.library import Library
 from registry_gc.manifests import UnreadableManifest, parse
 from registry_gc.policy import Policy
+from registry_gc.verify.closure import Closure, close
+from registry_gc.verify.descriptors import UNSTATED, Indescribable, Part, Role, describe
+from registry_gc.verify.library import Library
 from registry_tree import OCI_INDEX, OCI_LAYER, OCI_MANIFEST, SCHEMA1, descriptor, sha256
 from strategies import Registry, damaged
 

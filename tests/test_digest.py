@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry_gc.arrays import locate
+from registry_gc.compact.arrays import locate
 from registry_gc.digest import (
     InvalidDigest,
     Names,

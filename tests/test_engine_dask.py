@@ -91,7 +91,7 @@ def test_a_cluster_makes_use_of_the_cache_that_is_here(
 def test_a_worker_that_is_killed_while_dead_blobs_are_looked_for_changes_nothing(
     folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("registry_gc.ranges.BLOBS_A_RANGE", 100)
+    monkeypatch.setattr("registry_gc.listing.ranges.BLOBS_A_RANGE", 100)
     collected(folder, tmp_path / "alone", None)
     slow = opening(folder, latency=0.01)
     with cluster(tmp_path, 2) as own:

@@ -18,12 +18,12 @@ from registry_drivers.memory import MemoryStorage
 from registry_gc.cli.main import registry_gc
 from registry_gc.engine import SerialEngine
 from registry_gc.events import Silence
-from registry_gc.explain import AboutDigest, AboutRepository, AboutTag, Explainer, Fate
-from registry_gc.freed import Marker
-from registry_gc.lookup import Unknown
+from registry_gc.explain.explainer import AboutDigest, AboutRepository, AboutTag, Explainer, Fate
+from registry_gc.explain.lookup import Unknown
 from registry_gc.policy import Policy, Release
-from registry_gc.quarantine import Aside
+from registry_gc.quarantine.aside import Aside
 from registry_gc.survey import Surveyor
+from registry_gc.usage.freed import Marker
 from registry_tree import (
     OCI_LAYER,
     blob_path,

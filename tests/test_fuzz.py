@@ -11,9 +11,9 @@ import pytest
 from core_support import Store, planned_paths
 from model import V2
 from mutations import digests, mutated, real_manifests
-from registry_gc.descriptors import Indescribable, describe
 from registry_gc.manifests import UnreadableManifest, parse
 from registry_gc.policy import Policy
+from registry_gc.verify.descriptors import Indescribable, describe
 from registry_tree import RegistryTree, blob_path, repository_path, sha256, sha512
 
 A_REGISTRY = 250

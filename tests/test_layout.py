@@ -26,7 +26,7 @@ from registry_gc.layout import (
     tag_folder,
     tag_index_link,
 )
-from registry_gc.ranges import head_of
+from registry_gc.listing.ranges import head_of
 from registry_tree import (
     blob_path as written_blob_path,
 )

@@ -24,20 +24,20 @@ from model import HOUR, Expected, File, expect, leads_somewhere, missed, needed_
 from registry_drivers.base import Outcome
 from registry_drivers.memory import MemoryStorage
 from registry_gc.apply import apply, make_plan
-from registry_gc.bring_back import Back, BringingBack
 from registry_gc.collect import Job, collect
 from registry_gc.engine import SerialEngine
 from registry_gc.events import Silence
 from registry_gc.guard import Verdict
 from registry_gc.interrupts import Interrupts
 from registry_gc.policy import Policy
-from registry_gc.purge import Purge, clear_empty
-from registry_gc.quarantine import asides
-from registry_gc.recall import NoBlobs, recall
+from registry_gc.quarantine.aside import asides
+from registry_gc.quarantine.bring_back import Back, BringingBack
+from registry_gc.quarantine.purge import Purge, clear_empty
+from registry_gc.quarantine.recall import NoBlobs, recall
+from registry_gc.quarantine.restore import What, select
 from registry_gc.report.model import Report
-from registry_gc.restore import What, select
 from registry_gc.survey import Survey, Surveyor
-from registry_gc.verify import TrueSizes, verify
+from registry_gc.verify.every_tag import TrueSizes, verify
 from registry_tree import RegistryTree, blob_path, revision_path
 from running import OWN_FOLDER, scratch
 from strategies import CONFIGS, LAYERS, UNUSUAL, Registry

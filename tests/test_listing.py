@@ -23,13 +23,13 @@ from registry_gc.digest import key_of
 from registry_gc.engine import Engine, SerialEngine, ThreadEngine
 from registry_gc.events import Silence
 from registry_gc.layout import BLOBS, REPOSITORIES, V2
-from registry_gc.listing import (
+from registry_gc.listing.pages import (
     BlobBatch,
     list_blobs,
     list_repositories,
     read_links,
 )
-from registry_gc.ranges import Range
+from registry_gc.listing.ranges import Range
 from registry_tree import (
     RegistryTree,
     blob_path,

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry_gc.arrays import among, distinct, locate, union, within, without
+from registry_gc.compact.arrays import among, distinct, locate, union, within, without
 from registry_gc.digest import empty_keys, pack
 from registry_gc.live_set import LiveSet
 

@@ -23,12 +23,12 @@ from registry_drivers.base import Children, Deletion, Outcome, Storage
 from registry_drivers.errors import AccessDenied, AlreadyExists, StorageError, Unavailable
 from registry_drivers.filesystem import FilesystemStorage
 from registry_drivers.memory import MemoryStorage
-from registry_gc import contest
-from registry_gc.claim import TAKEOVER
-from registry_gc.folder_lock import FolderLock, NoFolderLock
-from registry_gc.holder import FOLDER, LOCK, STALE_SECONDS, Holder, look, read_holder
 from registry_gc.lock import Lock, LockHeld, LockLost, LockUnsafe, blocker, unlock
-from registry_gc.processes import Process
+from registry_gc.locking import contest
+from registry_gc.locking.claim import TAKEOVER
+from registry_gc.locking.folder_lock import FolderLock, NoFolderLock
+from registry_gc.locking.holder import FOLDER, LOCK, STALE_SECONDS, Holder, look, read_holder
+from registry_gc.service.processes import Process
 
 START = 1_700_000_000.0
 

@@ -102,7 +102,9 @@ def test_what_goes_is_what_the_model_says(sizes: dict[str, int], long: bool) -> 
 def test_tiny_windows_are_smaller_than_what_a_small_registry_fills() -> None:
     """Else the test above would show nothing that others do not."""
     with windows(TINY):
-        from registry_gc import dead_layers, link_store, references, spool
+        from registry_gc import dead_layers, references
+        from registry_gc.compact import spool
+        from registry_gc.listing import link_store
 
         sizes = (
             spool.IN_MEMORY, dead_layers._WORDS_AT_ONCE, link_store.AT_ONCE,

@@ -30,10 +30,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"cli"}),
     # These speak in each other's terms.
-    frozenset(
-        {"apply", "collect", "session", "report"}
-        | {"metrics", "metrics_output", "metrics_quarantine"}
-    ),
+    frozenset({"apply", "collect", "session", "report", "metrics"}),
     frozenset(),  # every room that stands on no other floor: catalog, mark, plan, sweep, …
     frozenset({"layout", "manifests", "digest", "policy", "events"}),
 )
@@ -42,7 +39,15 @@ CONCRETE = frozenset({"memory", "filesystem", "s3", "gcs", "azure"})
 # Who calls delete: a sweep, or who stands in for the storage in one; a purge, in quarantine only;
 # and the lock, its own object.
 DELETING = frozenset(
-    f"registry_gc.{name}" for name in ("sweep", "quarantine", "purge", "lock", "claim", "contest")
+    f"registry_gc.{name}"
+    for name in (
+        "sweep",
+        "quarantine.aside",
+        "quarantine.purge",
+        "lock",
+        "locking.claim",
+        "locking.contest",
+    )
 )
 CONTRACT = frozenset({"base", "errors", "paths"})
 SDKS = ("boto3", "botocore", "obstore", "google.cloud.storage", "azure.core", "azure.storage.blob")
@@ -52,9 +57,10 @@ NOT_ASKED_FOR = frozenset(
     | {
         f"registry_gc.{name}"
         for name in (
-            "audit", "bring_back", "cli.away", "closure", "commands", "engine_dask",
-            "guard.probe", "metrics", "metrics_output", "plan_check", "purge", "recall",
-            "redis_client", "restore", "supervisor", "verify",
+            "audit", "audit.log", "blob_cache.redis_client", "cli.away", "engine_dask",
+            "guard.probe", "metrics", "metrics.output", "quarantine.bring_back",
+            "quarantine.purge", "quarantine.recall", "quarantine.restore", "service.commands",
+            "service.supervisor", "verify.closure", "verify.every_tag", "verify.plan_check",
         )
     }
 )  # fmt: skip
@@ -240,6 +246,13 @@ def test_only_the_sweep_deletes_and_the_lock_its_own_object() -> None:
         and name not in DELETING
     ]
     assert wrong == []
+
+
+def test_who_imports_a_module_of_a_folder_imports_no_other_with_it() -> None:
+    """But for the two folders that are themselves what most callers need."""
+    folders = {name for name in MODULES if MODULES[name].name == "__init__.py"}
+    importing = folders & {one.module for one in IMPORTS}
+    assert importing == {"registry_gc.guard", "registry_gc.metrics"}
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -12,18 +12,18 @@ from aside import DAY, is_whole
 from core_support import NOW, OLD, marked
 from registry_drivers.base import Outcome
 from registry_drivers.memory import MemoryStorage
-from registry_gc.bring_back import BringingBack
 from registry_gc.collect import Job, collect
 from registry_gc.engine import SerialEngine
 from registry_gc.events import Silence
 from registry_gc.guard import Verdict
-from registry_gc.holder import LOCK
 from registry_gc.interrupts import Interrupts
+from registry_gc.locking.holder import LOCK
 from registry_gc.policy import Policy
-from registry_gc.purge import Purge, clear_empty
-from registry_gc.quarantine import asides
-from registry_gc.recall import NoBlobs
-from registry_gc.restore import What, select
+from registry_gc.quarantine.aside import asides
+from registry_gc.quarantine.bring_back import BringingBack
+from registry_gc.quarantine.purge import Purge, clear_empty
+from registry_gc.quarantine.recall import NoBlobs
+from registry_gc.quarantine.restore import What, select
 from registry_gc.survey import Survey, Surveyor
 from running import OWN_FOLDER
 from stores import a_bit_of_everything

@@ -20,10 +20,10 @@ from registry_drivers.errors import StorageError
 from registry_drivers.filesystem import FilesystemStorage
 from registry_drivers.memory import MemoryStorage
 from registry_drivers.wrappers import ReadOnly
-from registry_gc.cuts import split_rest
 from registry_gc.layout import BLOBS, REPOSITORIES
-from registry_gc.name_cuts import share_out
-from registry_gc.ranges import PAGES, Names, Range, Walk, first_ranges
+from registry_gc.listing.cuts import split_rest
+from registry_gc.listing.name_cuts import share_out
+from registry_gc.listing.ranges import PAGES, Names, Range, Walk, first_ranges
 from registry_tree import RegistryTree, folder_sink, repository_path
 
 TAGS = ("v1", "v10", "v12", "v1.2", "v2", "v9a", "9", "_x", "Z", "latest")

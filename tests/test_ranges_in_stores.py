@@ -10,8 +10,8 @@ import pytest
 
 from registry_drivers.object_store import ObjectStorage
 from registry_gc.layout import BLOBS, REPOSITORIES
-from registry_gc.name_cuts import share_out
-from registry_gc.ranges import Range, Walk, first_ranges
+from registry_gc.listing.name_cuts import share_out
+from registry_gc.listing.ranges import Range, Walk, first_ranges
 from registry_tree import RegistryTree, layer_link_path, sha256
 from stores import Place, Servers, store
 

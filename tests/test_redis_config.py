@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from registry_gc.blob_cache.redis_config import RedisConfig, redis_config
 from registry_gc.config_file import ConfigError
-from registry_gc.redis_config import RedisConfig, redis_config
 
 
 def read(section: dict[str, Any]) -> RedisConfig:

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from aside import Registry
 from registry_drivers.filesystem import FilesystemStorage
 from registry_gc.lock import Lock
-from registry_gc.restore import UnknownWhat, What
+from registry_gc.quarantine.restore import UnknownWhat, What
 from registry_tree import (
     V2,
     blob_path,

@@ -26,9 +26,9 @@ from registry_gc.collect import Job, collect
 from registry_gc.guard import Verdict
 from registry_gc.interrupts import Interrupts
 from registry_gc.lock import Lock
-from registry_gc.plan_file import PlanFile
 from registry_gc.policy import Policy
 from registry_gc.report.model import Report
+from registry_gc.runs.plan_file import PlanFile
 from registry_tree import RegistryTree, blob_path, folder_sink, layer_link_path, sha256
 from running import Result, empty_folders, files_below, run, write_config, write_files
 from test_against_model import rich_registry
@@ -312,7 +312,7 @@ def no_room(patch: pytest.MonkeyPatch, memory: Path) -> Iterator[None]:
     with patch.context() as inside:
         inside.setattr(run_file_module, "IN_MEMORY", (str(memory),))
         inside.setattr(run_file_module, "connect", limited)
-        inside.setattr("registry_gc.plan_file.connect", limited)
+        inside.setattr("registry_gc.runs.plan_file.connect", limited)
         yield
 
 

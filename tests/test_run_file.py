@@ -22,7 +22,7 @@ from registry_gc.run_file import (
     RunFile,
     RunFileError,
 )
-from registry_gc.state_dir import temporary_folder
+from registry_gc.runs.state_dir import temporary_folder
 
 
 def row(number: int, kind: Kind = Kind.BLOB, repository: str | None = None, size: int = 1) -> Row:

@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from registry_gc.processes import Process
 from registry_gc.report.past_runs import runs_lines
 from registry_gc.report.tables import Look
 from registry_gc.run_file import Kind, Row, RowState, RunFile
-from registry_gc.runs import (
+from registry_gc.runs.past import (
     PastRun,
     Pruned,
     RunState,
@@ -28,6 +27,7 @@ from registry_gc.runs import (
     prune,
     read_run,
 )
+from registry_gc.service.processes import Process
 from registry_tree import repository_path
 from running import Disk, collect, run
 
@@ -138,7 +138,9 @@ def test_a_run_whose_process_has_died_was_stopped(tmp_path: Path) -> None:
         [
             sys.executable,
             "-c",
-            "import json; from registry_gc.runs import beginning; print(json.dumps(beginning()))",
+            "import json\n"
+            "from registry_gc.runs.past import beginning\n"
+            "print(json.dumps(beginning()))\n",
         ],
         capture_output=True,
         text=True,
@@ -335,7 +337,7 @@ def test_a_file_that_cannot_be_removed_is_told(
         if not path.endswith(("-journal", "-wal", "-shm")):
             raise PermissionError(13, "not yours")
 
-    monkeypatch.setattr("registry_gc.runs.os.unlink", refuse)
+    monkeypatch.setattr("registry_gc.runs.past.os.unlink", refuse)
     assert prune(str(tmp_path), 1, None) == Pruned((), ((str(path), "not yours"),))
 
 

@@ -15,23 +15,23 @@ import pytest
 from click.testing import CliRunner
 
 import registry_gc.catalog
-import registry_gc.key_index
-import registry_gc.link_store
-import registry_gc.spool
+import registry_gc.compact.key_index
+import registry_gc.compact.spool
+import registry_gc.listing.link_store
 from core_support import Watcher
 from generated import GeneratedStorage
 from generated_shape import Shape
 from registry_drivers.memory import MemoryStorage
 from registry_gc.collect import Job, collect
+from registry_gc.compact.key_index import KeyIndex, distinct_keys
+from registry_gc.compact.spool import Spool, SpoolError
 from registry_gc.digest import KEY
 from registry_gc.guard import Verdict
 from registry_gc.interrupts import Interrupts
-from registry_gc.key_index import KeyIndex, distinct_keys
-from registry_gc.link_store import LinkStore
-from registry_gc.listing import Links
+from registry_gc.listing.link_store import LinkStore
+from registry_gc.listing.pages import Links
 from registry_gc.policy import Policy
 from registry_gc.report.model import Report
-from registry_gc.spool import Spool, SpoolError
 from registry_tree import RegistryTree
 from running import Disk, write_config
 from windows import WINDOWS, windows
@@ -121,7 +121,7 @@ def test_for_each_further_blob_few_functions_of_ours_are_called(folder: Path) ->
 
 @pytest.fixture
 def spool(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spool]:
-    monkeypatch.setattr(registry_gc.spool, "_WINDOW", 128)
+    monkeypatch.setattr(registry_gc.compact.spool, "_WINDOW", 128)
     found = Spool(np.dtype(np.int64), limit=200)
     yield found
     found.close()
@@ -181,7 +181,7 @@ def test_links_that_are_ordered_in_place_are_those_that_are_sorted_whole(
 ) -> None:
     generator = np.random.default_rng(5)
     for _ in range(100):
-        for module in (registry_gc.catalog, registry_gc.link_store):
+        for module in (registry_gc.catalog, registry_gc.listing.link_store):
             monkeypatch.setattr(module, "AT_ONCE", int(generator.integers(1, 8)))
         store, parts, rank = LinkStore(), [Links.empty()], generator.permutation(5)
         for count in generator.integers(0, 12, 4).tolist():
@@ -249,7 +249,7 @@ def test_a_temporary_file_that_cannot_be_read_back_ends_a_run_before_anything_go
     )
     # A cleaner of temporary folders leaves the file be, which has no name; a bad disk does not.
     monkeypatch.setattr("os.preadv", lambda *_: 0)
-    with windows({"spool.IN_MEMORY": 8}):
+    with windows({"compact.spool.IN_MEMORY": 8}):
         report = collect(job, Watcher(), Interrupts())
     assert report.exit_code == 1
     assert "temporary file" in (report.error or "")
@@ -281,7 +281,7 @@ def test_every_command_says_in_one_line_that_its_temporary_file_is_broken(
     ]  # fmt: skip
     monkeypatch.setattr("os.preadv", lambda *_: 0)
     before = disk.files()
-    with windows({"spool.IN_MEMORY": 8}):
+    with windows({"compact.spool.IN_MEMORY": 8}):
         for command in commands:
             answer = runner.invoke(registry_gc, command)
             assert isinstance(answer.exception, SystemExit), command
@@ -306,7 +306,7 @@ def test_keys_that_begin_with_the_same_64_bits_are_told_apart() -> None:
 def test_keys_are_distinct_across_the_pieces_they_are_sorted_in(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(registry_gc.key_index, "_CHUNK", 4)
+    monkeypatch.setattr(registry_gc.compact.key_index, "_CHUNK", 4)
     texts = sorted(bytes([number]) * 32 for number in range(23))
     keys = np.frombuffer(b"".join(texts), dtype=KEY)
     mixed = np.random.default_rng(3).permutation(np.concatenate([keys, keys, keys]))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-import registry_gc.ranges
+import registry_gc.listing.ranges
 from core_support import NOW, Watcher
 from generated import GeneratedStorage
 from generated_shape import Shape
@@ -134,8 +134,8 @@ def test_repositories_of_any_shape_keep_all_workers_busy(
 def test_blobs_and_manifests_keep_all_workers_busy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry_gc.ranges, "PAGES", 2)
-    monkeypatch.setattr(registry_gc.ranges, "BLOBS_A_RANGE", 1400)
+    monkeypatch.setattr(registry_gc.listing.ranges, "PAGES", 2)
+    monkeypatch.setattr(registry_gc.listing.ranges, "BLOBS_A_RANGE", 1400)
     storage = GeneratedStorage(Shape(400, 200_000), folder=str(tmp_path))
     engine = Ticking(storage, WORKERS)
     blobs = sum(len(batch.keys) for batch in stream_blobs(storage, engine, None, 200_000))
@@ -181,7 +181,7 @@ class Shuffled(SerialEngine):
 def test_the_order_of_output_does_not_depend_on_who_is_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry_gc.ranges, "PAGES", 1)
+    monkeypatch.setattr(registry_gc.listing.ranges, "PAGES", 1)
     storage = GeneratedStorage(Shape(30, 4000, teams=4), folder=str(tmp_path / "generated"))
     outputs = []
     for seed in range(4):

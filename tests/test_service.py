@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from registry_drivers.filesystem import FilesystemStorage
-from registry_gc.commands import Shared, run_command, wait_for_command
 from registry_gc.guard import Finding, Verdict
 from registry_gc.lock import Lock
-from registry_gc.processes import Process
-from registry_gc.service import Commands, settled
+from registry_gc.service.away import Commands, settled
+from registry_gc.service.commands import Shared, run_command, wait_for_command
+from registry_gc.service.processes import Process
 from running import Disk, write_config
 
 STOP = Commands("stop", "start", True, 60.0)
@@ -110,7 +110,7 @@ def test_a_limit_that_is_hit_starts_the_registry_again(disk: Disk) -> None:
 
 def test_stderr_that_is_closed_does_not_keep_a_command_from_running(tmp_path: Path) -> None:
     program = (
-        "import os\nfrom registry_gc.commands import Shared, run_command\nos.close(2)\n"
+        "import os\nfrom registry_gc.service.commands import Shared, run_command\nos.close(2)\n"
         f"ran = run_command('x', 'echo said; echo done >{tmp_path}/done', 60.0, Shared())\n"
         "raise SystemExit(ran.code)\n"
     )

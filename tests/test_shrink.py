@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from model import HOUR
-from registry_gc.shrink import Seen, memory_path, remember, remembered
+from registry_gc.runs.shrink import Seen, memory_path, remember, remembered
 from registry_tree import repository_path
 from running import Disk, Result, collect
 from test_apply import apply, codes, plan

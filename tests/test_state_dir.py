@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from registry_gc.state_dir import (
+from registry_gc.runs.state_dir import (
     StateDir,
     default_state_dir,
     open_state_dir,
@@ -76,7 +76,7 @@ def test_where_the_system_has_no_room_for_temporary_files_memory_has(
     (tmp_path / "file").touch()
     memory = tmp_path / "memory"
     memory.mkdir()
-    monkeypatch.setattr("registry_gc.state_dir.IN_MEMORY", (str(memory),))
+    monkeypatch.setattr("registry_gc.runs.state_dir.IN_MEMORY", (str(memory),))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     state = open_state_dir(str(tmp_path / "file" / "state"))
     assert Path(state.path).parent == memory
@@ -87,7 +87,7 @@ def test_where_there_is_no_room_at_all_it_is_left_to_the_run_to_fail(
 ) -> None:
     (tmp_path / "file").touch()
     wanted = str(tmp_path / "file" / "state")
-    monkeypatch.setattr("registry_gc.state_dir.IN_MEMORY", (str(tmp_path / "missing"),))
+    monkeypatch.setattr("registry_gc.runs.state_dir.IN_MEMORY", (str(tmp_path / "missing"),))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     state = open_state_dir(wanted)
     assert state.path == wanted

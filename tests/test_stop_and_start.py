@@ -431,9 +431,9 @@ def test_after_kill_9_requests_to_a_server_are_given_time_before_the_registry_is
     calls = tmp_path / "calls"
     program = (
         "import os, signal, sys, types\n"
-        "from registry_gc import supervisor\n"
-        "from registry_gc.commands import Shared\n"
-        "from registry_gc.service import Commands\n"
+        "from registry_gc.service import supervisor\n"
+        "from registry_gc.service.commands import Shared\n"
+        "from registry_gc.service.away import Commands\n"
         "def pause(seconds): open(sys.argv[1], 'a').write(f'{seconds:g}\\n')\n"
         "supervisor.time = types.SimpleNamespace(sleep=pause)\n"
         "def undo(): open(sys.argv[1], 'a').write('undo\\n')\n"

@@ -17,10 +17,10 @@ from registry_drivers.base import Page
 from registry_drivers.memory import MemoryStorage
 from registry_gc.catalog import read_catalog
 from registry_gc.engine import SerialEngine
+from registry_gc.listing.tag_memory import SETTLED
+from registry_gc.listing.tags import NO_STAMP, stamp_of
 from registry_gc.policy import Policy
 from registry_gc.survey import Surveyor
-from registry_gc.tag_memory import SETTLED
-from registry_gc.tags import NO_STAMP, stamp_of
 from registry_tree import RegistryTree, tag_path
 from running import run
 from servers.fault_proxy import Request
@@ -187,7 +187,8 @@ def tags_read(requests: list[Request]) -> list[str]:
 def test_a_bucket_under_kms_is_asked_for_its_tags_once(
     servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: dict[str, object]
 ) -> None:
-    monkeypatch.setattr("registry_gc.tag_memory.SETTLED", -60.0)  # all of it was pushed just now
+    # All of it was pushed just now.
+    monkeypatch.setattr("registry_gc.listing.tag_memory.SETTLED", -60.0)
     files: dict[str, bytes] = {}
     tree = RegistryTree(files.__setitem__)
     for number in range(5):

@@ -12,13 +12,13 @@ from core_support import DAY, NOW, YOUNG, Store, Watcher
 from model import expect, read_blobs, read_links, read_manifest
 from registry_drivers.base import Reader
 from registry_drivers.memory import MemoryStorage
-from registry_gc import usage as module
 from registry_gc.digest import pack
 from registry_gc.engine import SerialEngine
 from registry_gc.events import Observer, Silence
-from registry_gc.inventory import Inventory, Stored, take_inventory
 from registry_gc.policy import Policy
-from registry_gc.usage import Share, Usage, group_of, usage_of
+from registry_gc.usage import figures as module
+from registry_gc.usage.figures import Share, Usage, group_of, usage_of
+from registry_gc.usage.inventory import Inventory, Stored, take_inventory
 from registry_tree import blob_path, sha256, sha512
 from strategies import Registry, damaged, registries, well_formed
 
@@ -310,7 +310,7 @@ def test_many_manifests_are_looked_at_part_by_part(
     for number in range(9):
         store.tree.image(f"r{number % 4}", f"{number}", layers=[b"same", bytes([number]) * 40])
     whole = usage(store.storage)
-    monkeypatch.setattr("registry_gc.link_store.AT_ONCE", 2)
+    monkeypatch.setattr("registry_gc.listing.link_store.AT_ONCE", 2)
     monkeypatch.setattr("registry_gc.references._EDGES_AT_ONCE", 2)
     assert usage(store.storage) == whole
 

@@ -14,10 +14,10 @@ import pytest
 from playwright.sync_api import Browser, Page, ViewportSize
 
 from demo_usage import made_up_report
-from registry_gc.growth import Growth
 from registry_gc.report.usage_document import UsageReport
 from registry_gc.report.usage_html import page, write_page
-from registry_gc.usage import DAY
+from registry_gc.usage.figures import DAY
+from registry_gc.usage.growth import Growth
 from servers.browser import chromium
 from test_usage_report import HOSTILE
 

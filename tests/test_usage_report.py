@@ -14,12 +14,12 @@ import pytest
 from click.testing import CliRunner
 
 from demo_usage import made_up_report
-from registry_gc.growth import Growth, Point, read_growth, remember
 from registry_gc.report.names import cell, shown
 from registry_gc.report.tables import Look
 from registry_gc.report.usage_document import usage_csv, usage_json
 from registry_gc.report.usage_text import age_of, usage_lines
-from registry_gc.usage import DAY
+from registry_gc.usage.figures import DAY
+from registry_gc.usage.growth import Growth, Point, read_growth, remember
 from running import Disk, write_config
 
 HOSTILE = (

@@ -17,12 +17,12 @@ from real import Layout, RealRegistry
 from registry_drivers.base import Reader
 from registry_drivers.errors import Unavailable
 from registry_drivers.memory import MemoryStorage
-from registry_gc import content
 from registry_gc.cli.main import registry_gc
 from registry_gc.engine import SerialEngine
 from registry_gc.events import Silence
-from registry_gc.verify import Problem, TrueSizes, Verified, verify
-from registry_gc.wholeness import What
+from registry_gc.verify import content
+from registry_gc.verify.every_tag import Problem, TrueSizes, Verified, verify
+from registry_gc.verify.wholeness import What
 from registry_tree import (
     BUILDKIT_CONFIG,
     OCI_INDEX,

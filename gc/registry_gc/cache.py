@@ -5,7 +5,7 @@ extraction rules are thrown away when the file is opened, damaged ones when they
 manifest that could not be understood is never remembered. Trouble with the file costs time, not
 safety: whatever it does not tell is read from the storage.
 
-Beside them lies what tags pointed to (:mod:`registry_gc.tag_memory`), under the same rules.
+Beside them lies what tags pointed to (:mod:`registry_gc.listing.tag_memory`), under the same rules.
 
 That a manifest is remembered does not say that its blob is still there and whole. Its listed size
 says so, and is compared later (:meth:`registry_gc.references.Manifests.check`).
@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 import msgspec
 import xxhash
 
+from registry_gc.compact.key_index import KeyIndex
 from registry_gc.digest import Keys, pack
-from registry_gc.key_index import KeyIndex
 from registry_gc.manifests import RULES_VERSION
 
 SCHEMA = 3

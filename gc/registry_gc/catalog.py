@@ -1,6 +1,6 @@
 """Storage to repositories, tags, revisions, links and uploads; and blobs, as a stream.
 
-One listing, cut into units (:mod:`registry_gc.listing`), then one read for each link that the
+One listing, cut into units (:mod:`registry_gc.listing.pages`), then one read for each link that the
 listing could not tell the content of. Repositories are numbered in the order of their names, so
 that nothing later depends on which worker was first.
 """
@@ -20,8 +20,8 @@ from registry_gc.digest import Keys, Names
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
 from registry_gc.layout import BLOBS, REPOSITORIES, SHA256_BLOBS, V2
-from registry_gc.link_store import AT_ONCE, LinkStore, Revisions
-from registry_gc.listing import (
+from registry_gc.listing.link_store import AT_ONCE, LinkStore, Revisions
+from registry_gc.listing.pages import (
     BlobBatch,
     Links,
     OddLink,
@@ -34,11 +34,11 @@ from registry_gc.listing import (
     repository_of,
     stat_blobs,
 )
-from registry_gc.listing_units import cut_blobs, cut_repositories, still_to_list
+from registry_gc.listing.ranges import Range, even_ranges, first_ranges
+from registry_gc.listing.tag_memory import TagMemory
+from registry_gc.listing.tags import TagColumns, TagFolders, Tags
+from registry_gc.listing.units import cut_blobs, cut_repositories, still_to_list
 from registry_gc.live_set import LiveSet
-from registry_gc.ranges import Range, even_ranges, first_ranges
-from registry_gc.tag_memory import TagMemory
-from registry_gc.tags import TagColumns, TagFolders, Tags
 
 _LINKS_A_UNIT = 128
 _TAGS_AT_ONCE = 1 << 15  # bounds what of their paths is in memory

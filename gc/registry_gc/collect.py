@@ -14,16 +14,16 @@ from registry_gc import __version__
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
 from registry_gc.interrupts import Interrupts
-from registry_gc.links_seen import stamped_words
+from registry_gc.listing.links_seen import stamped_words
 from registry_gc.plan import dead_links
-from registry_gc.plan_file import PlanFile, discard_begun, policy_facts
-from registry_gc.quarantine import hidden
+from registry_gc.quarantine.aside import hidden
 from registry_gc.report.build import report_of
 from registry_gc.report.document import document
 from registry_gc.report.model import Report
 from registry_gc.retained import leftover_rows, leftovers_of, multipart_rows, shows_leftovers
 from registry_gc.run_file import Kind, RunFileError
-from registry_gc.runs import beginning, ending
+from registry_gc.runs.past import beginning, ending
+from registry_gc.runs.plan_file import PlanFile, discard_begun, policy_facts
 from registry_gc.session import Job, Plan, Session, objections
 from registry_gc.survey import Survey, Surveyor
 

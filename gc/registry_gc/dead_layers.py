@@ -12,16 +12,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from registry_gc.arrays import among, distinct, within
 from registry_gc.catalog import Catalog
+from registry_gc.compact.arrays import among, distinct, within
+from registry_gc.compact.key_index import KeyIndex
+from registry_gc.compact.spool import Spool
 from registry_gc.digest import Keys, pack, prefixes
-from registry_gc.key_index import KeyIndex
 from registry_gc.layout import layer_link
-from registry_gc.link_store import LinkRows
-from registry_gc.listing import Links
+from registry_gc.listing.link_store import LinkRows
+from registry_gc.listing.pages import Links
 from registry_gc.mark import Marking, Pairs, manifests_of, repositories_of
 from registry_gc.references import Manifests
-from registry_gc.spool import Spool
 
 _WORDS_AT_ONCE = 1 << 18
 _RANGES = 256  # each may have a file open

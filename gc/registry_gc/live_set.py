@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from registry_gc.arrays import gathered, within
+from registry_gc.compact.arrays import gathered, within
 from registry_gc.digest import Keys, prefixes
 
 

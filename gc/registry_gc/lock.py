@@ -3,7 +3,7 @@
 The lock is an object, created on the condition that there is none, and refreshed while the run
 lives. On a file system the run also holds a ``flock`` on ``<root>/docker/registry``, which needs
 no space. Times are the storage's own, so that the clocks of machines need not agree. How it is
-got is in :mod:`registry_gc.claim`, its errors are in :mod:`registry_gc.holder`.
+got is in :mod:`registry_gc.locking.claim`, its errors are in :mod:`registry_gc.locking.holder`.
 
 Whoever holds the lock reads it again before each batch of deletes (:meth:`Lock.verify`): a holder
 that wakes up after a takeover deletes nothing more.
@@ -21,10 +21,18 @@ from msgspec.structs import asdict, replace
 
 from registry_drivers.base import Reader, Storage
 from registry_drivers.errors import AlreadyExists, NotFound, StorageError
-from registry_gc.claim import TAKEOVER, Claim, is_full, reason, remove, remove_own, take_flock
-from registry_gc.contest import CLAIM, claim_path
-from registry_gc.folder_lock import FolderLock
-from registry_gc.holder import (
+from registry_gc.locking.claim import (
+    TAKEOVER,
+    Claim,
+    is_full,
+    reason,
+    remove,
+    remove_own,
+    take_flock,
+)
+from registry_gc.locking.contest import CLAIM, claim_path
+from registry_gc.locking.folder_lock import FolderLock
+from registry_gc.locking.holder import (
     FOLDER,
     LOCK,
     STALE_SECONDS,
@@ -38,7 +46,7 @@ from registry_gc.holder import (
     moment,
     read_holder,
 )
-from registry_gc.processes import Process
+from registry_gc.service.processes import Process
 
 __all__ = ["Holder", "Lock", "LockError", "LockHeld", "LockLost", "LockUnsafe", "blocker", "unlock"]
 

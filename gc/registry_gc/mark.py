@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from registry_drivers.base import Reader
 from registry_drivers.errors import NotFound
-from registry_gc.arrays import among, distinct, union, within, without
 from registry_gc.catalog import Catalog, Damage
+from registry_gc.compact.arrays import among, distinct, union, within, without
+from registry_gc.compact.key_index import KeyIndex, distinct_keys
 from registry_gc.digest import Keys, Names, empty_keys, pack
-from registry_gc.key_index import KeyIndex, distinct_keys
 from registry_gc.layout import blob_path, revision_link
 from registry_gc.live_set import LiveSet
 from registry_gc.policy import Policy

@@ -10,18 +10,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from registry_gc.arrays import among, distinct, within
 from registry_gc.catalog import Catalog
+from registry_gc.compact.arrays import among, distinct, within
+from registry_gc.compact.key_index import KeyIndex
 from registry_gc.dead_layers import DeadLayers, Resolver, dead_layers
 from registry_gc.digest import KEY, Keys, Names, pack
-from registry_gc.key_index import KeyIndex
 from registry_gc.layout import (
     blob_paths,
     layer_link,
     revision_link,
     tag_index_link,
 )
-from registry_gc.listing import BlobBatch, Links, Upload
+from registry_gc.listing.pages import BlobBatch, Links, Upload
 from registry_gc.live_set import LiveSet
 from registry_gc.mark import Marking
 from registry_gc.policy import Policy

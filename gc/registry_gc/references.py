@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from registry_drivers.base import Reader
 from registry_drivers.errors import NotFound, TooLarge
-from registry_gc.arrays import among
 from registry_gc.cache import ReferenceCache, Remembered, others_of, others_text
+from registry_gc.compact.arrays import among
+from registry_gc.compact.key_index import KeyIndex, distinct_keys
+from registry_gc.compact.spool import Spool
 from registry_gc.digest import KEY, Keys, Names, empty_keys, pack
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
-from registry_gc.key_index import KeyIndex, distinct_keys
 from registry_gc.layout import blob_path
 from registry_gc.manifests import SIZE_LIMIT, Kind, References, UnreadableManifest, parse
-from registry_gc.spool import Spool
 
 _MANIFESTS_A_UNIT = 512
 _EDGES_AT_ONCE = 1 << 17

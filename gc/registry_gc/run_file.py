@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, Self
 
 import msgspec
 
-from registry_gc.state_dir import IN_MEMORY, temporary_folder
+from registry_gc.runs.state_dir import IN_MEMORY, temporary_folder
 
 SCHEMA = 1
 

@@ -19,28 +19,28 @@ from registry_drivers.errors import NotFound, StorageError
 from registry_drivers.factory import versions_of
 from registry_drivers.versions import Keep
 from registry_drivers.wrappers import ReadOnly
-from registry_gc.blob_cache import BlobCache, NoCache
+from registry_gc.blob_cache.forgetting import BlobCache, NoCache
 from registry_gc.catalog import Catalog, is_registry
-from registry_gc.contradiction import Contradiction
+from registry_gc.compact.spool import SpoolError
 from registry_gc.engine import Engine, WorkerLost, engine_for
 from registry_gc.events import Observer
 from registry_gc.guard import Finding, Verdict
 from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.lock import Lock, LockError, blocker
 from registry_gc.mark import Marking
-from registry_gc.plan_file import PlanFile
 from registry_gc.policy import Policy
+from registry_gc.quarantine.collecting import SettingAside
 from registry_gc.references import Manifests
 from registry_gc.retained import Retained
 from registry_gc.run_file import Kind, RunFile, RunFileError
-from registry_gc.set_aside import SettingAside
-from registry_gc.shrink import Seen, remember, remembered
-from registry_gc.spool import SpoolError
+from registry_gc.runs.plan_file import PlanFile
+from registry_gc.runs.shrink import Seen, remember, remembered
 from registry_gc.survey import Survey, Surveyor
 from registry_gc.sweep import Settled, Stop, sweep, tidy
+from registry_gc.verify.contradiction import Contradiction
 
 if TYPE_CHECKING:
-    from registry_gc.plan_check import SecondOpinion
+    from registry_gc.verify.plan_check import SecondOpinion
 
 _LOOK_AGAIN = 10.0
 """Seconds after which guard and lock are looked at again, at the latest."""
@@ -287,7 +287,7 @@ class Session:
         if not self.job.verify:
             return
         # Only here: what it rests on would take part in the start of every run.
-        from registry_gc.plan_check import SecondOpinion
+        from registry_gc.verify.plan_check import SecondOpinion
 
         assert self.run_file is not None
         cutoff = float(self.run_file.meta()["cutoff"])

@@ -14,14 +14,15 @@ import numpy as np
 
 from registry_drivers.base import Reader
 from registry_gc.allocator import return_freed
-from registry_gc.arrays import distinct, without
-from registry_gc.blob_shares import Wanted, stream_shares
 from registry_gc.cache import ReferenceCache
 from registry_gc.catalog import Catalog, read_catalog, stream_blobs
+from registry_gc.compact.arrays import distinct, without
 from registry_gc.digest import Keys, empty_keys
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
-from registry_gc.listing import BlobBatch
+from registry_gc.listing.blob_shares import Wanted, stream_shares
+from registry_gc.listing.pages import BlobBatch
+from registry_gc.listing.tag_memory import TagMemory
 from registry_gc.live_set import LiveSet
 from registry_gc.mark import Marking, manifests_of, mark
 from registry_gc.plan import dead_blobs
@@ -29,7 +30,6 @@ from registry_gc.policy import Policy, Release
 from registry_gc.references import Manifests, State
 from registry_gc.run_file import Kind, Row
 from registry_gc.signatures import read_signatures
-from registry_gc.tag_memory import TagMemory
 
 _LARGE = 1 << 20
 """Links from which on memory is worth some milliseconds."""

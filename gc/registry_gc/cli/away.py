@@ -21,16 +21,16 @@ from registry_gc.cli.wiring import (
     storage_of,
 )
 from registry_gc.collect import Job
-from registry_gc.commands import Shared
 from registry_gc.config_file import ConfigError
 from registry_gc.guard import Finding, Verdict
 from registry_gc.interrupts import Interrupts
 from registry_gc.lock import blocker
 from registry_gc.progress import Progress
 from registry_gc.report.model import Report
-from registry_gc.service import Commands, Service, settled
-from registry_gc.state_dir import run_files
-from registry_gc.supervisor import supervise
+from registry_gc.runs.state_dir import run_files
+from registry_gc.service.away import Commands, Service, settled
+from registry_gc.service.commands import Shared
+from registry_gc.service.supervisor import supervise
 
 _PAIRS = (("stop_command", "start_command"), ("readonly_command", "readwrite_command"))
 

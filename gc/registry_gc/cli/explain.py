@@ -21,14 +21,21 @@ from registry_gc.cli.wiring import (
     storage_of,
 )
 from registry_gc.engine import WorkerLost, engine_for
-from registry_gc.explain import About, AboutDigest, AboutRepository, AboutTag, Explainer, Fate
-from registry_gc.freed import Freed, Marker
+from registry_gc.explain.explainer import (
+    About,
+    AboutDigest,
+    AboutRepository,
+    AboutTag,
+    Explainer,
+    Fate,
+)
+from registry_gc.explain.lookup import Unknown
+from registry_gc.explain.trails import Trail
 from registry_gc.interrupts import Interrupted, Interrupts
-from registry_gc.lookup import Unknown
 from registry_gc.policy import Policy
 from registry_gc.progress import Progress
 from registry_gc.survey import Surveyor
-from registry_gc.trails import Trail
+from registry_gc.usage.freed import Freed, Marker
 
 _SHOWN = 10
 """Lines of one sort in text; JSON has all."""

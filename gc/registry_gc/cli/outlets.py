@@ -17,7 +17,7 @@ from registry_gc.config_file import ConfigError
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
-    from registry_gc.audit import AuditLog
+    from registry_gc.audit.log import AuditLog
 
 
 class MetricsOutlet(msgspec.Struct, frozen=True):
@@ -36,7 +36,7 @@ class MetricsOutlet(msgspec.Struct, frozen=True):
         found = cls(options["metrics_file"], options["pushgateway"], notice)
         if not found.wanted:
             return found
-        from registry_gc.metrics_output import library_is_missing, split_url
+        from registry_gc.metrics.output import library_is_missing, split_url
 
         missing = library_is_missing()
         if missing:
@@ -57,12 +57,12 @@ class MetricsOutlet(msgspec.Struct, frozen=True):
     ) -> None:
         """Make the metrics of *storage*, and hand them over. Never fails.
 
-        :param keep_all: see :func:`registry_gc.metrics_output.write_file`.
+        :param keep_all: see :func:`registry_gc.metrics.output.write_file`.
         """
         if not self.wanted:
             return
         from registry_gc.metrics import printable
-        from registry_gc.metrics_output import push, write_file
+        from registry_gc.metrics.output import push, write_file
 
         with self._only_a_notice():
             made = make()
@@ -76,7 +76,7 @@ class MetricsOutlet(msgspec.Struct, frozen=True):
     @contextmanager
     def _only_a_notice(self) -> Iterator[None]:
         """What was done is done, whatever becomes of its figures."""
-        from registry_gc.metrics_output import MetricsError
+        from registry_gc.metrics.output import MetricsError
 
         try:
             yield
@@ -93,8 +93,8 @@ def audit_log_of(options: Mapping[str, Any], run: str) -> AuditLog | None:
     """
     if not options["audit_log"]:
         return None
-    from registry_gc.audit import AuditLog
-    from registry_gc.audit_sinks import sink_of
+    from registry_gc.audit.log import AuditLog
+    from registry_gc.audit.sinks import sink_of
 
     try:
         return AuditLog(sink_of(options["audit_log"]), run, time.time)

@@ -14,7 +14,6 @@ from registry_drivers.errors import NotFound
 from registry_drivers.factory import versions_of
 from registry_drivers.wrappers import ReadOnly
 from registry_gc import __version__
-from registry_gc.bring_back import Look, Result
 from registry_gc.catalog import is_registry
 from registry_gc.cli.output import Output
 from registry_gc.cli.quarantine_records import Telling
@@ -41,9 +40,10 @@ from registry_gc.guard import Guard
 from registry_gc.interrupts import Interrupts
 from registry_gc.policy import Policy
 from registry_gc.progress import Progress
-from registry_gc.purge import Purge, Purged
-from registry_gc.recall import NoBlobs, missed, recall
-from registry_gc.still_allowed import StillAllowed
+from registry_gc.quarantine.bring_back import Look, Result
+from registry_gc.quarantine.purge import Purge, Purged
+from registry_gc.quarantine.recall import NoBlobs, missed, recall
+from registry_gc.quarantine.still_allowed import StillAllowed
 from registry_gc.survey import Survey, Surveyor
 
 _LOOK_AGAIN = 10.0

@@ -8,18 +8,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from registry_drivers.base import Outcome, Storage
-from registry_gc.bring_back import Result
 from registry_gc.cli.outlets import MetricsOutlet, audit_log_of
 from registry_gc.cli.records import sizes_of
 from registry_gc.guard import Verdict
 from registry_gc.progress import Progress
-from registry_gc.quarantine import Kept
+from registry_gc.quarantine.aside import Kept
+from registry_gc.quarantine.bring_back import Result
 from registry_gc.survey import Survey
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
-    from registry_gc.audit import AuditLog
+    from registry_gc.audit.log import AuditLog
 
 _BATCH = 64
 _ALLOWED = Verdict("allowed", ())
@@ -58,7 +58,7 @@ class Telling:
     def deleted(self, outcomes: Sequence[tuple[Kept, Outcome]]) -> None:
         """Tell what a purge has deleted."""
         if self._audit is not None:
-            from registry_gc.audit_quarantine import tell_deleted
+            from registry_gc.audit.quarantine import tell_deleted
 
             tell_deleted(self._audit, outcomes)
 
@@ -73,7 +73,7 @@ class Telling:
         """Tell what has not been told yet."""
         if self._audit is None or not self._restored:
             return
-        from registry_gc.audit_quarantine import tell_restored
+        from registry_gc.audit.quarantine import tell_restored
 
         waiting, self._restored = self._restored, []
         for reason in dict.fromkeys(reason for _, reason in waiting):
@@ -103,7 +103,7 @@ class Telling:
         self, code: int, objects: Mapping[str, int], sizes: Mapping[str, int]
     ) -> Sequence[Metric]:
         from registry_gc.metrics import Use, disk_use
-        from registry_gc.metrics_quarantine import QuarantineFigures, quarantine_families
+        from registry_gc.metrics.quarantine import QuarantineFigures, quarantine_families
 
         storage = self._storage
         used = disk_use(storage.root, None).used if storage.driver == "filesystem" else None

@@ -21,7 +21,7 @@ from registry_gc.run_file import RunFileError, read_totals
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
-    from registry_gc.audit import AuditLog
+    from registry_gc.audit.log import AuditLog
 
 
 class Records(msgspec.Struct, frozen=True):

@@ -22,15 +22,15 @@ from registry_gc.cli.wiring import (
 )
 from registry_gc.config import Config
 from registry_gc.engine import WorkerLost, engine_for
-from registry_gc.growth import Growth, point_of, read_growth, remember
 from registry_gc.interrupts import Interrupted, Interrupts
-from registry_gc.inventory import take_inventory
 from registry_gc.policy import Policy
 from registry_gc.progress import Progress
 from registry_gc.report.usage_document import UsageReport, usage_csv, usage_json
 from registry_gc.report.usage_html import write_page
 from registry_gc.report.usage_text import usage_lines
-from registry_gc.usage import Usage, usage_of
+from registry_gc.usage.figures import Usage, usage_of
+from registry_gc.usage.growth import Growth, point_of, read_growth, remember
+from registry_gc.usage.inventory import take_inventory
 
 
 def run_report(options: Mapping[str, Any]) -> int:

@@ -12,17 +12,17 @@ import humanize
 from registry_drivers.base import Storage
 from registry_drivers.factory import versions_of
 from registry_gc import __version__
-from registry_gc.bring_back import Back, BringingBack, exists, meaning_of
 from registry_gc.cli.output import Output
 from registry_gc.cli.quarantine_records import Telling
 from registry_gc.cli.wiring import complain, is_terminal, logs_json, note
 from registry_gc.cli.working import FAILURES, Refused, failure, locked, registry_at, run_work
 from registry_gc.interrupts import Interrupts
 from registry_gc.progress import Progress
-from registry_gc.purge import clear_empty
-from registry_gc.quarantine import Aside, Kept, asides
-from registry_gc.restore import Restored, UnknownWhat, What, select
-from registry_gc.still_allowed import StillAllowed
+from registry_gc.quarantine.aside import Aside, Kept, asides
+from registry_gc.quarantine.bring_back import Back, BringingBack, exists, meaning_of
+from registry_gc.quarantine.purge import clear_empty
+from registry_gc.quarantine.restore import Restored, UnknownWhat, What, select
+from registry_gc.quarantine.still_allowed import StillAllowed
 
 _LOOK_AGAIN = 10.0
 _PLURALS = {"tag history": "tag histories"}

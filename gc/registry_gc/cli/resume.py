@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from registry_gc.config_file import ConfigError
 from registry_gc.events import Observer
-from registry_gc.plan_file import Found, PlanFile, found_at, policy_facts
 from registry_gc.run_file import RunFileError
+from registry_gc.runs.plan_file import Found, PlanFile, found_at, policy_facts
 from registry_gc.session import Job
 
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from registry_drivers.errors import DriverConfigError
 from registry_gc.apply import apply
-from registry_gc.blob_cache import with_cache
+from registry_gc.blob_cache.forgetting import with_cache
 from registry_gc.cli.output import Output
 from registry_gc.cli.quarantine import WRITABLE_GRACE, caution, check_quarantine
 from registry_gc.cli.records import Recorder, Records
@@ -45,11 +45,11 @@ from registry_gc.progress import Progress
 from registry_gc.report.document import as_json
 from registry_gc.report.model import Report
 from registry_gc.report.text import plan_lines, summary_lines
-from registry_gc.shrink import memory_path
-from registry_gc.state_dir import run_file_path, run_files
+from registry_gc.runs.shrink import memory_path
+from registry_gc.runs.state_dir import run_file_path, run_files
 
 if TYPE_CHECKING:
-    from registry_gc.service import Commands, Service
+    from registry_gc.service.away import Commands, Service
 
 _COMMANDS = ("stop_command", "start_command", "readonly_command", "readwrite_command")
 

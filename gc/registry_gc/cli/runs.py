@@ -8,8 +8,8 @@ from typing import Any
 
 from registry_gc.cli.output import Output, look
 from registry_gc.cli.wiring import complain, note
-from registry_gc.runs import past_runs, prune
-from registry_gc.state_dir import default_state_dir
+from registry_gc.runs.past import past_runs, prune
+from registry_gc.runs.state_dir import default_state_dir
 
 
 def list_runs(options: Mapping[str, Any]) -> int:

@@ -23,7 +23,7 @@ from registry_gc.cli.wiring import (
 from registry_gc.engine import WorkerLost, engine_for
 from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.progress import Progress
-from registry_gc.verify import MissingChild, Problem, TrueSizes, Verified, verify
+from registry_gc.verify.every_tag import MissingChild, Problem, TrueSizes, Verified, verify
 
 
 def run_verify(options: Mapping[str, Any]) -> int:

@@ -15,16 +15,16 @@ from registry_drivers.base import Reader, Storage
 from registry_drivers.errors import DriverConfigError, StorageError
 from registry_drivers.factory import open_storage
 from registry_drivers.parameters import Parameters
-from registry_gc.blob_cache import BlobCache, NoCache, RedisCache
+from registry_gc.blob_cache.forgetting import BlobCache, NoCache, RedisCache
 from registry_gc.collect import Job
+from registry_gc.compact.spool import SpoolError
 from registry_gc.config import Config, load_config
 from registry_gc.config_file import ConfigError
 from registry_gc.engine import Engine
 from registry_gc.guard import Guard, GuardOptions
 from registry_gc.lock import LockError
 from registry_gc.progress import JsonLogging, Progress, say
-from registry_gc.spool import SpoolError
-from registry_gc.state_dir import default_state_dir, open_state_dir
+from registry_gc.runs.state_dir import default_state_dir, open_state_dir
 
 
 def complain(message: str) -> None:
@@ -106,7 +106,7 @@ def blob_cache_of(config: Config, earlier: Sequence[str], progress: Progress) ->
     :raises ConfigError: its ``redis`` section cannot be understood.
     """
     if config.blob_descriptor_cache == "redis":
-        from registry_gc.redis_config import redis_config
+        from registry_gc.blob_cache.redis_config import redis_config
 
         redis = redis_config(config.path, config.redis or {})
         return RedisCache(redis, progress, earlier)

@@ -11,14 +11,14 @@ from registry_drivers.base import Storage
 from registry_drivers.errors import DriverConfigError, StorageError
 from registry_gc.cli.output import Output
 from registry_gc.cli.wiring import complain, read_config, storage_of
+from registry_gc.compact.spool import SpoolError
 from registry_gc.config import Config
 from registry_gc.config_file import ConfigError
 from registry_gc.engine import WorkerLost
 from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.lock import Lock, LockError
 from registry_gc.progress import Progress
-from registry_gc.spool import SpoolError
-from registry_gc.still_allowed import Changed
+from registry_gc.quarantine.still_allowed import Changed
 
 
 class Refused(Exception):

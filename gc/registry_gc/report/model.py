@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from registry_drivers.versions import Keep
-from registry_gc.blob_cache import Forgotten
+from registry_gc.blob_cache.forgetting import Forgotten
 from registry_gc.catalog import Damage
 from registry_gc.guard import Finding
 from registry_gc.mark import Hold
@@ -15,7 +15,7 @@ from registry_gc.retained import Retained
 
 if TYPE_CHECKING:
     # Starts processes, and only where an operator's commands are to be run.
-    from registry_gc.commands import Ran
+    from registry_gc.service.commands import Ran
 
 
 class Tally(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ from rich.text import Text
 from registry_gc.report.names import shown
 from registry_gc.report.tables import Column, Look, lines_of, table
 from registry_gc.report.usage_document import moment
-from registry_gc.runs import PastRun, RunState
+from registry_gc.runs.past import PastRun, RunState
 
 SCHEMA = 1
 

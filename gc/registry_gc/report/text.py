@@ -12,7 +12,7 @@ from itertools import groupby
 import humanize
 import numpy as np
 
-from registry_gc.arrays import distinct
+from registry_gc.compact.arrays import distinct
 from registry_gc.references import State
 from registry_gc.report.model import Report
 from registry_gc.run_file import Kind

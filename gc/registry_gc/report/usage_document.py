@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 
 from registry_gc import __version__
-from registry_gc.growth import Growth
-from registry_gc.images import Image
 from registry_gc.report.names import cell
-from registry_gc.usage import Blob, Share, Usage, group_of
+from registry_gc.usage.figures import Blob, Share, Usage, group_of
+from registry_gc.usage.growth import Growth
+from registry_gc.usage.images import Image
 
 SCHEMA = 1
 

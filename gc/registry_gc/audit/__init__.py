@@ -1,0 +1,1 @@
+"""The audit log: which lines, and where they go."""

@@ -1,0 +1,1 @@
+"""What the registry itself remembers of blobs, in Redis, and how it forgets it."""

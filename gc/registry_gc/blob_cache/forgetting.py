@@ -1,0 +1,314 @@
+"""The registry's memory of blobs (``storage.cache``), and how it forgets what is deleted.
+
+A registry answers from this cache whether it has a blob. One that remembers a deleted blob tells
+the next push that the layer is there already, and the image is lost. So what is deleted is taken
+out of Redis too: after its deletion was confirmed, and before the registry can write again. The
+run file says of each row when; what a run that died did not get to, the next one does.
+
+To forget too much costs the registry one look at its storage; to forget too little loses images.
+
+Keys (CNCF Distribution 2.8 and 3, ``registry/storage/cache/redis/redis.go``; GitLab's the same):
+``blobs::<digest>``, a hash; ``repository::<name>::blobs``, a set of digests, layers and (3) also
+manifests; ``repository::<name>::blobs::<digest>``, a hash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from registry_drivers.base import Deletion, Outcome
+from registry_gc.events import Observer
+from registry_gc.guard import Finding, Verdict
+from registry_gc.run_file import Cached, RowState, RunFile, RunFileError
+
+if TYPE_CHECKING:
+    from registry_gc.blob_cache.redis_config import RedisConfig
+
+_BATCH = 1000  # rows, of at most four commands each, in one round trip
+_GONE = (RowState.DELETED, RowState.GONE_ALREADY, RowState.QUARANTINED)
+
+
+class Forgotten(msgspec.Struct, frozen=True):
+    """What became of the cache, for the report.
+
+    ``removed`` counts rows of the run file whose entries are gone; ``left`` those whose entries
+    may still be there. ``restart``: only a restart of the registry makes it forget.
+    """
+
+    kind: str | None = None
+    removed: int = 0
+    left: int = 0
+    restart: bool = False
+
+    @property
+    def warning(self) -> str:
+        """What the operator has to know where entries are left."""
+        return (
+            f"{self.left} deleted blobs and links may still be in the registry's Redis, which"
+            " answers pushes with them: before it takes writes, run again, or empty that Redis"
+        )
+
+
+class BlobCache(Protocol):
+    """What a collection does about the registry's cache."""
+
+    @property
+    def lost(self) -> bool:
+        """Whether a removal has failed since the last :meth:`check`."""
+
+    def check(self) -> Finding | None:
+        """Why nothing may be deleted now; None where something may."""
+
+    def catch_up(self, driver: str, root: str) -> None:
+        """Forget what earlier runs on that storage have deleted and did not get to."""
+
+    def begin(self, run_file: RunFile) -> Finding | None:
+        """Called before the first delete, with the lock held; a finding stops the run."""
+
+    def settled(self, run_file: RunFile, outcomes: Sequence[tuple[int, Outcome]]) -> None:
+        """Forget what was deleted; see :data:`registry_gc.sweep.Settled`."""
+
+    def finish(self, run_file: RunFile) -> None:
+        """Called after the last delete, however that came about, with the lock held."""
+
+    def state(self) -> Forgotten:
+        """What it came to."""
+
+    def close(self) -> None:
+        """Let go of what was opened."""
+
+
+def with_cache(check: Callable[[], Verdict], cache: BlobCache) -> Callable[[], Verdict]:
+    """A guard that also refuses while *cache* cannot be made to forget."""
+
+    def both() -> Verdict:
+        verdict = check()
+        stale = cache.check()
+        return verdict if stale is None else Verdict("refused", (*verdict.findings, stale))
+
+    return both
+
+
+class NoCache:
+    """A registry that remembers nothing, or (``inmemory``) nothing that can be reached."""
+
+    lost = False
+
+    def __init__(self, kind: str | None = None) -> None:
+        self._kind = kind
+        self._deleted = False
+
+    def check(self) -> Finding | None:
+        """Nothing speaks against it."""
+        return None
+
+    def catch_up(self, driver: str, root: str) -> None:
+        """Nothing to do."""
+
+    def begin(self, run_file: RunFile) -> Finding | None:
+        """Nothing to do."""
+        return None
+
+    def settled(self, run_file: RunFile, outcomes: Sequence[tuple[int, Outcome]]) -> None:
+        """Remember whether there is anything to forget."""
+        self._deleted |= any(outcome.result is not Deletion.FAILED for _, outcome in outcomes)
+
+    def finish(self, run_file: RunFile) -> None:
+        """Nothing to do."""
+
+    def state(self) -> Forgotten:
+        """A restart is needed where a process remembers what was deleted."""
+        return Forgotten(self._kind, restart=self._kind is not None and self._deleted)
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+class RedisCache:
+    """The Redis that the registry shares; None where its config names none.
+
+    :param earlier: the paths of other runs' files, in which some entries may not have been
+        removed.
+    """
+
+    def __init__(
+        self,
+        config: RedisConfig | None,
+        observer: Observer,
+        earlier: Sequence[str] = (),
+    ) -> None:
+        self._config = config
+        self._observer = observer
+        self._earlier = earlier
+        self._client: Any = None
+        self.lost = False
+        self._removed = 0
+        self._left = 0
+
+    def check(self) -> Finding | None:
+        """Whether Redis answers, and lets us remove entries.
+
+        Costs one round trip, with the very commands that are needed, on keys that are not there.
+        """
+        if self._config is None:
+            return Finding(
+                "redis-unreachable",
+                "storage.cache.blobdescriptor is redis, but no redis.addr or redis.addrs says"
+                " where it is: add what the registry uses",
+            )
+        try:
+            self._send([("DEL", "blobs::registry-gc"), *_link_commands("registry-gc", "none")])
+        except _Unreachable as error:
+            return Finding(
+                "redis-unreachable",
+                f"the registry's Redis at {self._config.name} cannot be cleaned of what is"
+                f" deleted: {error}",
+            )
+        self.lost = False
+        return None
+
+    def begin(self, run_file: RunFile) -> Finding | None:
+        """Do what earlier runs did not get to, and from now on remember that this one may not."""
+        meta = run_file.meta()
+        self.catch_up(meta["driver"], meta["root"])
+        found = self.check()
+        if found is None:
+            run_file.record_meta(blob_cache="redis")
+        return found
+
+    def catch_up(self, driver: str, root: str) -> None:
+        """Remove what other runs on that storage have left; what fails is left for the next one."""
+        for path in self._earlier:
+            self._finish_earlier(path, (driver, root))
+
+    def settled(self, run_file: RunFile, outcomes: Sequence[tuple[int, Outcome]]) -> None:
+        """Remove the entries of what was deleted.
+
+        What fails is left for :meth:`check`, which the sweep asks before it goes on, and
+        :meth:`finish`: an error here must not keep outcomes from being written down.
+        """
+        if self.lost:
+            return
+        gone = [number for number, outcome in outcomes if outcome.result is not Deletion.FAILED]
+        try:
+            self._remove(run_file, run_file.cached(gone))
+        except _Unreachable:
+            self.lost = True
+
+    def finish(self, run_file: RunFile) -> None:
+        """Remove what is left, and all of it once more.
+
+        A registry that was asked for a blob just before its deletion may have written its entry
+        just after the removal.
+        """
+        try:
+            for batch in run_file.cached_batches(_BATCH, *_GONE):
+                self._send([command for row, _ in batch for command in _commands(row)])
+                run_file.record_uncached([row.number for row, known in batch if not known])
+        except _Unreachable:
+            self.lost = True
+        self._removed, self._left = run_file.count_cached(*_GONE)
+        if not self._left:
+            run_file.record_meta(blob_cache="forgotten")
+
+    def state(self) -> Forgotten:
+        """How many entries are gone, and how many may be left."""
+        return Forgotten("redis", self._removed, self._left)
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def _finish_earlier(self, path: str, storage: tuple[object, object]) -> None:
+        """Remove the entries of all that another run has, or may have, deleted."""
+        try:
+            run_file = RunFile.existing(path)
+        except RunFileError as error:
+            self._observer.notice(f"whether its entries are in Redis is not known: {error}")
+            return
+        try:
+            meta = run_file.meta()
+            if meta.get("blob_cache") != "redis":
+                return
+            if (meta.get("driver"), meta.get("root")) != storage:
+                return
+            for batch in run_file.cached_batches(_BATCH, RowState.PLANNED):
+                # One that was killed may have deleted what it had not written down yet. Nor is
+                # this written down: who goes on with that run has to do it again.
+                self._send([command for row, _ in batch for command in _commands(row)])
+            rows = 0
+            for batch in run_file.cached_batches(_BATCH, *_GONE):
+                left = [row for row, known in batch if not known]
+                self._remove(run_file, left)
+                rows += len(left)
+            run_file.record_meta(blob_cache="forgotten")
+            self._observer.notice(f"removed from Redis what the run of {path} had left: {rows}")
+        except _Unreachable:
+            return  # the check that follows says so
+        except RunFileError as error:
+            self._observer.notice(f"entries of an earlier run may be left in Redis: {error}")
+        finally:
+            run_file.close()
+
+    def _remove(self, run_file: RunFile, rows: Sequence[Cached]) -> None:
+        if not rows:
+            return
+        self._send([command for row in rows for command in _commands(row)])
+        run_file.record_uncached([row.number for row in rows])
+
+    def _send(self, commands: Sequence[_Command]) -> None:
+        """Send *commands*, and wait for all answers.
+
+        :raises _Unreachable: one of them failed.
+        """
+        assert self._config is not None
+        try:
+            from redis.exceptions import RedisClusterException, RedisError
+
+            from registry_gc.blob_cache.redis_client import connect
+        except ImportError as error:
+            raise _Unreachable(
+                "the client library is not installed: pip install 'registry-garbage-collect[redis]'"
+            ) from error
+        try:
+            if self._client is None:
+                self._client = connect(self._config)
+            # Not one transaction: in a cluster the keys lie on several nodes.
+            pipeline = self._client.pipeline(transaction=False)
+            for command in commands:
+                pipeline.execute_command(*command)
+            pipeline.execute()
+        except (RedisError, RedisClusterException, OSError) as error:
+            self.close()
+            raise _Unreachable(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+_Command = tuple[str | bytes, ...]
+
+
+class _Unreachable(Exception):
+    """Redis did not do what it was asked to; the message says why."""
+
+
+def _commands(row: Cached) -> Iterator[_Command]:
+    """What makes the registry forget *row*."""
+    if row.repository is None:
+        yield ("DEL", f"blobs::{row.digest}")
+        return
+    yield from _link_commands(row.repository, row.digest)
+    if not row.digest.startswith("sha256:"):
+        # A link of another name than the blob has; its entry says which blob it stands for, and
+        # the blob's own row knows nothing of it.
+        yield ("DEL", f"blobs::{row.digest}")
+
+
+def _link_commands(repository: str, digest: str) -> Iterator[_Command]:
+    # A name that is no UTF-8 is none of the registry's, but must not end a run either.
+    members = f"repository::{repository}::blobs".encode("utf-8", "surrogateescape")
+    yield ("SREM", members, digest)
+    yield ("DEL", members + f"::{digest}".encode())

@@ -1,0 +1,1 @@
+"""Why something is live or dead, and how it is reached."""

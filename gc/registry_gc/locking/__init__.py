@@ -1,0 +1,1 @@
+"""How the lock is got, held and contested, in any storage."""

@@ -1,0 +1,181 @@
+"""What is live and lies in quarantine comes back before anything is decided.
+
+Nothing live goes into quarantine where nobody writes. With ``--allow-writable`` somebody may: a
+push that was told that a blob is there, and whose manifest came after the mark. The next mark,
+that of any run or of a purge, finds such blobs and links, and puts them back.
+
+A manifest that comes back names more, so this goes on until a mark finds nothing. Costs one
+listing where there is no quarantine, else one of all that is in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from registry_drivers.base import Reader, Storage
+from registry_drivers.errors import StorageError
+from registry_gc.compact.arrays import within
+from registry_gc.dead_layers import needed_among
+from registry_gc.digest import pack
+from registry_gc.events import Observer
+from registry_gc.quarantine.aside import Kept, asides, contents
+from registry_gc.quarantine.bring_back import (
+    BLOB,
+    LAYER,
+    REVISION,
+    SIGNATURE,
+    Back,
+    BringingBack,
+    Look,
+    Meaning,
+    Result,
+    exists,
+    meaning_of,
+)
+from registry_gc.run_file import Kind, Row
+from registry_gc.survey import Survey, Surveyor
+
+
+def missed(reader: Reader, survey: Survey) -> list[Kept]:
+    """What of the quarantine is live, and not in its place.
+
+    :raises StorageError: the quarantine could not be read.
+    """
+    waiting = asides(reader)
+    if not waiting:
+        return []
+    needs = _Needs(survey)
+    for aside in waiting:
+        for batch in contents(reader, aside):
+            needs.add(batch)
+    return [kept for kept in needs.found() if not exists(reader, kept.path)]
+
+
+class _Needs:
+    """Tells what live manifests need, of what is in quarantine."""
+
+    def __init__(self, survey: Survey) -> None:
+        self._catalog = survey.catalog
+        self._manifests = survey.manifests
+        self._marking = survey.marking
+        self._numbers = {name: at for at, name in enumerate(survey.catalog.repositories)}
+        self._found: dict[str, Kept] = {}
+        # Layer links to what is live somewhere, with owner and key: needed where they are?
+        self._layers: list[tuple[Kept, int, bytes]] = []
+
+    def add(self, batch: list[Kept]) -> None:
+        """Look at more of what is in quarantine."""
+        rows = [(meaning_of(kept.path), kept) for kept in batch]
+        known = [row for row in rows if row[0].digest]
+        keys = pack(self._catalog.names.key(meaning.digest) for meaning, _ in known)
+        live = self._marking.live_set.has(keys)
+        for at, (meaning, kept) in enumerate(known):
+            owner = self._numbers.get(meaning.repository, -1)
+            if meaning.order == BLOB:
+                needed = bool(live[at])
+            elif meaning.order == LAYER:
+                # Under another name than sha256 it may be the only one to tell what is stored.
+                needed = bool(live[at]) and not meaning.digest.startswith("sha256:")
+                if live[at] and owner >= 0:
+                    self._layers.append((kept, owner, keys[at].tobytes()))
+            else:
+                needed = owner >= 0 and self._is_live(owner, meaning)
+            if needed:
+                self._found.setdefault(kept.path, kept)
+
+    def found(self) -> list[Kept]:
+        """What is needed, each path once, whether it is in its place or not."""
+        needed = needed_among(
+            self._catalog,
+            self._manifests,
+            self._marking,
+            np.array([owner for _, owner, _ in self._layers], np.int64),
+            pack(key for _, _, key in self._layers),
+        )
+        for at in np.flatnonzero(needed).tolist():
+            kept = self._layers[at][0]
+            self._found.setdefault(kept.path, kept)
+        return list(self._found.values())
+
+    def _is_live(self, owner: int, meaning: Meaning) -> bool:
+        """Whether a link is that of a live manifest of its repository, or of its signature."""
+        if meaning.order not in (REVISION, SIGNATURE):
+            # A tag's history keeps nothing, and nobody pulls by it.
+            return False
+        revision = meaning.signs or meaning.digest
+        (number,) = self._manifests.ids(pack([self._catalog.names.key(revision)])).tolist()
+        pair = np.array([owner << 32 | max(number, 0)], np.int64)
+        return number >= 0 and bool(within(self._marking.live, pair)[0])
+
+
+def recall(
+    storage: Storage,
+    versions: object | None,
+    survey: Survey,
+    again: Callable[[], Survey],
+    look: Look,
+    observer: Observer,
+    told: Callable[[Result], None] | None = None,
+) -> tuple[Survey, int]:
+    """Bring back what is live, and mark *again*, until a mark finds nothing in quarantine.
+
+    :param look: called before each batch of moves; raises where nothing more may be done.
+    :param told: called with each thing and what became of it.
+    :returns: the last mark, and how many things came back.
+    :raises StorageError: something live could not be brought back: nobody may delete then.
+    """
+    came = 0
+    while items := missed(storage, survey):
+        observer.phase("bringing back what is live", len(items), "objects")
+        before = came
+        for result in BringingBack(storage, versions, look).run(items):
+            kept, _, back, error = result
+            if told is not None:
+                told(result)
+            if back is Back.FAILED:
+                raise StorageError(
+                    f"it is live, lies in quarantine ({kept.aside.run}), and could not be brought"
+                    f" back: {error}",
+                    path=kept.path,
+                    driver=storage.driver,
+                )
+            came += back is Back.BACK
+            observer.advance(1)
+        observer.finish()
+        if came == before:
+            # What is lost is lost: the mark that was made stands.
+            break
+        survey = again()
+    if came:
+        observer.notice(f"{came} blobs and links that are live were brought back from quarantine")
+    return survey, came
+
+
+class NoBlobs:
+    """A :class:`~registry_gc.survey.BlobSink` for those who do not ask which blobs are dead."""
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Ignore."""
+
+    def drop(self, kind: Kind, digests: Iterable[str]) -> None:
+        """Ignore."""
+
+    def drop_all(self, kind: Kind) -> None:
+        """Ignore."""
+
+
+def look_back(
+    storage: Storage, versions: object | None, surveyor: Surveyor, look: Look, observer: Observer
+) -> int:
+    """Mark anew and bring back what is live now; returns how many things came back.
+
+    :raises StorageError: see :func:`recall`.
+    """
+
+    def mark() -> Survey:
+        return surveyor.plan_blobs(surveyor.catalog(), NoBlobs())
+
+    _, came = recall(storage, versions, mark(), mark, look, observer)
+    return came

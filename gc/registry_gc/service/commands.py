@@ -1,0 +1,211 @@
+"""Runs the operator's commands, in a way that outlives whoever runs them.
+
+Each is ``sh -c COMMAND``, in a session of its own, so that Ctrl-C does not end it half-way, with
+nothing on stdin and its stdout on stderr. It begins only after its process was written down in
+memory that two processes share: one can wait for what the other began before it was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import signal
+import struct
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from registry_gc.service.processes import Process
+
+# Reads the line that lets it begin; without one, who wanted it is dead and nobody knows of it.
+_GATE = 'read -r go || exit 125; exec sh -c "$1" </dev/null'
+_POLL_SECONDS = 0.05
+_KILL_SECONDS = 10.0
+_MOST_SAID = 64 << 10
+"""Bytes of a command's output that are told; of more, the last."""
+
+Said = Callable[[str], None]
+"""Told of each line that a command has written, once it has ended."""
+
+
+class Ran(msgspec.Struct, frozen=True):
+    """What became of a command: ``error`` is empty where it did its work.
+
+    ``code`` is its exit code, negative for a signal as in :mod:`subprocess`; None without one.
+    """
+
+    name: str
+    code: int | None
+    seconds: float
+    error: str = ""
+
+
+class Shared:
+    """What two processes, one forked from the other, know of each other: a few plain bytes.
+
+    ``away``: the registry was, or may have been, stopped, and not started again since.
+    ``remote``: deletes are requests, which a server may still be working on.
+    """
+
+    _AWAY, _REMOTE, _COMMAND = 0, 1, 8
+
+    def __init__(self) -> None:
+        # Anonymous and shared: a fork has the same page, and nothing of it is left behind.
+        self._page = mmap.mmap(-1, mmap.PAGESIZE)
+
+    @property
+    def away(self) -> bool:
+        """Whether the registry has to be started."""
+        return self._page[self._AWAY] != 0
+
+    @away.setter
+    def away(self, value: bool) -> None:
+        self._page[self._AWAY] = int(value)
+
+    @property
+    def remote(self) -> bool:
+        """Whether deletes may go on after the process that asked for them is dead."""
+        return self._page[self._REMOTE] != 0
+
+    @remote.setter
+    def remote(self, value: bool) -> None:
+        self._page[self._REMOTE] = int(value)
+
+    @property
+    def command(self) -> tuple[int, int]:
+        """Process ID and start of the command under way, see :class:`Process`; 0 without one."""
+        pid, started = struct.unpack_from("=qq", self._page, self._COMMAND)
+        return int(pid), int(started)
+
+    @command.setter
+    def command(self, value: tuple[int, int]) -> None:
+        struct.pack_into("=qq", self._page, self._COMMAND, *value)
+
+
+def run_command(
+    name: str, command: str, timeout: float, shared: Shared, said: Said | None = None
+) -> Ran:
+    """Run *command*, at most *timeout* seconds; never raises for what it does.
+
+    :param said: told what it has written, which otherwise goes to stderr as it is.
+    """
+    handle = None if said is None else _memory()
+    if said is None or handle is None:
+        with _stderr() as output:
+            return _run(name, command, timeout, shared, output)
+    try:
+        ran = _run(name, command, timeout, shared, handle)
+        for line in _written(handle):
+            said(f"{name} command: {line}")
+        return ran
+    finally:
+        os.close(handle)
+
+
+def _memory() -> int | None:
+    """A file in memory; None where the system has none, which must not keep a command from running.
+
+    No pipe: a command outlives who began it, and would be ended by writing to a broken one. No
+    file on a disk: a full one is the usual reason to collect.
+    """
+    try:
+        return os.memfd_create("registry-gc")
+    except (AttributeError, OSError):
+        return None
+
+
+def _written(handle: int) -> list[str]:
+    size = os.fstat(handle).st_size
+    text = os.pread(handle, _MOST_SAID, max(0, size - _MOST_SAID))
+    return text.decode("utf-8", "backslashreplace").splitlines()
+
+
+def _run(name: str, command: str, timeout: float, shared: Shared, output: int) -> Ran:
+    began = time.monotonic()
+
+    def ran(code: int | None, error: str = "") -> Ran:
+        return Ran(name, code, time.monotonic() - began, error)
+
+    try:
+        process = _begin(command, shared, output)
+    except OSError as error:
+        return ran(None, f"the {name} command cannot be run: {error.strerror or error}")
+    try:
+        code = process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        _end(process.pid, lambda: process.poll() is not None)
+        return ran(None, f"the {name} command took more than {timeout:g} s and was ended")
+    finally:
+        shared.command = 0, 0
+    if code == 0:
+        return ran(0)
+    how = f"was ended by {_signal(-code)}" if code < 0 else f"ended with code {code}"
+    return ran(code, f"the {name} command {how}")
+
+
+def _begin(command: str, shared: Shared, output: int) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(
+        ["sh", "-c", _GATE, "sh", command],
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+    )
+    shared.command = process.pid, Process.here(process.pid).started
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError), process.stdin:
+        process.stdin.write(b"go\n")
+    return process
+
+
+@contextlib.contextmanager
+def _stderr() -> Iterator[int]:
+    """A descriptor for output: stderr, or nothing where the caller has closed it."""
+    try:
+        os.fstat(2)
+        yield 2
+    except OSError:
+        with open(os.devnull, "wb") as nothing:
+            yield nothing.fileno()
+
+
+def wait_for_command(shared: Shared, timeout: float) -> None:
+    """Wait until a command that another, dead process has begun has ended, or end it."""
+    pid, started = shared.command
+    if not pid:
+        return
+    process = msgspec.structs.replace(Process.current(), pid=pid, started=started)
+
+    def ended() -> bool:
+        return process.alive() is False
+
+    if not _wait(ended, timeout):
+        _end(pid, ended)
+    shared.command = 0, 0
+
+
+def _end(pid: int, ended: Callable[[], bool]) -> None:
+    """End a command and what it has started; it leads a process group."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, number)
+        if _wait(ended, _KILL_SECONDS):
+            return
+
+
+def _wait(ready: Callable[[], bool], timeout: float) -> bool:
+    end = time.monotonic() + timeout
+    while not ready():
+        if time.monotonic() >= end:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True
+
+
+def _signal(number: int) -> str:
+    with contextlib.suppress(ValueError):
+        return signal.Signals(number).name
+    return f"signal {number}"

@@ -1,0 +1,122 @@
+"""Two processes that watch each other, so that a stopped registry is started whatever happens.
+
+The collection runs in a child, which also runs the commands. When the child dies, by kill -9 or
+for want of memory, the parent runs the start command in its place, once nothing that the child
+had begun is under way any more. When the parent dies, the child is told by a signal, stops at the
+next delete and runs the start command, as it does for SIGTERM.
+
+The child has a session of its own: kill -9 for the whole process group meets the parent only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+
+from registry_gc.service.away import Commands, loud
+from registry_gc.service.commands import Shared, run_command, wait_for_command
+
+_DRAIN_SECONDS = 10.0
+"""How long a server may still be working on deletes after who asked for them has died."""
+
+_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def supervise(
+    commands: Commands,
+    shared: Shared,
+    work: Callable[[], int],
+    before_back: Callable[[], None],
+    say: Callable[[str], None],
+) -> int:
+    """Run *work* in a child; returns its exit code, in the child and in the parent.
+
+    To be called while there is no other thread.
+
+    :param shared: where *work* says what it has begun.
+    :param before_back: what a dead child has to have undone before the registry is started.
+    :param say: told of what went wrong with the child, line by line.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            stream.flush()  # what is buffered now would be written by both
+    alive, watched = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(watched)
+        os.setsid()
+        _watch_parent(alive)
+        return work()
+    os.close(alive)
+    status = _wait(child)
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0 and not shared.away:
+        return code
+    if not shared.away:
+        say(f"the collection {_how(code)}; the registry was not touched, or was brought back")
+        return 128 - code if -code in _FORWARDED else 1
+    say(f"the collection {_how(code)}; what was already deleted was dead")
+    wait_for_command(shared, commands.timeout)
+    if shared.remote:
+        time.sleep(_DRAIN_SECONDS)
+    try:
+        before_back()
+    except Exception as error:  # nothing may keep the registry from being started
+        say(f"the registry may remember blobs that are gone: {error}")
+    ran = run_command(commands.back_name, commands.back, commands.timeout, shared, commands.said)
+    say(loud(commands, ran) if ran.error else f"the {commands.back_name} command was run")
+    return 1
+
+
+def _how(code: int) -> str:
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+
+
+def _wait(child: int) -> int:
+    """Wait for *child* to end, and pass on the signals that ask for that."""
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        # A closed terminal asks for the same as SIGTERM.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGTERM if number == signal.SIGHUP else number)
+
+    for number in _FORWARDED:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, forward)
+    # A stopped parent would leave the registry down: nothing to do, and not inherited by commands.
+    signal.signal(signal.SIGTSTP, _ignore)
+    try:
+        _, status = os.waitpid(child, 0)
+        return status
+    finally:
+        # From here on the child's number may be another process's.
+        for number in _FORWARDED:
+            signal.signal(number, _ignore)
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    pass
+
+
+def _watch_parent(alive: int) -> None:
+    """Have SIGTERM sent to this process when the other end of the pipe *alive* is closed."""
+
+    def gone(number: int, frame: FrameType | None) -> None:
+        if select.select([alive], [], [], 0)[0]:
+            signal.signal(signal.SIGIO, signal.SIG_IGN)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    signal.signal(signal.SIGIO, gone)
+    # The kernel tells by a signal, so that no thread is needed: workers are forked later on.
+    fcntl.fcntl(alive, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(
+        alive, fcntl.F_SETFL, fcntl.fcntl(alive, fcntl.F_GETFL) | os.O_ASYNC | os.O_NONBLOCK
+    )
+    gone(signal.SIGIO, None)  # it may have died before

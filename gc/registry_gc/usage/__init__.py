@@ -1,0 +1,1 @@
+"""Who uses the storage, how it grows, and what deleting something would free."""
