@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core_support import NOW, marked
+from core_support import NOW, Store, marked
 from model import HOUR, expect
 from registry_drivers.memory import MemoryStorage
 from registry_gc.catalog import read_catalog
-from registry_gc.digest import Names
+from registry_gc.digest import Names, key_of
 from registry_gc.engine import SerialEngine
 from registry_gc.events import Silence
 from registry_gc.manifests import UnreadableManifest, parse
@@ -22,7 +22,18 @@ from registry_gc.policy import Policy
 from registry_gc.verify.closure import Closure, close
 from registry_gc.verify.descriptors import UNSTATED, Indescribable, Part, Role, describe
 from registry_gc.verify.library import Library
-from registry_tree import OCI_INDEX, OCI_LAYER, OCI_MANIFEST, SCHEMA1, descriptor, sha256
+from registry_tree import (
+    OCI_INDEX,
+    OCI_LAYER,
+    OCI_MANIFEST,
+    SCHEMA1,
+    blob_path,
+    descriptor,
+    revision_path,
+    sha256,
+    tag_index_path,
+    tag_path,
+)
 from strategies import Registry, damaged
 
 
@@ -58,6 +69,24 @@ def test_the_closure_is_what_the_model_and_the_marking_call_live(
     assert set(names.texts(closure.digests)) | texts(names, closure.young) >= expected.marked
     pairs = {(repositories[r], names.text(key)) for r, keys in closure.live.items() for key in keys}
     assert pairs == first.live
+
+
+@pytest.mark.parametrize("age", [HOUR / 2, 2 * HOUR], ids=["young", "old"])
+def test_what_a_tag_pointed_to_once_is_live_for_both_though_it_is_gone(age: float) -> None:
+    store = Store(age=NOW - 2 * HOUR)
+    lost = store.tree.image("a", "v1", layers=[b"layer"])
+    store.remove(blob_path(lost))
+    store.remove(revision_path("a", lost))
+    store.write(tag_path("a", "v1"), b"")
+    store.touch(tag_index_path("a", "v1", lost), NOW - age)
+    storage = store.storage
+    policy = Policy(delete_untagged=True, grace=HOUR)
+    closure, names, repositories = closed(storage, policy)
+    assert {repositories[number] for number in closure.held} == {"a"}
+    assert ("a", lost) in marked(storage, policy).live
+    assert key_of(lost) in closure.live[0]
+    assert set(names.texts(closure.digests)) == marked(storage, policy).digests
+    assert lost in names.texts(closure.digests)
 
 
 def texts(names: Names, keys: Iterable[bytes]) -> set[str]:

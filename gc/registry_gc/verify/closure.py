@@ -232,8 +232,8 @@ class _Closing:
                 named.append((folder[0], index.keys[at].tobytes()))
         self.library.load(key for _, key in named)
         for repository, key in named:
-            if self.library[key].stored:
-                self.frontier.add(repository, key)
+            # Stored or not: what refers to it stays, as it does where the tag itself names it.
+            self.frontier.add(repository, key)
 
     def _add_all(self, repository: int, keys: Iterable[bytes]) -> None:
         for key in keys:
