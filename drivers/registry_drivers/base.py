@@ -17,6 +17,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from registry_drivers.errors import NotFound
+
 UNKNOWN_MD5 = b"\0" * 16
 
 
@@ -323,6 +325,35 @@ class NameReader(Protocol):
 
         :param token: that of a page of such a listing, after which this one goes on.
         """
+
+
+@runtime_checkable
+class ManyReader(Protocol):
+    """What a reader has beside, where many files at once cost less than one after the other."""
+
+    def stat_many(self, paths: Sequence[str]) -> Sequence[Entry | None]:
+        """What ``stat`` says of each of *paths*, in their order; None where it says ``NotFound``.
+
+        Counted as so many requests. Raises what ``stat`` raises otherwise.
+        """
+
+
+def stat_many(reader: Reader, paths: Sequence[str]) -> Sequence[Entry | None]:
+    """See :meth:`ManyReader.stat_many`, of any *reader*."""
+    if isinstance(reader, ManyReader):
+        return reader.stat_many(paths)
+    return stat_each(reader, paths)
+
+
+def stat_each(reader: Reader, paths: Iterable[str]) -> Sequence[Entry | None]:
+    """As :func:`stat_many`, by the reader's ``stat`` and nothing else."""
+    found: list[Entry | None] = []
+    for path in paths:
+        try:
+            found.append(reader.stat(path))
+        except NotFound:
+            found.append(None)
+    return found
 
 
 @runtime_checkable

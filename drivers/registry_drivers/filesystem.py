@@ -16,7 +16,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from registry_drivers.base import (
@@ -27,6 +27,7 @@ from registry_drivers.base import (
     Outcome,
     Page,
     Requests,
+    stat_each,
 )
 from registry_drivers.errors import (
     AlreadyExists,
@@ -45,7 +46,7 @@ from registry_drivers.filesystem_errors import (
 from registry_drivers.filesystem_walk import LOST_AND_FOUND, READ, Walk
 from registry_drivers.filesystem_write import move_file, write_file
 from registry_drivers.parameters import Parameters
-from registry_drivers.paths import check_path, check_prefix
+from registry_drivers.paths import check_path, check_paths, check_prefix
 
 DEFAULT_ROOT = "/var/lib/registry"
 # Between two looks at the guard; a file is one request each way.
@@ -55,6 +56,8 @@ _DELETE_BATCH = 256
 _STAYS = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EBUSY})
 # Bytes; more than nearly all manifests have.
 _SMALL = 16 << 10
+# To find files from a folder, this user need not be allowed to list it, where the system has this.
+_FOLDER = os.O_DIRECTORY | getattr(os, "O_PATH", os.O_RDONLY)
 
 
 def open_filesystem(parameters: Mapping[str, Any]) -> FilesystemStorage:
@@ -186,28 +189,44 @@ class FilesystemStorage:
 
     def read(self, path: str, *, limit: int | None = None) -> bytes:
         """See :class:`~registry_drivers.base.Reader`."""
-        return self._opened(path, lambda handle: self._read(handle, path, limit))
-
-    def read_range(self, path: str, start: int, length: int) -> bytes:
-        """See :class:`~registry_drivers.base.Reader`."""
-        return self._opened(path, lambda handle: self._read_range(handle, path, start, length))
-
-    def _opened(self, path: str, work: Callable[[int], bytes]) -> bytes:
-        """What *work* makes of the open file."""
-        check_path(path, DRIVER)
-        self.requests.add(read=1)
+        handle = self._open(path)
         try:
-            handle = os.open(f"{self.root}/{path}", READ)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                raise self._no_file(path) from error
-            raise self._error(error, path) from error
-        try:
-            return work(handle)
+            # Nearly all that is read is small and a file: its end is as good a proof as its
+            # status, at a quarter of the price. Folders and pipes have nothing to give here.
+            wanted = _SMALL if limit is None or limit >= _SMALL else limit + 1
+            try:
+                data = os.read(handle, wanted)
+                if 0 < len(data) < wanted and not os.read(handle, 1):
+                    return data
+                os.lseek(handle, 0, os.SEEK_SET)
+            except OSError:
+                # What is wrong with it is found out below.
+                pass
+            return self._read_all(handle, path, limit)
         except OSError as error:
             raise translate(error, path, self.root) from error
         finally:
             os.close(handle)
+
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        """See :class:`~registry_drivers.base.Reader`."""
+        handle = self._open(path)
+        try:
+            return self._read_range(handle, path, start, length)
+        except OSError as error:
+            raise translate(error, path, self.root) from error
+        finally:
+            os.close(handle)
+
+    def _open(self, path: str) -> int:
+        check_path(path, DRIVER)
+        self.requests.add(read=1)
+        try:
+            return os.open(f"{self.root}/{path}", READ)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                raise self._no_file(path) from error
+            raise self._error(error, path) from error
 
     def _read_range(self, handle: int, path: str, start: int, length: int) -> bytes:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -218,20 +237,6 @@ class FilesystemStorage:
             start += len(data)
             length -= len(data)
         return b"".join(chunks)
-
-    def _read(self, handle: int, path: str, limit: int | None) -> bytes:
-        # Nearly all that is read is small and a file: its end is as good a proof as its status,
-        # at a quarter of the price. Folders and pipes have nothing to give here.
-        wanted = _SMALL if limit is None else min(_SMALL, limit + 1)
-        try:
-            data = os.read(handle, wanted)
-            if 0 < len(data) < wanted and not os.read(handle, 1):
-                return data
-            os.lseek(handle, 0, os.SEEK_SET)
-        except OSError:
-            # What is wrong with it is found out below.
-            pass
-        return self._read_all(handle, path, limit)
 
     def _read_all(self, handle: int, path: str, limit: int | None) -> bytes:
         status = os.fstat(handle)
@@ -280,6 +285,39 @@ class FilesystemStorage:
             modified=status.st_mtime,
             shared=status.st_nlink > 1,
         )
+
+    def stat_many(self, paths: Sequence[str]) -> Sequence[Entry | None]:
+        """See :class:`~registry_drivers.base.ManyReader`."""
+        check_paths(paths, DRIVER)
+        # What is common after the last slash is the beginning of names.
+        common = os.path.commonprefix(paths)  # noqa: RUF071 - the same, quicker than by parts
+        folder = common.rpartition("/")[0]
+        try:
+            handle = os.open(f"{self.root}/{folder}", _FOLDER)
+        except OSError:
+            # What is wrong is said of each by those who ask by its whole path.
+            return stat_each(self, paths)
+        start = len(folder) + 1 if folder else 0
+        found: list[Entry | None] = []
+        asked = 0
+        ask = os.stat
+        try:
+            for path in paths:
+                try:
+                    status = ask(path[start:], dir_fd=handle)
+                except OSError:
+                    found += stat_each(self, (path,))
+                    continue
+                if not stat.S_ISREG(status.st_mode):
+                    found += stat_each(self, (path,))
+                    continue
+                asked += 1
+                shared = status.st_nlink > 1
+                found.append(Entry(path, status.st_size, status.st_mtime, None, shared))
+        finally:
+            os.close(handle)
+            self.requests.add(read=asked)
+        return found
 
     def now(self) -> float:
         """This machine's clock; a file server may have another."""

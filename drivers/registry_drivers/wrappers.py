@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 from msgspec.structs import replace
@@ -23,6 +23,8 @@ from registry_drivers.base import (
     Reader,
     Requests,
     Storage,
+    stat_each,
+    stat_many,
 )
 
 
@@ -78,6 +80,14 @@ class ReadOnly:
     def stat(self, path: str) -> Entry:
         """As the wrapped storage."""
         return self._reader.stat(path)
+
+    def stat_many(self, paths: Sequence[str]) -> Sequence[Entry | None]:
+        """As the wrapped storage."""
+        # A wrapper that does something to each ``stat`` does it to each of these: it is never
+        # passed by, whether it thinks of this method or not.
+        if type(self).stat is not ReadOnly.stat:
+            return stat_each(self, paths)
+        return stat_many(self._reader, paths)
 
     def now(self) -> float:
         """As the wrapped storage."""

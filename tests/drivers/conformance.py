@@ -35,6 +35,8 @@ from registry_drivers.base import (
     Reader,
     Storage,
     Writer,
+    stat_each,
+    stat_many,
 )
 from registry_drivers.errors import AlreadyExists, InvalidPath, NotFound, StorageError, TooLarge
 
@@ -326,11 +328,25 @@ class DriverConformance:
         with pytest.raises(NotFound):
             storage.stat(path)
 
+    def test_many_files_are_told_as_each_of_them_is(self, storage: Storage, put: Put) -> None:
+        for path in ("a/b", "a/c/d", "a/c/e", *ODD_NAMES):
+            put(path, path.encode())
+        there = ["a/b", "a/c/e", "a/c/d", *ODD_NAMES, "a/b"]
+        assert stat_many(storage, there) == [storage.stat(path) for path in there]
+        some = ["a/c/d", "a/c", "a/missing", "a/b/c", "a/c/e", "a"]
+        found = stat_many(storage, some)
+        assert found == stat_each(storage, some)
+        assert [entry is not None for entry in found] == [True, False, False, False, True, False]
+        assert stat_many(storage, []) == []
+        assert stat_many(storage, ["missing/a", "missing/b"]) == [None, None]
+
     @pytest.mark.parametrize("path", BAD_PATHS)
     def test_a_malformed_path_is_refused(self, storage: Storage, path: str) -> None:
         for call in (
             lambda: storage.read(path),
             lambda: storage.stat(path),
+            lambda: stat_many(storage, [path]),
+            lambda: stat_many(storage, ["x", path, "x"]),
             lambda: storage.write(path, b""),
             lambda: storage.move(path, "a"),
             lambda: storage.move("a", path),

@@ -44,6 +44,7 @@ def test_a_fault_comes_before_anything_is_done(
         lambda: faulty.children("a/"),
         lambda: faulty.read("a/1"),
         lambda: faulty.stat("a/1"),
+        lambda: faulty.stat_many(["a/1"]),
         lambda: list(faulty.delete(["a/1"])),
         lambda: faulty.remove_folders(["a"], floor=""),
         lambda: faulty.write("a/9", b""),
@@ -53,7 +54,7 @@ def test_a_fault_comes_before_anything_is_done(
             call()
         assert type(caught.value) is kind
     assert memory.snapshot() == before
-    assert faulty.struck[fault] == 8
+    assert faulty.struck[fault] == 9
 
 
 def test_a_lost_answer_comes_after_the_work(memory: MemoryStorage) -> None:

@@ -111,6 +111,13 @@ def test_a_root_that_is_a_file_is_refused(root: Path) -> None:
         list(storage.list(""))
 
 
+def test_of_many_files_each_is_one_request(root: Path, storage: FilesystemStorage) -> None:
+    for path in ("a/b", "a/c/d"):
+        make(root, path)
+    assert len(storage.stat_many(["a/b", "a/c/d", "a/c", "a/missing"])) == 4
+    assert storage.requests.read == 4
+
+
 def test_the_root_is_absolute_and_not_resolved(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "disk").mkdir()
     (root / "link").symlink_to("disk")
@@ -128,6 +135,7 @@ def test_a_root_that_is_unmounted_on_the_way_makes_nothing_missing(root: Path) -
     for call in (
         lambda: storage.read("a/b"),
         lambda: storage.stat("a/b"),
+        lambda: storage.stat_many(["a/b", "a/c"]),
         lambda: list(storage.list("a/")),
         lambda: storage.children("a/"),
         lambda: list(storage.delete(["a/b"])),

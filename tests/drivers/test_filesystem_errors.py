@@ -102,6 +102,26 @@ def test_a_root_that_may_not_be_opened_is_denied(public: Path) -> None:
         (public / "outer").chmod(0o755)
 
 
+@pytest.mark.parametrize(("mode", "error"), [(0o711, None), (0o000, AccessDenied)])
+def test_sizes_of_many_files_need_only_what_the_size_of_one_needs(
+    public: Path, mode: int, error: type[AccessDenied] | None
+) -> None:
+    for name in ("b", "c"):
+        make(public, f"a/{name}").chmod(0)
+    (public / "a").chmod(mode)
+    try:
+        storage = FilesystemStorage(str(public))
+        one = as_nobody(lambda: storage.stat("a/b"))
+        many: Any = as_nobody(lambda: storage.stat_many(["a/b", "a/c"]))
+        if error is None:
+            assert [entry.path for entry in many] == ["a/b", "a/c"]
+            assert many[0] == one
+        else:
+            assert (type(one), type(many)) == (error, error)
+    finally:
+        (public / "a").chmod(0o755)
+
+
 def test_what_may_not_be_read_written_or_deleted_is_denied_and_stays(public: Path) -> None:
     file = make(public, "a/b")
     (public / "a/empty").mkdir()
@@ -170,3 +190,7 @@ def test_a_broken_disk_is_never_taken_for_missing_files(
             listed(storage, prefix)
         assert not isinstance(caught.value, NotFound)
         assert isinstance(caught.value, Unavailable) == (number == errno.ESTALE)
+    with pytest.raises(StorageError) as caught:
+        storage.stat_many(["a/b/c", "a/missing"])
+    assert not isinstance(caught.value, NotFound)
+    assert isinstance(caught.value, Unavailable) == (number == errno.ESTALE)

@@ -97,6 +97,7 @@ def test_links_that_lead_to_each_other_are_named(root: Path, storage: Filesystem
         lambda: storage.children(""),
         lambda: storage.read("x"),
         lambda: storage.stat("x"),
+        lambda: storage.stat_many(["x"]),
     ):
         with pytest.raises(StorageError) as caught:
             call()
@@ -125,6 +126,8 @@ def test_a_link_to_nothing_is_an_error_and_not_a_missing_file(
         lambda: storage.read("r/blobs"),
         lambda: storage.read("r/blobs/sha256/data"),
         lambda: storage.stat("r/blobs/sha256/data"),
+        lambda: storage.stat_many(["r/blobs/sha256/data"]),
+        lambda: storage.stat_many(["r/blobs/sha256/data", "r/x"]),
         lambda: list(storage.delete(["r/blobs/sha256/data"])),
     ):
         with pytest.raises(StorageError, match="link to nothing") as caught:
@@ -162,6 +165,7 @@ def test_files_with_another_hard_link_are_shared(root: Path, storage: Filesystem
     rows = entries_of(storage.list(""))
     assert [path for path, row in rows.items() if row.shared] == ["a/c", f"{BLOBS}{HEX}/data"]
     assert storage.stat("a/c").shared
+    assert storage.stat_many(["a/c"]) == [storage.stat("a/c")]
     assert not storage.stat("a/b").shared
 
 

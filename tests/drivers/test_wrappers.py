@@ -6,9 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from drivers.conformance import DriverConformance, paths_of
-from registry_drivers.base import Deleter, Reader, Storage, Writer
+from registry_drivers.base import Deleter, Entry, Reader, Storage, Writer, stat_many
 from registry_drivers.filesystem import FilesystemStorage
 from registry_drivers.memory import MemoryStorage
 from registry_drivers.wrappers import ReadOnly, Throttled, Wrapper
@@ -74,6 +75,7 @@ def test_what_is_read_only_reads_as_the_storage_does(memory: MemoryStorage) -> N
     assert reader.children("a/") == memory.children("a/")
     assert reader.read("a/1", limit=1) == b"x"
     assert reader.stat("a/1") == memory.stat("a/1")
+    assert reader.stat_many(["a/1", "b"]) == [memory.stat("a/1"), None]
     assert reader.capabilities is memory.capabilities
     assert reader.requests is memory.requests
     assert (reader.driver, reader.root) == ("inmemory", "memory")
@@ -81,7 +83,28 @@ def test_what_is_read_only_reads_as_the_storage_does(memory: MemoryStorage) -> N
     reader.close()
 
 
+def test_a_wrapper_that_changes_a_stat_is_asked_for_each_of_many(tmp_path: Path) -> None:
+    class Smaller(Wrapper):
+        def stat(self, path: str) -> Entry:
+            return replace(super().stat(path), size=1)
+
+    disk = FilesystemStorage(str(tmp_path))
+    for path in ("a/1", "a/2"):
+        disk.write(path, b"long")
+    for storage in (Smaller(disk), Wrapper(Smaller(disk)), ReadOnly(Smaller(Wrapper(disk)))):
+        found = stat_many(storage, ["a/1", "a/missing", "a/2"])
+        assert [entry and entry.size for entry in found] == [1, None, 1]
+    assert [entry and entry.size for entry in stat_many(Wrapper(disk), ["a/1", "a/3"])] == [4, None]
+
+
 # --- throttled
+
+
+def test_each_of_many_files_keeps_the_rate(tmp_path: Path) -> None:
+    time = Time()
+    slow = Throttled(FilesystemStorage(str(tmp_path)), 10.0, clock=time, sleep=time.sleep)
+    assert stat_many(ReadOnly(slow), [f"a/{number}" for number in range(5)]) == [None] * 5
+    assert time.slept == pytest.approx([0.1] * 4)
 
 
 def test_requests_of_all_kinds_together_keep_the_rate(memory: MemoryStorage) -> None:

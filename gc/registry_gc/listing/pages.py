@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from registry_drivers.base import UNKNOWN_MD5, Entry, Page, Reader
+from registry_drivers.base import UNKNOWN_MD5, Entry, Page, Reader, stat_many
 from registry_drivers.errors import NotFound, TooLarge
 from registry_gc.digest import (
     LINK_SIZE,
@@ -26,7 +26,7 @@ from registry_gc.digest import (
     pack,
     stored_digest,
 )
-from registry_gc.layout import BLOBS, REPOSITORIES, Run, Single, blob_path, split
+from registry_gc.layout import BLOBS, REPOSITORIES, Run, Single, blob_paths, split
 from registry_gc.listing.ranges import Range, Walk
 from registry_gc.listing.tags import Tag, stamp_of
 
@@ -259,15 +259,14 @@ def stat_blobs(reader: Reader, keys: bytes) -> BlobBatch:
     found: list[bytes] = []
     entries: list[Entry] = []
     lone: list[str] = []
-    for at in range(0, len(keys), 32):
-        key = keys[at : at + 32]
-        path = blob_path("sha256:" + key.hex())
-        try:
-            entries.append(reader.stat(path))
-        except NotFound:
+    encoded = keys.hex()
+    paths = blob_paths("sha256:" + encoded[at : at + 64] for at in range(0, len(encoded), 64))
+    for number, (path, entry) in enumerate(zip(paths, stat_many(reader, paths), strict=True)):
+        if entry is None:
             lone.append(path.removesuffix("data"))
         else:
-            found.append(key)
+            entries.append(entry)
+            found.append(keys[number * 32 : number * 32 + 32])
     others = list_blobs(reader, Range(tuple(lone)))
     return BlobBatch(
         keys=pack(found),
