@@ -20,6 +20,7 @@ from registry_gc.digest import (
     is_sha256,
     key_of,
     pack,
+    plain_keys,
     prefixes,
 )
 from registry_tree import sha256, sha512
@@ -174,6 +175,24 @@ def test_find_finds_what_is_there_and_nothing_else(
     assert there.tolist() == [needle in haystack for needle in needles]
     for needle, position, found in zip(needles, at.tolist(), there.tolist(), strict=True):
         assert not found or ordered[position].tobytes() == needle
+
+
+@given(st.lists(keys, min_size=1, max_size=3), st.integers(0, 99), st.integers(0, 70), st.data())
+def test_of_many_texts_one_that_is_no_sha256_digest_is_noticed(
+    some: list[bytes], row: int, at: int, data: st.DataObject
+) -> None:
+    texts = ["sha256:" + key.hex() for key in some] * 100
+    texts = texts[:100]
+    assert plain_keys(texts) == b"".join(key_of(text) for text in texts)
+    text = texts[row]
+    sign = data.draw(st.sampled_from([" ", "A", "s", "g", ":", "0", "\n", "é", "\ud800", "\0"]))
+    texts[row] = text[:at] + sign + text[at + 1 :]
+    expected = plain_keys([texts[row]])
+    assert (plain_keys(texts) is None) == (expected is None)
+    # Two that are wrong by one character each, and so have the right length together.
+    if row > 0:
+        texts[row], texts[row - 1] = text + "0", texts[row - 1][:-1]
+        assert plain_keys(texts) is None
 
 
 @given(st.lists(keys))

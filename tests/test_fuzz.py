@@ -11,7 +11,7 @@ import pytest
 from core_support import Store, planned_paths
 from model import V2
 from mutations import digests, mutated, real_manifests
-from registry_gc.manifests import UnreadableManifest, parse
+from registry_gc.manifests import References, UnreadableManifest, parse, parse_many
 from registry_gc.policy import Policy
 from registry_gc.verify.descriptors import Indescribable, describe
 from registry_tree import RegistryTree, blob_path, repository_path, sha256, sha512
@@ -49,6 +49,32 @@ def test_no_manifest_crashes_the_parser_or_hides_what_it_names(inputs: int) -> N
         assert {part.digest for part in described.parts} <= named, data
         assert references.subject == described.subject, data
     assert read > inputs // 10, "hardly any input was a manifest"
+
+
+def one_by_one(data: bytes) -> References | str:
+    try:
+        return parse(data)
+    except UnreadableManifest as error:
+        return str(error)
+
+
+@pytest.mark.timeout(7200)
+def test_many_manifests_are_parsed_as_each_of_them_is(inputs: int) -> None:
+    chance = random.Random(20261122)
+    done = 0
+    while done < inputs:
+        names = digests(chance.randrange(3, 99))
+        real = [json.dumps(document).encode() for document in real_manifests(names)]
+        some = [*real, real[0], *(mutated(chance, chance.choice(real)) for _ in range(10))]
+        # With and without images alone: what is wrong with one changes nothing in another.
+        some += [real[0]] * chance.choice((0, 50))
+        chance.shuffle(some)
+        if chance.random() < 0.2:
+            some = [data for data in some if data in real[:3]]
+        found = [str(one) if isinstance(one, Exception) else one for one in parse_many(some)]
+        assert found == [one_by_one(data) for data in some]
+        done += len(some)
+    assert parse_many([]) == []
 
 
 @dataclass

@@ -112,6 +112,47 @@ def test_what_has_the_right_digest_and_is_no_manifest_is_unreadable(store: Store
     assert state(manifests, blob) is State.UNREADABLE
 
 
+@pytest.mark.parametrize("held", [0, 600, 1 << 18])
+def test_nothing_is_mixed_up_between_manifests_that_are_read_together(
+    store: Store, monkeypatch: pytest.MonkeyPatch, held: int
+) -> None:
+    monkeypatch.setattr("registry_gc.references._HELD_BYTES", held)
+    expected: dict[str, tuple[State, list[str]]] = {}
+    for number in range(40):
+        parts = [b"%d/%d" % (number, part) for part in range(number % 4)]
+        named = [sha256(data) for data in (b"{}", *parts)]
+        match number % 5:
+            case 0:
+                digest = store.tree.image("a", None, layers=parts)
+                expected[digest] = State.OK, named
+            case 1:
+                layer = sha512(b"%d" % number)
+                more = {"layers": [descriptor(OCI_LAYER, layer, 1)]}
+                expected[store.tree.image("a", None, extra=more)] = State.OK, [named[0], layer]
+            case 2:
+                child = sha256(b"child %d" % number)
+                document = {
+                    "mediaType": OCI_INDEX,
+                    "manifests": [descriptor(OCI_MANIFEST, child, 1)],
+                }
+                expected[store.tree.manifest("a", document)] = State.OK, [child]
+            case 3:
+                expected[store.tree.blob(b"a layer %d" % number)] = State.UNREADABLE, []
+            case _:
+                digest = store.tree.image("a", None, layers=[b"gone %d" % number])
+                store.remove(blob_path(digest))
+                expected[digest] = State.MISSING, []
+    manifests = manifests_of(store)
+    manifests.load(pack(map(key_of, expected)))
+    assert len(manifests) == len(expected)
+    for digest, (wanted, targets) in expected.items():
+        assert state(manifests, digest) is wanted
+        assert [target for target, _ in edges(manifests, digest)] == targets
+        (number,) = manifests.ids(pack([key_of(digest)])).tolist()
+        assert (number in manifests.batch.reasons) == (wanted is not State.OK)
+        assert bool(manifests.batch.sizes[number]) == (wanted is State.OK)
+
+
 def test_a_blob_that_is_too_large_for_a_manifest_is_not_read_to_its_end(store: Store) -> None:
     blob = store.tree.blob(b"x" * (SIZE_LIMIT + 1))
     manifests = manifests_of(store)

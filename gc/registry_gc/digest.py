@@ -10,6 +10,7 @@ Source of the grammar: OCI image specification, ``descriptor.md``, "Digests".
 
 from __future__ import annotations
 
+import binascii
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 KEY = np.dtype("V32")
 Keys = NDArray[np.void]
 
+_PREFIX = np.frombuffer(b"sha256:", np.uint8)
+_MANY = 64  # texts from which columns are worth their overhead
 _SHA256 = re.compile(r"sha256:[0-9a-f]{64}")
 _ANY = re.compile(r"[a-z0-9]+(?:[+._-][a-z0-9]+)*:[a-zA-Z0-9=_-]+")
 _HEX_LENGTHS = {"sha256": 64, "sha384": 96, "sha512": 128}
@@ -90,6 +93,8 @@ def plain_keys(texts: Sequence[str]) -> bytes | None:
     # left after taking out "sha256:" is hex only if each text begins with it and has it once.
     if not count or len(joined) != 71 * count or max(map(len, texts)) != 71:
         return None
+    if count >= _MANY:
+        return _keys_of_columns(joined)
     encoded = joined.replace("sha256:", "")
     if joined[::71] != "s" * count or len(encoded) != 64 * count:
         return None
@@ -99,6 +104,22 @@ def plain_keys(texts: Sequence[str]) -> bytes | None:
         return None
     # fromhex takes capitals and blanks; a digest has neither.
     return keys if keys.hex() == encoded else None
+
+
+def _keys_of_columns(joined: str) -> bytes | None:
+    """:func:`plain_keys` of texts of 71 characters each; of thousands at once in half the time."""
+    if not joined.isascii():
+        return None
+    rows = np.frombuffer(joined.encode(), np.uint8).reshape(-1, 71)
+    if (rows[:, :7] != _PREFIX).any():
+        return None
+    encoded = rows[:, 7:].tobytes()
+    try:
+        keys = binascii.unhexlify(encoded)
+    except ValueError:
+        return None
+    # unhexlify takes capitals; a digest has none.
+    return keys if binascii.hexlify(keys) == encoded else None
 
 
 class Names:

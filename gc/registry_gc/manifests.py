@@ -12,6 +12,8 @@ from __future__ import annotations
 import enum
 import json
 import re
+from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -84,16 +86,17 @@ class References(msgspec.Struct, frozen=True):
     blob_keys: bytes | None = None
 
 
-class _Descriptor(msgspec.Struct):
+# None can hold itself, so Python's collector need not know of them: a tenth of the decoding.
+class _Descriptor(msgspec.Struct, gc=False):
     digest: str
     mediaType: str | None = None  # the manifest's own spelling
 
 
-class _FsLayer(msgspec.Struct):
+class _FsLayer(msgspec.Struct, gc=False):
     blobSum: str  # the manifest's own spelling
 
 
-class _Manifest(msgspec.Struct):
+class _Manifest(msgspec.Struct, gc=False):
     mediaType: str | None = None  # the manifest's own spelling
     schemaVersion: int | None = None  # the manifest's own spelling
     config: _Descriptor | None = None
@@ -141,11 +144,63 @@ def parse(data: bytes) -> References:
         raise UnreadableManifest(str(error)) from error
 
 
+def parse_many(contents: Sequence[bytes]) -> list[References | UnreadableManifest]:
+    """What :func:`parse` returns or raises for each of *contents*, in their order.
+
+    The digests of all ordinary images are checked by one call, which takes half of the time.
+    """
+    texts = [_plain_texts(data) for data in contents]
+    named = [*chain.from_iterable(blobs for blobs in texts if blobs is not None)]
+    keys = plain_keys(named)
+    found: list[References | UnreadableManifest] = []
+    start = 0
+    for data, blobs in zip(contents, texts, strict=True):
+        own = None
+        if blobs is not None:
+            stop = start + 32 * len(blobs)
+            # Where one of them is no sha256 digest, it is found out which.
+            own = plain_keys(blobs) if keys is None else keys[start:stop]
+            start = stop
+        if blobs is not None and own is not None:
+            found.append(References(Kind.IMAGE, tuple(blobs), (), (), (), None, own))
+        else:
+            found.append(_parsed(data))
+    return found
+
+
+def _plain_texts(data: bytes) -> list[str] | None:
+    """What an image as nearly all are names, not looked at; None for any other manifest."""
+    try:
+        manifest = _DECODER.decode(data)
+    except (ValueError, RecursionError):
+        return None
+    return None if manifest.subject is not None else _plain_blobs(manifest, data)
+
+
+def _parsed(data: bytes) -> References | UnreadableManifest:
+    try:
+        return parse(data)
+    except UnreadableManifest as error:
+        return error
+
+
 def _plain_image(manifest: _Manifest, data: bytes) -> References | None:
     """The references of an image as nearly all are, in a third of the time; None for others.
 
     :raises InvalidDigest: a text is no digest.
     """
+    blobs = _plain_blobs(manifest, data)
+    keys = None if blobs is None else plain_keys(blobs)
+    if blobs is None or keys is None:
+        return None
+    named = None if manifest.subject is None else manifest.subject.digest
+    if named is not None:
+        check_digests([named])
+    return References(Kind.IMAGE, tuple(blobs), (), (), (), named, blob_keys=keys)
+
+
+def _plain_blobs(manifest: _Manifest, data: bytes) -> list[str] | None:
+    """The texts of an image that names nothing twice and nothing elsewhere; None for others."""
     config, layers, subject = manifest.config, manifest.layers, manifest.subject
     if (
         config is None
@@ -160,13 +215,7 @@ def _plain_image(manifest: _Manifest, data: bytes) -> References | None:
     # More texts that look like digests than were found: a key in another spelling, perhaps.
     if len(blobs) + (subject is not None) != data.count(b'"sha'):
         return None
-    keys = plain_keys(blobs)
-    if keys is None or len(set(blobs)) != len(blobs):
-        return None
-    named = None if subject is None else subject.digest
-    if named is not None:
-        check_digests([named])
-    return References(Kind.IMAGE, tuple(blobs), (), (), (), named, blob_keys=keys)
+    return blobs if len(set(blobs)) == len(blobs) else None
 
 
 def _media_type(text: str | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -20,9 +20,11 @@ from registry_gc.digest import KEY, Keys, Names, empty_keys, pack
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
 from registry_gc.layout import blob_path
-from registry_gc.manifests import SIZE_LIMIT, Kind, References, UnreadableManifest, parse
+from registry_gc.manifests import SIZE_LIMIT, Kind, References, parse_many
 
 _MANIFESTS_A_UNIT = 512
+# Bytes of manifests that are held until they are parsed together.
+_HELD_BYTES = 1 << 18
 _EDGES_AT_ONCE = 1 << 17
 _IDS_AT_ONCE = 1 << 14
 
@@ -46,6 +48,7 @@ class Edge(enum.IntEnum):
 
 
 _NO_SUBJECT = b"\0" * 32
+_EDGE_OF_BLOB = bytes([Edge.BLOB])
 
 
 class ManifestBatch(msgspec.Struct, frozen=True):
@@ -92,64 +95,100 @@ def read_manifests(reader: Reader, wanted: Wanted) -> ManifestBatch:
 
     :raises StorageError: one could not be read for another reason than that it is not there.
     """
-    names = Names()
-    sizes: list[int] = []
-    states: list[State] = []
-    kinds: list[int] = []
-    counts: list[int] = []
-    targets: list[bytes] = []
-    edges: list[int] = []
-    subjects: list[bytes] = []
-    reasons: dict[int, str] = {}
-    for row, (digest, stored) in enumerate(wanted):
-        state, references, size, reason = _read_one(reader, digest, stored)
-        states.append(state)
-        sizes.append(size)
-        if reason:
-            reasons[row] = reason
-        before = len(edges)
-        kind = 0
-        subject = _NO_SUBJECT
-        if references is not None:
-            kind = references.kind
-            _edges(references, names, targets, edges)
-            if references.subject is not None:
-                subject = names.key(references.subject)
-        kinds.append(kind)
-        subjects.append(subject)
-        counts.append(len(edges) - before)
-    return ManifestBatch(
-        keys=np.frombuffer(wanted.keys, dtype=KEY),
-        sizes=np.array(sizes, dtype=np.int64),
-        states=np.array(states, dtype=np.uint8),
-        kinds=np.array(kinds, dtype=np.uint8),
-        offsets=np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
-        targets=pack(targets),
-        edges=np.array(edges, dtype=np.uint8),
-        subjects=pack(subjects),
-        reasons=reasons,
-        others=names.others,
-    )
+    builder = _BatchBuilder()
+    held: list[_Read] = []
+    length = 0
+    for digest, stored in wanted:
+        one = _read_one(reader, digest, stored)
+        held.append(one)
+        length += len(one[1])
+        if length > _HELD_BYTES:
+            builder.add(held)
+            held.clear()
+            length = 0
+    builder.add(held)
+    return builder.batch(wanted.keys)
 
 
-def _edges(references: References, names: Names, targets: list[bytes], edges: list[int]) -> None:
-    blobs = references.blobs
-    if blobs:
-        targets.append(references.blob_keys or names.keys(blobs))
-        edges += [Edge.BLOB] * len(blobs)
-    for digests, edge in (
-        (references.children, Edge.CHILD),
-        (references.maybe, Edge.MAYBE),
-        (references.linked, Edge.LINKED),
-    ):
-        if digests:
-            targets.append(names.keys(digests))
-            edges += [edge] * len(digests)
+# What came of reading one manifest, its bytes if that is OK, and else the reason.
+_Read = tuple[State, bytes, str]
 
 
-def _read_one(
-    reader: Reader, digest: str, stored: tuple[str, ...]
-) -> tuple[State, References | None, int, str]:
+class _BatchBuilder:
+    """Puts manifests into columns, row by row."""
+
+    def __init__(self) -> None:
+        self.names = Names()
+        self.sizes: list[int] = []
+        self.states = bytearray()
+        self.kinds = bytearray()
+        self.ends = [0]
+        self.targets: list[bytes] = []
+        self.edges = bytearray()
+        self.subjects: list[bytes] = []
+        self.reasons: dict[int, str] = {}
+
+    def add(self, read: Sequence[_Read]) -> None:
+        """One more row for each of *read*."""
+        parsed = iter(parse_many([data for state, data, _ in read if state is State.OK]))
+        for state, data, reason in read:
+            # Nothing is skipped: each that was read has its own answer, in the same order.
+            found = next(parsed) if state is State.OK else None
+            if isinstance(found, References):
+                self.understood(found, len(data))
+            elif found is None:
+                self.refused(state, reason)
+            else:
+                self.refused(State.UNREADABLE, str(found))
+
+    def understood(self, references: References, size: int) -> None:
+        self.states.append(State.OK)
+        self.sizes.append(size)
+        self.kinds.append(references.kind)
+        subject = references.subject
+        self.subjects.append(_NO_SUBJECT if subject is None else self.names.key(subject))
+        blobs = references.blobs
+        if blobs:
+            self.targets.append(references.blob_keys or self.names.keys(blobs))
+            self.edges += _EDGE_OF_BLOB * len(blobs)
+        if references.kind != Kind.IMAGE or references.children or references.maybe:
+            self.entries(references)
+        self.ends.append(len(self.edges))
+
+    def entries(self, references: References) -> None:
+        for digests, edge in (
+            (references.children, Edge.CHILD),
+            (references.maybe, Edge.MAYBE),
+            (references.linked, Edge.LINKED),
+        ):
+            if digests:
+                self.targets.append(self.names.keys(digests))
+                self.edges += bytes([edge]) * len(digests)
+
+    def refused(self, state: State, reason: str) -> None:
+        self.reasons[len(self.states)] = reason
+        self.states.append(state)
+        self.sizes.append(0)
+        self.kinds.append(0)
+        self.subjects.append(_NO_SUBJECT)
+        self.ends.append(len(self.edges))
+
+    def batch(self, keys: bytes) -> ManifestBatch:
+        return ManifestBatch(
+            keys=np.frombuffer(keys, dtype=KEY),
+            sizes=np.array(self.sizes, dtype=np.int64),
+            states=np.frombuffer(bytes(self.states), np.uint8),
+            kinds=np.frombuffer(bytes(self.kinds), np.uint8),
+            offsets=np.array(self.ends, dtype=np.int64),
+            targets=pack(self.targets),
+            edges=np.frombuffer(bytes(self.edges), np.uint8),
+            subjects=pack(self.subjects),
+            reasons=self.reasons,
+            others=self.names.others,
+        )
+
+
+def _read_one(reader: Reader, digest: str, stored: tuple[str, ...]) -> _Read:
     for name in stored:
         try:
             data = reader.read(blob_path(name), limit=SIZE_LIMIT)
@@ -157,15 +196,10 @@ def _read_one(
             continue
         except TooLarge:
             reason = f"over {SIZE_LIMIT >> 20} MiB: too large for a manifest"
-            return State.UNREADABLE, None, 0, reason
+            return State.UNREADABLE, b"", reason
         mismatch = _mismatch(data, digest)
-        if mismatch:
-            return State.MISMATCH, None, 0, mismatch
-        try:
-            return State.OK, parse(data), len(data), ""
-        except UnreadableManifest as error:
-            return State.UNREADABLE, None, 0, str(error)
-    return State.MISSING, None, 0, "its manifest is not in the store"
+        return (State.MISMATCH, b"", mismatch) if mismatch else (State.OK, data, "")
+    return State.MISSING, b"", "its manifest is not in the store"
 
 
 def _mismatch(data: bytes, digest: str) -> str:
