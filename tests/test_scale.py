@@ -140,6 +140,21 @@ def test_a_spool_says_in_its_file_what_it_said_in_memory(spool: Spool) -> None:
     assert spool.read(95, 200).tolist() == rows[95:].tolist()
 
 
+def test_a_spool_that_has_settled_takes_no_memory_and_goes_on(spool: Spool) -> None:
+    rows = np.arange(60, dtype=np.int64)
+    spool.append(rows[:10])
+    spool.settle()
+    assert spool._in_file == 0, "a small one is no file"
+    spool.append(rows[10:40])
+    spool.append(rows[40:45])
+    assert 0 < spool._in_file < len(spool)
+    spool.settle()
+    assert spool._in_file == len(spool) == 45
+    assert not spool._parts
+    spool.append(rows[45:])
+    assert spool.read(0, 60).tolist() == rows.tolist()
+
+
 def test_ranges_of_a_spool_come_whole_in_the_order_asked_for(spool: Spool) -> None:
     rows = np.arange(100, dtype=np.int64) * 7
     for start in range(0, 100, 9):

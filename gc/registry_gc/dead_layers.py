@@ -25,7 +25,7 @@ from registry_gc.references import Manifests
 
 _WORDS_AT_ONCE = 1 << 18
 _RANGES = 256  # each may have a file open
-_WORDS_IN_MEMORY = 8 << 20
+_BYTES_IN_MEMORY = 2 << 20
 # Spreads repositories over the 64 bits that a digest's prefix has; any odd number would do.
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 _PART = 1 << 14
@@ -168,7 +168,7 @@ def _needed(
     bounds = _bounds(len(catalog.repositories), manifests, live)
     ends = [*bounds[1:].tolist(), len(catalog.repositories)]
     ranges = list(map(_Repositories, bounds.tolist(), ends))
-    spools = [Spool(np.dtype(np.uint64), _WORDS_IN_MEMORY // len(ranges)) for _ in ranges]
+    spools = [Spool(np.dtype(np.uint64), _BYTES_IN_MEMORY // len(ranges)) for _ in ranges]
     for owners, keys in _named(manifests, live, _other_names(catalog.aliases)):
         # 16-bit numbers are sorted by radix, in one pass.
         numbers = np.searchsorted(bounds, owners, "right").astype(np.uint16) - np.uint16(1)

@@ -90,7 +90,8 @@ def manifests_of(pairs: Pairs) -> NDArray[np.int64]:
     return pairs & _ID
 
 
-def _pairs(owner: NDArray[np.integer], ids: NDArray[np.int64]) -> Pairs:
+def pairs_of(owner: NDArray[np.integer], ids: NDArray[np.int64]) -> Pairs:
+    """Manifests *ids* as the repositories *owner* see them."""
     return (owner.astype(np.int64) << 32) | ids
 
 
@@ -162,7 +163,7 @@ class _Marker:
         self.broken = self._broken_tags()
         manifests.load(catalog.tag_index.keys[self._of_broken_tags()])
         ids = catalog.revisions.ids(manifests)
-        self.linked = distinct(_pairs(catalog.revisions.owner, ids))
+        self.linked = distinct(pairs_of(catalog.revisions.owner, ids))
         self.linked_ids = distinct(ids)
         with_subject = within(manifests.with_subject(), manifests_of(self.linked))
         self.referrers = self.linked[with_subject]
@@ -241,7 +242,7 @@ class _Marker:
 
     def _roots(self) -> Pairs:
         """Where life begins in each repository."""
-        tagged = _pairs(self.target_owner, self.manifests.ids(self.target_keys))
+        tagged = pairs_of(self.target_owner, self.manifests.ids(self.target_keys))
         if not self.policy.delete_untagged:
             return np.concatenate([self.linked, tagged, self._named_by_index()])
         # A young key that was never loaded is that of no manifest anybody links.
@@ -253,7 +254,8 @@ class _Marker:
         """What young entries of a tag's index name, and all entries of a broken tag."""
         rows = self.young_index | self._of_broken_tags()
         # Stored or not: what refers to it stays, as it does where the tag itself names it.
-        return _pairs(self.index_owner[rows], self.manifests.ids(self.catalog.tag_index.keys[rows]))
+        ids = self.manifests.ids(self.catalog.tag_index.keys[rows])
+        return pairs_of(self.index_owner[rows], ids)
 
     def _children(self, frontier: Pairs) -> Pairs:
         """The manifests that indexes of *frontier* list, linked in that repository or not."""
@@ -286,7 +288,7 @@ class _Marker:
         stored = self.manifests.batch.states[ids] == State.OK
         maybe = within(self.linked_ids, ids) | ((edges == Edge.MAYBE) & stored)
         kept = (edges == Edge.CHILD) | maybe
-        return _pairs(owners[kept], ids[kept])
+        return pairs_of(owners[kept], ids[kept])
 
     def _referrers(self, live: Pairs) -> Pairs:
         """Linked manifests whose subject is live there, or not linked there but live anywhere."""
@@ -303,7 +305,7 @@ class _Marker:
 
     def _is_live_subject(self, pairs: Pairs, subjects: Keys, live: Pairs) -> NDArray[np.bool_]:
         ids = self.manifests.ids(subjects)
-        there = _pairs(repositories_of(pairs), np.maximum(ids, 0))
+        there = pairs_of(repositories_of(pairs), np.maximum(ids, 0))
         anywhere = within(distinct(manifests_of(live)), ids) & ~within(self.linked, there)
         return (ids >= 0) & (within(live, there) | anywhere)
 
@@ -384,7 +386,7 @@ class _Marker:
             digest = self.names.text(batch.keys[pair & _ID].tobytes())
             found.add(Damage(blob_path(digest), batch.reasons[pair & _ID]))
         ids = self.manifests.ids(self.target_keys)
-        pairs = _pairs(self.target_owner, ids)
+        pairs = pairs_of(self.target_owner, ids)
         lost = (batch.states[ids] == State.MISSING) & ~within(self.linked, pairs)
         tags = np.flatnonzero(self.catalog.tags.known)
         for at in np.flatnonzero(lost).tolist():
@@ -392,12 +394,14 @@ class _Marker:
         return tuple(sorted(found, key=lambda damage: damage.path))
 
     def _live_set(self, live: Pairs) -> LiveSet:
+        return LiveSet.gathered(self._live_keys(live), self._live_at_most(live))
+
+    def _live_at_most(self, live: Pairs) -> int:
         ids = distinct(manifests_of(live))
         held = sum(len(part) for part in self._of_held_links())
         more = held + len(self.young) + len(self.catalog.signatures)
         more += sum(map(len, self.catalog.aliases.values()))
-        at_most = len(ids) + self.manifests.edges_among(ids) + more
-        return LiveSet.gathered(self._live_keys(live), at_most)
+        return len(ids) + self.manifests.edges_among(ids) + more
 
     def _live_keys(self, live: Pairs) -> Iterator[Keys]:
         """Every live key: manifests, what they reference, and whatever must stay beside them.
@@ -433,7 +437,7 @@ class _Marker:
         revisions = pack(self.names.key(signature.revision) for signature in signatures)
         owners = np.array([signature.repository for signature in signatures], dtype=np.int64)
         ids = self.manifests.ids(revisions)
-        alive = (ids >= 0) & within(live, _pairs(owners, np.maximum(ids, 0)))
+        alive = (ids >= 0) & within(live, pairs_of(owners, np.maximum(ids, 0)))
         alive |= among(owners, self.held)
         return [
             self.names.key(signature.digest)

@@ -23,7 +23,7 @@ from registry_gc.layout import (
 )
 from registry_gc.listing.pages import BlobBatch, Links, Upload
 from registry_gc.live_set import LiveSet
-from registry_gc.mark import Marking
+from registry_gc.mark import Marking, pairs_of
 from registry_gc.policy import Policy
 from registry_gc.references import Manifests
 from registry_gc.run_file import Kind, Row, RowParts, Rows
@@ -96,29 +96,42 @@ def _dead_tag_entries(
 ) -> NDArray[np.bool_]:
     """Which entries of tags' indexes name a manifest that does not live in their repository."""
     index = catalog.tag_index
-    owners = _index_owners(catalog)
-    ids = manifests.ids(index.keys)
-    pairs = (owners << 32) | np.maximum(ids, 0)
-    alive = (ids >= 0) & within(marking.live, pairs)
     tags = catalog.tags
     current = np.zeros(len(catalog.tag_folders), dtype=KEY)
     current[tags.folder[tags.known]] = tags.keys[tags.known]
-    alive |= current[index.owner] == index.keys
-    alive |= resolver.keeps(index.keys, lambda at, digest: _entry_path(catalog, at, digest))
-    alive |= KeyIndex(marking.young).has(index.keys)
-    alive |= among(owners, marking.held)
-    dead: NDArray[np.bool_] = ~alive
+    young = KeyIndex(marking.young)
+    dead = np.ones(len(index), np.bool_)
+    for rows in _slices(len(index)):
+        keys, folders = index.keys[rows], index.owner[rows]
+        owners = catalog.tag_folders.owner[folders]
+        ids = manifests.ids(keys)
+        alive = (ids >= 0) & within(marking.live, pairs_of(owners, np.maximum(ids, 0)))
+        alive |= current[folders] == keys
+        alive |= resolver.keeps(keys, _entry_paths(catalog, rows.start))
+        alive |= young.has(keys)
+        alive |= among(owners, marking.held)
+        dead[rows] = ~alive
     return dead
 
 
-def _index_owners(catalog: Catalog) -> NDArray[np.int64]:
-    return catalog.tag_folders.owner[catalog.tag_index.owner].astype(np.int64)
+def _slices(count: int) -> Iterator[slice]:
+    """Some rows at a time, of columns of which there is no room for copies."""
+    for start in range(0, count, _ROWS_AT_ONCE):
+        yield slice(start, start + _ROWS_AT_ONCE)
 
 
-def _entry_path(catalog: Catalog, at: int, digest: str) -> str:
-    """The path of the entry in row *at* of the tags' indexes."""
-    owner, tag = catalog.tag_folders[int(catalog.tag_index.owner[at])]
-    return tag_index_link(catalog.repositories[owner], tag, digest)
+def _index_owners(catalog: Catalog) -> NDArray[np.int32]:
+    return catalog.tag_folders.owner[catalog.tag_index.owner]
+
+
+def _entry_paths(catalog: Catalog, first: int) -> Callable[[int, str], str]:
+    """Where entries of the tags' indexes are, by their rows from *first* on."""
+
+    def path(at: int, digest: str) -> str:
+        owner, tag = catalog.tag_folders[int(catalog.tag_index.owner[first + at])]
+        return tag_index_link(catalog.repositories[owner], tag, digest)
+
+    return path
 
 
 def _tag_index_rows(catalog: Catalog, dead: NDArray[np.bool_]) -> Iterator[Row]:
@@ -168,14 +181,18 @@ def _dead_revisions(
 ) -> NDArray[np.bool_]:
     """Which revisions go."""
     revisions = catalog.revisions
-    pairs = (revisions.owner.astype(np.int64) << 32) | revisions.ids(manifests)
-    dead = within(marking.dead, pairs)
-    if resolver:
-        dead &= ~resolver.keeps(
-            revisions.keys,
-            lambda at, digest: revision_link(catalog.repositories[revisions.owner[at]], digest),
-        )
+    ids = revisions.ids(manifests)
+    dead = np.zeros(len(revisions), np.bool_)
+    for rows in _slices(len(revisions)):
+        dead[rows] = within(marking.dead, pairs_of(revisions.owner[rows], ids[rows]))
+        if resolver:
+            links = revisions.part(rows)
+            dead[rows] &= ~resolver.keeps(links.keys, _revision_paths(catalog, links))
     return dead
+
+
+def _revision_paths(catalog: Catalog, links: Links) -> Callable[[int, str], str]:
+    return lambda at, digest: revision_link(catalog.repositories[links.owner[at]], digest)
 
 
 def _revision_rows(

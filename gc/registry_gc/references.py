@@ -335,6 +335,8 @@ class Manifests:
         return self._targets.append(part.targets)
 
     def _append(self, filling: _Filling) -> None:
+        self._targets.settle()
+        self._edges.settle()
         base = len(self)
         self.batch = self.batch.followed_by(filling.columns)
         self._stretches.append((base, filling.index))

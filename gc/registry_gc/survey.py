@@ -224,6 +224,7 @@ class Surveyor:
             young.append(found.young)
             self._observer.advance(len(batch.keys) + batch.live)
         self._observer.finish()
+        _tidy(catalog)
         survey.late = distinct(np.concatenate(young))
         if len(survey.late):
             self._revive(survey, sink, survey.late)

@@ -53,6 +53,11 @@ class Spool:
                 self._spill()
         return first
 
+    def settle(self) -> None:
+        """Put the end into the file too, if there is one: not much more will come for a while."""
+        if self._file is not None and self._parts:
+            self._spill()
+
     def _spill(self) -> None:
         """Write what is in memory to the file, or keep it where there is no room."""
         if self._refused:

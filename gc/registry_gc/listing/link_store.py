@@ -109,6 +109,8 @@ class LinkStore:
         if self._parts:
             runs = _Runs.joined(self._parts)
             self._parts = []
+            self._keys.settle()
+            self._modified.settle()
             runs = msgspec.structs.replace(runs, owner=rank[runs.owner])
             self._runs = runs.among(np.lexsort((runs.start, runs.owner)))
 
