@@ -10,7 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from model import HOUR
 from registry_gc import __version__
 from registry_gc.cli.main import registry_garbage_collect, registry_gc
 from registry_gc.cli.options import OPTIONS
+from registry_gc.cli.output import Output
 from registry_tree import blob_path, folder_sink, layer_link_path, sha256, tag_path
 from running import Disk, Result, run, write_config
 
@@ -519,3 +520,25 @@ def test_what_works_a_plan_out_again_is_loaded_for_verify_alone() -> None:
         [sys.executable, "-c", code], env=environment(), capture_output=True, check=False
     )
     assert done.returncode == 0, done.stderr.decode()
+
+
+def test_long_texts_go_out_before_many_of_them_wait(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = "\n".join(["a line of a plan that has very many"] * 1000)
+    out = ""
+    most = 0
+    taken = 0
+
+    def texts() -> Iterator[str]:
+        nonlocal out, most, taken
+        for _ in range(200):
+            taken += len(text) + 1
+            yield text
+            out += capsys.readouterr().out
+            most = max(most, taken - len(out))
+
+    Output().lines(texts())
+    out += capsys.readouterr().out
+    assert out == (text + "\n") * 200
+    assert most < 1 << 19

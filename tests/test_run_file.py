@@ -125,6 +125,33 @@ def test_rows_are_shown_by_repository_digest_and_path(path: Path) -> None:
     assert list(run_file.rows(Kind.BLOB)) == [rows[2], rows[1], rows[0]]
 
 
+def test_revisions_come_in_order_with_the_tag_entries_beside_them(path: Path) -> None:
+    def entry(kind: Kind, repository: str, digest: str, name: str) -> Row:
+        return Row(kind, repository, digest, name, 0, 1.5, "why not")
+
+    run_file = RunFile.create(str(path))
+    run_file.add(
+        [
+            entry(Kind.TAG_INDEX, "b", "sha256:1", "b/v 2"),
+            entry(Kind.TAG_INDEX, "b", "sha256:1", "b/\udcff"),
+            entry(Kind.TAG_INDEX, "b", "sha256:2", "b/its revision stays"),
+            entry(Kind.TAG_INDEX, "b\udcff", "sha256:1", "another/repository"),
+            entry(Kind.REVISION, "b", "sha256:3", "taken back"),
+            entry(Kind.REVISION, "b\udcff", "sha256:1", "r1"),
+            entry(Kind.REVISION, "b", "sha256:1", "r2"),
+            entry(Kind.REVISION, "a", "sha256:1", "r3"),
+            entry(Kind.LAYER_LINK, "a", "sha256:1", "a link"),
+            entry(Kind.TAG_INDEX, "a", "sha256:1", "an entry taken back"),
+        ]
+    )
+    run_file.record([(5, RowState.TAKEN_BACK, ""), (10, RowState.TAKEN_BACK, "")])
+    assert [(name, sorted(paths)) for name, paths in run_file.manifests()] == [
+        ("a sha256:1", []),
+        ("b sha256:1", ["b/v 2", "b/\udcff"]),
+        ("b\udcff sha256:1", ["another/repository"]),
+    ]
+
+
 def test_facts_about_the_run_come_back_as_they_were(path: Path) -> None:
     run_file = RunFile.create(str(path))
     run_file.record_meta(run="x", cutoff=1.5, releases=["a@"], guard={"verdict": "allowed"})

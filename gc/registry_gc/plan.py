@@ -17,7 +17,7 @@ from registry_gc.dead_layers import DeadLayers, Resolver, dead_layers
 from registry_gc.digest import KEY, Keys, Names, pack
 from registry_gc.layout import (
     blob_paths,
-    layer_link,
+    layer_links,
     revision_link,
     tag_index_link,
 )
@@ -140,8 +140,9 @@ def _tag_index_rows(catalog: Catalog, dead: NDArray[np.bool_]) -> Iterator[Row]:
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         some = rows[start : start + _ROWS_AT_ONCE]
         digests = catalog.names.texts(index.keys[some])
-        for digest, at in zip(digests, some.tolist(), strict=True):
-            owner, tag = catalog.tag_folders[int(index.owner[at])]
+        folders, times = index.owner[some].tolist(), index.modified[some].tolist()
+        for digest, folder, modified in zip(digests, folders, times, strict=True):
+            owner, tag = catalog.tag_folders[folder]
             repository = catalog.repositories[owner]
             yield Row(
                 kind=Kind.TAG_INDEX,
@@ -149,7 +150,7 @@ def _tag_index_rows(catalog: Catalog, dead: NDArray[np.bool_]) -> Iterator[Row]:
                 digest=digest,
                 path=tag_index_link(repository, tag, digest),
                 size=0,
-                modified=float(index.modified[at]),
+                modified=modified,
                 reason=f"the tag {tag} pointed to it once",
             )
 
@@ -213,7 +214,11 @@ def _revision_rows(
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         links = revisions.part(rows[start : start + _ROWS_AT_ONCE])
         yield _link_rows(
-            catalog, links, Kind.REVISION, revision_link, "no tag of this repository leads to it"
+            catalog,
+            links,
+            Kind.REVISION,
+            lambda owners, digests: list(map(revision_link, owners, digests)),
+            "no tag of this repository leads to it",
         )
 
 
@@ -239,13 +244,17 @@ def _layer_rows(catalog: Catalog, layers: DeadLayers) -> Iterator[Rows]:
             catalog,
             links,
             Kind.LAYER_LINK,
-            layer_link,
+            layer_links,
             "no live manifest of this repository references it",
         )
 
 
 def _link_rows(
-    catalog: Catalog, links: Links, kind: Kind, path: Callable[[str, str], str], reason: str
+    catalog: Catalog,
+    links: Links,
+    kind: Kind,
+    paths: Callable[[list[str], list[str]], list[str]],
+    reason: str,
 ) -> Rows:
     repositories = [catalog.repositories[owner] for owner in links.owner.tolist()]
     digests = catalog.names.texts(links.keys)
@@ -254,7 +263,7 @@ def _link_rows(
         reason=reason,
         repositories=repositories,
         digests=digests,
-        paths=list(map(path, repositories, digests)),
+        paths=paths(repositories, digests),
         sizes=[0] * len(digests),
         modified=links.modified.tolist(),
     )

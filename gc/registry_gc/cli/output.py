@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterable
-from itertools import islice
+from collections.abc import Iterable, Iterator
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,8 @@ from registry_gc.cli.wiring import note
 if TYPE_CHECKING:
     from registry_gc.report.tables import Look
 
-_LINES_A_WRITE = 2000
+# Counted in characters: what is called a line here may be a thousand of them.
+_CHARACTERS_A_WRITE = 1 << 18
 
 
 class Output:
@@ -27,12 +27,12 @@ class Output:
 
     def lines(self, lines: Iterable[str]) -> None:
         """Write *lines*, many at a time."""
-        source = iter(lines)
+        texts = _texts(lines)
         while not self.broken:
-            chunk = list(islice(source, _LINES_A_WRITE))
-            if not chunk:
+            text = next(texts, None)
+            if text is None:
                 return
-            self._write("\n".join(chunk) + "\n")
+            self._write(text)
 
     def _write(self, text: str) -> None:
         try:
@@ -52,6 +52,19 @@ class Output:
             devnull = os.open(os.devnull, os.O_WRONLY)
             os.dup2(devnull, 1)
             os.close(devnull)
+
+
+def _texts(lines: Iterable[str]) -> Iterator[str]:
+    waiting: list[str] = []
+    size = 0
+    for line in lines:
+        waiting.append(line)
+        size += len(line)
+        if size >= _CHARACTERS_A_WRITE:
+            yield "\n".join(waiting) + "\n"
+            waiting, size = [], 0
+    if waiting:
+        yield "\n".join(waiting) + "\n"
 
 
 def look() -> Look:

@@ -40,13 +40,13 @@ def plan_lines(plan: Plan, verbose: bool) -> Iterator[str]:
 
 def _manifest_lines(plan: Plan) -> Iterator[str]:
     """Dead manifests, each with the tags that pointed to it once."""
-    tags: dict[tuple[str | None, str | None], list[str]] = {}
-    for row in plan.run_file.rows(Kind.TAG_INDEX):
-        tag = row.path.partition("/_manifests/tags/")[2].partition("/")[0]
-        tags.setdefault((row.repository, row.digest), []).append(tag)
-    for row in plan.run_file.rows(Kind.REVISION):
-        history = " ".join(sorted(tags.get((row.repository, row.digest), ())))
-        yield f"manifest eligible for deletion: {{{row.repository} {row.digest} [{history}]}}"
+    for name, entries in plan.run_file.manifests():
+        history = " ".join(sorted(map(_tag, entries)))
+        yield f"manifest eligible for deletion: {{{name} [{history}]}}"
+
+
+def _tag(entry: str) -> str:
+    return entry.partition("/_manifests/tags/")[2].partition("/")[0]
 
 
 def _marking_lines(plan: Plan) -> Iterator[str]:
