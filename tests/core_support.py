@@ -18,7 +18,7 @@ from registry_gc.mark import Marking, manifests_of, mark, repositories_of
 from registry_gc.plan import dead_blobs, dead_links
 from registry_gc.policy import Policy
 from registry_gc.references import Manifests
-from registry_gc.run_file import Kind, Row
+from registry_gc.runs.rows import Kind, Row
 from registry_gc.signatures import read_signatures
 from registry_tree import RegistryTree
 

@@ -20,7 +20,8 @@ from registry_gc.guard import Verdict
 from registry_gc.interrupts import Interrupts
 from registry_gc.policy import Policy
 from registry_gc.report.model import Report
-from registry_gc.run_file import Kind, Row, RowState, RunFile
+from registry_gc.run_file import RunFile
+from registry_gc.runs.rows import Kind, Row, RowState
 from registry_tree import sha256
 from running import Disk, Result, collect, write_config
 from servers.redis import RedisServer, cluster, entries, sentinel

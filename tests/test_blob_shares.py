@@ -21,7 +21,7 @@ from registry_gc.digest import empty_keys, pack, prefixes
 from registry_gc.engine import SerialEngine
 from registry_gc.layout import BLOBS
 from registry_gc.listing.blob_shares import bounds_of, list_share
-from registry_gc.listing.pages import BlobBatch
+from registry_gc.listing.blobs import BlobBatch
 from registry_gc.listing.ranges import Range, even_ranges
 from registry_gc.live_set import LiveSet
 from registry_gc.policy import Policy

@@ -23,13 +23,10 @@ from registry_gc.digest import key_of
 from registry_gc.engine import Engine, SerialEngine, ThreadEngine
 from registry_gc.events import Silence
 from registry_gc.layout import BLOBS, REPOSITORIES, V2
-from registry_gc.listing.pages import (
-    BlobBatch,
-    list_blobs,
-    list_repositories,
-    read_links,
-)
+from registry_gc.listing.blobs import BlobBatch, list_blobs
+from registry_gc.listing.links import read_links
 from registry_gc.listing.ranges import Range
+from registry_gc.listing.repositories import list_repositories
 from registry_tree import (
     RegistryTree,
     blob_path,

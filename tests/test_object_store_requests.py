@@ -13,7 +13,7 @@ import pytest
 
 from registry_drivers import azure, gcs, s3
 from registry_drivers.object_store import ObjectStorage
-from registry_gc.run_file import Kind
+from registry_gc.runs.rows import Kind
 from registry_tree import V2, RegistryTree
 from running import OWN_FOLDER, Result, run
 from servers.fault_proxy import FaultProxy, Request

@@ -23,7 +23,7 @@ from core_support import (
 )
 from registry_gc.plan import dead_links
 from registry_gc.policy import Policy, Release
-from registry_gc.run_file import Kind, Row
+from registry_gc.runs.rows import Kind, Row
 from registry_tree import (
     OCI_INDEX,
     OCI_LAYER,

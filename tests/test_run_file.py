@@ -12,16 +12,8 @@ from pathlib import Path
 import pytest
 
 from registry_gc import run_file as module
-from registry_gc.run_file import (
-    Count,
-    Kind,
-    Row,
-    RowParts,
-    Rows,
-    RowState,
-    RunFile,
-    RunFileError,
-)
+from registry_gc.run_file import RunFile, RunFileError
+from registry_gc.runs.rows import Count, Kind, Row, RowParts, Rows, RowState
 from registry_gc.runs.state_dir import temporary_folder
 
 
@@ -407,7 +399,8 @@ def test_what_was_written_survives_a_kill(path: Path) -> None:
     """And what was being written is there whole, or not at all."""
     code = (
         "import os, signal, sys\n"
-        "from registry_gc.run_file import Kind, Row, RowState, RunFile\n"
+        "from registry_gc.run_file import RunFile\n"
+        "from registry_gc.runs.rows import Kind, Row, RowState\n"
         f"run_file = RunFile.create({str(path)!r})\n"
         "rows = [Row(Kind.BLOB, None, None, str(n), 1, None, 'x') for n in range(5000)]\n"
         "run_file.add(rows)\n"

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from registry_gc.report.past_runs import runs_lines
 from registry_gc.report.tables import Look
-from registry_gc.run_file import Kind, Row, RowState, RunFile
+from registry_gc.run_file import RunFile
 from registry_gc.runs.past import (
     PastRun,
     Pruned,
@@ -27,6 +27,7 @@ from registry_gc.runs.past import (
     prune,
     read_run,
 )
+from registry_gc.runs.rows import Kind, Row, RowState
 from registry_gc.service.processes import Process
 from registry_tree import repository_path
 from running import Disk, collect, run

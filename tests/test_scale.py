@@ -29,7 +29,7 @@ from registry_gc.digest import KEY
 from registry_gc.guard import Verdict
 from registry_gc.interrupts import Interrupts
 from registry_gc.listing.link_store import LinkStore
-from registry_gc.listing.pages import Links
+from registry_gc.listing.links import Links
 from registry_gc.policy import Policy
 from registry_gc.report.model import Report
 from registry_tree import RegistryTree

@@ -19,7 +19,7 @@ from registry_gc.guard import Verdict
 from registry_gc.interrupts import Interrupts
 from registry_gc.policy import Policy
 from registry_gc.report.model import Report
-from registry_gc.run_file import Kind, Row
+from registry_gc.runs.rows import Kind, Row
 from registry_tree import (
     blob_path,
     layer_link_path,

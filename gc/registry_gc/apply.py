@@ -24,8 +24,8 @@ from registry_gc.engine import Engine
 from registry_gc.events import Observer
 from registry_gc.interrupts import Interrupts
 from registry_gc.report.model import Report
-from registry_gc.run_file import Kind, RowState
 from registry_gc.runs.plan_file import PlanFile, PlanRefused
+from registry_gc.runs.rows import Kind, RowState
 from registry_gc.second_look import look_again
 from registry_gc.session import Job, Plan, Refused, Session
 

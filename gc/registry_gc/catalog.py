@@ -1,6 +1,6 @@
 """Storage to repositories, tags, revisions, links and uploads; and blobs, as a stream.
 
-One listing, cut into units (:mod:`registry_gc.listing.pages`), then one read for each link that the
+One listing, cut into units (:mod:`registry_gc.listing.units`), then one read for each link that the
 listing could not tell the content of. Repositories are numbered in the order of their names, so
 that nothing later depends on which worker was first.
 """
@@ -20,21 +20,11 @@ from registry_gc.digest import Keys, Names
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
 from registry_gc.layout import BLOBS, REPOSITORIES, SHA256_BLOBS, V2
+from registry_gc.listing.blobs import BlobBatch, list_blobs, name_blobs, stat_blobs
 from registry_gc.listing.link_store import AT_ONCE, LinkStore, Revisions
-from registry_gc.listing.pages import (
-    BlobBatch,
-    Links,
-    OddLink,
-    RepositoryBatch,
-    Signature,
-    Upload,
-    list_blobs,
-    name_blobs,
-    read_links,
-    repository_of,
-    stat_blobs,
-)
+from registry_gc.listing.links import Links, OddLink, read_links
 from registry_gc.listing.ranges import Range, even_ranges, first_ranges
+from registry_gc.listing.repositories import RepositoryBatch, Signature, Upload, repository_of
 from registry_gc.listing.tag_memory import TagMemory
 from registry_gc.listing.tags import TagColumns, TagFolders, Tags
 from registry_gc.listing.units import cut_blobs, cut_repositories, still_to_list

@@ -21,9 +21,10 @@ from registry_gc.report.build import report_of
 from registry_gc.report.document import document
 from registry_gc.report.model import Report
 from registry_gc.retained import leftover_rows, leftovers_of, multipart_rows, shows_leftovers
-from registry_gc.run_file import Kind, RunFileError
+from registry_gc.run_file import RunFileError
 from registry_gc.runs.past import beginning, ending
 from registry_gc.runs.plan_file import PlanFile, discard_begun, policy_facts
+from registry_gc.runs.rows import Kind
 from registry_gc.session import Job, Plan, Session, objections
 from registry_gc.survey import Survey, Surveyor
 

@@ -10,6 +10,7 @@ Source: OCI image specification 1.1; Docker's image manifest v2 schemas 1 and 2;
 from __future__ import annotations
 
 import enum
+import functools
 import json
 import re
 from collections.abc import Sequence
@@ -110,11 +111,6 @@ class _Manifest(msgspec.Struct, gc=False):
 
 _DECODER = msgspec.json.Decoder(_Manifest)
 _NAMES = {name.casefold(): name for name in (*_Manifest.__struct_fields__, "digest", "blobSum")}
-# A key with capitals where it has none, or none where it has some; or one in escapes.
-_ODD_KEY = re.compile(
-    rb'"(?:(?!mediaType"|schemaVersion"|fsLayers"|blobSum")[a-z]*+[A-Z][A-Za-z]*+'
-    rb'|mediatype|schemaversion|fslayers|blobsum)"\s*+:|\\u'
-)
 
 
 def parse(data: bytes) -> References:
@@ -269,7 +265,17 @@ def _count(manifest: _Manifest) -> int:
 
 
 def _may_have_odd_keys(data: bytes) -> bool:
-    return not data.isascii() or _ODD_KEY.search(data) is not None
+    return not data.isascii() or _odd_key().search(data) is not None
+
+
+@functools.cache
+def _odd_key() -> re.Pattern[bytes]:
+    """A key with capitals where it has none, or none where it has some; or one in escapes."""
+    # Compiled where it is needed, which is seldom: at every start it took 2 ms and more.
+    return re.compile(
+        rb'"(?:(?!mediaType"|schemaVersion"|fsLayers"|blobSum")[a-z]*+[A-Z][A-Za-z]*+'
+        rb'|mediatype|schemaversion|fslayers|blobsum)"\s*+:|\\u'
+    )
 
 
 def _exact_case(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -21,12 +21,14 @@ from registry_gc.layout import (
     revision_link,
     tag_index_link,
 )
-from registry_gc.listing.pages import BlobBatch, Links, Upload
+from registry_gc.listing.blobs import BlobBatch
+from registry_gc.listing.links import Links
+from registry_gc.listing.repositories import Upload
 from registry_gc.live_set import LiveSet
 from registry_gc.mark import Marking, pairs_of
 from registry_gc.policy import Policy
 from registry_gc.references import Manifests
-from registry_gc.run_file import Kind, Row, RowParts, Rows
+from registry_gc.runs.rows import Kind, Row, RowParts, Rows
 
 _ROWS_AT_ONCE = 1 << 14
 

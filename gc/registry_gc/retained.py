@@ -18,7 +18,7 @@ from registry_gc.digest import InvalidDigest, Names, pack, stored_digest
 from registry_gc.layout import BLOBS, OWN, REPOSITORIES, SHA256_BLOBS
 from registry_gc.live_set import LiveSet
 from registry_gc.policy import Policy
-from registry_gc.run_file import Kind, Row
+from registry_gc.runs.rows import Kind, Row
 
 _CHUNK = 10_000
 _MANY_BLOBS = 50_000

@@ -11,18 +11,26 @@ memory-backed storage.
 from __future__ import annotations
 
 import contextlib
-import enum
 import json
 import os
 import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
-from typing import Any, NamedTuple, Self
+from itertools import islice
+from typing import Any, Self
 
-import msgspec
-
+from registry_gc.runs.rows import (
+    WIDTH,
+    Cached,
+    Count,
+    Kind,
+    Row,
+    RowParts,
+    Rows,
+    RowState,
+    in_rows,
+)
 from registry_gc.runs.state_dir import IN_MEMORY, temporary_folder
 
 SCHEMA = 1
@@ -55,7 +63,6 @@ _LINES = 1_000  # lines that are one text
 _ROWS_AT_ONCE = 100
 _INSERT_ROWS = f"INSERT INTO deletions {_COLUMNS} VALUES "  # noqa: S608  # above
 _ROW = "({}, '{}', ?, ?, ?, ?, ?, '{}')"
-_WIDTH = 5
 _INSERT_BYTES = (
     f"INSERT INTO deletions {_COLUMNS} VALUES (?, CAST(? AS TEXT), "  # noqa: S608  # above
     "CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, CAST(? AS TEXT))"
@@ -63,121 +70,11 @@ _INSERT_BYTES = (
 _FIELD = re.compile(r"\{(repository|digest)\}")
 
 
-class Kind(enum.Enum):
-    """What a row deletes; the order is that of deletion, safe to stop after any single one."""
-
-    TAG_INDEX = (1, "tag-index")
-    SIGNATURE = (2, "signature")
-    REVISION = (3, "revision")
-    LAYER_LINK = (4, "layer-link")
-    BLOB = (5, "blob")
-    UPLOAD = (6, "upload")
-    # What the storage keeps of what was deleted, before this run or by it.
-    VERSIONS = (7, "versions")
-    MULTIPART = (8, "multipart-upload")
-
-    def __init__(self, phase: int, label: str) -> None:
-        self.phase = phase
-        """Its place in the order of deletion."""
-        self.label = label
-        """Its name in the file and in reports."""
-
-
-OBJECT_KINDS = tuple(kind for kind in Kind if kind not in (Kind.VERSIONS, Kind.MULTIPART))
-"""The kinds of which each row is an object; the others are what the storage keeps."""
-
-
 _BY_PHASE = {kind.phase: kind for kind in Kind}
-
-
-class RowState(enum.StrEnum):
-    """How far a row has come."""
-
-    PLANNED = "planned"
-    DELETED = "deleted"
-    GONE_ALREADY = "gone already"
-    QUARANTINED = "quarantined"
-    FAILED = "failed"
-    TAKEN_BACK = "taken back"
 
 
 _ELIGIBLE = tuple(state for state in RowState if state is not RowState.TAKEN_BACK)
 """What counts where no state is asked for: a row that was taken back is not to be deleted."""
-
-
-class Row(NamedTuple):
-    """One thing to delete. ``size``: bytes that this frees, 0 for links. ``modified``: epoch."""
-
-    kind: Kind
-    repository: str | None
-    digest: str | None
-    path: str
-    size: int
-    modified: float | None
-    reason: str
-
-
-class Rows(msgspec.Struct, frozen=True):
-    """Rows of one kind and reason as columns, one by one :class:`Row` objects.
-
-    ``repositories`` is None for what lies in none. A list of plain texts for each column, and no
-    object for each row, takes half the time until they are written.
-    """
-
-    kind: Kind
-    reason: str
-    repositories: Sequence[str] | None
-    digests: Sequence[str]
-    paths: Sequence[str]
-    sizes: Sequence[int]
-    modified: Sequence[float]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def values(self, start: int, stop: int) -> list[Any]:
-        """Repository, digest, path, size and time of each of rows ``start:stop``, in one list.
-
-        :raises ValueError: the columns are not of one length.
-        """
-        columns = (self.repositories, self.digests, self.paths, self.sizes, self.modified)
-        values: list[Any] = [None] * (len(self.paths[start:stop]) * _WIDTH)
-        for at, column in enumerate(columns):
-            if column is not None:
-                # A third of the time that a tuple for each row takes.
-                values[at::_WIDTH] = column[start:stop]
-        return values
-
-    def __iter__(self) -> Iterator[Row]:
-        """Each row."""
-        for repository, digest, path, size, modified in _each(_WIDTH, self.values(0, len(self))):
-            yield Row(self.kind, repository, digest, path, size, modified, self.reason)
-
-
-class RowParts:
-    """Rows that come part by part, some of them :class:`Rows`; who iterates has each, once."""
-
-    def __init__(self, parts: Iterable[Iterable[Row]]) -> None:
-        self.parts = parts
-
-    def __iter__(self) -> Iterator[Row]:
-        """Each row."""
-        return chain.from_iterable(self.parts)
-
-
-class Count(msgspec.Struct, frozen=True):
-    """How many rows, and their bytes."""
-
-    rows: int = 0
-    bytes: int = 0
-
-
-class Cached(NamedTuple):
-    """A row of what a registry's cache may remember; ``repository`` is None for a blob."""
-
-    number: int
-    repository: str | None
-    digest: str
 
 
 _OF_CACHED = "FROM deletions WHERE phase IN (SELECT value FROM json_each(?)) "
@@ -278,18 +175,18 @@ class RunFile:
     def _add_columns(self, rows: Rows) -> None:
         kind = rows.kind
         row = _ROW.format(kind.phase, kind.label, rows.reason.replace("'", "''"))
-        step = _ROWS_AT_ONCE * _WIDTH
+        step = _ROWS_AT_ONCE * WIDTH
         for start in range(0, len(rows), _CHUNK):
             values = rows.values(start, start + _CHUNK)
             even = len(values) - len(values) % step
             try:
                 if even:
                     many = _INSERT_ROWS + ", ".join([row] * _ROWS_AT_ONCE)
-                    self._write(many, _each(step, values[:even]), recount=False)
+                    self._write(many, in_rows(step, values[:even]), recount=False)
                     del values[:even]
-                self._write(_INSERT_ROWS + row, _each(_WIDTH, values), recount=False)
+                self._write(_INSERT_ROWS + row, in_rows(WIDTH, values), recount=False)
             except UnicodeEncodeError:
-                some = _each(_WIDTH, values)
+                some = in_rows(WIDTH, values)
                 encoded = ((kind.phase, kind.label, *value, rows.reason) for value in some)
                 self._write(_INSERT_BYTES, [tuple(map(_encoded, value)) for value in encoded])
         self._counted(kind, len(rows), sum(rows.sizes))
@@ -582,10 +479,6 @@ def read_totals(path: str) -> dict[tuple[str, str], Count] | None:
             }
     except sqlite3.Error as error:
         raise RunFileError(f"{path}: {error}") from error
-
-
-def _each(size: int, values: list[Any]) -> list[list[Any]]:
-    return [values[at : at + size] for at in range(0, len(values), size)]
 
 
 def _encoded(value: Any) -> Any:

@@ -42,8 +42,8 @@ from registry_gc.listing.links_seen import renew, word, words_there
 from registry_gc.plan import dead_links
 from registry_gc.policy import Policy
 from registry_gc.retained import is_live, multipart_rows
-from registry_gc.run_file import Kind, RowState
 from registry_gc.runs.plan_file import Doubtful, PlanFile
+from registry_gc.runs.rows import Kind, RowState
 from registry_gc.survey import Survey, Surveyor
 
 Recall = Callable[[Survey, Callable[[], Survey]], Survey]

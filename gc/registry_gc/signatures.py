@@ -12,8 +12,8 @@ from msgspec.structs import replace
 from registry_drivers.base import Reader
 from registry_gc.catalog import Catalog
 from registry_gc.layout import revision_folder
-from registry_gc.listing.pages import Signature, list_repositories
 from registry_gc.listing.ranges import Range
+from registry_gc.listing.repositories import Signature, list_repositories
 from registry_gc.manifests import Kind
 from registry_gc.references import Manifests, State
 

@@ -21,14 +21,14 @@ from registry_gc.digest import Keys, empty_keys
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
 from registry_gc.listing.blob_shares import Wanted, stream_shares
-from registry_gc.listing.pages import BlobBatch
+from registry_gc.listing.blobs import BlobBatch
 from registry_gc.listing.tag_memory import TagMemory
 from registry_gc.live_set import LiveSet
 from registry_gc.mark import Marking, manifests_of, mark
 from registry_gc.plan import dead_blobs
 from registry_gc.policy import Policy, Release
 from registry_gc.references import Manifests, State
-from registry_gc.run_file import Kind, Row
+from registry_gc.runs.rows import Kind, Row
 from registry_gc.signatures import read_signatures
 
 _LARGE = 1 << 20

@@ -22,7 +22,8 @@ from registry_drivers.versions import VersionDeleter
 from registry_gc.events import Observer
 from registry_gc.layout import BLOBS, REPOSITORIES
 from registry_gc.retained import multipart_of
-from registry_gc.run_file import OBJECT_KINDS, Kind, RowState, RunFile
+from registry_gc.run_file import RunFile
+from registry_gc.runs.rows import OBJECT_KINDS, Kind, RowState
 
 _STATES = {
     Deletion.DELETED: RowState.DELETED,

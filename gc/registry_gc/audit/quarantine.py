@@ -18,7 +18,7 @@ from registry_gc.quarantine.bring_back import (
     Result,
     meaning_of,
 )
-from registry_gc.run_file import Kind
+from registry_gc.runs.rows import Kind
 
 # The words of a collection's lines.
 _KINDS = {

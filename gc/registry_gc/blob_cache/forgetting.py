@@ -22,7 +22,8 @@ import msgspec
 from registry_drivers.base import Deletion, Outcome
 from registry_gc.events import Observer
 from registry_gc.guard import Finding, Verdict
-from registry_gc.run_file import Cached, RowState, RunFile, RunFileError
+from registry_gc.run_file import RunFile, RunFileError
+from registry_gc.runs.rows import Cached, RowState
 
 if TYPE_CHECKING:
     from registry_gc.blob_cache.redis_config import RedisConfig

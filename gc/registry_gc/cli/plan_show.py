@@ -13,8 +13,9 @@ import humanize
 
 from registry_gc.cli.output import Output
 from registry_gc.cli.wiring import complain
-from registry_gc.run_file import Kind, RowState, RunFileError
+from registry_gc.run_file import RunFileError
 from registry_gc.runs.plan_file import PlanFile
+from registry_gc.runs.rows import Kind, RowState
 
 _COLUMNS = (
     "kind", "repository", "digest", "path", "size", "modified", "reason", "state", "error",

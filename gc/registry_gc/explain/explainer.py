@@ -25,7 +25,7 @@ from registry_gc.mark import repositories_of
 from registry_gc.plan import dead_links
 from registry_gc.quarantine.aside import asides, hidden_by
 from registry_gc.references import Manifests, State
-from registry_gc.run_file import Row
+from registry_gc.runs.rows import Row
 from registry_gc.usage.freed import Freed, Marker, without_repository, without_tag
 
 

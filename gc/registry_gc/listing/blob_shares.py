@@ -23,7 +23,7 @@ from registry_gc.compact.arrays import distinct, within
 from registry_gc.digest import Keys, prefixes
 from registry_gc.engine import Engine
 from registry_gc.layout import SHA256_BLOBS
-from registry_gc.listing.pages import BlobBatch, list_blobs
+from registry_gc.listing.blobs import BlobBatch, list_blobs
 from registry_gc.listing.ranges import Range, even_ranges
 from registry_gc.listing.units import Cut, pieces_of
 from registry_gc.live_set import LiveSet

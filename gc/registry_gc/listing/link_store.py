@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from registry_gc.compact.arrays import union
 from registry_gc.compact.spool import Spool
 from registry_gc.digest import KEY, Keys
-from registry_gc.listing.pages import Links
+from registry_gc.listing.links import Links
 
 AT_ONCE = 1 << 16
 """Links that are looked at in one go."""

@@ -21,7 +21,7 @@ from registry_gc.catalog import Catalog
 from registry_gc.compact.arrays import gathered, within
 from registry_gc.digest import Keys, prefixes
 from registry_gc.listing.link_store import AT_ONCE, LinkStore
-from registry_gc.listing.pages import Links
+from registry_gc.listing.links import Links
 
 Words = NDArray[np.uint64]
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Generic, NamedTuple, TypeVar
 
 from registry_drivers.base import Reader
+from registry_gc.listing.blobs import BlobBatch, list_blobs
 from registry_gc.listing.cuts import split_rest
 from registry_gc.listing.name_cuts import share_out
-from registry_gc.listing.pages import BlobBatch, RepositoryBatch, list_blobs, list_repositories
 from registry_gc.listing.ranges import Range
+from registry_gc.listing.repositories import RepositoryBatch, list_repositories
 
 Batch = TypeVar("Batch")
 

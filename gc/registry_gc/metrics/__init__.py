@@ -17,7 +17,7 @@ import msgspec
 
 from registry_gc.layout import BLOBS
 from registry_gc.report.model import Report
-from registry_gc.run_file import Count, RowState
+from registry_gc.runs.rows import Count, RowState
 
 if TYPE_CHECKING:
     from prometheus_client.core import GaugeMetricFamily

@@ -34,7 +34,7 @@ from registry_gc.quarantine.bring_back import (
     exists,
     meaning_of,
 )
-from registry_gc.run_file import Kind, Row
+from registry_gc.runs.rows import Kind, Row
 from registry_gc.survey import Survey, Surveyor
 
 

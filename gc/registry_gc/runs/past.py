@@ -17,7 +17,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from registry_gc.run_file import SCHEMA, Kind, RowState
+from registry_gc.run_file import SCHEMA
+from registry_gc.runs.rows import Kind, RowState
 from registry_gc.service.processes import Process
 
 _NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}\.sqlite")

@@ -16,8 +16,9 @@ from registry_gc.compact.arrays import among, without
 from registry_gc.digest import Keys, empty_keys, pack
 from registry_gc.engine import Engine
 from registry_gc.layout import blob_path
+from registry_gc.listing.blobs import stat_blobs
 from registry_gc.listing.link_store import LinkStore, Revisions
-from registry_gc.listing.pages import Links, stat_blobs
+from registry_gc.listing.links import Links
 from registry_gc.listing.tags import TagColumns, Tags
 from registry_gc.live_set import LiveSet
 from registry_gc.mark import Marking, mark

@@ -19,7 +19,7 @@ from registry_gc.compact.key_index import KeyIndex
 from registry_gc.digest import Keys, empty_keys, pack, prefixes
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
-from registry_gc.listing.pages import Upload
+from registry_gc.listing.repositories import Upload
 from registry_gc.mark import Marking, mark
 from registry_gc.plan import abandoned_uploads
 from registry_gc.policy import Policy

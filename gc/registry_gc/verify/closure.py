@@ -21,8 +21,9 @@ from registry_gc.catalog import Catalog
 from registry_gc.compact.arrays import distinct
 from registry_gc.digest import Keys, pack
 from registry_gc.layout import blob_path, revision_folder
-from registry_gc.listing.pages import Links, Signature, list_repositories
+from registry_gc.listing.links import Links
 from registry_gc.listing.ranges import Range
+from registry_gc.listing.repositories import Signature, list_repositories
 from registry_gc.listing.tags import Tag
 from registry_gc.policy import Policy
 from registry_gc.verify.descriptors import Role

@@ -20,7 +20,7 @@ from registry_gc.digest import empty_keys
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
 from registry_gc.layout import blob_path
-from registry_gc.listing.pages import read_links
+from registry_gc.listing.links import read_links
 from registry_gc.listing.tags import Tag
 from registry_gc.policy import Policy
 from registry_gc.verify.closure import close

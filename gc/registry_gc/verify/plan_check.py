@@ -26,7 +26,8 @@ from registry_gc.layout import (
     tag_index_link,
 )
 from registry_gc.policy import Policy
-from registry_gc.run_file import Kind, Row, RunFile
+from registry_gc.run_file import RunFile
+from registry_gc.runs.rows import Kind, Row
 from registry_gc.verify.closure import Closure, close
 from registry_gc.verify.contradiction import Contradiction
 from registry_gc.verify.library import Library

@@ -1,0 +1,90 @@
+"""Links as columns, and what is in the files of those that have to be read."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from registry_drivers.base import Reader
+from registry_drivers.errors import NotFound, TooLarge
+from registry_gc.digest import InvalidDigest, Keys, check_digest, empty_keys
+
+
+class Links(msgspec.Struct, frozen=True):
+    """Links of one kind, as columns: whose, naming what, of which age.
+
+    ``owner``: int32, the number of a repository or of a tag. ``keys``: ``V32``. ``modified``:
+    seconds since the epoch.
+    """
+
+    owner: NDArray[np.int32]
+    keys: Keys
+    modified: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @classmethod
+    def empty(cls) -> Links:
+        """No links."""
+        return cls(np.empty(0, np.int32), empty_keys(), np.empty(0, np.float64))
+
+
+class LinkList(msgspec.Struct):
+    """Collects links run by run, without an object for each."""
+
+    owners: list[int] = msgspec.field(default_factory=list)
+    keys: list[Keys] = msgspec.field(default_factory=list)
+    modified: list[NDArray[np.float64]] = msgspec.field(default_factory=list)
+
+    def add(self, owner: int, keys: Keys, modified: NDArray[np.float64]) -> None:
+        """Links of one owner."""
+        self.owners.append(owner)
+        self.keys.append(keys)
+        self.modified.append(modified)
+
+    def packed(self) -> Links:
+        """All of them, in the order in which they came."""
+        if not self.keys:
+            return Links.empty()
+        lengths = [len(keys) for keys in self.keys]
+        return Links(
+            np.repeat(np.array(self.owners, dtype=np.int32), lengths),
+            np.concatenate(self.keys),
+            np.concatenate(self.modified),
+        )
+
+
+class OddLink(msgspec.Struct, frozen=True):
+    """A link that has to be read: its size, or its algorithm, is not the ordinary one."""
+
+    path: str
+    named: str
+
+
+def read_links(reader: Reader, paths: tuple[str, ...]) -> list[tuple[str, str | None, str]]:
+    """Read link files: path, the digest in it or None, and what is wrong then.
+
+    A link that has vanished since it was listed is not in the answer.
+    """
+    found: list[tuple[str, str | None, str]] = []
+    for path in paths:
+        try:
+            data = reader.read(path, limit=1024)
+        except NotFound:
+            continue
+        except TooLarge:
+            found.append((path, None, "a link of over 1024 bytes"))
+            continue
+        found.append((path, *link_target(data)))
+    return found
+
+
+def link_target(data: bytes) -> tuple[str | None, str]:
+    """The digest that a link file holds, or None and what is wrong with it."""
+    text = data.decode("utf-8", "replace").strip()
+    try:
+        return check_digest(text), ""
+    except InvalidDigest:
+        return None, "empty link" if not text else "holds no digest"
