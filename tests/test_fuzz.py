@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from core_support import Store, planned_paths
+from core_support import NOW, Store, planned_paths
 from model import V2
 from mutations import digests, mutated, real_manifests
+from registry_drivers.memory import MemoryStorage
+from registry_gc.digest import key_of
 from registry_gc.manifests import References, UnreadableManifest, parse, parse_many
 from registry_gc.policy import Policy
+from registry_gc.references import Edge, State, Wanted, read_manifests
 from registry_gc.verify.descriptors import Indescribable, describe
 from registry_tree import RegistryTree, blob_path, repository_path, sha256, sha512
 
@@ -74,7 +77,35 @@ def test_many_manifests_are_parsed_as_each_of_them_is(inputs: int) -> None:
         found = [str(one) if isinstance(one, Exception) else one for one in parse_many(some)]
         assert found == [one_by_one(data) for data in some]
         done += len(some)
+        for data, one in zip(some, found, strict=True):
+            if isinstance(one, References):
+                assert edges_read(data) == edges_of(one), data
     assert parse_many([]) == []
+
+
+def edges_of(references: References) -> list[tuple[bytes, Edge]]:
+    """What the references of a manifest are as edges."""
+    return [
+        (key_of(digest), edge)
+        for digests, edge in (
+            (references.blobs, Edge.BLOB),
+            (references.children, Edge.CHILD),
+            (references.maybe, Edge.MAYBE),
+            (references.linked, Edge.LINKED),
+        )
+        for digest in digests
+    ]
+
+
+def edges_read(data: bytes) -> list[tuple[bytes, Edge]]:
+    """The edges of a manifest that is read from a storage."""
+    storage = MemoryStorage(lambda: NOW)
+    storage.put(blob_path(sha256(data)), data)
+    batch = read_manifests(storage, Wanted(key_of(sha256(data)), {}))
+    assert batch.states.tolist() == [State.OK]
+    assert batch.offsets.tolist() == [0, len(batch.targets)]
+    keys = (key.tobytes() for key in batch.targets)
+    return [(key, Edge(edge)) for key, edge in zip(keys, batch.edges.tolist(), strict=True)]
 
 
 @dataclass

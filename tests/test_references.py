@@ -70,6 +70,31 @@ def test_the_references_of_a_manifest_are_its_edges(store: Store) -> None:
     assert manifests.of_kind(Kind.INDEX).sum() == manifests.of_kind(Kind.IMAGE).sum() == 1
 
 
+@pytest.mark.parametrize("media_type", [OCI_MANIFEST, OCI_INDEX, None])
+@pytest.mark.parametrize("entry", [OCI_LAYER, OCI_MANIFEST, None])
+def test_what_is_an_image_and_an_index_at_once_has_the_edges_of_both(
+    store: Store, media_type: str | None, entry: str | None
+) -> None:
+    config, layer, listed = sha256(b"c"), sha256(b"l"), sha256(b"listed")
+    content: dict[str, object] = {
+        "config": descriptor(OCI_LAYER, config, 1),
+        "layers": [descriptor(OCI_LAYER, layer, 1)],
+        "manifests": [{"digest": listed} | ({"mediaType": entry} if entry else {})],
+    }
+    if media_type:
+        content["mediaType"] = media_type
+    both = store.tree.manifest("a", content)
+    manifests = manifests_of(store)
+    manifests.load(pack([key_of(both)]))
+    by_type = {OCI_LAYER: Edge.LINKED, OCI_MANIFEST: Edge.CHILD, None: Edge.MAYBE}
+    assert set(edges(manifests, both)) == {
+        (config, Edge.BLOB),
+        (layer, Edge.BLOB),
+        (listed, by_type[entry]),
+        *([(listed, Edge.BLOB)] if entry == OCI_LAYER else []),
+    }
+
+
 def test_edges_of_several_manifests_say_where_they_start(store: Store) -> None:
     images = [store.tree.image("a", None, layers=[b"%d" % n] * 1) for n in range(5)]
     manifests = manifests_of(store)

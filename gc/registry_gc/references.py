@@ -151,7 +151,7 @@ class _BatchBuilder:
         if blobs:
             self.targets.append(references.blob_keys or self.names.keys(blobs))
             self.edges += _EDGE_OF_BLOB * len(blobs)
-        if references.kind != Kind.IMAGE or references.children or references.maybe:
+        if references.children or references.maybe or references.linked:
             self.entries(references)
         self.ends.append(len(self.edges))
 
