@@ -325,6 +325,7 @@ class Manifests:
         # blob of their size.
         self._unread = np.empty(0, np.bool_)
         self._seen = np.empty(0, np.bool_)
+        self._largest = 0
 
     def __len__(self) -> int:
         return len(self.batch.keys)
@@ -372,6 +373,7 @@ class Manifests:
         self._targets.settle()
         self._edges.settle()
         base = len(self)
+        self._largest = max(self._largest, int(filling.columns.sizes.max()))
         self.batch = self.batch.followed_by(filling.columns)
         self._stretches.append((base, filling.index))
         self._unread = np.concatenate([self._unread, filling.remembered])
@@ -442,10 +444,12 @@ class Manifests:
     def check(self, keys: Keys, sizes: NDArray[np.int64]) -> None:
         """Be told of blobs that a listing has shown, and their sizes in bytes."""
         if self.remembers:
-            ids = self.ids(keys)
+            # Nearly all layers are larger than any manifest, and need not be looked for.
+            small = np.flatnonzero(sizes <= self._largest)
+            ids = self.ids(keys[small])
             at = np.flatnonzero(ids >= 0)
             ids = ids[at]
-            self._seen[ids] |= self.batch.sizes[ids] == sizes[at]
+            self._seen[ids] |= self.batch.sizes[ids] == sizes[small[at]]
 
     def unconfirmed(self) -> Keys:
         """The remembered manifests for which no listed blob was of the right size."""
