@@ -180,6 +180,7 @@ class Surveyor:
         _tidy(catalog)
         manifests = Manifests(self._engine, catalog.names, catalog.aliases, self._observer, cache)
         manifests.load(catalog.revisions.keys)
+        _tidy(catalog)
         catalog.signatures = read_signatures(self._reader, catalog, manifests)
         marking = mark(self._reader, catalog, manifests, self._policy, self.cutoff)
         _tidy(catalog)
