@@ -103,7 +103,12 @@ def command(*words: str, hook: str = "", session: bool = False) -> subprocess.Po
 
 def finish(process: subprocess.Popen[str]) -> Result:
     """Wait for the command and for all that writes to its output."""
-    text, errors = process.communicate(timeout=120)
+    try:
+        text, errors = process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        # Its child hears of it, and would else go on for as long as the machine does.
+        process.kill()
+        raise
     document: dict[str, Any] = json.loads(text) if text else {}
     return Result(process.returncode, document, text, errors)
 
