@@ -191,6 +191,36 @@ def test_threads_work_side_by_side(reader: MemoryStorage) -> None:
         assert sorted(engine.run(meet, range(3))) == [0, 1, 2]
 
 
+def processors(reader: Reader, number: int) -> frozenset[int]:
+    return frozenset(os.sched_getaffinity(0))
+
+
+def test_threads_share_a_processor_and_what_comes_after_them_has_all(
+    reader: MemoryStorage,
+) -> None:
+    before = os.sched_getaffinity(0)
+    with ThreadEngine(reader, 3) as engine:
+        (shared,) = {*engine.run(processors, range(30))}
+    assert len(shared) == 1
+    assert shared <= before == os.sched_getaffinity(0)
+    line = [sys.executable, "-c", "import os; print(sorted(os.sched_getaffinity(0)))"]
+    assert subprocess.check_output(line, text=True).strip() == str(sorted(before))
+
+
+def test_threads_work_where_nobody_may_choose_processors(
+    reader: MemoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_setaffinity", refuse)
+    with ThreadEngine(reader, 3) as engine:
+        assert sorted(engine.run(square, range(3))) == [0, 1, 4]
+    monkeypatch.delattr(os, "sched_getaffinity")
+    with ThreadEngine(reader, 3) as engine:
+        assert sorted(engine.run(square, range(3))) == [0, 1, 4]
+
+
 def test_processes_are_other_processes_and_no_more_than_wanted(reader: MemoryStorage) -> None:
     with ProcessEngine(reader, 2) as engine:
         pids = set(engine.run(pid, range(50)))

@@ -7,6 +7,7 @@ over 36,640 blobs, two threads took 1.4 times as long as one, two processes 0.55
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -184,16 +185,40 @@ class ThreadEngine(_PoolEngine):
         # for the network is not held up: numpy and sockets let go of the interpreter themselves.
         self._switching = sys.getswitchinterval()
         sys.setswitchinterval(0.05)
+        self._processors = _keep_to_one_processor()
         self._executor = ThreadPoolExecutor(self.workers, thread_name_prefix="registry-gc")
         return self
 
     def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
         sys.setswitchinterval(self._switching)
+        _go_back_to(self._processors)
 
     def _submit(self, work: Work[Any, Any], unit: Any) -> Future[Any]:
         assert self._executor is not None
         return self._executor.submit(work, self._reader, unit)
+
+
+def _keep_to_one_processor() -> set[int]:
+    """Have this thread and all that it starts run on one processor; returns where it might before.
+
+    They take turns at the interpreter anyway. On two processors each turn begins with a wait for
+    the other one's caches: with 16 threads a listing took twice the CPU and twice the time.
+    """
+    processors: set[int] = set()
+    # Not every system has this, and not every container allows it.
+    with contextlib.suppress(OSError, AttributeError):
+        processors = os.sched_getaffinity(0)
+        # Another run beside this one is kept to another, as likely as not.
+        os.sched_setaffinity(0, {sorted(processors)[os.getpid() % len(processors)]})
+    return processors
+
+
+def _go_back_to(processors: set[int]) -> None:
+    """What is started from here on, such as a registry, may run on all of *processors* again."""
+    with contextlib.suppress(OSError, AttributeError):
+        if processors:
+            os.sched_setaffinity(0, processors)
 
 
 class ProcessEngine(_PoolEngine):
