@@ -74,7 +74,8 @@ def workers(options: argparse.Namespace) -> list[dict[str, Any]]:
     reading = ((1, 200), (4, 800), (16, 3200), (64, 10_000))
     return [
         *(waiting("read", count, LATENCY, "--count", str(many)) for count, many in reading),
-        *(waiting("list", 64, latency, "--blobs", "1000000") for latency in (LATENCY, "0")),
+        # So many that the first pages, which come one after the other, are few among them.
+        *(waiting("list", 64, latency, "--blobs", "3000000") for latency in (LATENCY, "0")),
         *(waiting("list", n, LATENCY, "--blobs", "100000", "--dask") for n in (1, 2, 4)),
     ]
 
