@@ -139,8 +139,7 @@ def _entry_paths(catalog: Catalog, first: int) -> Callable[[int, str], str]:
 def _tag_index_rows(catalog: Catalog, dead: NDArray[np.bool_]) -> Iterator[Row]:
     index = catalog.tag_index
     rows = np.flatnonzero(dead)
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        some = rows[start : start + _ROWS_AT_ONCE]
+    for some in (rows[part] for part in _slices(len(rows))):
         digests = catalog.names.texts(index.keys[some])
         folders, times = index.owner[some].tolist(), index.modified[some].tolist()
         for digest, folder, modified in zip(digests, folders, times, strict=True):
@@ -213,8 +212,8 @@ def _revision_rows(
     referrers = np.flatnonzero(within(manifests.with_subject(), ids))
     depths[referrers] = [depth[number] for number in ids[referrers].tolist()]
     rows = rows[np.argsort(-depths, kind="stable")]
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        links = revisions.part(rows[start : start + _ROWS_AT_ONCE])
+    for part in _slices(len(rows)):
+        links = revisions.part(rows[part])
         yield _link_rows(
             catalog,
             links,
