@@ -39,13 +39,18 @@ def own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def signals_are_heard() -> Iterator[None]:
-    """What is started by tests that ``nohup`` has started would ignore SIGHUP as they do."""
-    before = signal.getsignal(signal.SIGHUP)
-    if before is signal.SIG_IGN:
+    """What tests start that ``nohup`` or ``&`` has started would ignore signals as they do."""
+    ignored = [
+        number
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+        if signal.getsignal(number) is signal.SIG_IGN
+    ]
+    for number in ignored:
         # A function goes on ignoring it here, and is not handed on to other programs.
-        signal.signal(signal.SIGHUP, lambda number, frame: None)
+        signal.signal(number, lambda number, frame: None)
     yield
-    signal.signal(signal.SIGHUP, before)
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from registry_tree import (
 from running import Disk, Result, empty_folders, files_below, scratch, write_config, write_files
 from strategies import Registry, registries
 from test_against_model import ALONE, FEW, rich_registry
+from windows import windows
 
 DAY = 24 * HOUR
 CONFIG = b'{"config": "of what goes"}'
@@ -85,6 +86,13 @@ def states(file: Path) -> dict[str, int]:
         found = dict(connection.execute("SELECT state, count(*) FROM deletions GROUP BY state"))
     connection.close()
     return found
+
+
+@pytest.fixture(autouse=True)
+def by_name() -> Iterator[None]:
+    """Layer links are told by name, as in large registries: less is known of them then."""
+    with windows({"link_ages.FEW": 0}):
+        yield
 
 
 @pytest.fixture

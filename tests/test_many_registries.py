@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from core_support import NOW
 from model import HOUR, expect
+from registry_drivers.filesystem import FilesystemStorage
 from registry_drivers.memory import MemoryStorage
 from registry_gc.collect import Job, collect
 from registry_gc.events import Silence
@@ -21,12 +22,19 @@ from registry_gc.guard import Verdict
 from registry_gc.interrupts import Interrupts
 from registry_gc.policy import Policy
 from registry_gc.report.model import Report
-from running import OWN_FOLDER, scratch
+from running import OWN_FOLDER, empty_folders, files_below, scratch, write_files
 from strategies import Registry, damaged, registries
 from windows import TINY, windows
 
 ORDINARY, LONG = 500, 20_000
 """How many registries in all, with windows of both kinds."""
+
+
+def policy_of(untagged: bool, grace: bool) -> Policy:
+    """What is asked for in one example."""
+    return Policy(
+        delete_untagged=untagged, grace=HOUR if grace else 0.0, upload_age=None, allow_empty=True
+    )
 
 
 def collected(
@@ -65,9 +73,7 @@ def assert_agrees(
     registry: Registry, untagged: bool, grace: bool, page_size: int, remembering: bool
 ) -> None:
     """What goes, and what is said of it, is what the model says."""
-    policy = Policy(
-        delete_untagged=untagged, grace=HOUR if grace else 0.0, upload_age=None, allow_empty=True
-    )
+    policy = policy_of(untagged, grace)
     expected = expect(registry.files, delete_untagged=untagged, grace=policy.grace, upload_age=None)
     gone, report = collected(registry, policy, page_size, remembering=remembering)
     assert report.error is None
@@ -95,6 +101,48 @@ def test_what_goes_is_what_the_model_says(sizes: dict[str, int], long: bool) -> 
     ) -> None:
         with windows(sizes):
             assert_agrees(registry, untagged, grace, page_size, remembering)
+
+    agrees()
+
+
+@pytest.mark.timeout(14400)
+def test_what_goes_is_the_same_where_links_are_told_by_name(long: bool) -> None:
+    @settings(
+        max_examples=LONG // 4 if long else ORDINARY // 4,
+        deadline=None,
+        derandomize=bool(os.environ.get("CI")),
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.one_of(registries(), damaged()), st.booleans(), st.booleans())
+    def agrees(registry: Registry, untagged: bool, grace: bool) -> None:
+        with scratch() as folder, windows(TINY):
+            root = folder / "registry"
+            write_files(root, registry.files, registry.now)
+            policy = policy_of(untagged, grace)
+            expected = expect(
+                registry.files,
+                delete_untagged=untagged,
+                grace=policy.grace,
+                upload_age=None,
+                now=registry.now,
+            )
+            report = collect(
+                Job(
+                    storage=FilesystemStorage(str(root)),
+                    policy=policy,
+                    check=lambda: Verdict("allowed", ()),
+                    run_file=str(folder / "run"),
+                    workers=1,
+                ),
+                Silence(),
+                Interrupts(),
+            )
+            assert report.error is None
+            assert registry.files.keys() - files_below(root) == expected.dead
+            assert report.blobs.deleted == len(expected.blobs)
+            assert report.layer_links.deleted == len(expected.layer_links)
+            assert {hold.repository for hold in report.held} == expected.held
+            assert not empty_folders(root)
 
     agrees()
 

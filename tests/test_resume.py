@@ -33,6 +33,7 @@ from registry_tree import RegistryTree, blob_path, folder_sink, layer_link_path,
 from running import Result, empty_folders, files_below, run, write_config, write_files
 from test_against_model import rich_registry
 from test_apply import DAY, call, states
+from windows import windows
 
 ALLOWED = Verdict("allowed", ())
 
@@ -77,6 +78,13 @@ class Case:
     def apply(self, *arguments: str) -> Result:
         """Go on with it, by the other command."""
         return call(self.root, "apply", self.run_file, *arguments)
+
+
+@pytest.fixture(autouse=True)
+def by_name() -> Iterator[None]:
+    """Layer links are told by name, as in large registries: less is known of them then."""
+    with windows({"link_ages.FEW": 0}):
+        yield
 
 
 @pytest.fixture

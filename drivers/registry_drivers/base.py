@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 from registry_drivers.errors import NotFound
 
 UNKNOWN_MD5 = b"\0" * 16
+UNASKED = -1
+UNASKED_AGE = float("-inf")
+"""Size and age of a file that was not looked at; as an age older than any other."""
 
 
 Group = tuple[str, Sequence[str], str]
@@ -137,6 +140,8 @@ class Page(msgspec.Struct, frozen=True):
     ``hollow`` are folders with no file anywhere below them, which only file systems have (paths
     without a trailing ``/``, deepest first, the listed folder itself among them).
     ``contents``: by row, the whole of small files that cost less to read than to come back to.
+    A row of the size :data:`UNASKED` and the age :data:`UNASKED_AGE` is a file that is expected
+    there and was not looked at, see :class:`FolderReader`.
     ``token`` asks for the page after this one, see :class:`NameReader`; empty where there is none.
     """
 
@@ -325,6 +330,52 @@ class NameReader(Protocol):
 
         :param token: that of a page of such a listing, after which this one goes on.
         """
+
+
+Named = tuple[str, Sequence[str]]
+"""A folder, with ``/`` at its end, and the names, sorted, of some folders directly below it."""
+
+
+@runtime_checkable
+class FolderReader(Protocol):
+    """What a reader has beside, where the size and age of a file cost a look at it.
+
+    Nearly all files of a registry's repositories are links to layers, each the only one in a
+    folder that is called like the digest in it. Most are of no further interest.
+    """
+
+    def list_unasked(self, prefix: str) -> Iterator[Page]:
+        """As ``list``, but links to layers are told by the names of their folders alone.
+
+        A folder ``_layers/sha256/<64 hex>`` stands for the ``link`` in it, which may be missing.
+        """
+
+    def list_among(self, named: Sequence[Named]) -> Iterator[Page]:
+        """What ``list`` says of some folders that are called like digests, in their order.
+
+        What is no longer there is left out.
+        """
+
+
+def list_unasked(reader: Reader, prefix: str) -> Iterator[Page]:
+    """See :meth:`FolderReader.list_unasked`, of any *reader*; others look at every file."""
+    if isinstance(reader, FolderReader):
+        return reader.list_unasked(prefix)
+    return reader.list(prefix)
+
+
+def list_among(reader: Reader, named: Sequence[Named]) -> Iterator[Page]:
+    """See :meth:`FolderReader.list_among`, of any *reader*."""
+    if isinstance(reader, FolderReader):
+        return reader.list_among(named)
+    return list_each(reader, named)
+
+
+def list_each(reader: Reader, named: Sequence[Named]) -> Iterator[Page]:
+    """As :func:`list_among`, by the reader's ``list`` and nothing else."""
+    for folder, names in named:
+        for name in names:
+            yield from reader.list(f"{folder}{name}/")
 
 
 @runtime_checkable

@@ -16,7 +16,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from registry_drivers.base import (
@@ -24,6 +24,7 @@ from registry_drivers.base import (
     Children,
     Deletion,
     Entry,
+    Named,
     Outcome,
     Page,
     Requests,
@@ -43,7 +44,7 @@ from registry_drivers.filesystem_errors import (
     root_identity,
     translate,
 )
-from registry_drivers.filesystem_walk import LOST_AND_FOUND, READ, Walk
+from registry_drivers.filesystem_walk import FOLDER, LOST_AND_FOUND, READ, Walk
 from registry_drivers.filesystem_write import move_file, write_file
 from registry_drivers.parameters import Parameters
 from registry_drivers.paths import check_path, check_paths, check_prefix
@@ -56,8 +57,6 @@ _DELETE_BATCH = 256
 _STAYS = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EBUSY})
 # Bytes; more than nearly all manifests have.
 _SMALL = 16 << 10
-# To find files from a folder, this user need not be allowed to list it, where the system has this.
-_FOLDER = os.O_DIRECTORY | getattr(os, "O_PATH", os.O_RDONLY)
 
 
 def open_filesystem(parameters: Mapping[str, Any]) -> FilesystemStorage:
@@ -123,14 +122,28 @@ class FilesystemStorage:
             while it was listed.
         """
         check_prefix(prefix, DRIVER)
-        return self._list(prefix, start_after or "")
+        return self._list(prefix, lambda walk: walk.pages(prefix), start_after or "")
 
-    def _list(self, prefix: str, after: str) -> Iterator[Page]:
+    def list_unasked(self, prefix: str) -> Iterator[Page]:
+        """See :class:`~registry_drivers.base.FolderReader`. Raises what :meth:`list` raises."""
+        check_prefix(prefix, DRIVER)
+        return self._list(prefix, lambda walk: walk.unasked(prefix))
+
+    def list_among(self, named: Sequence[Named]) -> Iterator[Page]:
+        """See :class:`~registry_drivers.base.FolderReader`. Raises what :meth:`list` raises."""
+        for folder, _ in named:
+            check_prefix(folder, DRIVER)
+        common = os.path.commonprefix([folder for folder, _ in named])  # noqa: RUF071 - cut below
+        return self._list(common[: common.rfind("/") + 1], lambda walk: walk.among(named))
+
+    def _list(
+        self, prefix: str, pages: Callable[[Walk], Iterator[Page]], after: str = ""
+    ) -> Iterator[Page]:
         identity = self._known_root()
         before = self._folder_identity(prefix)
         if before is None:
             return
-        yield from Walk(self.root, identity, self.requests, after).pages(prefix)
+        yield from pages(Walk(self.root, identity, self.requests, after))
         # A disk that goes away under the walk looks like folders that vanish one by one.
         if self._folder_identity(prefix) not in (before, None):
             raise StorageError(
@@ -293,7 +306,7 @@ class FilesystemStorage:
         common = os.path.commonprefix(paths)  # noqa: RUF071 - the same, quicker than by parts
         folder = common.rpartition("/")[0]
         try:
-            handle = os.open(f"{self.root}/{folder}", _FOLDER)
+            handle = os.open(f"{self.root}/{folder}", FOLDER)
         except OSError:
             # What is wrong is said of each by those who ask by its whole path.
             return stat_each(self, paths)

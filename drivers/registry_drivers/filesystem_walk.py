@@ -4,11 +4,14 @@ A registry on disk is mostly folders that hold one file each: ``<hex>/data`` and
 Opening each of them is what makes ``find`` slow. The walk lists their parent and asks for
 ``<hex>/<leaf>`` at once: 0.13 s instead of 0.56 s for 36,640 blobs (warm, one core).
 
-Two shortcuts, and what they do not see:
+Three shortcuts, and what they do not see:
 
 * :data:`LEAVES`: where the table says, and all names in a folder are digests, only the expected
   file of each is listed when it is there. Other files beside it (signatures of schema 1, a
   temporary file) are not seen; ``children`` shows them.
+* :meth:`Walk.unasked`: links to layers are told by their folders' names, for those who ask for
+  some of them later. In a registry that nobody has looked at lately this is half of the time: a
+  look at a link reads its folder, of a block of its own, and two inodes.
 * A tag's folder is taken to hold ``current/link`` and ``index/<algorithm>/…`` and nothing else
   when both are there. Its link is read at once: opened anyway, it need not be asked about first.
 
@@ -25,7 +28,7 @@ from stat import S_IFREG, S_ISDIR
 
 import numpy as np
 
-from registry_drivers.base import Group, Page, Paths, Requests
+from registry_drivers.base import UNASKED, UNASKED_AGE, Group, Named, Page, Paths, Requests
 from registry_drivers.errors import StorageError
 from registry_drivers.filesystem_errors import DRIVER, MISSING, missing, translate
 
@@ -40,6 +43,9 @@ _TWO_HEX = re.compile(r"[0-9a-f]{2}")
 _PAGE_ROWS = 4096
 # Python's own limit is 1,000 frames. Repository names have at most 255 characters.
 _MAX_DEPTH = 300
+# The end of the folders of which only the names are listed by :meth:`Walk.unasked`.
+_LAYERS = "/_layers/sha256/"
+_LAYER = 64  # hex digits
 # ext's own folder at the top of a disk, readable by root alone; no repository can be called so.
 LOST_AND_FOUND = "lost+found"
 # What a tag's index may hold and still be listed the short way.
@@ -47,6 +53,8 @@ _ALGORITHMS = frozenset({"sha256", "sha512"})
 
 # O_NONBLOCK: opening a pipe that nobody writes to would wait for ever.
 READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
+# To find files from a folder, this user need not be allowed to list it, where the system has this.
+FOLDER = os.O_DIRECTORY | getattr(os, "O_PATH", os.O_RDONLY)
 # A tag's history with more entries than these is listed by way of its open folder.
 _FEW = 16
 # Bytes; what is longer is no link.
@@ -107,6 +115,36 @@ class Walk:
         self._shared: list[int] = []
         self._hollow: list[str] = []
         self._contents: dict[int, bytes] = {}
+        self._by_name = False
+
+    def unasked(self, prefix: str) -> Iterator[Page]:
+        """As :meth:`pages`, but links to layers by the names of their folders alone."""
+        self._by_name = True
+        return self.pages(prefix)
+
+    def among(self, named: Sequence[Named]) -> Iterator[Page]:
+        """As :meth:`pages`, of no folders but those that are *named*, which are digests."""
+        try:
+            for folder, names in named:
+                yield from self._among(folder, list(names))
+            if self._sizes or self._hollow:
+                yield self._page()
+        finally:
+            self._requests.add(list=self._listed, read=self._read)
+
+    def _among(self, folder: str, names: list[str]) -> _Visit:
+        leaf = expected_leaf(folder)
+        assert leaf is not None
+        try:
+            handle = os.open(f"{self._root}/{folder}", FOLDER)
+        except OSError as error:
+            self._vanished(error, folder)
+            return False
+        try:
+            self._read += len(names)
+            return (yield from self._add_digests(folder, leaf, names, handle))
+        finally:
+            os.close(handle)
 
     def pages(self, prefix: str) -> Iterator[Page]:
         """The files below *prefix*, which is empty or ends with ``/``."""
@@ -173,6 +211,10 @@ class Walk:
         return holds or link
 
     def _visit_digests(self, folder: str, leaf: str) -> _Visit:
+        if self._by_name and folder.endswith(_LAYERS) and self._add_unasked(folder):
+            if len(self._sizes) >= _PAGE_ROWS:
+                yield self._page()
+            return True
         try:
             handle = os.open(f"{self._root}/{folder}", os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
@@ -186,6 +228,25 @@ class Walk:
             return (yield from self._add_digests(folder, leaf, names, handle))
         finally:
             os.close(handle)
+
+    def _add_unasked(self, folder: str) -> bool:
+        """List links by the names of their folders; False, with nothing listed, otherwise."""
+        if self._after:
+            return False
+        try:
+            with os.scandir(f"{self._root}/{folder}") as entries:
+                # Symbolic links may lead nowhere, or to a folder that they lie in.
+                kinds = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
+        except OSError:
+            return False
+        names = sorted(kinds)
+        if not all(kinds.values()) or set(map(len, names)) != {_LAYER} or not all_digests(names):
+            return False
+        self._listed += 1
+        self._groups.append((folder, names, "/link"))
+        self._sizes += [UNASKED] * len(names)
+        self._modified += [UNASKED_AGE] * len(names)
+        return True
 
     def _add_tag(self, folder: str) -> list[str] | None:
         """List a tag's folder, and tell which folders of its index are left to be visited.

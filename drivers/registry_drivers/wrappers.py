@@ -17,12 +17,16 @@ from registry_drivers.base import (
     Capabilities,
     Children,
     Entry,
+    Named,
     NameReader,
     Outcome,
     Page,
     Reader,
     Requests,
     Storage,
+    list_among,
+    list_each,
+    list_unasked,
     stat_each,
     stat_many,
 )
@@ -59,6 +63,19 @@ class ReadOnly:
     def list(self, prefix: str, *, start_after: str | None = None) -> Iterator[Page]:
         """As the wrapped storage."""
         return self._reader.list(prefix, start_after=start_after)
+
+    def list_unasked(self, prefix: str) -> Iterator[Page]:
+        """As the wrapped storage."""
+        # As with ``stat_many``: whoever does something to each listing is not passed by.
+        if type(self).list is not ReadOnly.list:
+            return self.list(prefix)
+        return list_unasked(self._reader, prefix)
+
+    def list_among(self, named: Sequence[Named]) -> Iterator[Page]:
+        """As the wrapped storage."""
+        if type(self).list is not ReadOnly.list:
+            return list_each(self, named)
+        return list_among(self._reader, named)
 
     def list_names(self, beginning: str, *, token: str = "") -> Iterator[Page]:
         """As the wrapped storage, which has it where listings cannot begin after a path."""

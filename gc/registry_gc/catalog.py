@@ -24,7 +24,13 @@ from registry_gc.listing.blobs import BlobBatch, list_blobs, name_blobs, stat_bl
 from registry_gc.listing.link_store import AT_ONCE, LinkStore, Revisions
 from registry_gc.listing.links import Links, OddLink, read_links
 from registry_gc.listing.ranges import Range, even_ranges, first_ranges
-from registry_gc.listing.repositories import RepositoryBatch, Signature, Upload, repository_of
+from registry_gc.listing.repositories import (
+    RepositoryBatch,
+    Signature,
+    Upload,
+    name_repositories,
+    repository_of,
+)
 from registry_gc.listing.tag_memory import TagMemory
 from registry_gc.listing.tags import TagColumns, TagFolders, Tags
 from registry_gc.listing.units import cut_blobs, cut_repositories, still_to_list
@@ -82,18 +88,44 @@ def read_catalog(
     :param memory: what earlier runs have read of tags.
     :raises StorageError: a folder or a link could not be read; nobody may go on without it.
     """
+    units, strays = first_ranges(reader, REPOSITORIES, engine.workers)
+    batches = (cut.batch for cut in engine.run(cut_repositories, units, still_to_list))
+    return _catalog(engine, observer, memory, strays, batches)
+
+
+def name_catalog(
+    reader: Reader, engine: Engine, observer: Observer, memory: TagMemory | None = None
+) -> Catalog:
+    """As :func:`read_catalog`, with the ages of no more layer links than the listing brings.
+
+    Those of the others are ``UNASKED_AGE`` until :mod:`registry_gc.link_ages` asks for them. A link
+    of which nobody asks the age may be damaged or missing: its folder is there.
+    """
+    if not reader.capabilities.folders:
+        return read_catalog(reader, engine, observer, memory)
+    units, strays = first_ranges(reader, REPOSITORIES, engine.workers)
+    batches = engine.run(name_repositories, [unit.prefixes for unit in units])
+    return _catalog(engine, observer, memory, strays, batches)
+
+
+def _catalog(
+    engine: Engine,
+    observer: Observer,
+    memory: TagMemory | None,
+    strays: list[str],
+    batches: Iterable[RepositoryBatch],
+) -> Catalog:
     observer.phase("listing repositories", None, "repositories")
     merge = _Merge()
-    units, strays = first_ranges(reader, REPOSITORIES, engine.workers)
     merge.add_strays(strays)
-    for batch, _ in engine.run(cut_repositories, units, still_to_list):
+    for batch in batches:
         merge.add(batch)
         observer.advance(len(batch.repositories))
     observer.finish()
     catalog, odd = merge.catalog()
     _read_tags(engine, catalog, observer, memory)
     catalog.tags.forget_stamps()
-    _read_odd_links(engine, catalog, odd)
+    learn_links(engine, catalog, odd)
     _read_upload_starts(engine, catalog)
     return catalog
 
@@ -393,7 +425,7 @@ def _read_tags(
     observer.finish()
 
 
-def _read_odd_links(engine: Engine, catalog: Catalog, odd: list[OddLink]) -> None:
+def learn_links(engine: Engine, catalog: Catalog, odd: list[OddLink]) -> None:
     """Learn aliases from links of another algorithm, and which links are damaged."""
     contents = _read_all(engine, [link.path for link in odd])
     for link in sorted(odd, key=lambda link: link.path):

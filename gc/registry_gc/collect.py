@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from registry_drivers.versions import VersionReader
 from registry_gc import __version__
+from registry_gc.catalog import Catalog
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
 from registry_gc.interrupts import Interrupts
@@ -98,7 +99,7 @@ class SealedCollection(Session):
         surveyor = self._surveyor(engine)
         cutoff = surveyor.cutoff
         listed = cutoff + policy.grace
-        catalog = self.catalog = surveyor.catalog()
+        catalog = self.catalog = self._listed(surveyor)
         run_file = self.run_file = self._new_run_file()
         survey = self.survey = self._recalled(surveyor, surveyor.plan_blobs(catalog, run_file))
         catalog = self.catalog = survey.catalog
@@ -118,6 +119,10 @@ class SealedCollection(Session):
         if self.show is not None:
             self.show(Plan(catalog, manifests, marking, run_file))
 
+    def _listed(self, surveyor: Surveyor) -> Catalog:
+        # Who asks for a second opinion wants every damaged link to be found.
+        return surveyor.catalog() if self.job.verify else surveyor.catalog_by_name()
+
     def _recalled(self, surveyor: Surveyor, survey: Survey) -> Survey:
         """Nothing that is live stays in quarantine; a dry run only tells."""
         assert self.run_file is not None
@@ -127,7 +132,7 @@ class SealedCollection(Session):
 
         def again() -> Survey:
             run_file.drop_all(Kind.BLOB)
-            return surveyor.plan_blobs(surveyor.catalog(), run_file)
+            return surveyor.plan_blobs(self._listed(surveyor), run_file)
 
         return self.aside.recall(survey, again, self._look_or_stop)
 

@@ -84,8 +84,7 @@ def dead_layers(
     kept = np.zeros(len(catalog.repositories), np.bool_)
     for some, words in _needed(catalog, manifests, marking.live):
         waiting: list[Links] = []
-        for links in catalog.layers.groups(some.low, some.high):
-            dead = ~within(words, some.words(links.owner, links.keys))
+        for links, dead in _unneeded(catalog, some, words):
             kept[links.owner[~dead]] = True
             links = _those(links, dead)
             dead = ~young.has(links.keys)
@@ -95,6 +94,20 @@ def dead_layers(
             waiting.append(_those(links, dead))
         dead_rows.append(_ordered(waiting))
     return DeadLayers(dead_rows, kept)
+
+
+def unneeded_layers(catalog: Catalog, manifests: Manifests, marking: Marking) -> Iterator[Keys]:
+    """What those layer links name that no live manifest of their repository needs, in parts."""
+    for some, words in _needed(catalog, manifests, marking.live):
+        for links, unneeded in _unneeded(catalog, some, words):
+            yield links.keys[unneeded]
+
+
+def _unneeded(
+    catalog: Catalog, some: _Repositories, words: NDArray[np.uint64]
+) -> Iterator[tuple[Links, NDArray[np.bool_]]]:
+    for links in catalog.layers.groups(some.low, some.high):
+        yield links, ~within(words, some.words(links.owner, links.keys))
 
 
 def _those(links: Links, where: NDArray[np.bool_]) -> Links:

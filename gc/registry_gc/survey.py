@@ -15,11 +15,12 @@ import numpy as np
 from registry_drivers.base import Reader
 from registry_gc.allocator import return_freed
 from registry_gc.cache import ReferenceCache
-from registry_gc.catalog import Catalog, read_catalog, stream_blobs
+from registry_gc.catalog import Catalog, name_catalog, read_catalog, stream_blobs
 from registry_gc.compact.arrays import distinct, without
 from registry_gc.digest import Keys, empty_keys
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
+from registry_gc.link_ages import LinkAges
 from registry_gc.listing.blob_shares import Wanted, stream_shares
 from registry_gc.listing.blobs import BlobBatch
 from registry_gc.listing.tag_memory import TagMemory
@@ -113,11 +114,23 @@ class Surveyor:
         :raises StorageError: a folder or a link could not be read.
         """
         with ExitStack() as stack:
-            # Opened only where there is something to ask it: looking through it takes its time.
-            memory = TagMemory(
-                lambda: stack.enter_context(self._remembered()), self._reader, self.cutoff
-            )
+            memory = self._tag_memory(stack)
             return read_catalog(self._reader, self._engine, self._observer, memory)
+
+    def catalog_by_name(self) -> Catalog:
+        """As :meth:`catalog`; most links of live layers are not looked at, see ``link_ages``."""
+        with ExitStack() as stack:
+            memory = self._tag_memory(stack)
+            catalog = name_catalog(self._reader, self._engine, self._observer, memory)
+            self._ages(catalog).learn_few()
+            return catalog
+
+    def _tag_memory(self, stack: ExitStack) -> TagMemory:
+        # Opened only where there is something to ask it: looking through it takes its time.
+        return TagMemory(lambda: stack.enter_context(self._remembered()), self._reader, self.cutoff)
+
+    def _ages(self, catalog: Catalog) -> LinkAges:
+        return LinkAges(self._engine, self._observer, catalog)
 
     def mark(self, catalog: Catalog) -> Survey:
         """What is live, without a look at ``blobs/``: what the cache says is not checked."""
@@ -183,6 +196,8 @@ class Surveyor:
         _tidy(catalog)
         catalog.signatures = read_signatures(self._reader, catalog, manifests)
         marking = mark(self._reader, catalog, manifests, self._policy, self.cutoff)
+        if self._ages(catalog).learn_doubtful(manifests, marking, self.cutoff):
+            marking = mark(self._reader, catalog, manifests, self._policy, self.cutoff)
         _tidy(catalog)
         return Survey(catalog, manifests, marking)
 

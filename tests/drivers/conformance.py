@@ -27,6 +27,8 @@ from threading import Barrier
 import pytest
 
 from registry_drivers.base import (
+    UNASKED,
+    UNASKED_AGE,
     UNKNOWN_MD5,
     Deleter,
     Deletion,
@@ -35,6 +37,8 @@ from registry_drivers.base import (
     Reader,
     Storage,
     Writer,
+    list_among,
+    list_unasked,
     stat_each,
     stat_many,
 )
@@ -339,6 +343,33 @@ class DriverConformance:
         assert [entry is not None for entry in found] == [True, False, False, False, True, False]
         assert stat_many(storage, []) == []
         assert stat_many(storage, ["missing/a", "missing/b"]) == [None, None]
+
+    def test_layer_links_may_be_told_by_name_and_asked_for_later(
+        self, storage: Storage, put: Put
+    ) -> None:
+        head = "docker/registry/v2/repositories/r/_layers/"
+        names = [f"{number:02x}" * 32 for number in (7, 200, 31)]
+        layers = [f"{head}sha256/{name}/link" for name in sorted(names)]
+        others = [f"{head}sha512/{'ab' * 64}/link", f"{head[:-9]}/_uploads/x/data"]
+        for path in (*layers, *others):
+            put(path, path.encode())
+        listed = {entry.path: entry for page in storage.list("") for entry in page.entries()}
+        told = [entry for page in list_unasked(storage, "") for entry in page.entries()]
+        assert [entry.path for entry in told] == list(listed)
+        for entry in told:
+            if entry.size == UNASKED:
+                assert (entry.path in layers, entry.modified) == (True, UNASKED_AGE)
+            else:
+                assert entry == listed[entry.path]
+        some = [*sorted(names[:2]), "ff" * 32]
+        pages = [*list_among(storage, [(f"{head}sha256/", some)])]
+        assert [entry for page in pages for entry in page.entries()] == [
+            listed[path] for path in layers if path.split("/")[-2] in some
+        ]
+        assert not [
+            page for page in list_among(storage, [("missing/_layers/sha256/", some)]) if page
+        ]
+        assert not [page for page in list_unasked(storage, "missing/") if len(page)]
 
     @pytest.mark.parametrize("path", BAD_PATHS)
     def test_a_malformed_path_is_refused(self, storage: Storage, path: str) -> None:

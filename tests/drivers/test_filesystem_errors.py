@@ -122,6 +122,22 @@ def test_sizes_of_many_files_need_only_what_the_size_of_one_needs(
         (public / "a").chmod(0o755)
 
 
+def test_a_layer_link_that_may_not_be_looked_at_is_denied_once_it_is_asked_for(
+    public: Path,
+) -> None:
+    folder = f"r/_layers/sha256/{'ab' * 32}"
+    make(public, f"{folder}/link")
+    (public / folder).chmod(0)
+    try:
+        storage = FilesystemStorage(str(public))
+        told: Any = as_nobody(lambda: [len(page) for page in storage.list_unasked("r/")])
+        assert told == [1]
+        asked = as_nobody(lambda: [*storage.list_among([("r/_layers/sha256/", ["ab" * 32])])])
+        assert isinstance(asked, AccessDenied)
+    finally:
+        (public / folder).chmod(0o755)
+
+
 def test_what_may_not_be_read_written_or_deleted_is_denied_and_stays(public: Path) -> None:
     file = make(public, "a/b")
     (public / "a/empty").mkdir()

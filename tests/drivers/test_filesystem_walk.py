@@ -18,7 +18,7 @@ from drivers.folders import (
     make,
     result,
 )
-from registry_drivers.base import Deletion
+from registry_drivers.base import UNASKED, Deletion
 from registry_drivers.errors import (
     StorageError,
 )
@@ -246,3 +246,108 @@ def test_what_a_tag_points_to_is_read_on_the_way_and_counted(
     assert storage.requests.read == 3
     (rest,) = storage.list(TAGS, start_after=f"{TAGS}a/current/link")
     assert dict(rest.contents) == {list(rest.paths).index(f"{TAGS}b-empty/current/link"): b""}
+
+
+REVISIONS = "docker/registry/v2/repositories/r/_manifests/revisions/sha256/"
+LAYERS = "docker/registry/v2/repositories/r/_layers/sha256/"
+
+
+def told(storage: FilesystemStorage, prefix: str = "") -> list[tuple[str, bool]]:
+    """Every path, and whether its file was looked at."""
+    return [
+        (entry.path, entry.size != UNASKED)
+        for page in storage.list_unasked(prefix)
+        for entry in page.entries()
+    ]
+
+
+def test_by_name_no_layer_link_is_looked_at(
+    root: Path, storage: FilesystemStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (OTHER_HEX, HEX):
+        make(root, f"{LAYERS}{name}/link")
+    make(root, f"{REVISIONS}{HEX}/link")
+    looked: list[str] = []
+    stat = os.stat
+
+    def spy(path: Any, **options: Any) -> os.stat_result:
+        looked.append(str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", spy)
+    assert told(storage) == [
+        *((f"{LAYERS}{name}/link", False) for name in sorted((HEX, OTHER_HEX))),
+        (f"{REVISIONS}{HEX}/link", True),
+    ]
+    assert [path for path in looked if path.endswith("/link")] == [f"{HEX}/link"]
+
+
+@pytest.mark.parametrize("odd", ["file", "capitals", "short", "long", "link", "dangling"])
+def test_beside_something_odd_every_layer_link_is_looked_at(
+    root: Path,
+    storage: FilesystemStorage,
+    tmp_path_factory: pytest.TempPathFactory,
+    odd: str,
+) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    make(root, f"{LAYERS}{HEX}/link")
+    match odd:
+        case "file":
+            make(root, f"{LAYERS}{OTHER_HEX}")
+        case "capitals":
+            make(root, f"{LAYERS}{'AB' * 32}/link")
+        case "short":
+            make(root, f"{LAYERS}{'ab' * 16}/link")
+        case "long":
+            make(root, f"{LAYERS}{'ab' * 64}/link")
+        case "link":
+            (outside / "link").write_bytes(b"x")
+            (root / LAYERS / OTHER_HEX).symlink_to(outside)
+        case "dangling":
+            (root / LAYERS / OTHER_HEX).symlink_to(outside / "nowhere")
+            with pytest.raises(StorageError):
+                told(storage)
+            return
+    assert told(storage) == [(path, True) for path in listed(storage)]
+    assert len(told(storage)) == 2
+
+
+def test_by_name_an_empty_folder_of_layers_is_hollow(
+    root: Path, storage: FilesystemStorage
+) -> None:
+    (root / LAYERS).mkdir(parents=True)
+    (page,) = storage.list_unasked(LAYERS)
+    assert page.hollow == (LAYERS[:-1],)
+
+
+def test_among_layers_what_is_no_link_is_listed_as_it_is(
+    root: Path, storage: FilesystemStorage
+) -> None:
+    make(root, f"{LAYERS}{HEX}/link")
+    make(root, f"{LAYERS}{OTHER_HEX}/other")
+    (root / LAYERS / ("cd" * 32)).mkdir()
+    names = sorted((HEX, OTHER_HEX, "cd" * 32, "ef" * 32))
+    (page,) = storage.list_among([(LAYERS, names)])
+    assert list(page.paths) == sorted([f"{LAYERS}{HEX}/link", f"{LAYERS}{OTHER_HEX}/other"])
+    assert page.hollow == (LAYERS + "cd" * 32,)
+
+
+def test_layer_links_by_name_come_in_pages(root: Path, storage: FilesystemStorage) -> None:
+    count = 2
+    for repository in range(count):
+        folder = root / LAYERS.replace("/r/", f"/r{repository}/")
+        for number in range(4096):
+            (folder / f"{number:064x}").mkdir(parents=True)
+    pages = [*storage.list_unasked("docker/")]
+    assert [len(page) for page in pages] == [4096, 4096]
+
+
+def test_among_layers_of_many_repositories_each_is_told_in_turn(
+    root: Path, storage: FilesystemStorage
+) -> None:
+    folders = [LAYERS.replace("/r/", f"/{name}/") for name in ("a/b", "gone", "c")]
+    for folder in (folders[0], folders[2]):
+        make(root, f"{folder}{HEX}/link")
+    (page,) = storage.list_among([(folder, [HEX]) for folder in folders])
+    assert list(page.paths) == [f"{folders[0]}{HEX}/link", f"{folders[2]}{HEX}/link"]
+    assert not [*storage.list_among([])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,7 +10,18 @@ import pytest
 from msgspec.structs import replace
 
 from drivers.conformance import DriverConformance, paths_of
-from registry_drivers.base import Deleter, Entry, Reader, Storage, Writer, stat_many
+from registry_drivers.base import (
+    UNASKED,
+    Deleter,
+    Entry,
+    Page,
+    Reader,
+    Storage,
+    Writer,
+    list_among,
+    list_unasked,
+    stat_many,
+)
 from registry_drivers.filesystem import FilesystemStorage
 from registry_drivers.memory import MemoryStorage
 from registry_drivers.wrappers import ReadOnly, Throttled, Wrapper
@@ -95,6 +107,24 @@ def test_a_wrapper_that_changes_a_stat_is_asked_for_each_of_many(tmp_path: Path)
         found = stat_many(storage, ["a/1", "a/missing", "a/2"])
         assert [entry and entry.size for entry in found] == [1, None, 1]
     assert [entry and entry.size for entry in stat_many(Wrapper(disk), ["a/1", "a/3"])] == [4, None]
+
+
+def test_a_wrapper_that_changes_listings_is_asked_for_those_by_name_too(tmp_path: Path) -> None:
+    class Nothing(Wrapper):
+        def list(self, prefix: str, *, start_after: str | None = None) -> Iterator[Page]:
+            return iter(())
+
+    disk = FilesystemStorage(str(tmp_path))
+    names = ["ab" * 32]
+    disk.write(f"r/_layers/sha256/{names[0]}/link", b"x")
+    for storage in (Nothing(disk), Wrapper(Nothing(disk)), ReadOnly(Nothing(Wrapper(disk)))):
+        assert not [*list_unasked(storage, "")]
+        assert not [*list_among(storage, [("r/_layers/sha256/", names)])]
+    for storage in (Wrapper(disk), ReadOnly(Wrapper(disk))):
+        (page,) = list_unasked(storage, "")
+        assert page.sizes.tolist() == [UNASKED]
+        (page,) = list_among(storage, [("r/_layers/sha256/", names)])
+        assert page.sizes.tolist() == [1]
 
 
 # --- throttled

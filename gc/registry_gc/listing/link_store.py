@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from registry_drivers.base import UNASKED_AGE
 from registry_gc.compact.arrays import union
 from registry_gc.compact.spool import Spool
 from registry_gc.digest import KEY, Keys
@@ -85,9 +86,13 @@ class _Runs(msgspec.Struct, frozen=True):
 
 
 class LinkStore:
-    """Links by owner. Add all, then :meth:`renumber`, then read."""
+    """Links by owner. Add all, then :meth:`renumber`, then read.
+
+    ``unasked``: how many of them are of an age that nobody has asked for.
+    """
 
     def __init__(self) -> None:
+        self.unasked = 0
         # Owners are known by the runs.
         self._keys = Spool(KEY)
         self._modified = Spool(_AGE)
@@ -103,6 +108,7 @@ class LinkStore:
             first = self._keys.append(links.keys)
             self._modified.append(links.modified)
             self._parts.append(_Runs.of(links, first))
+            self.unasked += int(np.count_nonzero(links.modified == UNASKED_AGE))
 
     def renumber(self, rank: NDArray[np.int32]) -> None:
         """Say what the owners are called from now on: old number -> new."""

@@ -3,7 +3,9 @@
 A blob that is pushed again is not written again, only its link is. So what was written after a
 plan shows in the links, by their times, if all clocks can be trusted. They cannot: a registry's
 clock may lag, or be set back. A link is therefore new, whatever its time says, unless the plan saw
-it at that path with that very time. Two links share a word by chance in one of 2^64 pairs; the
+it at that path with that very time. A link that the plan saw by its folder's
+name alone, since nothing that is to go depends on its age, is known by whatever time it has.
+Two links share a word by chance in one of 2^64 pairs; the
 new one's time then has the say alone, as it has in every run.
 """
 
@@ -17,6 +19,7 @@ import xxhash
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from registry_drivers.base import UNASKED_AGE
 from registry_gc.catalog import Catalog
 from registry_gc.compact.arrays import gathered, within
 from registry_gc.digest import Keys, prefixes
@@ -96,7 +99,9 @@ def renew(catalog: Catalog, known: Words) -> int:
 
 
 def _renewed(links: Links, owners: Words, known: Words) -> tuple[Links, int]:
-    new = ~within(known, _of_links(links, owners).stamped)
+    words = _of_links(links, owners)
+    unasked = _stamped(words.there, np.full(len(links), UNASKED_AGE))
+    new = ~(within(known, words.stamped) | within(known, unasked))
     renewed = replace(links, modified=np.where(new, np.inf, links.modified))
     return renewed, int(np.count_nonzero(new))
 

@@ -12,7 +12,15 @@ from bisect import bisect_left
 import msgspec
 import numpy as np
 
-from registry_drivers.base import UNKNOWN_MD5, Page, Reader
+from registry_drivers.base import (
+    UNASKED,
+    UNKNOWN_MD5,
+    Named,
+    Page,
+    Reader,
+    list_among,
+    list_unasked,
+)
 from registry_gc.digest import (
     KEY,
     LINK_SIZE,
@@ -82,6 +90,31 @@ def list_repositories(reader: Reader, unit: Range) -> RepositoryBatch:
     return builder.batch(walk.rest)
 
 
+def name_repositories(reader: Reader, folders: tuple[str, ...]) -> RepositoryBatch:
+    """List what is below some folders; layer links may be of an age that nobody has asked for."""
+    builder = _RepositoryBuilder()
+    for folder in folders:
+        for page in list_unasked(reader, folder):
+            builder.page(page)
+    return builder.batch(None)
+
+
+def list_layer_links(reader: Reader, links: tuple[tuple[str, bytes], ...]) -> RepositoryBatch:
+    """Some layer links: of each repository those to the keys that follow one another after it.
+
+    Links that are gone are left out; what is there instead is in the batch too.
+    """
+    named: list[Named] = []
+    for repository, keys in links:
+        encoded = keys.hex()
+        names = sorted(encoded[at : at + 64] for at in range(0, len(encoded), 64))
+        named.append((f"{REPOSITORIES}{repository}/_layers/sha256/", names))
+    builder = _RepositoryBuilder()
+    for page in list_among(reader, named):
+        builder.page(page)
+    return builder.batch(None)
+
+
 class _RepositoryBuilder:
     """Sorts the rows of pages into columns, by what their paths mean."""
 
@@ -107,7 +140,7 @@ class _RepositoryBuilder:
             self.hollow.append(folder)
             self.owner(folder + "/")
         # Once for the whole page: most of its runs are the one or two entries of a tag's history.
-        odd = np.flatnonzero(page.sizes != LINK_SIZE).tolist()
+        odd = np.flatnonzero((page.sizes != LINK_SIZE) & (page.sizes != UNASKED)).tolist()
         for piece in split(page):
             if isinstance(piece, Run):
                 self.run(page, piece, odd)

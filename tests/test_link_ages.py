@@ -1,0 +1,228 @@
+"""Layer links that are told by name: of which the age is asked for, and what that changes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from registry_drivers.base import Named, Page
+from registry_drivers.filesystem import FilesystemStorage
+from registry_gc.cli.main import registry_gc
+from registry_tree import layer_link_path, repository_path, revision_path, sha256, sha512
+from running import Disk, Result, collect, write_config
+from windows import windows
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    """A registry that is as one with very many layer links to those who list it."""
+    with windows({"link_ages.FEW": 0}):
+        yield Disk(tmp_path)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The layers whose links were looked at, by their digests."""
+    found: list[str] = []
+    among = FilesystemStorage.list_among
+
+    def spy(self: FilesystemStorage, named: Sequence[Named]) -> Iterator[Page]:
+        found.extend(f"sha256:{name}" for _, names in named for name in names)
+        return among(self, named)
+
+    monkeypatch.setattr(FilesystemStorage, "list_among", spy)
+    return found
+
+
+def run(disk: Disk, *arguments: str) -> Result:
+    """Collect as it is, in this process."""
+    return collect(disk.root, "--workers", "1", *arguments)
+
+
+def touch(disk: Disk, path: str) -> None:
+    """Write a link anew."""
+    os.utime(disk.root / path)
+
+
+def test_links_of_live_layers_are_not_looked_at(disk: Disk, asked: list[str]) -> None:
+    disk.tree.image("a", "v1", layers=[b"live", b"shared"])
+    disk.tree.image("b", "v1", layers=[b"shared"])
+    disk.tree.layer("b", b"dead")
+    disk.age()
+    result = run(disk)
+    assert asked == [sha256(b"dead")]
+    assert result.exit_code == 0
+    assert result.json["layer_links"] == {"eligible": 1, "deleted": 1}
+    assert result.json["blobs"]["deleted"] == 1
+    assert run(disk, "--dry-run").json["layer_links"]["eligible"] == 0
+    assert asked == [sha256(b"dead")]
+
+
+def test_where_there_are_few_all_are_looked_at(tmp_path: Path, asked: list[str]) -> None:
+    disk = Disk(tmp_path)
+    disk.tree.image("a", "v1", layers=[b"live"])
+    disk.write(layer_link_path("a", sha256(b"live")), b"")
+    disk.age()
+    result = run(disk, "--dry-run")
+    assert sha256(b"live") in asked
+    assert [row["path"] for row in result.json["damaged"]] == [
+        layer_link_path("a", sha256(b"live"))
+    ]
+
+
+@pytest.mark.parametrize("content", [b"", b"sha256:12", None], ids=["empty", "cut", "missing"])
+def test_a_damaged_link_of_a_live_layer_loses_nothing_and_is_found_on_request(
+    disk: Disk, content: bytes | None
+) -> None:
+    image = disk.tree.image("a", "v1", layers=[b"live"])
+    disk.tree.layer("a", b"dead")
+    path = layer_link_path("a", sha256(b"live"))
+    before = (disk.root / path).read_bytes()
+    disk.remove(path) if content is None else disk.write(path, content)
+    disk.age()
+    result = run(disk)
+    assert result.exit_code == 0
+    assert result.json["blobs"]["deleted"] == 1
+    again = run(disk, "--dry-run", "--verify")
+    assert [row["path"] for row in again.json["damaged"]] == [path] * (content is not None)
+    assert again.exit_code == 3
+    disk.write(path, before)
+    assert disk.has_image("a", image)
+
+
+@pytest.mark.parametrize("content", [b"", b"sha256:12"], ids=["empty", "cut"])
+def test_a_damaged_link_that_nothing_needs_goes_and_is_told(disk: Disk, content: bytes) -> None:
+    disk.tree.image("a", "v1", layers=[b"live"])
+    disk.tree.layer("a", b"dead")
+    path = layer_link_path("a", sha256(b"dead"))
+    disk.write(path, content)
+    disk.age()
+    result = run(disk)
+    assert result.exit_code == 3
+    assert [row["path"] for row in result.json["damaged"]] == [path]
+    assert not disk.has(path)
+
+
+def test_a_folder_without_its_link_is_no_link_and_is_tidied_away(disk: Disk) -> None:
+    disk.tree.image("a", "v1", layers=[b"live"])
+    disk.tree.layer("a", b"dead")
+    path = layer_link_path("a", sha256(b"dead"))
+    disk.remove(path)
+    disk.age()
+    result = run(disk)
+    assert result.exit_code == 0
+    assert result.json["layer_links"] == {"eligible": 0, "deleted": 0}
+    assert not (disk.root / path).parent.exists()
+
+
+def test_a_young_link_keeps_what_it_names_and_every_link_to_it(disk: Disk) -> None:
+    """Where it is needed itself, too: the age of a digest is that of its youngest link."""
+    disk.tree.image("needs", "v1", layers=[b"shared"])
+    disk.tree.layer("alone", b"shared")
+    disk.tree.layer("alone", b"fresh")
+    disk.tree.layer("alone", b"dead")
+    disk.age()
+    touch(disk, layer_link_path("needs", sha256(b"shared")))
+    touch(disk, layer_link_path("alone", sha256(b"fresh")))
+    result = run(disk, "--grace", "1h")
+    assert disk.has_layer("alone", sha256(b"shared"))
+    assert disk.has_layer("alone", sha256(b"fresh"))
+    assert not disk.has_layer("alone", sha256(b"dead"))
+    assert result.json["blobs"]["deleted"] == 1
+
+
+def test_a_young_link_to_a_manifest_keeps_it_with_all_that_it_names(disk: Disk) -> None:
+    """Registries before 2.1 linked manifests under ``_layers`` too."""
+    image = disk.tree.image("a", layers=[b"layer"])
+    other = disk.tree.image("a", layers=[b"other"])
+    disk.tree.image("a", "v1", layers=[b"live"])
+    for digest in (image, other):
+        disk.tree.link_layer("b", digest)
+    disk.age()
+    touch(disk, layer_link_path("b", image))
+    run(disk, "-m", "--grace", "1h")
+    assert disk.has_image("a", image)
+    assert not disk.has(revision_path("a", other))
+    assert not disk.has_blob(sha256(b"other"))
+
+
+def test_a_link_whose_name_is_of_another_algorithm_is_always_looked_at(disk: Disk) -> None:
+    data = b"by another name"
+    disk.tree.blob(data)
+    disk.tree.link_layer("a", sha256(data))
+    disk.tree.link_layer("a", sha512(data), sha256(data))
+    layer = {"mediaType": "application/x", "digest": sha512(data), "size": len(data)}
+    disk.tree.image("a", "v1", layers=[], extra={"layers": [layer]})
+    disk.age()
+    assert run(disk).exit_code == 0
+    assert disk.has_layer("a", sha256(data))
+    assert disk.has_link("a", sha512(data))
+
+
+def test_in_a_held_repository_links_are_looked_at_as_well(disk: Disk, asked: list[str]) -> None:
+    """What its repair would free depends on their ages."""
+    image = disk.tree.image("a", "v1", layers=[b"live"])
+    encoded = image.partition(":")[2]
+    disk.write(f"docker/registry/v2/blobs/sha256/{encoded[:2]}/{encoded}/data", b"{")
+    disk.tree.layer("a", b"unused")
+    disk.age()
+    result = run(disk, "--dry-run")
+    assert result.exit_code == 3
+    assert sha256(b"unused") in asked
+
+
+def test_symbolic_links_among_layers_are_followed(disk: Disk, tmp_path: Path) -> None:
+    disk.tree.image("a", "v1", layers=[b"live"])
+    disk.tree.layer("a", b"dead")
+    disk.age()
+    folder = (disk.root / layer_link_path("a", sha256(b"dead"))).parent
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    result = run(disk, "--dry-run")
+    assert result.json["layer_links"]["eligible"] == 1
+    (tmp_path / "elsewhere" / "link").unlink()
+    (tmp_path / "elsewhere").rmdir()
+    failed = run(disk, "--dry-run")
+    assert failed.exit_code == 1
+    assert str(folder.relative_to(disk.root)) in failed.errors
+
+
+def test_a_run_that_goes_on_counts_only_links_that_are_new(disk: Disk) -> None:
+    """Those that were not looked at in the first look are no news in the second."""
+    disk.tree.image("a", "v1", layers=[b"live"])
+    disk.tree.layer("a", b"dead")
+    disk.tree.layer("a", b"again")
+    disk.age()
+    plan = disk.root.with_name("plan")
+
+    def call(*words: str) -> Any:
+        state = ["--state-dir", str(disk.root.with_name("state"))]
+        return CliRunner().invoke(registry_gc, [*words, *state])
+
+    made = call("plan", str(write_config(disk.root)), "-o", str(plan))
+    assert made.exit_code == 0, made.output
+    # A clock that is a day slow: only that its time is another one tells that this is new.
+    path = disk.root / layer_link_path("a", sha256(b"again"))
+    then = time.time() - 86_400
+    os.utime(path, (then, then))
+    done = call("apply", str(plan))
+    assert done.exit_code == 0, done.output
+    assert "1 links are new" in done.stderr
+    assert disk.has_layer("a", sha256(b"again"))
+    assert not disk.has_layer("a", sha256(b"dead"))
+    assert disk.has_layer("a", sha256(b"live"))
+
+
+def test_a_repository_of_nothing_but_dead_links_is_emptied(disk: Disk) -> None:
+    disk.tree.layer("only/layers", b"dead")
+    disk.tree.image("a", "v1", layers=[b"live"])
+    disk.age()
+    result = run(disk)
+    assert result.json["repositories"] == {"total": 2, "emptied": 1}
+    assert not (disk.root / repository_path("only/layers")).exists()
