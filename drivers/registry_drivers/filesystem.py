@@ -174,12 +174,18 @@ class FilesystemStorage:
         path = prefix.rstrip("/")
         try:
             with os.scandir(f"{self.root}/{prefix}") as entries:
-                for entry in entries:
-                    path = prefix + entry.name
-                    if entry.is_dir():
-                        folders.append(entry.name)
-                    elif not entry.is_symlink() or self._leads_somewhere(path):
-                        files.append(entry.name)
+                found = list(entries)
+            folders = [entry.name for entry in found if entry.is_dir(follow_symlinks=False)]
+            if len(folders) < len(found):
+                found = [entry for entry in found if not entry.is_dir(follow_symlinks=False)]
+            else:
+                found = []  # nearly always
+            for entry in found:
+                path = prefix + entry.name
+                if entry.is_dir():
+                    folders.append(entry.name)
+                elif not entry.is_symlink() or self._leads_somewhere(path):
+                    files.append(entry.name)
         except OSError as error:
             if error.errno not in MISSING:
                 raise translate(error, path, self.root) from error

@@ -235,13 +235,14 @@ class Walk:
             return False
         try:
             with os.scandir(f"{self._root}/{folder}") as entries:
-                # Symbolic links may lead nowhere, or to a folder that they lie in.
-                kinds = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
+                found = list(entries)
+            # Symbolic links may lead nowhere, or to a folder that they lie in.
+            names = [entry.name for entry in found if entry.is_dir(follow_symlinks=False)]
         except OSError:
             return False
-        names = sorted(kinds)
-        if not all(kinds.values()) or set(map(len, names)) != {_LAYER} or not all_digests(names):
+        if len(names) < len(found) or set(map(len, names)) != {_LAYER} or not all_digests(names):
             return False
+        names.sort()
         self._listed += 1
         self._groups.append((folder, names, "/link"))
         self._sizes += [UNASKED] * len(names)

@@ -305,9 +305,9 @@ class RunFile:
             f"SELECT CAST({' || '.join(texts)} AS BLOB) FROM deletions "  # noqa: S608  # two names
             "WHERE phase = ? AND state <> ? ORDER BY repository, digest"
         )
-        found = self._read(query, (*parts[::2], kind.phase, RowState.TAKEN_BACK))
-        while some := [line for (line,) in islice(found, _LINES)]:
-            yield b"\n".join(some).decode("utf-8", "surrogateescape")
+        values = (*parts[::2], kind.phase, RowState.TAKEN_BACK)
+        for some in self._read_many(query, values, _LINES):
+            yield b"\n".join([line for (line,) in some]).decode("utf-8", "surrogateescape")
 
     def manifests(self) -> Iterator[tuple[str, list[str]]]:
         """``<repository> <digest>`` of each revision in order, with the rows of tags beside it.
@@ -419,6 +419,15 @@ class RunFile:
     def _read(self, query: str, values: Sequence[object] = ()) -> Iterator[Any]:
         try:
             yield from self._connection.execute(query, values)
+        except sqlite3.Error as error:
+            raise RunFileError(f"{self.path}: {error}") from error
+
+    def _read_many(self, query: str, values: Sequence[object], count: int) -> Iterator[list[Any]]:
+        """As :meth:`_read`, *count* rows at a time; for rows that are small and many."""
+        try:
+            found = self._connection.execute(query, values)
+            while rows := found.fetchmany(count):
+                yield rows
         except sqlite3.Error as error:
             raise RunFileError(f"{self.path}: {error}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -104,28 +105,29 @@ def name_blobs(reader: Reader, folders: tuple[str, ...]) -> tuple[Keys, tuple[st
 
     Also returns the folders that hold something else too, and have to be listed whole.
     """
-    names: list[str] = []
+    found: list[bytes] = []
     odd: list[str] = []
     for folder in folders:
         below = reader.children(folder)
-        bucket = folder[-3:-1]
-        if (
-            below.files
-            or not below.folders
-            or not all(len(name) == 64 and name.startswith(bucket) for name in below.folders)
-        ):
-            odd.append(folder)
+        keys = b"" if below.files else _decoded(below.folders, folder[-3:-1])
+        if keys:
+            found.append(keys)
         else:
-            names += below.folders
+            odd.append(folder)
+    return np.frombuffer(b"".join(found), dtype=KEY), tuple(odd)
+
+
+def _decoded(names: Sequence[str], bucket: str) -> bytes:
+    """The digests that *names* are; nothing if one is none, or does not begin with *bucket*."""
+    if set(map(len, names)) != {64} or {name[:2] for name in names} != {bucket}:
+        return b""
     encoded = "".join(names)
     try:
         keys = bytes.fromhex(encoded)
     except ValueError:
-        return empty_keys(), folders
+        return b""
     # fromhex takes capitals and blanks; a digest has neither.
-    if keys.hex() != encoded:
-        return empty_keys(), folders
-    return np.frombuffer(keys, dtype=KEY), tuple(odd)
+    return keys if keys.hex() == encoded else b""
 
 
 def stat_blobs(reader: Reader, keys: bytes) -> BlobBatch:
