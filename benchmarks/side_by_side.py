@@ -4,7 +4,8 @@
 
 The commands take turns, so that what else the machine does falls on all of them. Each figure is
 the median of its rounds. A command that passes ``--limit`` is ended, run once, and stands as a
-lower bound. ``--record`` puts the figures into this folder's README.md and side_by_side.json.
+lower bound. ``--record`` puts the figures into this folder's README.md and side_by_side.json, in
+place of those of the same trees, modes and caches; the others stay.
 """
 
 from __future__ import annotations
@@ -134,6 +135,24 @@ def start_up(rounds: int) -> Row:
     return Row("-", "--help", "warm", OURS, Median.of(runs[1:]))
 
 
+def recorded() -> list[Row]:
+    """What stands in side_by_side.json."""
+    rows = json.loads((HERE / "side_by_side.json").read_text())["rows"]
+    return [Row(**{**row, "median": Median(**row["median"])}) for row in rows]
+
+
+def together(before: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
+    """The rows of both in the order of trees; of what both have measured, those of *rows*."""
+
+    def key(row: Row) -> tuple[str, str, str]:
+        return row.tree, row.mode, row.caches
+
+    measured = {key(row) for row in rows}
+    order = ["-", *TREES]
+    found = [row for row in before if key(row) not in measured] + list(rows)
+    return sorted(found, key=lambda row: (order.index(row.tree), row.caches != "warm"))
+
+
 def find_row(rows: Sequence[Row], goal: Goal, command: str) -> Row | None:
     """The row that *goal* speaks of, where it was measured."""
     key = (goal.tree, goal.mode, goal.caches, command)
@@ -228,10 +247,10 @@ def main() -> None:
             for mode in arguments.modes:
                 rows += side_by_side(name, mode, kind, arguments)
     about = {"measured": f"{datetime.now(UTC):%Y-%m-%d}", **machine(folder), **versions()}
-    text = markdown(rows, about)
-    print(text)
+    print(markdown(rows, about))
     if arguments.record:
-        record("side_by_side", "figures", rows, about, text)
+        rows = together(recorded(), rows)
+        record("side_by_side", "figures", rows, about, markdown(rows, about))
 
 
 if __name__ == "__main__":
