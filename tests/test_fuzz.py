@@ -13,9 +13,9 @@ from model import V2
 from mutations import digests, mutated, real_manifests
 from registry_drivers.memory import MemoryStorage
 from registry_gc.digest import key_of
+from registry_gc.manifest_reader import Edge, State, Wanted, read_manifests
 from registry_gc.manifests import References, UnreadableManifest, parse, parse_many
 from registry_gc.policy import Policy
-from registry_gc.references import Edge, State, Wanted, read_manifests
 from registry_gc.verify.descriptors import Indescribable, describe
 from registry_tree import RegistryTree, blob_path, repository_path, sha256, sha512
 

@@ -15,8 +15,9 @@ from registry_drivers.memory import MemoryStorage
 from registry_gc.cache import ReferenceCache
 from registry_gc.digest import Names, empty_keys, key_of, pack
 from registry_gc.engine import SerialEngine, ThreadEngine
+from registry_gc.manifest_reader import Edge, State
 from registry_gc.manifests import SIZE_LIMIT, Kind
-from registry_gc.references import Edge, Manifests, State
+from registry_gc.references import Manifests
 from registry_tree import (
     OCI_INDEX,
     OCI_LAYER,
@@ -141,7 +142,7 @@ def test_what_has_the_right_digest_and_is_no_manifest_is_unreadable(store: Store
 def test_nothing_is_mixed_up_between_manifests_that_are_read_together(
     store: Store, monkeypatch: pytest.MonkeyPatch, held: int
 ) -> None:
-    monkeypatch.setattr("registry_gc.references._HELD_BYTES", held)
+    monkeypatch.setattr("registry_gc.manifest_reader._HELD_BYTES", held)
     expected: dict[str, tuple[State, list[str]]] = {}
     for number in range(40):
         parts = [b"%d/%d" % (number, part) for part in range(number % 4)]

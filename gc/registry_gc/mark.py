@@ -23,8 +23,9 @@ from registry_gc.compact.key_index import KeyIndex, distinct_keys
 from registry_gc.digest import Keys, Names, empty_keys, pack
 from registry_gc.layout import blob_path, revision_link
 from registry_gc.live_set import LiveSet
+from registry_gc.manifest_reader import Edge, State
 from registry_gc.policy import Policy
-from registry_gc.references import Edge, Manifests, State
+from registry_gc.references import Manifests
 
 Pairs = NDArray[np.int64]
 

@@ -14,8 +14,9 @@ from registry_gc.catalog import Catalog
 from registry_gc.layout import revision_folder
 from registry_gc.listing.ranges import Range
 from registry_gc.listing.repositories import Signature, list_repositories
+from registry_gc.manifest_reader import State
 from registry_gc.manifests import Kind
-from registry_gc.references import Manifests, State
+from registry_gc.references import Manifests
 
 
 def read_signatures(reader: Reader, catalog: Catalog, manifests: Manifests) -> list[Signature]:

@@ -25,10 +25,11 @@ from registry_gc.listing.blob_shares import Wanted, stream_shares
 from registry_gc.listing.blobs import BlobBatch
 from registry_gc.listing.tag_memory import TagMemory
 from registry_gc.live_set import LiveSet
+from registry_gc.manifest_reader import State
 from registry_gc.mark import Marking, manifests_of, mark
 from registry_gc.plan import dead_blobs
 from registry_gc.policy import Policy, Release
-from registry_gc.references import Manifests, State
+from registry_gc.references import Manifests
 from registry_gc.runs.rows import Kind, Row
 from registry_gc.signatures import read_signatures
 

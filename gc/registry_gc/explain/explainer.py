@@ -21,10 +21,11 @@ from registry_gc.digest import pack
 from registry_gc.explain.lookup import ALGORITHMS, LOOKS_LIKE_DIGEST, Unknown, whole_digest
 from registry_gc.explain.trails import Trail, Trails
 from registry_gc.layout import blob_path, layer_link, revision_link, tag_index_link
+from registry_gc.manifest_reader import State
 from registry_gc.mark import repositories_of
 from registry_gc.plan import dead_links
 from registry_gc.quarantine.aside import asides, hidden_by
-from registry_gc.references import Manifests, State
+from registry_gc.references import Manifests
 from registry_gc.runs.rows import Row
 from registry_gc.usage.freed import Freed, Marker, without_repository, without_tag
 

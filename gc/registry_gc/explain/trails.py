@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from registry_gc.catalog import Catalog
 from registry_gc.compact.arrays import distinct, within
 from registry_gc.digest import pack
+from registry_gc.manifest_reader import Edge, State
 from registry_gc.manifests import Kind
 from registry_gc.mark import Marking, manifests_of
 from registry_gc.policy import Policy
-from registry_gc.references import Edge, Manifests, State
+from registry_gc.references import Manifests
 
 KINDS = {
     Kind.IMAGE: "image",

@@ -13,7 +13,7 @@ import humanize
 import numpy as np
 
 from registry_gc.compact.arrays import distinct
-from registry_gc.references import State
+from registry_gc.manifest_reader import State
 from registry_gc.report.model import Report
 from registry_gc.runs.rows import Kind
 from registry_gc.session import Plan

@@ -18,8 +18,8 @@ from registry_gc.digest import Names
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
 from registry_gc.layout import blob_path
+from registry_gc.manifest_reader import Wanted
 from registry_gc.manifests import SIZE_LIMIT
-from registry_gc.references import Wanted
 from registry_gc.verify.descriptors import Indescribable, Role, describe
 
 _MANIFESTS_A_UNIT = 256
