@@ -44,7 +44,7 @@ from registry_drivers.filesystem_errors import (
     root_identity,
     translate,
 )
-from registry_drivers.filesystem_walk import FOLDER, LOST_AND_FOUND, READ, Walk
+from registry_drivers.filesystem_walk import FOLDER, LOST_AND_FOUND, READ, Walk, sorted_out
 from registry_drivers.filesystem_write import move_file, write_file
 from registry_drivers.parameters import Parameters
 from registry_drivers.paths import check_path, check_paths, check_prefix
@@ -174,18 +174,14 @@ class FilesystemStorage:
         path = prefix.rstrip("/")
         try:
             with os.scandir(f"{self.root}/{prefix}") as entries:
-                found = list(entries)
-            folders = [entry.name for entry in found if entry.is_dir(follow_symlinks=False)]
-            if len(folders) < len(found):
-                found = [entry for entry in found if not entry.is_dir(follow_symlinks=False)]
-            else:
-                found = []  # nearly always
-            for entry in found:
-                path = prefix + entry.name
-                if entry.is_dir():
-                    folders.append(entry.name)
-                elif not entry.is_symlink() or self._leads_somewhere(path):
-                    files.append(entry.name)
+                for plain, others in sorted_out(entries):
+                    folders += plain
+                    for entry in others:
+                        path = prefix + entry.name
+                        if entry.is_dir():
+                            folders.append(entry.name)
+                        elif not entry.is_symlink() or self._leads_somewhere(path):
+                            files.append(entry.name)
         except OSError as error:
             if error.errno not in MISSING:
                 raise translate(error, path, self.root) from error

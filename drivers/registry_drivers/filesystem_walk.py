@@ -24,6 +24,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Generator, Iterator, Sequence
+from itertools import islice
 from stat import S_IFREG, S_ISDIR
 
 import numpy as np
@@ -41,6 +42,7 @@ _TWO_HEX = re.compile(r"[0-9a-f]{2}")
 # Rows in a page: enough that a page costs nothing beside its rows, and few enough (500 bytes a
 # row while it is built) that a folder of a million links needs no memory of that size.
 _PAGE_ROWS = 4096
+_ENTRIES_AT_ONCE = 1024
 # Python's own limit is 1,000 frames. Repository names have at most 255 characters.
 _MAX_DEPTH = 300
 # The end of the folders of which only the names are listed by :meth:`Walk.unasked`.
@@ -89,6 +91,20 @@ def all_digests(names: Sequence[str]) -> bool:
 def byte_order(name: str) -> bytes:
     """The key that sorts names as object stores do, by their bytes in UTF-8."""
     return name.encode("utf-8", "surrogateescape")
+
+
+def sorted_out(
+    entries: Iterator[os.DirEntry[str]],
+) -> Iterator[tuple[list[str], list[os.DirEntry[str]]]]:
+    """The names of the folders among *entries*, and the others, some at a time.
+
+    An entry takes 400 bytes, and there may be a million. Links to folders are among the others.
+    """
+    while some := list(islice(entries, _ENTRIES_AT_ONCE)):
+        names = [entry.name for entry in some if entry.is_dir(follow_symlinks=False)]
+        if len(names) == len(some):
+            some.clear()  # nearly always
+        yield names, [entry for entry in some if not entry.is_dir(follow_symlinks=False)]
 
 
 class Walk:
@@ -211,10 +227,8 @@ class Walk:
         return holds or link
 
     def _visit_digests(self, folder: str, leaf: str) -> _Visit:
-        if self._by_name and folder.endswith(_LAYERS) and self._add_unasked(folder):
-            if len(self._sizes) >= _PAGE_ROWS:
-                yield self._page()
-            return True
+        if self._by_name and folder.endswith(_LAYERS) and (layers := self._layers(folder)):
+            return (yield from self._add_unasked(folder, layers))
         try:
             handle = os.open(f"{self._root}/{folder}", os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
@@ -229,24 +243,33 @@ class Walk:
         finally:
             os.close(handle)
 
-    def _add_unasked(self, folder: str) -> bool:
-        """List links by the names of their folders; False, with nothing listed, otherwise."""
+    def _layers(self, folder: str) -> list[str]:
+        """The names of all folders in *folder*, which are digests; none where anything is not."""
+        names: list[str] = []
         if self._after:
-            return False
+            return names
         try:
             with os.scandir(f"{self._root}/{folder}") as entries:
-                found = list(entries)
-            # Symbolic links may lead nowhere, or to a folder that they lie in.
-            names = [entry.name for entry in found if entry.is_dir(follow_symlinks=False)]
+                for plain, others in sorted_out(entries):
+                    # Symbolic links may lead nowhere, or to a folder that they lie in.
+                    if others or set(map(len, plain)) != {_LAYER} or not all_digests(plain):
+                        return []
+                    names += plain
         except OSError:
-            return False
-        if len(names) < len(found) or set(map(len, names)) != {_LAYER} or not all_digests(names):
-            return False
+            return []
         names.sort()
+        return names
+
+    def _add_unasked(self, folder: str, names: list[str]) -> _Visit:
+        """List links by the *names* of their folders."""
         self._listed += 1
-        self._groups.append((folder, names, "/link"))
-        self._sizes += [UNASKED] * len(names)
-        self._modified += [UNASKED_AGE] * len(names)
+        for start in range(0, len(names), _PAGE_ROWS):
+            some = names[start : start + _PAGE_ROWS]
+            self._groups.append((folder, some, "/link"))
+            self._sizes += [UNASKED] * len(some)
+            self._modified += [UNASKED_AGE] * len(some)
+            if len(self._sizes) >= _PAGE_ROWS:
+                yield self._page()
         return True
 
     def _add_tag(self, folder: str) -> list[str] | None:

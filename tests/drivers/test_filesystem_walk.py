@@ -333,13 +333,21 @@ def test_among_layers_what_is_no_link_is_listed_as_it_is(
 
 
 def test_layer_links_by_name_come_in_pages(root: Path, storage: FilesystemStorage) -> None:
-    count = 2
-    for repository in range(count):
-        folder = root / LAYERS.replace("/r/", f"/r{repository}/")
-        for number in range(4096):
-            (folder / f"{number:064x}").mkdir(parents=True)
+    names = [f"{number:064x}" for number in range(5000)]
+    for name in names:
+        (root / LAYERS / name).mkdir(parents=True)
     pages = [*storage.list_unasked("docker/")]
-    assert [len(page) for page in pages] == [4096, 4096]
+    assert [len(page) for page in pages] == [4096, 904]
+    assert [path for page in pages for path in page.paths] == [f"{LAYERS}{n}/link" for n in names]
+
+
+def test_a_file_after_very_many_folders_is_seen(root: Path, storage: FilesystemStorage) -> None:
+    for number in range(3000):
+        (root / LAYERS / f"{number:064x}").mkdir(parents=True)
+    make(root, f"{LAYERS}stray")
+    assert told(storage, LAYERS) == [(f"{LAYERS}stray", True)]
+    below = storage.children(LAYERS)
+    assert (len(below.folders), below.files) == (3000, ("stray",))
 
 
 def test_among_layers_of_many_repositories_each_is_told_in_turn(
