@@ -10,6 +10,7 @@ command sends: dry runs first, which change nothing, then one collection of ours
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import sqlite3
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -155,6 +156,17 @@ def markdown(rows: list[Row], about: dict[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def together(rows: Sequence[Row]) -> list[Row]:
+    """*rows*, and what stands in requests_beside.json of other stores and commands."""
+    recorded = json.loads(Path(__file__).with_name("requests_beside.json").read_text())["rows"]
+    fresh = {(row.store, row.what, row.command): row for row in rows}
+    found = [
+        fresh.pop((row.store, row.what, row.command), row)
+        for row in (Row(**values) for values in recorded)
+    ]
+    return found + list(fresh.values())
+
+
 def main() -> None:
     """Count, and show."""
     parser = argparse.ArgumentParser(
@@ -191,10 +203,10 @@ def main() -> None:
             "docker-registry": version.stdout.split()[-1],
             "python": machine(Path(name))["python"],
         }
-    text = markdown(rows, about)
-    print(text)
+    print(markdown(rows, about))
     if arguments.record:
-        record("requests_beside", "requests", rows, about, text)
+        rows = together(rows)
+        record("requests_beside", "requests", rows, about, markdown(rows, about))
 
 
 if __name__ == "__main__":
