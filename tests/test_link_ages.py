@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -119,6 +120,51 @@ def test_a_folder_without_its_link_is_no_link_and_is_tidied_away(disk: Disk) -> 
     assert result.exit_code == 0
     assert result.json["layer_links"] == {"eligible": 0, "deleted": 0}
     assert not (disk.root / path).parent.exists()
+
+
+@pytest.mark.parametrize("level", [1, 2, 3, 4], ids=["link", "digest", "algorithm", "layers"])
+def test_what_vanishes_before_it_is_asked_for_makes_nothing_dead(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, level: int
+) -> None:
+    """Only a link that goes and leaves its folder is known to be none; a disk may go."""
+    disk.tree.image("a", "v1", layers=[b"live"])
+    disk.tree.layer("b", b"doubtful")
+    disk.tree.layer("c", b"dead")
+    disk.age()
+    among = FilesystemStorage.list_among
+    lost = disk.root / layer_link_path("b", sha256(b"doubtful"))
+
+    def lose(self: FilesystemStorage, named: Sequence[Named]) -> Iterator[Page]:
+        lost.unlink()
+        if level > 1:
+            shutil.rmtree(lost.parents[level - 2])
+        return among(self, named)
+
+    monkeypatch.setattr(FilesystemStorage, "list_among", lose)
+    result = run(disk)
+    assert result.exit_code == 0
+    assert not disk.has_blob(sha256(b"dead"))
+    assert disk.has_blob(sha256(b"doubtful")) == (level > 1)
+
+
+def test_when_all_repositories_vanish_before_links_are_asked_for_nothing_goes(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk.tree.image("a", "v1", layers=[b"live"])
+    disk.tree.layer("b", b"doubtful")
+    disk.age()
+    among = FilesystemStorage.list_among
+    away = disk.root.with_name("away")
+
+    def unmount(self: FilesystemStorage, named: Sequence[Named]) -> Iterator[Page]:
+        (disk.root / repository_path("b")).parent.rename(away)
+        return among(self, named)
+
+    monkeypatch.setattr(FilesystemStorage, "list_among", unmount)
+    result = run(disk)
+    assert result.json["blobs"]["deleted"] == 0
+    assert disk.has_blob(sha256(b"doubtful"))
+    assert disk.has_blob(sha256(b"live"))
 
 
 def test_a_young_link_keeps_what_it_names_and_every_link_to_it(disk: Disk) -> None:

@@ -102,9 +102,8 @@ def sorted_out(
     """
     while some := list(islice(entries, _ENTRIES_AT_ONCE)):
         names = [entry.name for entry in some if entry.is_dir(follow_symlinks=False)]
-        if len(names) == len(some):
-            some.clear()  # nearly always
-        yield names, [entry for entry in some if not entry.is_dir(follow_symlinks=False)]
+        mixed = len(names) < len(some)  # nearly never
+        yield names, [e for e in some if not e.is_dir(follow_symlinks=False)] if mixed else []
 
 
 class Walk:

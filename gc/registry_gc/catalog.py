@@ -7,7 +7,7 @@ that nothing later depends on which worker was first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 import numpy as np
@@ -88,9 +88,11 @@ def read_catalog(
     :param memory: what earlier runs have read of tags.
     :raises StorageError: a folder or a link could not be read; nobody may go on without it.
     """
-    units, strays = first_ranges(reader, REPOSITORIES, engine.workers)
-    batches = (cut.batch for cut in engine.run(cut_repositories, units, still_to_list))
-    return _catalog(engine, observer, memory, strays, batches)
+
+    def listed(units: list[Range]) -> Iterator[RepositoryBatch]:
+        return (cut.batch for cut in engine.run(cut_repositories, units, still_to_list))
+
+    return _catalog(reader, engine, observer, memory, listed)
 
 
 def name_catalog(
@@ -103,22 +105,25 @@ def name_catalog(
     """
     if not reader.capabilities.folders:
         return read_catalog(reader, engine, observer, memory)
-    units, strays = first_ranges(reader, REPOSITORIES, engine.workers)
-    batches = engine.run(name_repositories, [unit.prefixes for unit in units])
-    return _catalog(engine, observer, memory, strays, batches)
+
+    def listed(units: list[Range]) -> Iterator[RepositoryBatch]:
+        return engine.run(name_repositories, [unit.prefixes for unit in units])
+
+    return _catalog(reader, engine, observer, memory, listed)
 
 
 def _catalog(
+    reader: Reader,
     engine: Engine,
     observer: Observer,
     memory: TagMemory | None,
-    strays: list[str],
-    batches: Iterable[RepositoryBatch],
+    listed: Callable[[list[Range]], Iterator[RepositoryBatch]],
 ) -> Catalog:
     observer.phase("listing repositories", None, "repositories")
     merge = _Merge()
+    units, strays = first_ranges(reader, REPOSITORIES, engine.workers)
     merge.add_strays(strays)
-    for batch in batches:
+    for batch in listed(units):
         merge.add(batch)
         observer.advance(len(batch.repositories))
     observer.finish()

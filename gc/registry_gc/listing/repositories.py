@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left
+from collections.abc import Iterator
 
 import msgspec
 import numpy as np
@@ -102,7 +103,9 @@ def name_repositories(reader: Reader, folders: tuple[str, ...]) -> RepositoryBat
 def list_layer_links(reader: Reader, links: tuple[tuple[str, bytes], ...]) -> RepositoryBatch:
     """Some layer links: of each repository those to the keys that follow one another after it.
 
-    Links that are gone are left out; what is there instead is in the batch too.
+    A folder without its link is no link; what is there instead is in the batch too. Where the
+    folder is gone by now, nobody knows who took it, or whether its disk is still there: such a
+    link comes as one that is younger than any other.
     """
     named: list[Named] = []
     for repository, keys in links:
@@ -112,7 +115,29 @@ def list_layer_links(reader: Reader, links: tuple[tuple[str, bytes], ...]) -> Re
     builder = _RepositoryBuilder()
     for page in list_among(reader, named):
         builder.page(page)
+    batch = builder.batch(None)
+    if len(batch.layers) == sum(len(keys) for _, keys in links) // 32:
+        return batch
+    for repository, gone in _vanished(reader, links, batch):
+        builder.vanished(repository, gone)
     return builder.batch(None)
+
+
+def _vanished(
+    reader: Reader, links: tuple[tuple[str, bytes], ...], batch: RepositoryBatch
+) -> Iterator[tuple[str, bytes]]:
+    """Those of *links* of which not even the folder is there, by their repositories."""
+    owners = [batch.repositories[owner] for owner in batch.layers.owner.tolist()]
+    found = set(zip(owners, (key.tobytes() for key in batch.layers.keys), strict=True))
+    hollow = set(batch.hollow)
+    for repository, keys in links:
+        for key in (keys[at : at + 32] for at in range(0, len(keys), 32)):
+            folder = f"{REPOSITORIES}{repository}/_layers/sha256/{key.hex()}"
+            if (repository, key) in found or folder in hollow:
+                continue
+            below = reader.children(folder + "/")
+            if not below.folders and not below.files:
+                yield repository, key
 
 
 class _RepositoryBuilder:
@@ -186,6 +211,12 @@ class _RepositoryBuilder:
         for row in odd[bisect_left(odd, run.start) : bisect_left(odd, run.stop)]:
             named = self.names.text(keys[row - run.start].tobytes())
             self.odd.append(OddLink(page.paths[row], named))
+
+    def vanished(self, repository: str, keys: bytes) -> None:
+        """Links that were there a moment ago."""
+        number = self.repositories.setdefault(repository, len(self.repositories))
+        found = np.frombuffer(keys, dtype=KEY)
+        self.layers.add(number, found, np.full(len(found), np.inf))
 
     def tag_number(self, repository: int, tag: str) -> int:
         return self.tag_numbers.setdefault((repository, tag), len(self.tag_numbers))
