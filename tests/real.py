@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import tarfile
 import threading
@@ -37,6 +36,7 @@ from registry_tree import (
     descriptor,
     sha256,
 )
+from servers.process import free_port
 
 ACCEPT = ", ".join((OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST))
 _OPENER = build_opener(ProxyHandler({}))
@@ -47,14 +47,6 @@ def program(name: str) -> str:
     found = shutil.which(name)
     assert found, f"{name} is not installed; `make test` installs it"
     return found
-
-
-def free_port() -> int:
-    """A port of the loopback address that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass

@@ -28,13 +28,14 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from real import RealRegistry, free_port
+from real import RealRegistry
 from registry_drivers.errors import Unavailable
 from registry_drivers.factory import StorageSpec
 from registry_drivers.memory import MemoryStorage
 from registry_gc.config import Config, ConfigError, HttpConfig, load_config
 from registry_gc.guard import Guard, GuardOptions, Verdict
 from registry_gc.guard.credentials import challenges
+from servers.process import free_port
 
 READ_ONLY = (200, [("Allow", "GET, HEAD")])
 WRITABLE = (200, [("Allow", "DELETE, GET, HEAD, PATCH, POST, PUT")])

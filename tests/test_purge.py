@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from aside import DAY, Registry
-from real import free_port
 from registry_drivers.filesystem import FilesystemStorage
 from registry_gc.lock import Lock
 from registry_tree import blob_path, layer_link_path, revision_path, sha256, tag_path
 from running import OWN_FOLDER
+from servers.process import free_port
 
 
 @pytest.fixture

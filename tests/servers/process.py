@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 START_SECONDS = 60.0
 POLL_SECONDS = 0.05
+STARTS = 3
+_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_LOWEST = 12_000
+# hypothesis seeds the common one, and two processes of tests would ask for the same ports.
+_RANDOM = random.SystemRandom()
+_Server = TypeVar("_Server")
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of loopback that nobody listens on now.
+
+    None of those that the kernel hands out by itself, to whoever connects or listens in the
+    seconds that a server needs to start.
+    """
+    first = int(_RANGE.read_text().split()[0])
+    while True:
+        port = _RANDOM.randrange(_LOWEST, first) if first > 2 * _LOWEST else 0
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
 
 
 def answers(port: int) -> bool:
@@ -38,11 +55,13 @@ def running(
     folder: Path,
     environment: Mapping[str, str] | None = None,
     patience: float = 10.0,
+    ready: Callable[[], bool] = lambda: True,
 ) -> Iterator[None]:
     """A process that listens on *ports*; its output is in ``<folder>/log``.
 
     :param patience: seconds that it has to end by itself.
-    :raises RuntimeError: it ended, or does not listen in time.
+    :param ready: whether it does what it is there for, asked once it listens.
+    :raises RuntimeError: it ended, or does not listen, or is not *ready*, in time.
     """
     log = folder / "log"
     with log.open("wb") as output:
@@ -56,7 +75,8 @@ def running(
         )
         try:
             for _ in range(int(START_SECONDS / POLL_SECONDS)):
-                if all(map(answers, ports)):
+                # A port may answer though it is not this process that has it.
+                if all(map(answers, ports)) and ready() and process.poll() is None:
                     break
                 try:
                     process.wait(POLL_SECONDS)
@@ -64,7 +84,7 @@ def running(
                     continue
                 raise RuntimeError(f"{command[0]} ended: {log.read_text(errors='replace')}")
             else:
-                raise RuntimeError(f"{command[0]} does not listen: {log.read_text()}")
+                raise RuntimeError(f"{command[0]} is not ready: {log.read_text()}")
             yield
         finally:
             process.terminate()
@@ -73,3 +93,25 @@ def running(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+@contextmanager
+def first_that_starts(
+    start: Callable[[Path], AbstractContextManager[_Server]], folder: Path
+) -> Iterator[_Server]:
+    """A server of others' that may fail to start, each time in a new folder below *folder*.
+
+    :raises RuntimeError: it has failed :data:`STARTS` times.
+    """
+    with ExitStack() as stack:
+        for number in range(1, STARTS + 1):
+            place = folder / f"start-{number}"
+            place.mkdir()
+            try:
+                server = stack.enter_context(start(place))
+            except RuntimeError:
+                if number == STARTS:
+                    raise
+            else:
+                break
+        yield server

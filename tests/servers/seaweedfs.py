@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+from botocore.exceptions import BotoCoreError, ClientError
+
 from servers.moto import ACCESS_KEY, SECRET_KEY, S3Server
-from servers.process import free_port, running
+from servers.process import first_that_starts, free_port, running
 
 _PARTS = ("master", "volume", "filer", "s3")
 # Room for a test's objects, on a disk that may be nearly full.
@@ -20,6 +22,13 @@ _OFF = ("-iam=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemet
 @contextmanager
 def seaweedfs(folder: Path) -> Iterator[S3Server]:
     """A server that keeps everything below *folder*, and its log."""
+    with first_that_starts(_started, folder) as server, closing(server.client):
+        yield server
+
+
+@contextmanager
+def _started(folder: Path) -> Iterator[S3Server]:
+    # It is four servers that find each other, and ends where two are too slow about it.
     ports = {name: free_port() for part in _PARTS for name in (part, f"{part}.grpc")}
     command = [str(Path(sys.prefix, "bin", "weed")), "server", "-ip=127.0.0.1", "-s3", "-filer"]
     command += [f"-dir={folder}", "-ip.bind=127.0.0.1", f"-s3.config={_identity(folder)}"]
@@ -28,11 +37,16 @@ def seaweedfs(folder: Path) -> Iterator[S3Server]:
         for name, port in ports.items()
     ]
     command += [*_SMALL, *_OFF]
+    server = S3Server(ports["s3"])
+
+    def ready() -> bool:
+        with suppress(BotoCoreError, ClientError):
+            return "Buckets" in server.client.list_buckets()
+        return False
+
     # Asked to end it waits ten seconds for nobody; what it keeps is not wanted any more.
-    with running(command, list(ports.values()), folder=folder, patience=0.1):
-        server = S3Server(ports["s3"])
-        with closing(server.client):
-            yield server
+    with running(command, list(ports.values()), folder=folder, patience=0.1, ready=ready):
+        yield server
 
 
 def _identity(folder: Path) -> Path:

@@ -18,7 +18,7 @@ from servers.process import answers
 
 _SCRIPT = """#!/bin/sh
 echo "$0" | sed 's,.*/,,' >>{folder}/calls
-up() {{ [ -s {folder}/pid ] && readlink "/proc/$(cat {folder}/pid)/exe" >/dev/null; }}
+up() {{ [ -s {folder}/pid ] && grep -qsF {folder} "/proc/$(cat {folder}/pid)/cmdline"; }}
 stop() {{
     if up; then kill "$(cat {folder}/pid)"; fi
     while up; do sleep 0.02; done
@@ -125,6 +125,8 @@ class Service:
         try:
             yield self
         finally:
-            file = self.folder / "pid"
             with suppress(ProcessLookupError, FileNotFoundError, ValueError):
-                os.kill(int(file.read_text()), signal.SIGKILL)
+                number = int((self.folder / "pid").read_text())
+                # A script has ended it, as a rule; its number may be another's by now.
+                if os.fsencode(self.folder) in Path(f"/proc/{number}/cmdline").read_bytes():
+                    os.kill(number, signal.SIGKILL)
