@@ -37,14 +37,9 @@ from registry_drivers.errors import (
     StorageError,
     TooLarge,
 )
-from registry_drivers.filesystem_errors import (
-    DRIVER,
-    MISSING,
-    missing,
-    root_identity,
-    translate,
-)
+from registry_drivers.filesystem_errors import DRIVER, MISSING, translate
 from registry_drivers.filesystem_walk import FOLDER, LOST_AND_FOUND, READ, Walk, sorted_out
+from registry_drivers.filesystem_watch import Watch
 from registry_drivers.filesystem_write import move_file, write_file
 from registry_drivers.parameters import Parameters
 from registry_drivers.paths import check_path, check_paths, check_prefix
@@ -96,20 +91,14 @@ class FilesystemStorage:
             workers=min(8, os.cpu_count() or 1),
         )
         self.requests = Requests()
-        self._identity: tuple[int, int] | None = None
+        self._watch = Watch(self.root)
         # What is wrong with the root is said when it is asked for something.
         with contextlib.suppress(StorageError):
-            self._known_root()
-
-    def _known_root(self) -> tuple[int, int]:
-        """Device and inode that the root had when it was first seen, see :func:`.missing`."""
-        if self._identity is None:
-            self._identity = root_identity(self.root)
-        return self._identity
+            self._watch.look()
 
     def _error(self, error: OSError, path: str) -> StorageError:
         if error.errno in MISSING:
-            return missing(path, self.root, self._known_root())
+            return self._watch.missing(path)
         return translate(error, path, self.root)
 
     # --- reading
@@ -139,12 +128,13 @@ class FilesystemStorage:
     def _list(
         self, prefix: str, pages: Callable[[Walk], Iterator[Page]], after: str = ""
     ) -> Iterator[Page]:
-        identity = self._known_root()
+        self._watch.look()
         before = self._folder_identity(prefix)
         if before is None:
             return
-        yield from pages(Walk(self.root, identity, self.requests, after))
+        yield from pages(Walk(self.root, self._watch, self.requests, after))
         # A disk that goes away under the walk looks like folders that vanish one by one.
+        self._watch.look()
         if self._folder_identity(prefix) not in (before, None):
             raise StorageError(
                 f"replaced while it was listed, below {self.root}", path=prefix, driver=DRIVER
@@ -159,7 +149,7 @@ class FilesystemStorage:
             status = os.stat(f"{self.root}/{prefix}")
         except OSError as error:
             if error.errno in MISSING:
-                missing(prefix.rstrip("/"), self.root, self._known_root())
+                self._watch.missing(prefix.rstrip("/"))
                 return None
             raise translate(error, prefix.rstrip("/"), self.root) from error
         return (status.st_dev, status.st_ino)
@@ -167,7 +157,6 @@ class FilesystemStorage:
     def children(self, prefix: str) -> Children:
         """See :class:`~registry_drivers.base.Reader`."""
         check_prefix(prefix, DRIVER)
-        self._known_root()
         self.requests.add(list=1)
         folders: list[str] = []
         files: list[str] = []
@@ -185,7 +174,9 @@ class FilesystemStorage:
         except OSError as error:
             if error.errno not in MISSING:
                 raise translate(error, path, self.root) from error
-            missing(path, self.root, self._known_root())
+            self._watch.missing(path)
+        # An empty folder is what an unmounted disk leaves.
+        self._watch.look()
         if LOST_AND_FOUND in folders:
             folders.remove(LOST_AND_FOUND)
         return Children(tuple(sorted(folders)), tuple(sorted(files)))
@@ -198,7 +189,7 @@ class FilesystemStorage:
         try:
             os.stat(f"{self.root}/{link}")
         except FileNotFoundError:
-            missing(link, self.root, self._known_root())
+            self._watch.missing(link)
             return False
         return True
 
@@ -368,7 +359,7 @@ class FilesystemStorage:
             os.unlink(full)
         except OSError as error:
             if error.errno in MISSING:
-                missing(path, self.root, self._known_root())
+                self._watch.missing(path)
                 return Outcome(path, Deletion.GONE_ALREADY)
             return Outcome(path, Deletion.FAILED, translate(error, path, self.root).message)
         return Outcome(path, Deletion.DELETED)
@@ -391,6 +382,7 @@ class FilesystemStorage:
                     if error.errno not in _STAYS:
                         refusal = refusal or translate(error, folder, self.root)
                     break
+                self._watch.forget(folder)
                 removed += 1
                 folder = folder.rpartition("/")[0]
         if refusal is not None:
@@ -402,7 +394,8 @@ class FilesystemStorage:
     def write(self, path: str, data: bytes, *, if_absent: bool = False) -> None:
         """See :class:`~registry_drivers.base.Writer`; on disk when it returns."""
         check_path(path, DRIVER)
-        self._same_root()
+        # Else a root that was unmounted would be made anew, folder by folder.
+        self._watch.look()
         self.requests.add(write=1)
         try:
             write_file(f"{self.root}/{path}", data, if_absent=if_absent)
@@ -418,7 +411,8 @@ class FilesystemStorage:
         """
         check_path(source, DRIVER)
         check_path(target, DRIVER)
-        self._same_root()
+        # Else a root that was unmounted would be made anew, folder by folder.
+        self._watch.look()
         self.requests.add(write=1)
         full = f"{self.root}/{source}"
         try:
@@ -437,11 +431,6 @@ class FilesystemStorage:
             if error.errno in MISSING and not os.path.lexists(full):
                 raise self._error(error, source) from error
             raise self._write_error(error, target) from error
-
-    def _same_root(self) -> None:
-        # Else a root that was unmounted would be made anew, folder by folder.
-        if root_identity(self.root) != self._known_root():
-            raise missing("", self.root, self._known_root())
 
     def _write_error(self, error: OSError, path: str) -> StorageError:
         if error.errno in MISSING:

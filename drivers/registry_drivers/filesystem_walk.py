@@ -31,7 +31,8 @@ import numpy as np
 
 from registry_drivers.base import UNASKED, UNASKED_AGE, Group, Named, Page, Paths, Requests
 from registry_drivers.errors import StorageError
-from registry_drivers.filesystem_errors import DRIVER, MISSING, missing, translate
+from registry_drivers.filesystem_errors import DRIVER, MISSING, translate
+from registry_drivers.filesystem_watch import Watch
 
 # Parent of the algorithm's folder -> the file that each digest's folder is expected to hold.
 # ``blobs`` has a folder of two hex digits between the two.
@@ -110,16 +111,14 @@ class Walk:
     """One listing: every file below a folder, in the order of the paths' UTF-8 bytes.
 
     :param root: absolute path of the storage root.
-    :param identity: device and inode of the root, see :func:`.filesystem_errors.missing`.
+    :param watch: tells what is missing from what has been unmounted.
     :param requests: told of each folder that was listed.
     :param after: paths up to and including this one are left out; empty for none.
     """
 
-    def __init__(
-        self, root: str, identity: tuple[int, int], requests: Requests, after: str = ""
-    ) -> None:
+    def __init__(self, root: str, watch: Watch, requests: Requests, after: str = "") -> None:
         self._root = root
-        self._identity = identity
+        self._watch = watch
         self._requests = requests
         self._after = after
         self._listed = 0
@@ -424,7 +423,7 @@ class Walk:
         path = path.rstrip("/")
         if error.errno not in MISSING:
             raise translate(error, path, self._root) from error
-        missing(path, self._root, self._identity)
+        self._watch.missing(path)
 
     def _refuse_loop(self, folder: str) -> None:
         """Raise when the symbolic link *folder* leads to a folder that it lies in."""

@@ -125,29 +125,6 @@ def test_the_root_is_absolute_and_not_resolved(root: Path, monkeypatch: pytest.M
     assert FilesystemStorage("link/").root == str(root / "link")
 
 
-def test_a_root_that_is_unmounted_on_the_way_makes_nothing_missing(root: Path) -> None:
-    registry = root / "registry"
-    make(registry, "a/b")
-    storage = FilesystemStorage(str(registry))
-    # What an unmounted disk leaves: its mount point, empty, and another inode.
-    registry.rename(root / "gone")
-    registry.mkdir()
-    for call in (
-        lambda: storage.read("a/b"),
-        lambda: storage.stat("a/b"),
-        lambda: storage.stat_many(["a/b", "a/c"]),
-        lambda: list(storage.list("a/")),
-        lambda: storage.children("a/"),
-        lambda: list(storage.delete(["a/b"])),
-        lambda: storage.write("a/c", b""),
-        lambda: storage.move("a/b", "a/c"),
-    ):
-        with pytest.raises(StorageError, match="unmounted") as caught:
-            call()
-        assert not isinstance(caught.value, NotFound)
-    assert list(registry.iterdir()) == []
-
-
 def test_a_folder_that_is_replaced_while_it_is_listed_fails_the_listing(root: Path) -> None:
     make(root, "a/b/1")
     make(root, "a/c/2")
