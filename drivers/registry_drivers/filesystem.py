@@ -50,6 +50,8 @@ _DELETE_BATCH = 256
 # A folder that somebody fills, that is gone, that is a file or a symbolic link, or that is a
 # mount point: it stays, and that is no failure.
 _STAYS = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EBUSY})
+# Between two looks at what is mounted, while files are moved one by one.
+_SECONDS = 1.0
 # Bytes; more than nearly all manifests have.
 _SMALL = 16 << 10
 
@@ -129,6 +131,7 @@ class FilesystemStorage:
         self, prefix: str, pages: Callable[[Walk], Iterator[Page]], after: str = ""
     ) -> Iterator[Page]:
         self._watch.look()
+        self._watch.passed(prefix)
         before = self._folder_identity(prefix)
         if before is None:
             return
@@ -169,6 +172,7 @@ class FilesystemStorage:
                         path = prefix + entry.name
                         if entry.is_dir():
                             folders.append(entry.name)
+                            self._watch.passed(path)
                         elif not entry.is_symlink() or self._leads_somewhere(path):
                             files.append(entry.name)
         except OSError as error:
@@ -339,6 +343,7 @@ class FilesystemStorage:
 
         :raises StorageError: the root is another folder than it was: nothing can be told.
         """
+        self._watch.look_closely()
         # One by one: who is interrupted hands out no further path, and that ends it at once.
         for path in paths:
             yield self._delete(path)
@@ -411,8 +416,7 @@ class FilesystemStorage:
         """
         check_path(source, DRIVER)
         check_path(target, DRIVER)
-        # Else a root that was unmounted would be made anew, folder by folder.
-        self._watch.look()
+        self._watch.look_closely(_SECONDS)
         self.requests.add(write=1)
         full = f"{self.root}/{source}"
         try:

@@ -186,31 +186,27 @@ class Walk:
         try:
             with os.scandir(f"{self._root}/{folder}") as entries:
                 self._listed += 1
-                # With the "/" that follows it in every path below, a folder sorts as its paths.
-                found = [
-                    (entry.name + "/" if self._is_folder(folder, entry) else entry.name, entry)
-                    for entry in entries
-                ]
+                found = [self._named(folder, entry) for entry in entries]
         except OSError as error:
             self._vanished(error, folder)
             return False
         found.sort(key=lambda pair: byte_order(pair[0]))
         tags = folder.endswith("/_manifests/tags/")
         holds = False
-        for name, entry in found:
+        for name, link in found:
             path = folder + name
             if self._is_before(path):
                 holds = True
             elif not name.endswith("/"):
                 holds |= self._add_file(path)
-            elif entry.name == LOST_AND_FOUND:
+            elif name == LOST_AND_FOUND + "/":
                 holds = True
-            elif tags and not entry.is_symlink() and (rest := self._add_tag(path)) is not None:
+            elif tags and not link and (rest := self._add_tag(path)) is not None:
                 holds = True
                 for below in rest:
                     yield from self._visit_folder(below, link=False)
             else:
-                holds |= yield from self._visit_folder(path, entry.is_symlink())
+                holds |= yield from self._visit_folder(path, link)
             if len(self._sizes) >= _PAGE_ROWS:
                 yield self._page()
         return holds
@@ -218,6 +214,7 @@ class Walk:
     def _visit_folder(self, folder: str, link: bool) -> _Visit:
         if link:
             self._refuse_loop(folder)
+            self._watch.passed(folder)
         holds = yield from self._visit(folder)
         if not holds and not link:
             self._hollow.append(folder[:-1])
@@ -233,7 +230,11 @@ class Walk:
             self._vanished(error, folder)
             return False
         try:
-            names = os.listdir(handle)
+            try:
+                names = os.listdir(handle)
+            except OSError as error:
+                self._vanished(error, folder)
+                return False
             if not all_digests(names):
                 return (yield from self._visit_any(folder))
             self._listed += 1
@@ -405,9 +406,11 @@ class Walk:
         self._sizes.append(status.st_size)
         self._modified.append(status.st_mtime)
 
-    def _is_folder(self, folder: str, entry: os.DirEntry[str]) -> bool:
+    def _named(self, folder: str, entry: os.DirEntry[str]) -> tuple[str, bool]:
+        """A name, for a folder with a slash, and whether that is a symbolic link."""
         try:
-            return entry.is_dir()
+            # With the "/" that follows it in every path below, a folder sorts as its paths.
+            return (entry.name + "/", entry.is_symlink()) if entry.is_dir() else (entry.name, False)
         except OSError as error:
             raise translate(error, folder + entry.name, self._root) from error
 

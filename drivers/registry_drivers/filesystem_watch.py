@@ -7,28 +7,45 @@ believed only while the folders that everything lies below are the ones that the
 
 from __future__ import annotations
 
+import math
 import os
 import re
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from registry_drivers.errors import NotFound, StorageError
 from registry_drivers.filesystem_errors import DRIVER, MISSING, dangling, translate
 
+_REGISTRY = "docker/registry"
 # Folders that operators put on disks of their own, by a mount or by a symbolic link.
 _FOLDERS = (
     "docker",
-    "docker/registry",
-    "docker/registry/v2",
-    "docker/registry/v2/blobs",
-    "docker/registry/v2/blobs/sha256",
-    "docker/registry/v2/repositories",
+    _REGISTRY,
+    f"{_REGISTRY}/v2",
+    f"{_REGISTRY}/v2/blobs",
+    f"{_REGISTRY}/v2/blobs/sha256",
+    f"{_REGISTRY}/v2/repositories",
 )
 _MOUNTS = Path("/proc/self/mountinfo")
-_MOUNT_POINT = 4  # which word of a line, see proc_pid_mountinfo(5)
 _ESCAPED = re.compile(r"\\([0-7]{3})")
+# These may number a folder anew when they have forgotten it. What is mounted is told by its
+# device anyway; the number only tells bind mounts of one disk apart.
+_FORGETFUL = ("fuse", "cifs", "smb", "9p", "vboxsf", "virtiofs")
+_MAX_DEVICES = 64
+"""More than a registry is spread over; a look asks for each."""
 
 _Identity = tuple[int, int]
-"""Device and inode."""
+"""Device and inode; the inode is 0 where it says nothing."""
+
+
+class _Mount(NamedTuple):
+    """What is mounted somewhere: its path, the device's number and the kind of file system."""
+
+    path: str
+    device: int
+    kind: str
 
 
 class Watch:
@@ -40,7 +57,11 @@ class Watch:
     def __init__(self, root: str) -> None:
         self._root = root
         self._seen: dict[str, _Identity] = {}
-        self._folders: tuple[str, ...] | None = None
+        self._folders: list[str] = []
+        self._mounts: list[_Mount] = []
+        self._mounted: frozenset[str] = frozenset()
+        self._forgetful: frozenset[int] = frozenset()
+        self._looked = -math.inf
 
     def look(self) -> None:
         """Return while all folders are those that they were.
@@ -49,46 +70,68 @@ class Watch:
         :raises AccessDenied: this user may not look at it.
         :raises StorageError: a folder is another now, or is gone, or cannot be looked at any more.
         """
+        if not self._folders:
+            self._begin()
         if not self._is_the_root():
             raise StorageError(
                 "the root directory was replaced or unmounted while we used it",
                 path=self._root,
                 driver=DRIVER,
             )
-        if self._folders is None:
-            self._folders = tuple(dict.fromkeys((*_FOLDERS, *_mount_points(self._root))))
         for folder in self._folders:
             self._look_at(folder)
 
-    def _is_the_root(self) -> bool:
-        try:
-            now = _root_identity(self._root)
-        except NotFound:
-            if "" not in self._seen:
-                raise
-            # It was there: that it is not is nothing about the registry.
-            return False
-        return self._seen.setdefault("", now) == now
+    def look_closely(self, within: float = 0.0) -> None:
+        """As :meth:`look`, before something goes: nothing may have been mounted since either.
 
-    def _look_at(self, folder: str) -> None:
-        seen = self._seen.get(folder)
+        What was not mounted when it was listed looked empty.
+
+        :param within: seconds; what is mounted, which may be a long list, is read no more often.
+        """
+        self.look()
+        now = time.monotonic()
+        if now - self._looked < within:
+            return
+        if within:
+            self._looked = now
+        for folder in sorted(set(self._mount_points(_mounts())) - self._mounted):
+            raise StorageError(
+                f"mounted while we used it, below {self._root}", path=folder, driver=DRIVER
+            )
+
+    def passed(self, folder: str) -> None:
+        """A listing passes through *folder*, which may lie on a disk that is not known yet.
+
+        :raises StorageError: it lay on one that was mounted when we began, and is not any more.
+        """
+        folder = folder.rstrip("/")
         try:
-            status = os.stat(f"{self._root}/{folder}")
-        except OSError as error:
-            if seen is None:
-                # Not there yet, or closed to this user: said by who needs it.
+            device = os.stat(f"{self._root}/{folder}/").st_dev
+            self._refuse_unmounted(folder, device)
+            if device in (seen for seen, _ in self._seen.values()):
                 return
-            if error.errno not in MISSING:
-                raise translate(error, folder, self._root) from error
-        else:
-            now = status.st_dev, status.st_ino
-            if self._seen.setdefault(folder, now) == now:
-                return
-        raise StorageError(
-            f"replaced or unmounted while we used it, below {self._root}",
-            path=folder,
-            driver=DRIVER,
-        )
+            parts = folder.split("/")
+            steps = ("/".join(parts[:count]) for count in range(1, len(parts) + 1))
+            first = next(step for step in steps if os.stat(f"{self._root}/{step}").st_dev == device)
+        except (OSError, StopIteration):
+            # Who lists it says what is wrong.
+            return
+        if len(self._folders) < _MAX_DEVICES and first not in self._folders:
+            self._folders.append(first)
+            self._look_at(first)
+
+    def _refuse_unmounted(self, folder: str, device: int) -> None:
+        """Raise where a symbolic link leads to what is a mount point no more."""
+        real = os.path.realpath(f"{self._root}/{folder}") + "/"
+        on = [mount for mount in self._mounts if real.startswith(f"{mount.path.rstrip('/')}/")]
+        nearest = max(on, key=lambda mount: len(mount.path), default=None)
+        # Some file systems number their parts, so that devices differ where nothing is wrong.
+        if nearest is None or nearest.device == device:
+            return
+        if nearest.path not in {mount.path for mount in _mounts()}:
+            raise StorageError(
+                f"unmounted while we used it, below {self._root}", path=folder, driver=DRIVER
+            )
 
     def forget(self, folder: str) -> None:
         """We have removed *folder* ourselves."""
@@ -109,33 +152,101 @@ class Watch:
                 raise dangling(step, self._root)
         return NotFound(f"not found below {self._root}", path=path, driver=DRIVER)
 
+    def _begin(self) -> None:
+        _root_status(self._root)
+        for folder in _FOLDERS:
+            # What is mounted when somebody comes by is mounted now.
+            os.path.isdir(f"{self._root}/{folder}/")
+        mounts = self._mounts = _mounts()
+        self._forgetful = frozenset(
+            mount.device for mount in mounts if mount.kind.startswith(_FORGETFUL)
+        )
+        points = list(self._mount_points(mounts))
+        self._mounted = frozenset(points)
+        self._folders = list(dict.fromkeys((*_FOLDERS, *points)))
 
-def _root_identity(root: str) -> _Identity:
+    def _mount_points(self, mounts: list[_Mount]) -> Iterator[str]:
+        """What of *mounts* lies in the registry, by its path below the root."""
+        for base in ("", *_FOLDERS):
+            folder = f"{self._root}/{base}"
+            if base and not os.path.islink(folder):
+                continue
+            above = os.path.realpath(folder).rstrip("/") + "/"
+            for mount in mounts:
+                if mount.path.startswith(above):
+                    path = f"{base}/{mount.path.removeprefix(above)}".lstrip("/")
+                    # Docker itself mounts much below a folder called docker.
+                    if path == "docker" or f"{path}/".startswith(f"{_REGISTRY}/"):
+                        yield path
+
+    def _is_the_root(self) -> bool:
+        try:
+            now = self._identity(_root_status(self._root))
+        except NotFound:
+            if "" not in self._seen:
+                raise
+            # It was there: that it is not is nothing about the registry.
+            return False
+        return self._seen.setdefault("", now) == now
+
+    def _look_at(self, folder: str) -> None:
+        seen = self._seen.get(folder)
+        try:
+            status = os.stat(f"{self._root}/{folder}/")
+        except OSError as error:
+            if seen is None:
+                # Not there yet, or closed to this user: said by who needs it.
+                return
+            if error.errno not in MISSING:
+                raise translate(error, folder, self._root) from error
+        else:
+            now = self._identity(status)
+            if self._seen.setdefault(folder, now) == now:
+                return
+        raise StorageError(
+            f"replaced or unmounted while we used it, below {self._root}",
+            path=folder,
+            driver=DRIVER,
+        )
+
+    def _identity(self, status: os.stat_result) -> _Identity:
+        forgetful = status.st_dev in self._forgetful
+        return status.st_dev, 0 if forgetful else status.st_ino
+
+
+def _root_status(root: str) -> os.stat_result:
     """Raises NotFound for what must never look like an empty registry."""
     advice = "check storage.filesystem.rootdirectory, and that its disk is mounted"
     try:
-        status = os.stat(root)
+        return os.stat(f"{root}/")
     except OSError as error:
-        if error.errno in MISSING:
-            raise NotFound(
-                f"the root directory does not exist; {advice}", path=root, driver=DRIVER
-            ) from error
-        raise translate(error, root, root) from error
-    if not os.path.isdir(root):
-        raise NotFound(f"the root is not a directory; {advice}", path=root, driver=DRIVER)
-    return status.st_dev, status.st_ino
+        if error.errno not in MISSING:
+            raise translate(error, root, root) from error
+        what = "is not a directory" if os.path.exists(root) else "directory does not exist"
+        raise NotFound(f"the root {what}; {advice}", path=root, driver=DRIVER) from error
 
 
-def _mount_points(root: str) -> list[str]:
-    """What is mounted below *root* now, where the system tells."""
+def _mounts() -> list[_Mount]:
+    """All that is mounted, where the system tells: proc_pid_mountinfo(5)."""
     try:
-        lines = _MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        text = _MOUNTS.read_bytes().decode("utf-8", "surrogateescape")
     except OSError:
         return []
-    above = os.path.realpath(root).rstrip("/") + "/"
-    places = [_ESCAPED.sub(_character, line.split()[_MOUNT_POINT]) for line in lines]
-    return [place.removeprefix(above) for place in places if place.startswith(above)]
-
-
-def _character(escaped: re.Match[str]) -> str:
-    return chr(int(escaped[1], 8))
+    kinds: dict[str, str] = {}
+    above: dict[str, str] = {}
+    found: dict[str, _Mount] = {}
+    # The kernel escapes spaces and newlines, and nothing else that Python would split at.
+    for line in text.split("\n"):
+        words, _, more = line.partition(" - ")
+        if len(fields := words.split(" ")) > 4:
+            number, above[number], device, _, path = fields[:5]
+            kinds[number] = more.partition(" ")[0]
+            major, _, minor = device.partition(":")
+            path = _ESCAPED.sub(lambda escaped: chr(int(escaped[1], 8)), path)
+            found[number] = _Mount(path, os.makedev(int(major), int(minor)), kinds[number])
+    # What an NFS server has on disks of its own is mounted when somebody comes by, and goes again.
+    return [
+        mount
+        for number, mount in found.items()
+        if not (mount.kind.startswith("nfs") and kinds.get(above[number]) == mount.kind)
+    ]

@@ -132,7 +132,7 @@ class _Application(Session):
             self.observer,
             cache=self.job.cache,
             versions=self.versions,
-            recall=lambda survey, again: self.aside.recall(survey, again, self._look_or_stop),
+            recall=self._recall,
         )
         self.catalog, self.survey, self.emptied = looked.catalog, looked.survey, looked.emptied
         blobs = looked.survey.blobs

@@ -134,7 +134,7 @@ class SealedCollection(Session):
             run_file.drop_all(Kind.BLOB)
             return surveyor.plan_blobs(self._listed(surveyor), run_file)
 
-        return self.aside.recall(survey, again, self._look_or_stop)
+        return self._recall(survey, again)
 
     def _new_run_file(self) -> PlanFile:
         """An empty run file, which says from the beginning what it is for."""

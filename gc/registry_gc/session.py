@@ -28,6 +28,7 @@ from registry_gc.guard import Finding, Verdict
 from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.lock import Lock, LockError, blocker
 from registry_gc.mark import Marking
+from registry_gc.plausible import objection
 from registry_gc.policy import Policy
 from registry_gc.quarantine.collecting import SettingAside
 from registry_gc.references import Manifests
@@ -234,17 +235,21 @@ class Session:
 
     # Limits
 
+    def _recall(self, survey: Survey, again: Callable[[], Survey]) -> Survey:
+        """Nothing that is live stays in quarantine."""
+        if self._doubt(survey) is not None:
+            # Refused before long: nothing is put back on what may be the wrong disk.
+            return survey
+        return self.aside.recall(survey, again, self._look_or_stop)
+
     def _check_limits(self) -> None:
         assert self.run_file is not None
         assert self.survey is not None
         policy = self.policy
         dead = self.run_file.count(Kind.BLOB).rows
-        if self.blobs_total and not self.survey.live_manifests and not policy.allow_empty:
-            self._refuse_with(
-                "no-live-manifests",
-                f"{self.blobs_total} blobs, and not one live manifest: that is a wrong root or a "
-                "lost disk more often than an empty registry; if it is right, --allow-empty",
-            )
+        doubt = self._doubt(self.survey)
+        if doubt is not None:
+            self._refuse_with(doubt.code, doubt.message)
         if policy.max_delete is not None and not policy.max_delete.allows(dead, self.blobs_total):
             self._refuse_with(
                 "max-delete",
@@ -254,6 +259,13 @@ class Session:
         self._check_shrink()
         self._refuse_unless_allowed()
         self._remember()
+
+    def _doubt(self, survey: Survey) -> Finding | None:
+        return objection(
+            survey,
+            allow_empty=self.policy.allow_empty,
+            accept_shrink=self.policy.accept_shrink,
+        )
 
     def _seen(self) -> Seen:
         assert self.catalog is not None

@@ -69,7 +69,8 @@ class Blobs(msgspec.Struct):
 class Survey(msgspec.Struct):
     """What was found out about a registry. ``blobs`` is None where nobody asked for them.
 
-    ``late``: keys, sorted, of blobs that nothing reached and only their age keeps.
+    ``late``: keys, sorted, of blobs that nothing reached and only their age keeps. ``linked``: the
+    manifests that are a revision somewhere, each once; so many of them are ``missing``.
     """
 
     catalog: Catalog
@@ -77,6 +78,8 @@ class Survey(msgspec.Struct):
     marking: Marking
     blobs: Blobs | None = None
     late: Keys = msgspec.field(default_factory=empty_keys)
+    linked: int = 0
+    missing: int = 0
 
     @property
     def live_manifests(self) -> int:
@@ -194,13 +197,14 @@ class Surveyor:
         _tidy(catalog)
         manifests = Manifests(self._engine, catalog.names, catalog.aliases, self._observer, cache)
         manifests.load(catalog.revisions.keys)
+        linked, missing = len(manifests), int(np.count_nonzero(manifests.in_state(State.MISSING)))
         _tidy(catalog)
         catalog.signatures = read_signatures(self._reader, catalog, manifests)
         marking = mark(self._reader, catalog, manifests, self._policy, self.cutoff)
         if self._ages(catalog).learn_doubtful(manifests, marking, self.cutoff):
             marking = mark(self._reader, catalog, manifests, self._policy, self.cutoff)
         _tidy(catalog)
-        return Survey(catalog, manifests, marking)
+        return Survey(catalog, manifests, marking, linked=linked, missing=missing)
 
     def _with_blobs(
         self,

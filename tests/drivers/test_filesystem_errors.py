@@ -16,6 +16,7 @@ from drivers.folders import (
     BLOBS,
     HEX,
     NOBODY,
+    TAGS,
     listed,
     make,
 )
@@ -209,4 +210,25 @@ def test_a_broken_disk_is_never_taken_for_missing_files(
     with pytest.raises(StorageError) as caught:
         storage.stat_many(["a/b/c", "a/missing"])
     assert not isinstance(caught.value, NotFound)
+    assert isinstance(caught.value, Unavailable) == (number == errno.ESTALE)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize("folder", [BLOBS, f"{TAGS}v1/index/sha256/"])
+def test_a_folder_that_fails_once_it_is_open_is_said(
+    root: Path,
+    storage: FilesystemStorage,
+    monkeypatch: pytest.MonkeyPatch,
+    folder: str,
+    number: int,
+) -> None:
+    make(root, f"{folder}{HEX}/data")
+
+    def broken(path: Any) -> list[str]:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "listdir", broken)
+    with pytest.raises(StorageError) as caught:
+        listed(storage)
+    assert caught.value.path == folder[:-1]
     assert isinstance(caught.value, Unavailable) == (number == errno.ESTALE)

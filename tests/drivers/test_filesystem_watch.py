@@ -5,14 +5,16 @@ An unmounted disk leaves its mount point: an empty folder with another inode, as
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
-from drivers.folders import listed, make
+from drivers.folders import listed, make, result
 from registry_drivers import filesystem_watch
-from registry_drivers.base import Named
+from registry_drivers.base import Deletion, Named
 from registry_drivers.errors import NotFound, StorageError
 from registry_drivers.filesystem import FilesystemStorage
 
@@ -111,25 +113,156 @@ def test_a_symbolic_link_to_a_mount_point_is_watched(
         listed(storage)
 
 
+class Mounts:
+    """What the system says is mounted: lines as Linux writes them."""
+
+    def __init__(self, file: Path, patch: pytest.MonkeyPatch) -> None:
+        self._file = file
+        patch.setattr(filesystem_watch, "_MOUNTS", file)
+        self.set()
+
+    def set(self, *mounts: tuple[Path | str, str], device: str = "99:1") -> None:
+        """These alone, by path and kind; each is mounted on the one before."""
+        lines = ["22 1 0:21 / /proc rw,nosuid shared:5 - proc proc rw"]
+        for number, (path, kind) in enumerate(mounts, start=30):
+            escaped = str(path).replace(" ", "\\040")
+            lines.append(
+                f"{number} {number - 1} {device} / {escaped} rw shared:7 - {kind} /dev/x rw"
+            )
+        self._file.write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mounts:
+    return Mounts(tmp_path / "mountinfo", monkeypatch)
+
+
+# What Python splits lines or words at, and the kernel does not escape.
+@pytest.mark.parametrize("team", ["team", "a team", "a\u00a0team", "a\x0cteam", "a\u2028t\u2028m"])
 def test_whatever_is_mounted_below_the_root_is_watched(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, mounts: Mounts, team: str
 ) -> None:
-    # Lines as Linux writes them; the octal number is a space.
-    team = f"{REPOSITORIES}/a team"
-    make(root, f"{team}/app/_uploads/1/startedat")
-    mounts = tmp_path / "mountinfo"
-    mounts.write_text(
-        "22 1 0:21 / /proc rw,nosuid shared:5 - proc proc rw\n"
-        f"23 1 0:22 / {root}-beside rw shared:6 - tmpfs none rw\n"
-        f"24 1 0:23 / {root}/{team.replace(' ', chr(92) + '040')} rw shared:7 - tmpfs none rw\n"
-    )
-    monkeypatch.setattr(filesystem_watch, "_MOUNTS", mounts)
+    folder = f"{REPOSITORIES}/{team}"
+    make(root, f"{folder}/app/_uploads/1/startedat")
+    mounts.set((f"{root}-beside", "tmpfs"), (root / folder, "ext4"))
     storage = FilesystemStorage(str(root))
     assert len(listed(storage)) == 3
-    unmount(root / team)
+    unmount(root / folder)
     with pytest.raises(StorageError, match="replaced or unmounted") as caught:
-        storage.children(f"{team}/")
-    assert caught.value.path == team
+        storage.children(f"{folder}/")
+    assert caught.value.path == folder
+
+
+def test_so_is_what_is_mounted_behind_a_symbolic_link(
+    root: Path, tmp_path: Path, mounts: Mounts
+) -> None:
+    make(root, f"{REPOSITORIES}/team/app/_uploads/1/startedat")
+    disk = tmp_path / "disk"
+    (root / REPOSITORIES).rename(disk)
+    (root / REPOSITORIES).symlink_to(disk)
+    mounts.set((disk / "team", "ext4"))
+    storage = FilesystemStorage(str(root))
+    assert len(listed(storage)) == 3
+    unmount(disk / "team")
+    with pytest.raises(StorageError, match="replaced or unmounted") as caught:
+        listed(storage)
+    assert caught.value.path == f"{REPOSITORIES}/team"
+
+
+@pytest.mark.parametrize("where", ["team", "group/team"])
+@pytest.mark.parametrize("below", ["", "/data"])
+def test_a_link_to_what_was_mounted_when_we_began_is_no_empty_folder(
+    root: Path, tmp_path: Path, mounts: Mounts, where: str, below: str
+) -> None:
+    disk = tmp_path / "disk"
+    make(disk, f"{below[1:]}/app/_uploads/1/startedat".lstrip("/"))
+    link = root / REPOSITORIES / where
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(f"{disk}{below}")
+    mounts.set((tmp_path, "ext4"), (disk, "ext4"))
+    storage = FilesystemStorage(str(root))
+    # Its device is not the one that the system told, as that of a subvolume.
+    assert len(listed(storage)) == 3
+    mounts.set((tmp_path, "ext4"))
+    above = f"{REPOSITORIES}/{where}".rpartition("/")[0] + "/"
+    asks: list[Callable[[], object]] = [lambda: listed(storage), lambda: storage.children(above)]
+    for ask in asks:
+        with pytest.raises(StorageError, match="unmounted while we used it") as caught:
+            ask()
+        assert caught.value.path == f"{REPOSITORIES}/{where}"
+
+
+def test_a_link_to_another_disk_is_watched_from_when_it_is_passed(root: Path) -> None:
+    shared = Path("/dev/shm")
+    assert shared.stat().st_dev != root.stat().st_dev
+    with TemporaryDirectory(dir=shared) as folder:
+        disk = Path(folder, "disk")
+        make(disk, "app/_uploads/1/startedat")
+        (root / REPOSITORIES / "team").symlink_to(disk)
+        storage = FilesystemStorage(str(root))
+        assert len(listed(storage)) == 3
+        unmount(disk)
+        with pytest.raises(StorageError, match="replaced or unmounted") as caught:
+            listed(storage)
+        assert caught.value.path == f"{REPOSITORIES}/team"
+
+
+@pytest.mark.parametrize("call", ["delete", "move"])
+def test_nothing_goes_after_something_was_mounted(root: Path, mounts: Mounts, call: str) -> None:
+    storage = FilesystemStorage(str(root))
+    assert len(listed(storage)) == 2
+    mounts.set((root / REPOSITORIES / "app", "ext4"))
+    with pytest.raises(StorageError, match="mounted while we used it") as caught:
+        CALLS[call](storage, BLOB)
+    assert caught.value.path == f"{REPOSITORIES}/app"
+    assert (root / BLOB).exists()
+
+
+@pytest.mark.parametrize(
+    "mounted",
+    [
+        ["docker/overlay2/abc/merged"],
+        ["docker/volumes"],
+        ["docker/registry-gc"],
+        ["../registry-other/docker/registry/v2"],
+    ],
+)
+def test_what_is_mounted_elsewhere_is_not_ours(
+    root: Path, mounts: Mounts, mounted: list[str]
+) -> None:
+    storage = FilesystemStorage(str(root))
+    mounts.set(*((os.path.normpath(root / path), "overlay") for path in mounted))
+    assert result(storage, BLOB) is Deletion.DELETED
+    storage = FilesystemStorage(str(root))
+    mounts.set()
+    assert storage.stat(LINK).size == 1
+
+
+def test_what_an_nfs_server_mounts_when_somebody_comes_by_is_no_change(
+    root: Path, mounts: Mounts
+) -> None:
+    mounts.set((root, "nfs4"))
+    storage = FilesystemStorage(str(root))
+    mounts.set((root, "nfs4"), (root / REPOSITORIES / "app", "nfs4"))
+    assert result(storage, BLOB) is Deletion.DELETED
+    mounts.set((root, "ext4"), (root / REPOSITORIES / "app", "nfs4"))
+    with pytest.raises(StorageError, match="mounted while we used it"):
+        list(storage.delete([LINK]))
+
+
+@pytest.mark.parametrize(("kind", "watched"), [("ext4", True), ("fuse.sshfs", False)])
+def test_a_file_system_that_numbers_folders_anew_is_believed(
+    root: Path, mounts: Mounts, kind: str, watched: bool
+) -> None:
+    device = root.stat().st_dev
+    mounts.set((root, kind), device=f"{os.major(device)}:{os.minor(device)}")
+    storage = FilesystemStorage(str(root))
+    unmount(root / REPOSITORIES)
+    if watched:
+        with pytest.raises(StorageError, match="replaced or unmounted"):
+            listed(storage)
+    else:
+        assert listed(storage, f"{REPOSITORIES}/") == []
 
 
 def test_a_system_that_tells_no_mounts_is_no_error(

@@ -18,7 +18,7 @@ from servers.process import answers
 
 _SCRIPT = """#!/bin/sh
 echo "$0" | sed 's,.*/,,' >>{folder}/calls
-up() {{ [ -s {folder}/pid ] && grep -qsF {folder} "/proc/$(cat {folder}/pid)/cmdline"; }}
+up() {{ [ -s {folder}/pid ] && readlink "/proc/$(cat {folder}/pid)/exe" >/dev/null; }}
 stop() {{
     if up; then kill "$(cat {folder}/pid)"; fi
     while up; do sleep 0.02; done

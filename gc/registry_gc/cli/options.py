@@ -87,7 +87,8 @@ OPTIONS = (
     _option("--allow-empty", is_flag=True, help="Delete even if not one manifest is live."),
     _option(
         "--accept-shrink", is_flag=True,
-        help="Delete even if half of the repositories or tags are gone since the last run.",
+        help="Delete even if half of the repositories or tags are gone since the last run, or half "
+        "of the manifests are missing.",
     ),
     _option(
         "--deadline", type=DeadlineType(), metavar="TIME|DURATION",

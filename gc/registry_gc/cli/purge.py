@@ -38,6 +38,7 @@ from registry_gc.collect import objections
 from registry_gc.engine import Engine, engine_for
 from registry_gc.guard import Guard
 from registry_gc.interrupts import Interrupts
+from registry_gc.plausible import objection
 from registry_gc.policy import Policy
 from registry_gc.progress import Progress
 from registry_gc.quarantine.bring_back import Look, Result
@@ -190,12 +191,13 @@ class _Purging:
 
     def _check(self, survey: Survey) -> None:
         """Half a tree, or a wrong one, has nothing that is live: all in quarantine would go."""
-        blobs = survey.blobs.total if survey.blobs else 0
-        if blobs and not survey.live_manifests and not self._options["allow_empty"]:
-            raise Refused(
-                f"refused, nothing was deleted: {blobs} blobs, and not one live manifest: is all "
-                "of the registry mounted? If it is right, --allow-empty"
-            )
+        doubt = objection(
+            survey,
+            allow_empty=self._options["allow_empty"],
+            accept_shrink=self._options["accept_shrink"],
+        )
+        if doubt is not None:
+            raise Refused(f"refused, nothing was deleted: {doubt.message}")
 
     def exit_code(self) -> int:
         """3 where something stayed that should not have."""

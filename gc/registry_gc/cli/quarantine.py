@@ -109,6 +109,7 @@ def restore(**options: Any) -> None:
     "registry_auth_file",
     "assume_readonly",
     "allow_empty",
+    "accept_shrink",
     "workers",
     "max_requests_per_second",
     "cache",
