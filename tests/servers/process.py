@@ -24,12 +24,17 @@ _Server = TypeVar("_Server")
 def free_port() -> int:
     """A port of loopback that nobody listens on now.
 
-    None of those that the kernel hands out by itself, to whoever connects or listens in the
+    None of those that the kernel hands out by itself, or that other tests ask for here, in the
     seconds that a server needs to start.
     """
     first = int(_RANGE.read_text().split()[0])
+    # pytest-xdist tells each of its processes which it is.
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    share = (first - _LOWEST) // workers
+    lowest = _LOWEST + worker * share
     while True:
-        port = _RANDOM.randrange(_LOWEST, first) if first > 2 * _LOWEST else 0
+        port = _RANDOM.randrange(lowest, lowest + share) if first > 2 * _LOWEST else 0
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
