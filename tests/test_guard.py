@@ -33,7 +33,8 @@ from registry_drivers.errors import Unavailable
 from registry_drivers.factory import StorageSpec
 from registry_drivers.memory import MemoryStorage
 from registry_gc.config import Config, ConfigError, HttpConfig, load_config
-from registry_gc.guard import Guard, GuardOptions, Verdict
+from registry_gc.guard import Guard, GuardOptions, Verdict, probe
+from registry_gc.guard.answer import Answer, Kind
 from registry_gc.guard.credentials import challenges
 from servers.process import free_port
 
@@ -966,3 +967,43 @@ def started(registry: RealRegistry) -> Iterator[None]:
     finally:
         process.terminate()
         process.communicate()
+
+
+@pytest.mark.parametrize("allow", ["GET, HEAD, OPTIONS", "GET", "HEAD", "OPTIONS"])
+def test_a_front_that_answers_by_itself_says_nothing_of_the_registry(allow: str) -> None:
+    with serving((200, [("Allow", allow)])) as server:
+        verdict = check(config(server.addr))
+    assert not verdict.allowed
+    assert verdict.verdict == "unknown"
+
+
+@pytest.mark.parametrize("more", [False, True])
+def test_a_name_with_more_addresses_than_are_asked_is_not_known(
+    monkeypatch: pytest.MonkeyPatch, more: bool
+) -> None:
+    with serving(READ_ONLY) as server:
+        port = server.addr.rpartition(":")[2]
+        count = probe._MOST_ADDRESSES + more
+        found = [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{n}", int(port)))
+            for n in range(1, count + 1)
+        ]
+        resolve = socket.getaddrinfo
+
+        def many(name: Any, *rest: Any, **more: Any) -> Any:
+            return (
+                found if name in ("many.example", b"many.example") else resolve(name, *rest, **more)
+            )
+
+        monkeypatch.setattr(socket, "getaddrinfo", many)
+        answered: list[Any] = []
+
+        def ask(self: probe.Probe, address: Any, target: Any) -> Answer:
+            answered.append(target)
+            return Answer(Kind.READ_ONLY)
+
+        monkeypatch.setattr(probe.Probe, "_ask", ask)
+        verdict = check(config(f"many.example:{port}"))
+    assert len(answered) == probe._MOST_ADDRESSES
+    assert verdict.allowed is not more
+    assert more is any("16 were asked" in finding.message for finding in verdict.findings)

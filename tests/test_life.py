@@ -286,7 +286,7 @@ class Life(RuleBasedStateMachine):
         def mark() -> Survey:
             return surveyor.plan_blobs(surveyor.catalog(), NoBlobs())
 
-        survey, _ = recall(storage, None, mark(), mark, lambda: None, Silence())
+        survey, _, _ = recall(storage, None, mark(), mark, lambda: None, Silence())
         for purged in Purge(storage, None, survey, None, lambda: None).run():
             assert not purged.failed
         self._take(storage)

@@ -23,6 +23,7 @@ from registry_drivers.base import Children, Deletion, Outcome, Storage
 from registry_drivers.errors import AccessDenied, AlreadyExists, StorageError, Unavailable
 from registry_drivers.filesystem import FilesystemStorage
 from registry_drivers.memory import MemoryStorage
+from registry_gc import lock as lock_module
 from registry_gc.lock import Lock, LockHeld, LockLost, LockUnsafe, blocker, unlock
 from registry_gc.locking import contest
 from registry_gc.locking.claim import TAKEOVER
@@ -972,3 +973,47 @@ def test_this_process_is_alive_and_on_this_machine() -> None:
     assert dead().alive() is False
     assert stranger().alive() is None
     assert not stranger().on_this_machine()
+
+
+@pytest.fixture
+def standing(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Lets that many seconds pass in which this process does nothing, as in a suspended machine."""
+    passed = [0.0]
+    now = lock_module.clock
+    monkeypatch.setattr(lock_module, "clock", lambda: now() + passed[0])
+
+    def stand(seconds: float) -> None:
+        passed[0] += seconds
+
+    return stand
+
+
+@pytest.mark.parametrize("ask", [Lock.verify, Lock.refresh])
+def test_a_run_that_stood_still_has_lost_its_lock(
+    storage: Storage, standing: Callable[[float], None], ask: Callable[[Lock], None]
+) -> None:
+    with take(storage) as lock:
+        standing(STALE_SECONDS - 1)
+        lock.refresh()
+        standing(STALE_SECONDS - 1)
+        lock.verify()
+        standing(2)
+        with pytest.raises(LockLost, match="stood still for 10 minutes"):
+            ask(lock)
+
+
+def test_a_refresh_that_takes_longer_than_others_wait_is_none(
+    memory: MemoryStorage, standing: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = memory.write
+
+    def slow(path: str, data: bytes, *, if_absent: bool = False) -> None:
+        standing(STALE_SECONDS + 1)
+        write(path, data, if_absent=if_absent)
+
+    with take(memory) as lock:
+        monkeypatch.setattr(memory, "write", slow)
+        with pytest.raises(LockLost, match="longer than others wait"):
+            lock.refresh()
+        with pytest.raises(LockLost):
+            lock.verify()

@@ -385,3 +385,16 @@ def test_a_manifest_with_a_few_bytes_changed_never_crashes(patch: bytes, at: int
     data = encoded(index(descriptor(OCI_MANIFEST, A, 1), subject=descriptor(OCI_INDEX, B, 1)))
     with contextlib.suppress(UnreadableManifest):
         parse(data[:at] + patch + data[at + cut :])
+
+
+@pytest.mark.parametrize("key", ["Layers", "LAYERS"])
+def test_keys_in_any_case_are_seen_where_digests_are_spelled_with_escapes(key: str) -> None:
+    data = encoded(image(layers=[])).decode()
+    escaped = A.replace("sha", "\\u0073ha")
+    more = f', "{key}": [{{"digest": "{escaped}", "size": 1}}]}}'
+    twice = (data.rstrip().removesuffix("}") + more).encode()
+    with pytest.raises(UnreadableManifest, match="twice"):
+        parse(twice)
+    subject = f', "Subject": {{"digest": "{escaped}"}}}}'
+    found = parse((data.rstrip().removesuffix("}") + subject).encode())
+    assert found.subject == A

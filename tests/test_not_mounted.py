@@ -14,7 +14,7 @@ import pytest
 
 from aside import DAY, Registry
 from model import V2
-from registry_tree import blob_path, sha256
+from registry_tree import blob_path, sha256, tag_path
 from running import Disk, Result, collect, write_config
 from test_apply import call, codes
 
@@ -122,12 +122,29 @@ def test_half_of_the_manifests_is_too_much(disk: Disk, options: list[str]) -> No
     assert "missing-manifests" in codes(collect(disk.root, *options, "--dry-run"))
     result = collect(disk.root, *options)
     assert_refused(result, "missing-manifests")
-    assert "8 of 16 manifests" in result.errors
+    assert "8 of 16 linked manifests" in result.errors
     # What lifts another limit does not lift this one.
     assert_refused(collect(disk.root, *options, "--allow-empty"), "missing-manifests")
     assert disk.files() == before
     assert collect(disk.root, *options, "--accept-shrink").exit_code == 3
     assert not disk.has_blob(sha256(NAMES[0].encode()))
+
+
+def test_so_is_half_of_those_that_tags_need(disk: Disk) -> None:
+    """Of an old backup of ``blobs``, which has what has lost its tag since, and nothing newer."""
+    for name in NAMES:
+        disk.tree.image(name, layers=[b"older " + name.encode()])
+    for name in NAMES[:5]:
+        digest = (disk.root / tag_path(name, "v1")).read_text()
+        (disk.root / blob_path(digest)).unlink()
+    disk.age()
+    assert collect(disk.root, "--dry-run").json["guard"]["verdict"] == "allowed"
+    before = disk.files()
+    result = collect(disk.root, "-m")
+    assert_refused(result, "missing-manifests")
+    assert "5 of 8 live manifests" in result.errors
+    assert disk.files() == before
+    assert collect(disk.root, "-m", "--accept-shrink").exit_code == 3
 
 
 def test_less_than_half_is_damage(disk: Disk) -> None:

@@ -261,3 +261,42 @@ def test_a_cache_that_remembers_blobs_is_cautioned_of(registry: Registry) -> Non
     )
     assert "blobdescriptor" in registry.collect_on(config, *WRITABLE).errors
     assert "blobdescriptor" not in registry.collect_on(config, "-m").errors
+
+
+def test_half_of_the_repositories_is_too_few_to_purge_by(registry: Registry) -> None:
+    for number in range(9):
+        registry.tree().image(f"team/{number}", "v1", layers=[b"of team %d" % number])
+    registry.quarantine()
+    registry.later = 8 * DAY
+    team = registry.root / "docker/registry/v2/repositories/team"
+    team.rename(registry.folder / "unmounted")
+    team.mkdir()
+    before = registry.quarantined()
+    done = registry.purge("--state-dir", str(registry.folder / "state"))
+    assert done.exit_code == 4
+    assert "have become 1 since the last run" in done.errors
+    assert registry.quarantined() == before
+    lifted = registry.purge("--state-dir", str(registry.folder / "state"), "--accept-shrink")
+    assert lifted.exit_code == 0
+    assert not registry.quarantined()
+
+
+def test_a_live_link_that_cannot_come_back_is_not_purged(registry: Registry) -> None:
+    for number in range(9):
+        registry.tree().image(f"team/{number}", "v1", layers=[b"of team %d" % number])
+    layer = registry.tree().layer("team/0", b"needed again")
+    registry.quarantine()
+    registry.tree().image("team/0", "v2", layers=[b"needed again"], config=b'"v2"')
+    link = layer_link_path("team/0", layer)
+    registry.remove(link, blob_path(layer))
+    # Its blob is on a disk that is away.
+    (lost,) = (path for path in registry.own() if path.endswith(blob_path(layer)))
+    data = (registry.root / lost).read_bytes()
+    registry.remove(lost)
+    registry.later = 8 * DAY
+    done = registry.purge()
+    assert done.json["runs"][0]["kept"] == 1
+    assert link in registry.quarantined()
+    registry.write({blob_path(layer): data})
+    assert registry.purge().json["recalled"] == 1
+    assert link in registry.files()

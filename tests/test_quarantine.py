@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from aside import DAY, Registry
+from registry_tree import tag_index_path
 from stores import Servers, a_bit_of_everything
 
 KINDS = ("filesystem", "s3", "s3-versioned", "gcs", "azure")
@@ -141,3 +142,15 @@ def test_what_is_live_comes_back_before_a_purge_and_before_a_run(registry: Regis
     here = {path for path in before if "only-untagged" in path and "tags/" not in path}
     assert here <= files.keys()
     assert {path: files[path] for path in here} == {path: before[path] for path in here}
+
+
+@pytest.mark.parametrize("tag", ["_uploads", "plain"])
+def test_the_history_of_a_tag_is_no_upload_whatever_it_is_called(tmp_path: Path, tag: str) -> None:
+    registry = Registry(tmp_path, None)
+    older = registry.tree().image("app", tag, layers=[b"older"])
+    newer = registry.tree().image("app", tag, layers=[b"newer"])
+    entry = tag_index_path("app", tag, older)
+    assert entry in registry.files()
+    registry.quarantine()
+    assert registry.can_pull("app", newer)
+    assert any(path.endswith(entry) for path in registry.own())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -293,3 +294,34 @@ def _as_text(registry: Registry, what: str) -> str:
     answer = CliRunner().invoke(registry_gc, ["restore", str(registry.config), what])
     assert answer.exit_code == 0
     return answer.stdout
+
+
+@pytest.mark.parametrize("top", ["blobs", "blobs/sha256", "repositories"])
+@pytest.mark.parametrize("left", [True, False])
+def test_nothing_comes_back_to_where_a_disk_belongs(tmp_path: Path, top: str, left: bool) -> None:
+    registry = Registry(tmp_path, None)
+    registry.tree().image("app", "v1", layers=[b"stays"])
+    digest = registry.tree().image("app", layers=[b"goes"], config=b'"goes"')
+    registry.quarantine()
+    place, away = registry.root / "docker/registry/v2" / top, tmp_path / "away"
+    place.rename(away)
+    if left:
+        place.mkdir()
+    before = registry.read()
+    done = registry.command("restore", digest)
+    assert done.exit_code == 4, done.errors
+    assert f"nothing in {registry.root}/docker/registry/v2/" in done.errors
+    assert registry.read() == before
+    shutil.rmtree(place, ignore_errors=True)
+    away.rename(place)
+    assert registry.command("restore", digest).exit_code == 0
+    assert registry.can_pull("app", digest)
+
+
+def test_all_of_a_registry_comes_back_where_that_is_meant(tmp_path: Path) -> None:
+    registry = Registry(tmp_path, None)
+    digest = registry.tree().image("app", layers=[b"goes"])
+    registry.quarantine("--allow-empty")
+    assert registry.command("restore", digest).exit_code == 4
+    assert registry.command("restore", digest, "--allow-empty").exit_code == 0
+    assert registry.can_pull("app", digest)

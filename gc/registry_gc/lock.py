@@ -55,6 +55,11 @@ REFRESH_SECONDS = 30.0
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
+def clock() -> float:
+    """Seconds on a clock that nobody sets, and that counts on while the machine is suspended."""
+    return time.clock_gettime(_CLOCK)
+
+
 class Lock:
     """Held from :meth:`acquire` to :meth:`release`; also a context manager.
 
@@ -80,6 +85,7 @@ class Lock:
         self._listed = listed
         self._lost = ""
         self._verified = -float("inf")
+        self._refreshed = clock()
         self._guard = threading.Lock()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -135,9 +141,12 @@ class Lock:
         """
         if self._lost:
             raise LockLost(self._lost)
-        now = time.clock_gettime(_CLOCK)
+        now = clock()
         if now - self._verified < within:
             return
+        if self._stored and now - self._refreshed > STALE_SECONDS:
+            # Others might have had it since, and have let it go; nobody watched the registry.
+            self._lose(f"this run stood still for {(now - self._refreshed) / 60:.0f} minutes")
         if self._flock is not None and not self._flock.still_there():
             self._lose("the storage's folder is not the one that was locked: was it unmounted?")
         try:
@@ -162,6 +171,7 @@ class Lock:
             if self._ended.is_set():
                 return
             self.verify()
+            began = clock()
             self._holder = replace(self._holder, time=moment(self._storage))
             try:
                 if self._listed:
@@ -173,6 +183,10 @@ class Lock:
             except StorageError as error:
                 if self._flock is None or not is_full(error):
                     raise
+            if clock() - began > STALE_SECONDS:
+                # It was there when it was looked for, and may have been another's since.
+                self._lose("writing it took longer than others wait for it")
+            self._refreshed = clock()
 
     def release(self) -> None:
         """Remove the lock where it is still ours, and let go of the flock; never raises."""

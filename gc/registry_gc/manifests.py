@@ -21,7 +21,7 @@ import msgspec
 
 from registry_gc.digest import InvalidDigest, check_digests, plain_keys
 
-RULES_VERSION = 1
+RULES_VERSION = 2
 """Raised whenever the same bytes would yield other references: caches carry it."""
 
 SIZE_LIMIT = 32 << 20
@@ -209,7 +209,8 @@ def _plain_blobs(manifest: _Manifest, data: bytes) -> list[str] | None:
         return None
     blobs = [config.digest, *[layer.digest for layer in layers]]
     # More texts that look like digests than were found: a key in another spelling, perhaps.
-    if len(blobs) + (subject is not None) != data.count(b'"sha'):
+    # Digests that are spelled with escapes do not look like it.
+    if len(blobs) + (subject is not None) != data.count(b'"sha') or b"\\u" in data:
         return None
     return blobs if len(set(blobs)) == len(blobs) else None
 
@@ -252,6 +253,7 @@ def _decode(data: bytes) -> _Manifest:
             raise
     else:
         whole = _kind(manifest) is not None and _count(manifest) == data.count(b'"sha')
+        whole = whole and b"\\u" not in data
         if whole or not _may_have_odd_keys(data):
             return manifest
     return msgspec.convert(json.loads(data, object_pairs_hook=_exact_case), _Manifest)

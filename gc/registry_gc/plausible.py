@@ -17,8 +17,6 @@ _FEW = 5
 def objection(survey: Survey, *, allow_empty: bool, accept_shrink: bool) -> Finding | None:
     """What speaks against deleting by *survey*, whose blobs have been listed."""
     blobs = survey.blobs.total if survey.blobs else 0
-    # What an earlier run has read is not always read again, but it is a blob, if it is there.
-    missing = max(survey.missing, survey.linked - blobs)
     if not survey.live_manifests or (survey.linked and not blobs):
         if allow_empty or not (blobs or survey.linked):
             return None
@@ -28,10 +26,12 @@ def objection(survey: Survey, *, allow_empty: bool, accept_shrink: bool) -> Find
             "manifest in the store: that is a wrong root or a lost disk more often than an empty "
             "registry; if it is right, --allow-empty",
         )
-    if accept_shrink or missing < _FEW or missing * 2 < survey.linked:
-        return None
-    return Finding(
-        "missing-manifests",
-        f"{missing} of {survey.linked} manifests that repositories link are not among the blobs: "
-        "is all of it mounted? If it is right, --accept-shrink",
-    )
+    linked = max(survey.missing, survey.linked - blobs), survey.linked
+    for what, (missing, total) in (("linked", linked), ("live", survey.lost(blobs))):
+        if missing >= _FEW and missing * 2 >= total and not accept_shrink:
+            return Finding(
+                "missing-manifests",
+                f"{missing} of {total} {what} manifests are not among the blobs: is all of it "
+                "mounted, and restored? If it is right, --accept-shrink",
+            )
+    return None

@@ -276,6 +276,11 @@ class Manifests:
         return self.batch.keys[self._unread]
 
     @property
+    def missing(self) -> Keys:
+        """The manifests that were not in the store when they were asked for, sorted."""
+        return distinct_keys(self.batch.keys[self.in_state(State.MISSING)])
+
+    @property
     def remembers(self) -> bool:
         """Whether anything was remembered instead of read, and has to be checked."""
         return bool(self._unread.any())

@@ -26,7 +26,7 @@ from registry_gc.engine import Engine, WorkerLost, engine_for
 from registry_gc.events import Observer
 from registry_gc.guard import Finding, Verdict
 from registry_gc.interrupts import Interrupted, Interrupts
-from registry_gc.lock import Lock, LockError, blocker
+from registry_gc.lock import Lock, LockError, blocker, clock
 from registry_gc.mark import Marking
 from registry_gc.plausible import objection
 from registry_gc.policy import Policy
@@ -383,7 +383,7 @@ class Session:
 
     def _look(self) -> Stop | None:
         """Look at guard and lock again; on a filesystem, where that is cheap, at every batch."""
-        now = time.monotonic()
+        now = clock()
         at_once = self.storage.capabilities.folders or self.job.blob_cache.lost
         interval = 0.0 if at_once else _LOOK_AGAIN
         if self.looked_at and now - self.looked_at < interval:

@@ -13,13 +13,16 @@ import msgspec
 import numpy as np
 
 from registry_drivers.base import Reader
+from registry_drivers.errors import StorageError
 from registry_gc.allocator import return_freed
 from registry_gc.cache import ReferenceCache
 from registry_gc.catalog import Catalog, name_catalog, read_catalog, stream_blobs
 from registry_gc.compact.arrays import distinct, without
+from registry_gc.compact.key_index import KeyIndex
 from registry_gc.digest import Keys, empty_keys
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
+from registry_gc.layout import blob_path
 from registry_gc.link_ages import LinkAges
 from registry_gc.listing.blob_shares import Wanted, stream_shares
 from registry_gc.listing.blobs import BlobBatch
@@ -80,6 +83,19 @@ class Survey(msgspec.Struct):
     late: Keys = msgspec.field(default_factory=empty_keys)
     linked: int = 0
     missing: int = 0
+
+    def lost(self, stored: int) -> tuple[int, int]:
+        """Of the manifests that are live and a revision somewhere: how many are not stored, of all.
+
+        :param stored: how many blobs there are; more manifests cannot be among them. What an
+            earlier run has read is not always read again.
+        """
+        live = np.zeros(len(self.manifests), np.bool_)
+        live[manifests_of(self.marking.live)] = True
+        # The first to be loaded are the revisions, see :meth:`Surveyor._marked`.
+        states = self.manifests.batch.states[: self.linked][live[: self.linked]]
+        missing = int(np.count_nonzero(states == State.MISSING))
+        return max(missing, len(states) - stored), len(states)
 
     @property
     def live_manifests(self) -> int:
@@ -214,23 +230,53 @@ class Surveyor:
         *,
         confirm: bool = True,
     ) -> Survey:
-        """Mark, then stream the blobs past the live set.
+        """Mark, then stream the blobs past the live set; once more where the two disagree.
+
+        A store, or a proxy in front of it, that says of a manifest that it is not there, and
+        lists it, has told nothing of what it references.
+        """
+        survey, listed = self._pass(catalog, sink, cache, confirm)
+        if len(listed):
+            self._observer.notice(
+                f"{len(listed)} manifests could not be found, and are listed among the blobs; "
+                "reading them again"
+            )
+            sink.drop_all(Kind.BLOB)
+            survey, listed = self._pass(catalog, sink, cache, confirm)
+        if len(listed):
+            sink.drop_all(Kind.BLOB)
+            raise StorageError(
+                f"{len(listed)} manifests are listed, and a request for them is answered with "
+                "'not found'; what they need is not known",
+                path=blob_path(catalog.names.text(listed[0].tobytes())),
+                driver=self._reader.driver,
+            )
+        return survey
+
+    def _pass(
+        self, catalog: Catalog, sink: BlobSink, cache: ReferenceCache | None, confirm: bool
+    ) -> tuple[Survey, Keys]:
+        """Mark, and stream the blobs past; also the manifests that are missing and listed.
 
         A blob that is younger than the cut-off may be a manifest whose links are all old, as
         after a restore from a backup. Then it is a root after all, and what it names lives.
         """
         survey = self._marked(catalog, cache)
         live = survey.marking.live_set
-        young = [empty_keys()]
+        young, listed = [empty_keys()], [empty_keys()]
         self._observer.phase("listing blobs", None, "blobs")
         survey.blobs = Blobs(0, 0, [])
         # Manifests that were remembered instead of read need the sizes of live blobs too.
         # So do blobs that only a hold keeps, of which nobody knows else what repairing it frees.
         needed = self._without_holds(survey)
         passed = None if confirm and survey.manifests.remembers else needed
+        # A folder is listed by its name, which may be all that is left of it.
+        named = self._reader.capabilities.folders
+        missing = empty_keys() if named else survey.manifests.missing
+        absent = KeyIndex(missing)
         if self._engine.far:
-            wanted = Wanted(live, needed, survey.manifests.unread)
-            batches = stream_shares(self._reader, self._engine, wanted)
+            told = np.concatenate([survey.manifests.unread, missing])
+            batches = stream_shares(self._reader, self._engine, Wanted(live, needed, told))
         else:
             batches = stream_blobs(self._reader, self._engine, passed, len(live))
         for batch in batches:
@@ -240,6 +286,8 @@ class Surveyor:
                 survey.blobs.held += int(np.count_nonzero(held))
                 survey.blobs.held_bytes += int(batch.sizes[held].sum())
             survey.manifests.check(batch.keys, batch.sizes)
+            if len(missing):
+                listed.append(batch.keys[absent.positions(batch.keys) >= 0])
             found = dead_blobs(batch, live, self.cutoff, catalog.names)
             sink.add(found.rows)
             young.append(found.young)
@@ -249,7 +297,7 @@ class Surveyor:
         survey.late = distinct(np.concatenate(young))
         if len(survey.late):
             self._revive(survey, sink, survey.late)
-        return survey
+        return survey, np.concatenate(listed)
 
     def _without_holds(self, survey: Survey) -> LiveSet:
         """What would be live if no repository were held."""

@@ -45,6 +45,7 @@ from registry_gc.quarantine.bring_back import Look, Result
 from registry_gc.quarantine.purge import Purge, Purged
 from registry_gc.quarantine.recall import NoBlobs, missed, recall
 from registry_gc.quarantine.still_allowed import StillAllowed
+from registry_gc.runs.shrink import Seen, memory_path, remembered
 from registry_gc.survey import Survey, Surveyor
 
 _LOOK_AGAIN = 10.0
@@ -123,13 +124,13 @@ class _Purging:
 
             survey = mark()
             self._check(survey)
-            survey, self._recalled = recall(
+            survey, self._recalled, lost = recall(
                 self._storage, versions, survey, mark, look, self._progress, self._told
             )
             self._telling.flush()
             self._telling.held(survey)
             with self._interrupts.deferred():
-                self._purge(survey, look)
+                self._purge(survey, look, lost)
 
     def _told(self, result: Result) -> None:
         self._telling.restored(result, "a live manifest needs it")
@@ -198,6 +199,23 @@ class _Purging:
         )
         if doubt is not None:
             raise Refused(f"refused, nothing was deleted: {doubt.message}")
+        if self._options["accept_shrink"]:
+            return
+        before, notice = remembered(
+            memory_path(
+                state_folder(self._options, self._progress),
+                self._storage.driver,
+                self._storage.root,
+            )
+        )
+        if notice:
+            self._progress.notice(notice)
+        now = Seen(len(survey.catalog.repositories), len(survey.catalog.tags))
+        if before is not None and (gone := before.lost(now)):
+            raise Refused(
+                f"refused, nothing was deleted: {gone} since the last run on this storage: is all "
+                "of it mounted, and is it the right one? If it is right, --accept-shrink"
+            )
 
     def exit_code(self) -> int:
         """3 where something stayed that should not have."""

@@ -66,6 +66,12 @@ def caution(config: Config, progress: Progress) -> None:
 
 @click.command(epilog=_CODES % "")
 @click.option("-d", "--dry-run", is_flag=True, help="Move nothing; say what would come back.")
+@click.option(
+    "--allow-empty",
+    is_flag=True,
+    envvar="RGC_ALLOW_EMPTY",
+    help="Bring it back even to where nothing is left, as when all of it is in quarantine.",
+)
 @chosen(
     "output",
     "quiet",

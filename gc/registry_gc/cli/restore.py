@@ -17,6 +17,7 @@ from registry_gc.cli.quarantine_records import Telling
 from registry_gc.cli.wiring import complain, is_terminal, logs_json, note
 from registry_gc.cli.working import FAILURES, Refused, failure, locked, registry_at, run_work
 from registry_gc.interrupts import Interrupts
+from registry_gc.layout import REPOSITORIES, SHA256_BLOBS
 from registry_gc.progress import Progress
 from registry_gc.quarantine.aside import Aside, Kept, asides
 from registry_gc.quarantine.bring_back import Back, BringingBack, exists, meaning_of
@@ -75,6 +76,8 @@ def _restore(
             within = 0.0 if storage.capabilities.folders else _LOOK_AGAIN
             look = StillAllowed(lock, interrupts, telling.guarded(), within)
             items = _selected(options, storage)
+            if not options["allow_empty"]:
+                _refuse_unmounted(storage, items)
             progress.phase("bringing back", len(items), "objects")
             for result in BringingBack(storage, versions_of(storage), look).run(items):
                 done.add(result)
@@ -100,6 +103,21 @@ def _restore(
     elif code:
         note(f"{len(done.lost)} lost, {len(done.failed)} failed; they are still in quarantine")
     return code
+
+
+def _refuse_unmounted(storage: Storage, items: Sequence[Kept]) -> None:
+    """Raise where *items* would come back to a folder that a disk belongs over, which hides them.
+
+    :raises Refused: nothing is there, and something was when they were set aside.
+    """
+    if not storage.capabilities.folders:
+        return
+    for top in (SHA256_BLOBS, REPOSITORIES):
+        if any(kept.path.startswith(top) for kept in items) and not storage.children(top).folders:
+            raise Refused(
+                f"refused, nothing was moved: there is nothing in {storage.root}/{top[:-1]}: is "
+                "its disk mounted? If all of it is in quarantine, --allow-empty"
+            )
 
 
 def _figures(done: Restored) -> tuple[dict[str, int], dict[str, int]]:

@@ -28,7 +28,7 @@ _WRITING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 # What connecting to an IPv6 address says on a machine without IPv6.
 _NO_SUCH_FAMILY = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.ENETUNREACH})
 # A name with more addresses than that is a load balancer's; asking them all would take a while.
-_MOST_ADDRESSES = 8
+_MOST_ADDRESSES = 16
 
 
 class _Target(msgspec.Struct, frozen=True):
@@ -68,6 +68,10 @@ class Probe:
                 (absent if no_ipv6 else answers).append(_failure(error, address))
             except ValueError:  # a host or a prefix that does not fit into a header
                 answers.append(Answer(Kind.SILENT, "its host or its path cannot be asked for"))
+        if len(targets) > _MOST_ADDRESSES:
+            # One that is read-only proves nothing about the others.
+            asked = f"has {len(targets)} addresses, of which {_MOST_ADDRESSES} were asked"
+            answers.append(Answer(Kind.SILENT, f"{asked}: name each by --registry-url"))
         # IPv6 that this machine does not have says nothing, unless there is nothing else.
         order = list(Kind)
         return min(answers or absent, key=lambda answer: order.index(answer.kind))
@@ -188,7 +192,9 @@ def _judge(status: int, allow: list[str]) -> Answer:
         return Answer(Kind.ODD, f"answers {status}")
     if methods & _WRITING:
         return Answer(Kind.WRITABLE, f"answers {listed[:100]}")
-    if "GET" in methods:
+    # A registry that takes no writes says this and no more; a front that answers by itself, and
+    # hands a POST on, says more.
+    if methods == {"GET", "HEAD"}:
         return Answer(Kind.READ_ONLY, f"answers {listed[:100]}")
     return Answer(Kind.ODD, f"answers {status} with {listed[:100]}")
 

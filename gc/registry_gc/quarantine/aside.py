@@ -252,4 +252,6 @@ class Quarantining:
 
 def is_upload(path: str) -> bool:
     """Whether *path* is part of an upload."""
-    return path.startswith(REPOSITORIES) and "/_uploads/" in path
+    # The name of a repository has no part that begins so; that of a tag may.
+    below = path[len(REPOSITORIES) :].partition("/_")[2]
+    return path.startswith(REPOSITORIES) and below.startswith("uploads/")

@@ -57,7 +57,7 @@ class SettingAside:
             return survey
         from registry_gc.quarantine.recall import recall
 
-        survey, came = recall(self._storage, self._versions, survey, again, look, self._observer)
+        survey, came, _ = recall(self._storage, self._versions, survey, again, look, self._observer)
         self.recalled += came
         return survey
 

@@ -48,8 +48,8 @@ class Purge:
 
     :param versions: what deletes the storage's versions, if it has any.
     :param older_than: seconds after which anything goes; None for what each run was given.
-    :param survey: the last mark, after which nothing live was in quarantine; *live* are paths
-        that a dry run has found to be so.
+    :param survey: the last mark. *live* are paths that are live and in quarantine all the same: a
+        dry run brings nothing back, and what has lost its blob cannot come.
     :param look: called before each batch; None on a dry run, which deletes nothing.
     :param settled: told of each batch, and what became of each thing in it.
     """

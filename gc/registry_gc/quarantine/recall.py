@@ -118,15 +118,17 @@ def recall(
     look: Look,
     observer: Observer,
     told: Callable[[Result], None] | None = None,
-) -> tuple[Survey, int]:
+) -> tuple[Survey, int, list[str]]:
     """Bring back what is live, and mark *again*, until a mark finds nothing in quarantine.
 
     :param look: called before each batch of moves; raises where nothing more may be done.
     :param told: called with each thing and what became of it.
-    :returns: the last mark, and how many things came back.
+    :returns: the last mark, how many things came back, and the paths of those that are live and
+        could not, as what they name is not there.
     :raises StorageError: something live could not be brought back: nobody may delete then.
     """
     came = 0
+    lost: list[str] = []
     while items := missed(storage, survey):
         observer.phase("bringing back what is live", len(items), "objects")
         before = came
@@ -146,11 +148,12 @@ def recall(
         observer.finish()
         if came == before:
             # What is lost is lost: the mark that was made stands.
+            lost = [kept.path for kept in items]
             break
         survey = again()
     if came:
         observer.notice(f"{came} blobs and links that are live were brought back from quarantine")
-    return survey, came
+    return survey, came, lost
 
 
 class NoBlobs:
@@ -177,5 +180,5 @@ def look_back(
     def mark() -> Survey:
         return surveyor.plan_blobs(surveyor.catalog(), NoBlobs())
 
-    _, came = recall(storage, versions, mark(), mark, look, observer)
+    _, came, _ = recall(storage, versions, mark(), mark, look, observer)
     return came

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import msgspec
 
 from registry_gc.guard import Verdict
 from registry_gc.interrupts import Interrupts
-from registry_gc.lock import Lock
+from registry_gc.lock import Lock, clock
 from registry_gc.locking.holder import LockLost
 
 
@@ -37,7 +36,7 @@ class StillAllowed(msgspec.Struct):
         :raises StorageError: that could not be found out.
         """
         self.interrupts.check()
-        now = time.monotonic()
+        now = clock()
         if now - self._looked < self.within:
             return
         self._looked = now
