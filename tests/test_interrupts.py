@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from registry_gc.cli.main import registry_garbage_collect, registry_gc
 from registry_gc.interrupts import Interrupted, Interrupts
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -129,3 +132,20 @@ def test_a_signal_is_an_interruption_as_shells_count_them(number: signal.Signals
     interrupt = Interrupted(number)
     assert interrupt.exit_code == 128 + number
     assert interrupt.reason == f"interrupted by {number.name}"
+
+
+@pytest.mark.parametrize("words", [[], ["run"], ["report"]])
+def test_ctrl_c_while_a_command_is_imported_is_no_failure(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*ignored: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("registry_gc.cli.run.run_collection", interrupted)
+    monkeypatch.setattr("registry_gc.cli.report.run_report", interrupted)
+    config = tmp_path / "config.yml"
+    config.write_text("version: 0.1\n")
+    command = registry_gc if words else registry_garbage_collect
+    answer = CliRunner().invoke(command, [*words, str(config)])
+    assert answer.exit_code == 130
+    assert answer.stderr == "error: interrupted by SIGINT\n"

@@ -25,6 +25,7 @@ from registry_gc.compact.spool import SpoolError
 from registry_gc.engine import Engine, WorkerLost, engine_for
 from registry_gc.events import Observer
 from registry_gc.guard import Finding, Verdict
+from registry_gc.guard.watch import GuardWatch
 from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.lock import Lock, LockError, blocker, clock
 from registry_gc.mark import Marking
@@ -137,6 +138,7 @@ class Session:
         self.swept = False
         self.error: str | None = None
         self.lock: Lock | None = None
+        self.watch: GuardWatch | None = None
         self.looked_at = 0.0
         self.stop_reason = ""
         self.versions = versions_of(job.storage)
@@ -197,6 +199,14 @@ class Session:
             )
         self._refuse_unless_allowed()
 
+    def _note_change(self, verdict: Verdict) -> str:
+        """The guard says no more what it said; returns why."""
+        self.verdict = verdict.verdict
+        known = set(self.findings)
+        new = [finding for finding in verdict.findings if finding not in known]
+        self.findings += new
+        return "; ".join(finding.message for finding in new or verdict.findings)
+
     def _refuse_with(self, code: str, message: str) -> None:
         self.verdict = "refused"
         self.findings.append(Finding(code, message))
@@ -223,7 +233,8 @@ class Session:
             self.interrupts.check()
             for notice in self.lock.notices:
                 self.observer.notice(notice)
-            yield
+            with GuardWatch(self.job.check) as self.watch:
+                yield
         finally:
             with self.interrupts.deferred():
                 self.lock.release()
@@ -257,6 +268,8 @@ class Session:
                 f"{policy.max_delete} that --max-delete allows",
             )
         self._check_shrink()
+        if self.watch is not None and self.watch.other is not None:
+            self._note_change(self.watch.other)
         self._refuse_unless_allowed()
         self._remember()
 
@@ -386,7 +399,8 @@ class Session:
         now = clock()
         at_once = self.storage.capabilities.folders or self.job.blob_cache.lost
         interval = 0.0 if at_once else _LOOK_AGAIN
-        if self.looked_at and now - self.looked_at < interval:
+        changed = self.watch.other if self.watch is not None else None
+        if changed is None and self.looked_at and now - self.looked_at < interval:
             return None
         self.looked_at = now
         assert self.lock is not None
@@ -396,13 +410,10 @@ class Session:
             self._refuse_with("lock-lost", str(error))
             self.stop_reason = f"stopped: {error}; run again to go on"
             return Stop.REFUSED
-        verdict = self.job.check()
+        # What the watch has seen once is not made good by what an address answers now.
+        verdict = changed or self.job.check()
         if verdict.verdict != "allowed":
-            self.verdict = verdict.verdict
-            known = set(self.findings)
-            new = [finding for finding in verdict.findings if finding not in known]
-            self.findings += new
-            reason = "; ".join(finding.message for finding in new or verdict.findings)
+            reason = self._note_change(verdict)
             self.stop_reason = f"stopped: {reason}; what was deleted was dead; run again to go on"
             return Stop.REFUSED
         return None

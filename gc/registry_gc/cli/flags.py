@@ -7,6 +7,9 @@ scripts that fill in a variable.
 from __future__ import annotations
 
 import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -19,8 +22,23 @@ _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 
 
+@contextmanager
+def interruptible(ctx: click.Context) -> Iterator[None]:
+    """Ctrl-C while a command is still being imported is what it is later: exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("error: interrupted by SIGINT", err=True)
+        ctx.exit(128 + signal.SIGINT)
+
+
 class DropInCommand(click.Command):
     """A command that understands the stock command's flags as Go writes them."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it."""
+        with interruptible(ctx):
+            return super().invoke(ctx)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Turn ``--flag=true`` into ``--flag``, and ``--flag=false`` into ``--no-flag``."""

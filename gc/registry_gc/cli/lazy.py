@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+from registry_gc.cli.flags import interruptible
+
 
 class LazyGroup(click.Group):
     """A group with commands that are not imported yet.
@@ -25,6 +27,11 @@ class LazyGroup(click.Group):
     ) -> None:
         super().__init__(*args, **settings)
         self.later = dict(later or {})
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that is named."""
+        with interruptible(ctx):
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names of all commands."""

@@ -1,0 +1,153 @@
+"""A registry that takes writes for a while, between two looks of a run that could not know."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from core_support import NOW, UNTAGGED_GO, Store
+from registry_drivers.base import Outcome, Page
+from registry_drivers.errors import StorageError
+from registry_drivers.memory import MemoryStorage
+from registry_gc import session
+from registry_gc.apply import apply, make_plan
+from registry_gc.collect import Job, collect
+from registry_gc.events import Silence
+from registry_gc.guard import Finding, Verdict
+from registry_gc.guard.watch import GuardWatch
+from registry_gc.interrupts import Interrupts
+
+ALLOWED = Verdict("allowed", ())
+WRITABLE = Verdict("refused", (Finding("registry-writable", "it takes writes"),))
+
+
+class Opened(MemoryStorage):
+    """Is opened for a while, at what *when* says: a listing of blobs, or a delete of them."""
+
+    def __init__(self, when: str) -> None:
+        super().__init__(lambda: NOW, delete_batch=2)
+        self.when = when
+        self.open = False
+        self.asked = threading.Event()
+
+    def check(self) -> Verdict:
+        if not self.open:
+            return ALLOWED
+        self.asked.set()
+        return WRITABLE
+
+    def _for_a_while(self) -> None:
+        self.when = ""
+        self.open = True
+        assert self.asked.wait(30)
+        self.open = False
+
+    def list(self, prefix: str, *, start_after: str | None = None) -> Iterator[Page]:
+        if self.when == "listing" and "/blobs/" in prefix:
+            self._for_a_while()
+        return super().list(prefix, start_after=start_after)
+
+    def delete(self, paths: Iterable[str]) -> Iterator[Outcome]:
+        some = list(paths)
+        if self.when == "deleting" and "/blobs/" in some[0]:
+            self._for_a_while()
+        return super().delete(some)
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "GuardWatch", partial(GuardWatch, seconds=0.01))
+
+
+def made(when: str) -> Opened:
+    store = Store()
+    storage = store.storage = Opened(when)
+    store.tree.image("app", "v1", layers=[b"live"])
+    for at in range(6):
+        store.tree.image("app", layers=[b"dead %d" % at])
+    return storage
+
+
+def job(storage: Opened, folder: Path) -> Job:
+    return Job(
+        storage=storage,
+        policy=UNTAGGED_GO,
+        check=storage.check,
+        run_file=str(folder / "run.sqlite"),
+        workers=1,
+    )
+
+
+def blobs(storage: Opened) -> int:
+    return sum("/blobs/" in path for page in MemoryStorage.list(storage, "") for path in page.paths)
+
+
+def test_during_the_listing_it_refuses_the_run(tmp_path: Path) -> None:
+    storage = made("listing")
+    before = storage.snapshot()
+    report = collect(job(storage, tmp_path), Silence(), Interrupts())
+    assert (report.exit_code, report.verdict) == (4, "refused")
+    assert "it takes writes" in (report.error or "")
+    assert storage.snapshot() == before
+
+
+def test_during_the_second_look_it_refuses_an_apply(tmp_path: Path) -> None:
+    storage = made("")
+    assert make_plan(job(storage, tmp_path), Silence(), Interrupts()).exit_code == 0
+    storage.when = "listing"
+    before = storage.snapshot()
+    report = apply(job(storage, tmp_path), Silence(), Interrupts())
+    assert report.exit_code == 4
+    assert storage.snapshot() == before
+
+
+def test_between_two_batches_it_stops_the_sweep(tmp_path: Path) -> None:
+    storage = made("deleting")
+    report = collect(job(storage, tmp_path), Silence(), Interrupts())
+    assert report.exit_code == 5
+    # Those batches went that were under way.
+    assert blobs(storage) > 3
+
+
+def test_a_dry_run_and_a_plan_are_not_watched(tmp_path: Path) -> None:
+    storage = made("")
+    names: list[str] = []
+
+    def check() -> Verdict:
+        names.extend(thread.name for thread in threading.enumerate())
+        return ALLOWED
+
+    for dry_run in (True, False):
+        looking = replace(job(storage, tmp_path), check=check, dry_run=dry_run)
+        (tmp_path / "run.sqlite").unlink(missing_ok=True)
+        assert (collect if dry_run else make_plan)(looking, Silence(), Interrupts()).exit_code == 0
+    assert names
+    assert "guard" not in names
+
+
+def test_a_storage_that_does_not_answer_is_asked_again() -> None:
+    said: list[Callable[[], Verdict]] = []
+    heard = threading.Event()
+
+    def fails() -> Verdict:
+        raise StorageError("away", path="x", driver="memory")
+
+    said += [fails, lambda: ALLOWED, lambda: WRITABLE]
+
+    def check() -> Verdict:
+        answer = said.pop(0) if said else fails
+        if answer is fails and not said:
+            heard.set()
+        return answer()
+
+    with GuardWatch(check, seconds=0.001) as watch:
+        for _ in range(3000):
+            if watch.other is not None:
+                break
+            heard.wait(0.01)
+    assert watch.other is WRITABLE
