@@ -226,6 +226,10 @@ def test_what_is_in_no_quarantine_or_cannot_be_meant_is_said(registry: Registry,
 def test_a_name_is_a_run_a_repository_a_tag_or_a_digest() -> None:
     digest = sha256(b"")
     assert What.parse("1-2", ["1-2"]) == What("1-2", run="1-2")
+    runs = ["16b77678-1-2", "16b77678-1-3", "26b77678-1-2"]
+    assert What.parse("26b77678", runs) == What("26b77678", run=runs[2])
+    assert What.parse("16b77678", runs).repository == "16b77678"
+    assert What.parse("26b7767", runs).repository == "26b7767"
     assert What.parse("a/b", []) == What("a/b", repository="a/b")
     assert What.parse("a/b:v1", []) == What("a/b:v1", repository="a/b", tag="v1")
     assert What.parse(digest, []) == What(digest, digest=digest)

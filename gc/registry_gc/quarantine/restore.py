@@ -41,6 +41,8 @@ from registry_gc.quarantine.bring_back import (
 )
 
 _LINK_LIMIT = 4096
+_SHORT_RUN = 8
+"""Characters of a run's id that ``registry-gc runs`` shows; they do in its place."""
 _NAME = re.compile(r"[^/_:@][^/:@]*(?:/[^/_:@][^/:@]*)*")
 
 
@@ -67,8 +69,10 @@ class What(msgspec.Struct, frozen=True):
         :param runs: the ids that are known.
         :raises UnknownWhat: it is none of these.
         """
-        if text in runs:
-            return cls(text, run=text)
+        known = [*runs]
+        begun = [run for run in known if run.startswith(text) and len(text) >= _SHORT_RUN]
+        if text in known or len(begun) == 1:
+            return cls(text, run=text if text in known else begun[0])
         repository, at, digest = text.rpartition("@")
         if at or re.match(r"sha\d+:", text):
             try:

@@ -141,7 +141,8 @@ def summary_lines(report: Report) -> Iterator[str]:
 def _quarantine_lines(report: Report) -> Iterator[str]:
     """Until when what was set aside waits, and what came back."""
     seconds = report.quarantine.seconds
-    if seconds is not None:
+    tallies = (report.manifests, report.layer_links, report.blobs)
+    if seconds is not None and any(tally.quarantined for tally in tallies):
         how = ", hidden by delete markers" if report.quarantine.marked else ""
         yield f"  quarantine    run {report.run} waits {humanize.precisedelta(seconds)}{how}"
     if report.quarantine.recalled:
