@@ -7,6 +7,8 @@ import io
 import json
 import os
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ import yaml
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import asdict
 
 from core_support import Watcher
 from model import HOUR, File, expect
@@ -27,6 +30,8 @@ from registry_gc.collect import Job
 from registry_gc.guard import Verdict
 from registry_gc.interrupts import Interrupts
 from registry_gc.policy import Policy
+from registry_gc.runs.plan_file import PlanFile
+from registry_gc.service.processes import Process
 from registry_tree import (
     RegistryTree,
     blob_path,
@@ -641,3 +646,34 @@ def test_show_is_a_command_and_every_other_word_a_config(disk: Disk) -> None:
     os.chdir(disk.folder)
     write_config(disk.root).rename(disk.folder / "show")
     assert call(disk.root, "plan", "./show", "-o", disk.folder / "shown").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("left", "goes"),
+    [
+        ({"ended": 1.0}, True),
+        ({"process": "dead"}, True),
+        ({"process": "alive"}, False),
+        ({}, False),
+        ({"ended": 1.0, "planned": True}, False),
+        ({"ended": 1.0, "purpose": "run"}, False),
+    ],
+)
+def test_what_an_interrupted_plan_has_left_is_in_nobodys_way(
+    tmp_path: Path, left: dict[str, Any], goes: bool
+) -> None:
+    disk = Disk(tmp_path)
+    disk.tree.image("app", "v1", layers=[b"live"])
+    disk.age()
+    current = asdict(Process.current())
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    processes = {"alive": current, "dead": {**current, "pid": ended.pid}}
+    file = tmp_path / "plan"
+    begun = PlanFile.create(str(file))
+    said = {**left, "process": processes[left["process"]]} if "process" in left else left
+    begun.record_meta(**{"purpose": "plan", **said})
+    begun.close()
+    again = call(disk.root, "plan", write_config(disk.root), "-o", file)
+    assert again.exit_code == (0 if goes else 1), again.errors
+    assert goes or "exists already" in again.errors

@@ -24,7 +24,7 @@ from registry_gc.report.model import Report
 from registry_gc.retained import leftover_rows, leftovers_of, multipart_rows, shows_leftovers
 from registry_gc.run_file import RunFileError
 from registry_gc.runs.past import beginning, ending
-from registry_gc.runs.plan_file import PlanFile, discard_begun, policy_facts
+from registry_gc.runs.plan_file import PlanFile, discard_begun, discard_begun_plan, policy_facts
 from registry_gc.runs.rows import Kind
 from registry_gc.session import Job, Plan, Session, objections
 from registry_gc.survey import Survey, Surveyor
@@ -140,6 +140,8 @@ class SealedCollection(Session):
         """An empty run file, which says from the beginning what it is for."""
         if not self.job.dry_run:
             discard_begun(self.job.run_file)
+        elif self.purpose == "plan":
+            discard_begun_plan(self.job.run_file)
         run_file = PlanFile.create(self.job.run_file)
         run_file.record_meta(
             run=self.job.run,

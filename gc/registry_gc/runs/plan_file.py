@@ -26,6 +26,7 @@ from registry_gc.listing.links_seen import Words
 from registry_gc.policy import Policy, Release
 from registry_gc.run_file import SCHEMA, RunFile, RunFileError, connect, is_full
 from registry_gc.runs.rows import Kind, RowState
+from registry_gc.service.processes import Process
 
 _POLICY = (
     "delete_untagged",
@@ -332,21 +333,38 @@ def found_at(path: str) -> Found:
     """What lies at *path*; reads only."""
     if not os.path.lexists(path):
         return Found.NOTHING
-    try:
-        if not os.path.isfile(path) or os.path.islink(path):
-            return Found.OTHER
-        file = PlanFile.open(path)
-    except (PlanRefused, OSError):
+    meta = _meta_at(path)
+    if not meta:
         return Found.OTHER
-    try:
-        meta = file.meta()
-    except (RunFileError, ValueError):
-        return Found.OTHER
-    finally:
-        file.close()
     if meta.get("purpose", "run") != "run" or meta.get("finished"):
         return Found.OTHER
     return Found.STOPPED if meta.get("planned") else Found.BEGUN
+
+
+def _meta_at(path: str) -> dict[str, Any]:
+    """What a run file says of itself; nothing where there is none."""
+    try:
+        if not os.path.isfile(path) or os.path.islink(path):
+            return {}
+        file = PlanFile.open(path)
+    except (PlanRefused, OSError):
+        return {}
+    try:
+        return file.meta()
+    except (RunFileError, ValueError):
+        return {}
+    finally:
+        file.close()
+
+
+def discard_begun_plan(path: str) -> None:
+    """Remove what a plan left that was interrupted; not that of one that is being made."""
+    meta = _meta_at(path)
+    process = meta.get("process")
+    over = "ended" in meta or (process and Process(**process).alive() is False)
+    if meta.get("purpose") == "plan" and not meta.get("planned") and over:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
 
 
 def discard_begun(path: str) -> None:
