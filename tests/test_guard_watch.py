@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -151,3 +152,19 @@ def test_a_storage_that_does_not_answer_is_asked_again() -> None:
                 break
             heard.wait(0.01)
     assert watch.other is WRITABLE
+
+
+def test_whoever_asks_oneself_is_not_asked_twice() -> None:
+    asked = threading.Event()
+
+    def check() -> Verdict:
+        asked.set()
+        return ALLOWED
+
+    with GuardWatch(check, seconds=2.0) as watch:
+        end = time.monotonic() + 2.5
+        while time.monotonic() < end:
+            watch.asked()
+            time.sleep(0.01)
+        assert not asked.is_set()
+        assert asked.wait(30)

@@ -411,6 +411,8 @@ class Session:
             self.stop_reason = f"stopped: {error}; run again to go on"
             return Stop.REFUSED
         # What the watch has seen once is not made good by what an address answers now.
+        if self.watch is not None:
+            self.watch.asked()
         verdict = changed or self.job.check()
         if verdict.verdict != "allowed":
             reason = self._note_change(verdict)

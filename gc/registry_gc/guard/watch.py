@@ -8,6 +8,7 @@ the end; what was pushed in between rests on blobs that the listing takes for de
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 
@@ -25,6 +26,7 @@ class GuardWatch:
         self.other: Verdict | None = None
         self._check = check
         self._seconds = seconds
+        self._asked = time.monotonic()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="guard", daemon=True)
 
@@ -41,8 +43,15 @@ class GuardWatch:
         self._ended.set()
         self._thread.join()
 
+    def asked(self) -> None:
+        """Somebody else has just asked the guard: a look of our own would tell no more."""
+        self._asked = time.monotonic()
+
     def _keep(self) -> None:
-        while not self._ended.wait(self._seconds):
+        while not self._ended.wait(max(0.0, self._asked + self._seconds - time.monotonic())):
+            if time.monotonic() < self._asked + self._seconds:
+                continue
+            self.asked()
             try:
                 verdict = self._check()
             except StorageError:
