@@ -20,6 +20,7 @@ from registry_gc.apply import apply, make_plan
 from registry_gc.collect import Job, collect
 from registry_gc.events import Silence
 from registry_gc.guard import Finding, Verdict
+from registry_gc.guard import watch as watching
 from registry_gc.guard.watch import GuardWatch
 from registry_gc.interrupts import Interrupts
 
@@ -131,27 +132,63 @@ def test_a_dry_run_and_a_plan_are_not_watched(tmp_path: Path) -> None:
     assert "guard" not in names
 
 
-def test_a_storage_that_does_not_answer_is_asked_again() -> None:
-    said: list[Callable[[], Verdict]] = []
-    heard = threading.Event()
+UNKNOWN = Verdict("unknown", (Finding("probe-silent", "it takes too long"),))
 
-    def fails() -> Verdict:
-        raise StorageError("away", path="x", driver="memory")
 
-    said += [fails, lambda: ALLOWED, lambda: WRITABLE]
+def away() -> Verdict:
+    raise StorageError("away", path="x", driver="memory")
+
+
+def broken() -> Verdict:
+    raise ValueError("nobody thought of it")
+
+
+@pytest.mark.parametrize(
+    ("answers", "seen"),
+    [
+        ([away, WRITABLE, ALLOWED], "refused"),
+        ([ALLOWED, UNKNOWN, ALLOWED, UNKNOWN, UNKNOWN, ALLOWED], None),
+        ([UNKNOWN, UNKNOWN, UNKNOWN], "unknown"),
+        ([UNKNOWN, WRITABLE], "refused"),
+        ([broken, ALLOWED], None),
+        ([broken, broken, broken], "unknown"),
+    ],
+)
+def test_what_may_pass_is_asked_about_again(
+    answers: list[Verdict | Callable[[], Verdict]], seen: str | None
+) -> None:
+    left = list(answers)
+    done = threading.Event()
 
     def check() -> Verdict:
-        answer = said.pop(0) if said else fails
-        if answer is fails and not said:
-            heard.set()
-        return answer()
+        if not left:
+            done.set()
+            return ALLOWED
+        answer = left.pop(0)
+        return answer if isinstance(answer, Verdict) else answer()
 
-    with GuardWatch(check, seconds=0.001) as watch:
-        for _ in range(3000):
-            if watch.other is not None:
-                break
-            heard.wait(0.01)
-    assert watch.other is WRITABLE
+    with GuardWatch(check, seconds=0.001, pauses=(0.001, 0.001)) as watch:
+        end = time.monotonic() + 30
+        while watch.other is None and not done.wait(0.001) and time.monotonic() < end:
+            pass
+    assert (watch.other.verdict if watch.other else None) == seen
+
+
+def test_a_run_does_not_wait_for_an_address_that_is_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked, answered = threading.Event(), threading.Event()
+
+    def check() -> Verdict:
+        asked.set()
+        answered.wait(60)
+        return ALLOWED
+
+    monkeypatch.setattr(watching, "_JOIN_SECONDS", 0.01)
+    with GuardWatch(check, seconds=0.001):
+        assert asked.wait(30)
+    assert not answered.is_set()
+    answered.set()
 
 
 def test_whoever_asks_oneself_is_not_asked_twice() -> None:

@@ -112,7 +112,7 @@ def lose(disk: Disk, count: int) -> None:
     """The manifests of so many repositories are on a disk that is away."""
     for name in NAMES[:count]:
         for link in (disk.root / V2 / "repositories" / name).rglob("revisions/sha256/*/link"):
-            (disk.root / blob_path(link.read_text())).unlink()
+            (disk.root / blob_path(link.read_text())).unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize("options", [[], ["-m"], ["--verify"]])
@@ -128,6 +128,21 @@ def test_half_of_the_manifests_is_too_much(disk: Disk, options: list[str]) -> No
     assert disk.files() == before
     assert collect(disk.root, *options, "--accept-shrink").exit_code == 3
     assert not disk.has_blob(sha256(NAMES[0].encode()))
+
+
+def test_what_was_accepted_once_is_accepted_until_more_is_missing(disk: Disk) -> None:
+    for name in NAMES:
+        disk.tree.image(name, "v2", layers=[b"more " + name.encode()])
+    lose(disk, 5)
+    disk.age()
+    assert collect(disk.root).exit_code == 4
+    assert collect(disk.root, "--accept-shrink").exit_code == 3
+    assert collect(disk.root).exit_code == 3
+    purged = call(disk.root, "purge", write_config(disk.root))
+    assert purged.exit_code == 0, purged.errors
+    lose(disk, 6)
+    disk.age()
+    assert_refused(collect(disk.root), "missing-manifests")
 
 
 def test_so_is_half_of_those_that_tags_need(disk: Disk) -> None:

@@ -32,7 +32,9 @@ _MOUNTS = Path("/proc/self/mountinfo")
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 # These may number a folder anew when they have forgotten it. What is mounted is told by its
 # device anyway; the number only tells bind mounts of one disk apart.
-_FORGETFUL = ("fuse", "cifs", "smb", "9p", "vboxsf", "virtiofs")
+_FORGETFUL = ("fuse", "cifs", "smb", "9p", "vboxsf", "virtiofs", "overlay", "aufs")
+# Mounted when somebody looks into it, and unmounted again.
+_SNAPSHOTS = "/.zfs/"
 _MAX_DEVICES = 64
 """More than a registry is spread over; a look asks for each."""
 
@@ -62,6 +64,7 @@ class Watch:
         self._mounted: frozenset[str] = frozenset()
         self._forgetful: frozenset[int] = frozenset()
         self._looked = -math.inf
+        self._right: set[tuple[str, int]] = set()
 
     def look(self) -> None:
         """Return while all folders are those that they were.
@@ -105,13 +108,16 @@ class Watch:
         :raises StorageError: it lay on one that was mounted when we began, and is not any more.
         """
         folder = folder.rstrip("/")
+        parts = folder.split("/")
+        steps = ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
+        if not any(os.path.islink(f"{self._root}/{step}") for step in steps):
+            # What is mounted there itself is known from the beginning.
+            return
         try:
             device = os.stat(f"{self._root}/{folder}/").st_dev
             self._refuse_unmounted(folder, device)
-            if device in (seen for seen, _ in self._seen.values()):
+            if device in {seen for seen, _ in list(self._seen.values())}:
                 return
-            parts = folder.split("/")
-            steps = ("/".join(parts[:count]) for count in range(1, len(parts) + 1))
             first = next(step for step in steps if os.stat(f"{self._root}/{step}").st_dev == device)
         except (OSError, StopIteration):
             # Who lists it says what is wrong.
@@ -126,12 +132,13 @@ class Watch:
         on = [mount for mount in self._mounts if real.startswith(f"{mount.path.rstrip('/')}/")]
         nearest = max(on, key=lambda mount: len(mount.path), default=None)
         # Some file systems number their parts, so that devices differ where nothing is wrong.
-        if nearest is None or nearest.device == device:
+        if nearest is None or nearest.device == device or (nearest.path, device) in self._right:
             return
         if nearest.path not in {mount.path for mount in _mounts()}:
             raise StorageError(
                 f"unmounted while we used it, below {self._root}", path=folder, driver=DRIVER
             )
+        self._right.add((nearest.path, device))
 
     def forget(self, folder: str) -> None:
         """We have removed *folder* ourselves."""
@@ -242,6 +249,8 @@ def _mounts() -> list[_Mount]:
             number, above[number], device, _, path = fields[:5]
             kinds[number] = more.partition(" ")[0]
             major, _, minor = device.partition(":")
+            if not (major.isdecimal() and minor.isdecimal()):
+                continue
             path = _ESCAPED.sub(lambda escaped: chr(int(escaped[1], 8)), path)
             found[number] = _Mount(path, os.makedev(int(major), int(minor)), kinds[number])
     # What an NFS server has on disks of its own is mounted when somebody comes by, and goes again.
@@ -249,4 +258,5 @@ def _mounts() -> list[_Mount]:
         mount
         for number, mount in found.items()
         if not (mount.kind.startswith("nfs") and kinds.get(above[number]) == mount.kind)
+        and _SNAPSHOTS not in mount.path
     ]

@@ -14,8 +14,13 @@ _FEW = 5
 """So few lost manifests are always believed, unless they are all that there is."""
 
 
-def objection(survey: Survey, *, allow_empty: bool, accept_shrink: bool) -> Finding | None:
-    """What speaks against deleting by *survey*, whose blobs have been listed."""
+def objection(
+    survey: Survey, *, allow_empty: bool, accept_shrink: bool, accepted: int = 0
+) -> Finding | None:
+    """What speaks against deleting by *survey*, whose blobs have been listed.
+
+    :param accepted: so many manifests were missing before, and somebody has said that it is right.
+    """
     blobs = survey.blobs.total if survey.blobs else 0
     if not survey.live_manifests or (survey.linked and not blobs):
         if allow_empty or not (blobs or survey.linked):
@@ -28,7 +33,9 @@ def objection(survey: Survey, *, allow_empty: bool, accept_shrink: bool) -> Find
         )
     linked = max(survey.missing, survey.linked - blobs), survey.linked
     for what, (missing, total) in (("linked", linked), ("live", survey.lost(blobs))):
-        if missing >= _FEW and missing * 2 >= total and not accept_shrink:
+        if accept_shrink or missing <= accepted:
+            continue
+        if missing >= _FEW and missing * 2 >= total:
             return Finding(
                 "missing-manifests",
                 f"{missing} of {total} {what} manifests are not among the blobs: is all of it "

@@ -278,7 +278,13 @@ class Session:
             survey,
             allow_empty=self.policy.allow_empty,
             accept_shrink=self.policy.accept_shrink,
+            accepted=self._before()[0].missing,
         )
+
+    def _before(self) -> tuple[Seen, str]:
+        """What the last run on this storage saw, nothing where there was none; and a notice."""
+        before, notice = remembered(self.job.seen) if self.job.seen is not None else (None, "")
+        return before or Seen(0, 0), notice
 
     def _seen(self) -> Seen:
         assert self.catalog is not None
@@ -288,10 +294,10 @@ class Session:
         """Compare with what the last run on this storage saw: half a tree looks like garbage."""
         if self.job.seen is None or self.policy.accept_shrink:
             return
-        before, notice = remembered(self.job.seen)
+        before, notice = self._before()
         if notice:
             self.observer.notice(notice)
-        lost = before.lost(self._seen()) if before else ""
+        lost = before.lost(self._seen())
         if lost:
             self._refuse_with(
                 "shrunk",
@@ -304,7 +310,8 @@ class Session:
         if self.job.seen is None or self.job.dry_run:
             return
         seen = self._seen()
-        left = Seen(seen.repositories - len(self.emptied), seen.tags)
+        assert self.survey is not None
+        left = Seen(seen.repositories - len(self.emptied), seen.tags, self.survey.missing)
         notice = remember(self.job.seen, left, self.storage.driver, self.storage.root)
         if notice:
             self.observer.notice(notice)

@@ -180,9 +180,9 @@ def test_a_link_to_what_was_mounted_when_we_began_is_no_empty_folder(
     link.parent.mkdir(exist_ok=True)
     link.symlink_to(f"{disk}{below}")
     mounts.set((tmp_path, "ext4"), (disk, "ext4"))
-    storage = FilesystemStorage(str(root))
     # Its device is not the one that the system told, as that of a subvolume.
-    assert len(listed(storage)) == 3
+    assert len(listed(FilesystemStorage(str(root)))) == 3
+    storage = FilesystemStorage(str(root))
     mounts.set((tmp_path, "ext4"))
     above = f"{REPOSITORIES}/{where}".rpartition("/")[0] + "/"
     asks: list[Callable[[], object]] = [lambda: listed(storage), lambda: storage.children(above)]
@@ -224,6 +224,7 @@ def test_nothing_goes_after_something_was_mounted(root: Path, mounts: Mounts, ca
         ["docker/overlay2/abc/merged"],
         ["docker/volumes"],
         ["docker/registry-gc"],
+        ["docker/registry/.zfs/snapshot/daily"],
         ["../registry-other/docker/registry/v2"],
     ],
 )
@@ -250,7 +251,9 @@ def test_what_an_nfs_server_mounts_when_somebody_comes_by_is_no_change(
         list(storage.delete([LINK]))
 
 
-@pytest.mark.parametrize(("kind", "watched"), [("ext4", True), ("fuse.sshfs", False)])
+@pytest.mark.parametrize(
+    ("kind", "watched"), [("ext4", True), ("fuse.sshfs", False), ("overlay", False)]
+)
 def test_a_file_system_that_numbers_folders_anew_is_believed(
     root: Path, mounts: Mounts, kind: str, watched: bool
 ) -> None:
@@ -297,3 +300,9 @@ def test_a_folder_that_we_remove_ourselves_is_none_that_was_unmounted(tmp_path: 
     storage = FilesystemStorage(str(tmp_path))
     assert storage.remove_folders([REPOSITORIES], floor=f"{V2}/") == 1
     assert listed(storage) == []
+
+
+@pytest.mark.parametrize("line", ["30 29 none / / rw - x y rw", "30 29", "", "a b c d e f g"])
+def test_a_line_of_another_form_is_left_out(root: Path, mounts: Mounts, line: str) -> None:
+    mounts._file.write_text(f"{line}\n")
+    assert len(listed(FilesystemStorage(str(root)))) == 2

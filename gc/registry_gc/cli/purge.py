@@ -192,15 +192,6 @@ class _Purging:
 
     def _check(self, survey: Survey) -> None:
         """Half a tree, or a wrong one, has nothing that is live: all in quarantine would go."""
-        doubt = objection(
-            survey,
-            allow_empty=self._options["allow_empty"],
-            accept_shrink=self._options["accept_shrink"],
-        )
-        if doubt is not None:
-            raise Refused(f"refused, nothing was deleted: {doubt.message}")
-        if self._options["accept_shrink"]:
-            return
         before, notice = remembered(
             memory_path(
                 state_folder(self._options, self._progress),
@@ -210,8 +201,17 @@ class _Purging:
         )
         if notice:
             self._progress.notice(notice)
+        accept_shrink = self._options["accept_shrink"]
+        doubt = objection(
+            survey,
+            allow_empty=self._options["allow_empty"],
+            accept_shrink=accept_shrink,
+            accepted=before.missing if before is not None else 0,
+        )
+        if doubt is not None:
+            raise Refused(f"refused, nothing was deleted: {doubt.message}")
         now = Seen(len(survey.catalog.repositories), len(survey.catalog.tags))
-        if before is not None and (gone := before.lost(now)):
+        if before is not None and not accept_shrink and (gone := before.lost(now)):
             raise Refused(
                 f"refused, nothing was deleted: {gone} since the last run on this storage: is all "
                 "of it mounted, and is it the right one? If it is right, --accept-shrink"

@@ -9,23 +9,36 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from registry_drivers.errors import StorageError
-from registry_gc.guard import Verdict
+from registry_gc.guard import Finding, Verdict
 
 SECONDS = 15.0
 """Between two looks. A registry takes seconds to restart, once to open it and once to close it."""
+
+PAUSES = (1.0, 3.0)
+"""Seconds before an answer that may be a passing fault is asked for again."""
+
+_JOIN_SECONDS = 2.0
+# Whoever says so once has taken writes.
+_WRITING = frozenset({"registry-writable", "registry-answers"})
 
 
 class GuardWatch:
     """A context manager; ``other`` is the first verdict that was not "allowed", and stays."""
 
-    def __init__(self, check: Callable[[], Verdict], seconds: float = SECONDS) -> None:
+    def __init__(
+        self,
+        check: Callable[[], Verdict],
+        seconds: float = SECONDS,
+        pauses: Sequence[float] = PAUSES,
+    ) -> None:
         self.other: Verdict | None = None
         self._check = check
         self._seconds = seconds
+        self._pauses = pauses
         self._asked = time.monotonic()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="guard", daemon=True)
@@ -41,7 +54,8 @@ class GuardWatch:
         trace: TracebackType | None,
     ) -> None:
         self._ended.set()
-        self._thread.join()
+        # It may be asking an address that does not answer; the end of a run does not wait for that.
+        self._thread.join(_JOIN_SECONDS)
 
     def asked(self) -> None:
         """Somebody else has just asked the guard: a look of our own would tell no more."""
@@ -51,11 +65,28 @@ class GuardWatch:
         while not self._ended.wait(max(0.0, self._asked + self._seconds - time.monotonic())):
             if time.monotonic() < self._asked + self._seconds:
                 continue
+            verdict = self._verdict()
+            if verdict is not None:
+                self.other = verdict
+                return
+
+    def _verdict(self) -> Verdict | None:
+        """What the guard says, where that is not "allowed"; what may pass is asked about again."""
+        verdict = None
+        for pause in (0.0, *self._pauses):
+            if self._ended.wait(pause):
+                return None
             self.asked()
             try:
                 verdict = self._check()
             except StorageError:
-                continue  # a storage that stays away fails the run by itself
-            if verdict.verdict != "allowed":
-                self.other = verdict
-                return
+                return None  # a storage that stays away fails the run by itself
+            except Exception as error:
+                # Nobody sees what a thread raises; and nobody would watch any more.
+                finding = Finding("guard-failed", f"the guard could not be asked: {error!r}")
+                verdict = Verdict("unknown", (finding,))
+            if verdict.verdict == "allowed":
+                return None
+            if any(finding.code in _WRITING for finding in verdict.findings):
+                break
+        return verdict

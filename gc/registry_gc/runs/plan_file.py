@@ -360,8 +360,10 @@ def _meta_at(path: str) -> dict[str, Any]:
 def discard_begun_plan(path: str) -> None:
     """Remove what a plan left that was interrupted; not that of one that is being made."""
     meta = _meta_at(path)
-    process = meta.get("process")
-    over = "ended" in meta or (process and Process(**process).alive() is False)
+    over = "ended" in meta
+    # What another version wrote, or nobody, is not known to be over.
+    with contextlib.suppress(TypeError, KeyError):
+        over = over or Process(**meta["process"]).alive() is False
     if meta.get("purpose") == "plan" and not meta.get("planned") and over:
         with contextlib.suppress(OSError):
             os.unlink(path)

@@ -20,10 +20,11 @@ has lost every second of many without anybody meaning it is what this is against
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """How many repositories and tags there were."""
+    """How many repositories and tags there were, and how many linked manifests were missing."""
 
     repositories: int
     tags: int
+    missing: int = 0
 
     def lost(self, now: Seen) -> str:
         """What has halved between this and *now*, in words; empty where nothing has."""
@@ -49,10 +50,11 @@ def remembered(path: str) -> tuple[Seen | None, str]:
     try:
         with open(path, "rb") as file:
             found = json.load(file)
-        return Seen(int(found["repositories"]), int(found["tags"])), ""
+        missing = int(found.get("missing", 0))
+        return Seen(int(found["repositories"]), int(found["tags"]), missing), ""
     except FileNotFoundError:
         return None, ""
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         # It never lets anything go that another check would keep, so the run goes on without.
         return None, f"{path}: how large the registry was is not known: {error}"
 
