@@ -145,6 +145,17 @@ def test_what_was_accepted_once_is_accepted_until_more_is_missing(disk: Disk) ->
     assert_refused(collect(disk.root), "missing-manifests")
 
 
+def test_what_was_too_few_to_be_refused_was_accepted_by_nobody(disk: Disk) -> None:
+    """Of the linked manifests a third, and five of the eight that tags need."""
+    for name in NAMES[:5]:
+        digest = (disk.root / tag_path(name, "v1")).read_text()
+        (disk.root / blob_path(digest)).unlink()
+    assert collect(disk.root).exit_code == 3
+    before = disk.files()
+    assert_refused(collect(disk.root, "-m"), "missing-manifests")
+    assert disk.files() == before
+
+
 def test_so_is_half_of_those_that_tags_need(disk: Disk) -> None:
     """Of an old backup of ``blobs``, which has what has lost its tag since, and nothing newer."""
     for name in NAMES:

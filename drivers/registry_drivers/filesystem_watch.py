@@ -108,8 +108,7 @@ class Watch:
         :raises StorageError: it lay on one that was mounted when we began, and is not any more.
         """
         folder = folder.rstrip("/")
-        parts = folder.split("/")
-        steps = ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
+        steps = _steps(folder)
         if not any(os.path.islink(f"{self._root}/{step}") for step in steps):
             # What is mounted there itself is known from the beginning.
             return
@@ -150,9 +149,7 @@ class Watch:
         :raises StorageError: as :meth:`look`; or a symbolic link on the way leads nowhere.
         """
         self.look()
-        parts = path.split("/")
-        for count in range(1, len(parts) + 1):
-            step = "/".join(parts[:count])
+        for step in _steps(path):
             if not os.path.lexists(f"{self._root}/{step}"):
                 break
             if not os.path.exists(f"{self._root}/{step}"):
@@ -219,6 +216,12 @@ class Watch:
     def _identity(self, status: os.stat_result) -> _Identity:
         forgetful = status.st_dev in self._forgetful
         return status.st_dev, 0 if forgetful else status.st_ino
+
+
+def _steps(path: str) -> list[str]:
+    """The folders on the way to *path*, and itself."""
+    parts = path.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
 
 
 def _root_status(root: str) -> os.stat_result:

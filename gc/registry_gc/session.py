@@ -311,7 +311,11 @@ class Session:
             return
         seen = self._seen()
         assert self.survey is not None
-        left = Seen(seen.repositories - len(self.emptied), seen.tags, self.survey.missing)
+        missing = self.survey.missing
+        if not self.policy.accept_shrink:
+            # What was merely too few to be refused has been accepted by nobody.
+            missing = min(missing, self._before()[0].missing)
+        left = Seen(seen.repositories - len(self.emptied), seen.tags, missing)
         notice = remember(self.job.seen, left, self.storage.driver, self.storage.root)
         if notice:
             self.observer.notice(notice)

@@ -20,7 +20,10 @@ has lost every second of many without anybody meaning it is what this is against
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """How many repositories and tags there were, and how many linked manifests were missing."""
+    """How many repositories and tags there were.
+
+    ``missing``: how many linked manifests were not in the store, as far as that was accepted.
+    """
 
     repositories: int
     tags: int
