@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from aside import DAY, Registry
 from registry_drivers.filesystem import FilesystemStorage
+from registry_gc.cli import purge
+from registry_gc.guard import Finding, Guard, Verdict
+from registry_gc.guard.watch import GuardWatch
 from registry_gc.lock import Lock
+from registry_gc.survey import Survey, Surveyor
 from registry_tree import blob_path, layer_link_path, revision_path, sha256, tag_path
 from running import OWN_FOLDER
 from servers.process import free_port
@@ -81,6 +88,36 @@ def test_a_writable_registry_is_not_purged(registry: Registry) -> None:
     assert (done.exit_code, done.json["exit_code"], done.json["runs"]) == (4, 4, [])
     assert "readonly" in done.errors
     assert registry.read() == before
+
+
+def test_a_registry_that_takes_writes_while_a_purge_marks_is_not_purged(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.quarantine()
+    registry.later = 8 * DAY
+    opened, asked = threading.Event(), threading.Event()
+
+    def check(_: Guard) -> Verdict:
+        if not opened.is_set():
+            return Verdict("allowed", ())
+        asked.set()
+        return Verdict("refused", (Finding("registry-writable", "it takes writes"),))
+
+    mark = Surveyor.plan_blobs
+
+    def open_for_a_while(*arguments: Any) -> Survey:
+        opened.set()
+        assert asked.wait(30)
+        opened.clear()
+        return mark(*arguments)
+
+    monkeypatch.setattr(Guard, "check", check)
+    monkeypatch.setattr(Surveyor, "plan_blobs", open_for_a_while)
+    monkeypatch.setattr(purge, "GuardWatch", partial(GuardWatch, seconds=0.01))
+    before = registry.quarantined()
+    done = registry.purge()
+    assert (done.exit_code, "it takes writes" in done.errors) == (5, True)
+    assert registry.quarantined() == before
 
 
 def test_a_purge_beside_another_run_is_refused(registry: Registry) -> None:
@@ -276,6 +313,9 @@ def test_half_of_the_repositories_is_too_few_to_purge_by(registry: Registry) -> 
     assert done.exit_code == 4
     assert "have become 1 since the last run" in done.errors
     assert registry.quarantined() == before
+    looked = registry.purge("--dry-run")
+    assert looked.exit_code == 0
+    assert "would be refused: 10 repositories have become 1" in looked.errors
     lifted = registry.purge("--state-dir", str(registry.folder / "state"), "--accept-shrink")
     assert lifted.exit_code == 0
     assert not registry.quarantined()

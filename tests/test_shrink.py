@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from model import HOUR
-from registry_gc.runs.shrink import Seen, memory_path, remember, remembered
+from registry_gc.runs.shrink import NOTHING, Seen, memory_path, remember, remembered
 from registry_tree import repository_path
 from running import Disk, Result, collect
 from test_apply import apply, codes, plan
@@ -160,7 +160,7 @@ def test_a_memory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "seen").write_bytes(b"a file where a folder should be")
     path = memory_path(str(tmp_path), "filesystem", "/x")
     assert "could not be remembered" in remember(path, Seen(1, 1), "filesystem", "/x")
-    assert remembered(memory_path(str(tmp_path / "none"), "s3", "b")) == (None, "")
+    assert remembered(memory_path(str(tmp_path / "none"), "s3", "b")) == (NOTHING, "")
     assert os.listdir(tmp_path) == ["seen"]
 
 

@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from core_support import UNTAGGED_GO, Watcher
-from registry_drivers.base import Capabilities, Children, Deletion, Outcome
+from registry_drivers.base import Capabilities, Children, Deleter, Deletion, Outcome
 from registry_drivers.errors import AccessDenied, StorageError, Unavailable
 from registry_drivers.filesystem import FilesystemStorage
+from registry_drivers.memory import MemoryStorage
+from registry_drivers.resilience import Retrying
 from registry_drivers.wrappers import Wrapper
 from registry_gc.collect import Job, collect
 from registry_gc.engine import SerialEngine, WorkerLost
@@ -97,7 +99,7 @@ def states(run_file: RunFile) -> dict[RowState, int]:
 
 def run(
     run_file: RunFile,
-    storage: Storage,
+    storage: Deleter,
     capabilities: Capabilities = FOLDERS,
     look: Callable[[], Stop | None] = lambda: None,
     interrupted: Callable[[], bool] = lambda: False,
@@ -260,6 +262,77 @@ def test_an_interrupt_stops_before_the_next_single_delete(run_file: RunFile, aft
     assert len(storage.deleted) == after
     assert states(run_file).get(RowState.DELETED, 0) == after
     assert states(run_file)[RowState.PLANNED] == 8 - after
+
+
+class Busy(Wrapper):
+    """Answers no delete but the first *calls*; ``on_delete`` is called at each."""
+
+    def __init__(self, storage: MemoryStorage, on_delete: Callable[[], None], calls: int = 0):
+        super().__init__(storage)
+        self.on_delete = on_delete
+        self.calls = calls
+        self.asked = 0
+
+    def delete(self, paths: Iterable[str]) -> Iterator[Outcome]:
+        self.asked += 1
+        self.on_delete()
+        if self.asked > self.calls:
+            raise Unavailable("busy")
+        yield from super().delete(paths)
+
+
+def planned_in_memory(run_file: RunFile, count: int) -> MemoryStorage:
+    memory = MemoryStorage(delete_batch=4)
+    run_file.add(rows(Kind.BLOB, count))
+    for row in rows(Kind.BLOB, count):
+        memory.put(row.path, b"x" * 10)
+    return memory
+
+
+@pytest.mark.parametrize("how", [Stop.REFUSED, Stop.INTERRUPTED])
+def test_a_batch_that_fails_in_passing_goes_out_again_only_while_that_is_allowed(
+    run_file: RunFile, how: Stop
+) -> None:
+    now: list[Stop] = []
+    memory = planned_in_memory(run_file, 12)
+    busy = Busy(memory, lambda: now.append(how) if busy.asked == 5 else None, calls=1)
+    swept = run(
+        run_file,
+        Retrying(busy, attempts=50, sleep=lambda _: None),
+        replace(OBJECTS, workers=1),
+        look=lambda: Stop.REFUSED if Stop.REFUSED in now else None,
+        interrupted=lambda: Stop.INTERRUPTED in now,
+    )
+    assert swept.stopped is how
+    assert busy.asked == 5
+    assert states(run_file) == {RowState.DELETED: 4, RowState.PLANNED: 8}
+    assert len(memory.snapshot()) == 8
+
+
+def test_who_says_no_while_a_batch_is_tried_again_is_not_asked_once_more(run_file: RunFile) -> None:
+    """An address that says yes again the next time has been open meanwhile."""
+    answers = iter([None, Stop.REFUSED, None, None, None])
+    busy = Busy(planned_in_memory(run_file, 12), lambda: None)
+    storage = Retrying(busy, sleep=lambda _: None)
+    swept = run(run_file, storage, replace(OBJECTS, workers=1), look=lambda: next(answers))
+    assert (swept.stopped, busy.asked) == (Stop.REFUSED, 1)
+
+
+def test_a_guard_that_cannot_be_asked_lets_no_batch_go_out_again(run_file: RunFile) -> None:
+    looks = 0
+
+    def look() -> Stop | None:
+        nonlocal looks
+        looks += 1
+        if looks > 1:
+            raise StorageError("nobody knows")
+        return None
+
+    busy = Busy(planned_in_memory(run_file, 4), lambda: None)
+    with pytest.raises(StorageError):
+        run(run_file, Retrying(busy, sleep=lambda _: None), OBJECTS, look)
+    assert (busy.asked, looks) == (1, 2)
+    assert states(run_file) == {RowState.PLANNED: 4}
 
 
 @settings(max_examples=60, deadline=None)

@@ -15,6 +15,7 @@ from typing import Protocol, runtime_checkable
 
 from registry_drivers.base import Deletion, Outcome, Storage
 from registry_drivers.errors import NotFound, StorageError, Unavailable
+from registry_drivers.withdrawal import asked_as_here
 
 Move = tuple[str, str]
 """From where to where."""
@@ -100,7 +101,8 @@ class Mover:
 
         down: Unavailable | None = None
         copied: dict[str, str] = {}
-        for (source, target), error in zip(batch, self._threads().map(copy, batch), strict=True):
+        done = self._threads().map(asked_as_here(copy), batch)
+        for (source, target), error in zip(batch, done, strict=True):
             if error is None:
                 copied[source] = target
             elif isinstance(error, NotFound):

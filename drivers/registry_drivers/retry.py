@@ -1,4 +1,8 @@
-"""Trying again what failed in passing: exponential backoff with jitter, counted."""
+"""Trying again what failed in passing: exponential backoff with jitter, counted.
+
+Where whoever asks has said so (:mod:`registry_drivers.withdrawal`), nothing goes out again that is
+not wanted any more.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ import tenacity
 from registry_drivers.base import Requests
 from registry_drivers.errors import Unavailable
 from registry_drivers.parameters import Parameters
+from registry_drivers.withdrawal import is_withdrawn
 
 T = TypeVar("T")
 
@@ -44,27 +49,37 @@ class Retry(msgspec.Struct, frozen=True):
     def call(self, work: Callable[[], T], requests: Requests) -> T:
         """What *work* returns, tried again while it raises :class:`Unavailable`.
 
-        :raises Unavailable: the last one, when patience is at its end.
+        :raises Unavailable: the last one, when patience is at its end, or the work withdrawn.
         """
         try:
             return work()
         except Unavailable as error:
             # Most calls end above: tenacity costs as much time as a read of a manifest.
-            failures = [error]
+            last = error
+        tries = 0
+        withdrawn = False
 
         def again() -> T:
-            if failures:
-                raise failures.pop()
-            return work()
-
-        def count(_: tenacity.RetryCallState) -> None:
+            nonlocal last, tries, withdrawn
+            tries += 1
+            # After the pause, not before it: it may be of twenty seconds.
+            withdrawn = tries > 1 and is_withdrawn()
+            if tries == 1 or withdrawn:
+                raise last
             requests.add(retries=1)
+            try:
+                return work()
+            except Unavailable as error:
+                last = error
+                raise
+
+        def is_over(state: tenacity.RetryCallState) -> bool:
+            return withdrawn or state.attempt_number > self.times
 
         return tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(Unavailable),
-            stop=tenacity.stop_after_attempt(self.times + 1),
+            stop=is_over,
             wait=tenacity.wait_random_exponential(multiplier=self.first, max=self.longest),
             sleep=self.sleep,
-            before_sleep=count,
             reraise=True,
         )(again)

@@ -29,7 +29,7 @@ from registry_gc.guard.watch import GuardWatch
 from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.lock import Lock, LockError, blocker, clock
 from registry_gc.mark import Marking
-from registry_gc.plausible import objection
+from registry_gc.plausible import doubts, seen
 from registry_gc.policy import Policy
 from registry_gc.quarantine.collecting import SettingAside
 from registry_gc.references import Manifests
@@ -146,6 +146,7 @@ class Session:
         self.retained = Retained()
         self.aside = SettingAside(job.storage, self.versions, observer)
         self.opinion: SecondOpinion | None = None
+        self._told: set[str] = set()
 
     def run(self) -> int:
         """Do everything; returns the exit code, but for what the report alone can tell."""
@@ -248,7 +249,7 @@ class Session:
 
     def _recall(self, survey: Survey, again: Callable[[], Survey]) -> Survey:
         """Nothing that is live stays in quarantine."""
-        if self._doubt(survey) is not None:
+        if self._doubts(survey):
             # Refused before long: nothing is put back on what may be the wrong disk.
             return survey
         return self.aside.recall(survey, again, self._look_or_stop)
@@ -256,66 +257,40 @@ class Session:
     def _check_limits(self) -> None:
         assert self.run_file is not None
         assert self.survey is not None
-        policy = self.policy
+        limit = self.policy.max_delete
         dead = self.run_file.count(Kind.BLOB).rows
-        doubt = self._doubt(self.survey)
-        if doubt is not None:
+        for doubt in self._doubts(self.survey):
             self._refuse_with(doubt.code, doubt.message)
-        if policy.max_delete is not None and not policy.max_delete.allows(dead, self.blobs_total):
+        if limit is not None and not limit.allows(dead, self.blobs_total):
             self._refuse_with(
                 "max-delete",
-                f"{dead} of {self.blobs_total} blobs would go, more than the "
-                f"{policy.max_delete} that --max-delete allows",
+                f"{dead} of {self.blobs_total} blobs would go, more than the {limit} that "
+                "--max-delete allows",
             )
-        self._check_shrink()
         if self.watch is not None and self.watch.other is not None:
             self._note_change(self.watch.other)
         self._refuse_unless_allowed()
-        self._remember()
+        self._remember(self.survey)
 
-    def _doubt(self, survey: Survey) -> Finding | None:
-        return objection(
-            survey,
-            allow_empty=self.policy.allow_empty,
-            accept_shrink=self.policy.accept_shrink,
-            accepted=self._before()[0].missing,
-        )
-
-    def _before(self) -> tuple[Seen, str]:
-        """What the last run on this storage saw, nothing where there was none; and a notice."""
-        before, notice = remembered(self.job.seen) if self.job.seen is not None else (None, "")
-        return before or Seen(0, 0), notice
-
-    def _seen(self) -> Seen:
-        assert self.catalog is not None
-        return Seen(len(self.catalog.repositories), len(self.catalog.tags))
-
-    def _check_shrink(self) -> None:
-        """Compare with what the last run on this storage saw: half a tree looks like garbage."""
-        if self.job.seen is None or self.policy.accept_shrink:
-            return
-        before, notice = self._before()
-        if notice:
+    def _doubts(self, survey: Survey) -> list[Finding]:
+        before, notice = remembered(self.job.seen)
+        if notice and notice not in self._told:
+            self._told.add(notice)
             self.observer.notice(notice)
-        lost = before.lost(self._seen())
-        if lost:
-            self._refuse_with(
-                "shrunk",
-                f"{lost} since the last run on this storage: is all of it mounted, and is it the "
-                "right one? If it is right, --accept-shrink",
-            )
+        allow_empty, accept_shrink = self.policy.allow_empty, self.policy.accept_shrink
+        return doubts(survey, before, allow_empty=allow_empty, accept_shrink=accept_shrink)
 
-    def _remember(self) -> None:
+    def _remember(self, survey: Survey) -> None:
         """Write down what this run saw, less what it empties; a dry run changes no memory."""
         if self.job.seen is None or self.job.dry_run:
             return
-        seen = self._seen()
-        assert self.survey is not None
-        missing = self.survey.missing
-        if not self.policy.accept_shrink:
-            # What was merely too few to be refused has been accepted by nobody.
-            missing = min(missing, self._before()[0].missing)
-        left = Seen(seen.repositories - len(self.emptied), seen.tags, missing)
+        now = seen(survey)
+        # What was merely too few to be refused has been accepted by nobody.
+        accepted = self.policy.accept_shrink
+        missing = (
+            now.missing if accepted else min(now.missing, remembered(self.job.seen)[0].missing)
+        )
+        left = Seen(now.repositories - len(self.emptied), now.tags, missing)
         notice = remember(self.job.seen, left, self.storage.driver, self.storage.root)
         if notice:
             self.observer.notice(notice)
@@ -422,9 +397,7 @@ class Session:
             self.stop_reason = f"stopped: {error}; run again to go on"
             return Stop.REFUSED
         # What the watch has seen once is not made good by what an address answers now.
-        if self.watch is not None:
-            self.watch.asked()
-        verdict = changed or self.job.check()
+        verdict = self.watch.check() if self.watch is not None else self.job.check()
         if verdict.verdict != "allowed":
             reason = self._note_change(verdict)
             self.stop_reason = f"stopped: {reason}; what was deleted was dead; run again to go on"

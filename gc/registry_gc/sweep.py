@@ -10,6 +10,7 @@ Sweeping fails open: what cannot be deleted is recorded and left.
 from __future__ import annotations
 
 import enum
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,7 @@ from msgspec.structs import replace
 
 from registry_drivers.base import Capabilities, Deleter, Deletion, Outcome
 from registry_drivers.versions import VersionDeleter
+from registry_drivers.withdrawal import unless_withdrawn
 from registry_gc.events import Observer
 from registry_gc.layout import BLOBS, REPOSITORIES
 from registry_gc.retained import multipart_of
@@ -43,7 +45,7 @@ class Stop(enum.Enum):
 _BATCHES_AT_ONCE = 8
 
 Look = Callable[[], Stop | None]
-"""Asked before each batch whether deleting is still allowed."""
+"""Asked before each batch whether deleting is still allowed, and before each further try of one."""
 
 Settled = Callable[[RunFile, Sequence[tuple[int, Outcome]]], None]
 """Told, in the thread that sweeps, of rows whose outcome is known and in the run file."""
@@ -76,12 +78,14 @@ def sweep(
 
     :param versions: deletes uploads in parts; None where there can be none.
     :param purge: also delete all versions of what this run deletes.
-    :param look: asked before each batch; anything but None stops.
+    :param look: asked before each batch, and before a batch that has failed in passing goes out
+        again, by one thread at a time; anything but None stops.
     :param interrupted: asked before each single delete, from any thread.
     :param settled: told of each batch once its outcome is durable.
     :raises StorageError: the storage cannot tell what became of a batch.
     """
     swept = Swept()
+    looking = _Looking(look, interrupted)
     # On a filesystem the order of single deletes is kept; elsewhere a batch is one request, in
     # which there is no order anyway, and the wait for it is what takes the time.
     workers = 1 if capabilities.folders else min(capabilities.workers, _BATCHES_AT_ONCE)
@@ -97,10 +101,10 @@ def sweep(
             running: deque[Future[_Batch]] = deque()
             try:
                 for rows in run_file.batches(kind, capabilities.delete_batch):
-                    swept.stopped = look() or (Stop.INTERRUPTED if interrupted() else None)
+                    swept.stopped = looking()
                     if swept.stopped is not None or swept.error is not None:
                         break
-                    running.append(pool.submit(_delete, rows, send, interrupted))
+                    running.append(pool.submit(_delete, rows, send, looking))
                     if len(running) >= workers:
                         _record(running.popleft().result(), run_file, swept, observer, settled)
             finally:
@@ -108,13 +112,40 @@ def sweep(
                 while running:
                     _record(running.popleft().result(), run_file, swept, observer, settled)
                 observer.finish()
-            if interrupted():
-                swept.stopped = swept.stopped or Stop.INTERRUPTED
+            swept.stopped = swept.stopped or looking.seen()
             if swept.stopped is not None or swept.error is not None:
                 break
     if swept.error is not None and swept.stopped is None:
         raise swept.error
     return swept
+
+
+class _Looking:
+    """Asks from any thread whether to go on. Who has said no once is not asked again."""
+
+    def __init__(self, look: Look, interrupted: Callable[[], bool]) -> None:
+        self._look = look
+        self.interrupted = interrupted
+        self._turn = threading.Lock()
+        self._stopped: Stop | None = None
+
+    def __call__(self) -> Stop | None:
+        with self._turn:
+            if self._stopped is None:
+                self._stopped = self._look()
+        return self.seen()
+
+    def seen(self) -> Stop | None:
+        """As far as is known, without a look."""
+        return self._stopped or (Stop.INTERRUPTED if self.interrupted() else None)
+
+    def may_try_again(self) -> bool:
+        """Whether a batch that has failed in passing may go out again."""
+        try:
+            return not self.interrupted() and self() is None
+        except Exception:
+            # Nobody can say so. The sweep looks for itself before it goes on, and tells why.
+            return False
 
 
 class _Batch(msgspec.Struct, frozen=True):
@@ -145,17 +176,18 @@ def _sender(kind: Kind, deleter: Deleter, versions: VersionDeleter | None) -> _S
     return send
 
 
-def _delete(rows: list[tuple[int, str]], send: _Send, interrupted: Callable[[], bool]) -> _Batch:
+def _delete(rows: list[tuple[int, str]], send: _Send, looking: _Looking) -> _Batch:
     def paths() -> Iterator[str]:
         for _, path in rows:
-            if interrupted():
+            if looking.interrupted():
                 return
             yield path
 
     outcomes: list[Outcome] = []
     try:
-        for outcome in send(paths()):
-            outcomes.append(outcome)  # noqa: PERF402  # what came before an error must be kept
+        with unless_withdrawn(looking.may_try_again):
+            for outcome in send(paths()):
+                outcomes.append(outcome)  # noqa: PERF402  # what came before an error must be kept
     except Exception as error:
         # Even of a bug: what is gone is gone, and has to be written down before it is told.
         return _Batch(rows, outcomes, error)

@@ -12,6 +12,8 @@ from registry_drivers.base import Deletion, Outcome
 from registry_drivers.errors import AccessDenied, StorageError, Unavailable
 from registry_drivers.memory import MemoryStorage
 from registry_drivers.moving import Copier, Mover
+from registry_drivers.resilience import Retrying
+from registry_drivers.withdrawal import unless_withdrawn
 
 
 class Copying(MemoryStorage):
@@ -117,3 +119,32 @@ def test_a_storage_that_is_down_is_told_after_what_was_moved() -> None:
             seen.extend(iter(outcomes.__next__, None))
     assert {outcome.path for outcome in seen} == {"a", "c"}
     assert set(storage.snapshot()) == {"to/a", "b", "to/c"}
+
+
+def test_copies_in_other_threads_are_withdrawn_with_the_move() -> None:
+    storage = Copying()
+    for name in "abc":
+        storage.put(name, b"")
+        storage.errors[name] = Unavailable("busy")
+    asked: list[None] = []
+    retrying = RetryingCopies(storage, sleep=lambda _: None)
+
+    def allowed() -> bool:
+        asked.append(None)
+        return False
+
+    with closing(Mover(retrying)) as mover, unless_withdrawn(allowed):
+        outcomes = mover.move((name, f"to/{name}") for name in "abc")
+        with pytest.raises(Unavailable):
+            next(outcomes)
+    assert len(asked) == 3
+    assert set(storage.snapshot()) == set("abc")
+
+
+class RetryingCopies(Retrying):
+    """An object store whose copies are tried again."""
+
+    def copy(self, source: str, target: str) -> None:
+        assert isinstance(self._storage, Copying)
+        copying = self._storage
+        self._call(lambda: copying.copy(source, target))

@@ -24,6 +24,7 @@ from registry_drivers.faulty import Fault, Faulty
 from registry_drivers.filesystem import FilesystemStorage
 from registry_drivers.memory import MemoryStorage
 from registry_drivers.resilience import Retrying
+from registry_drivers.withdrawal import unless_withdrawn
 from registry_drivers.wrappers import Wrapper
 
 PASSING = (Fault.UNAVAILABLE,)
@@ -206,6 +207,44 @@ def test_a_move_whose_answer_was_lost_is_done(memory: MemoryStorage) -> None:
     assert "b" in memory.snapshot()
     with pytest.raises(NotFound):
         Retrying(Failing(memory, Unavailable("1")), sleep=no_sleep).move("a/0", "c")
+
+
+def test_what_is_withdrawn_during_a_pause_does_not_go_out_again(memory: MemoryStorage) -> None:
+    wanted = True
+
+    def sleep(_: float) -> None:
+        nonlocal wanted
+        wanted = failing.calls < 3
+
+    failing = Failing(memory, *(Unavailable(str(n)) for n in range(1, 10)))
+    storage = Retrying(failing, sleep=sleep)
+    with unless_withdrawn(lambda: wanted), pytest.raises(Unavailable, match="3"):
+        storage.read("a/1")
+    assert (failing.calls, memory.requests.retries) == (3, 2)
+    # Only in the block: reading on is nobody's danger.
+    assert Retrying(failing, attempts=20, sleep=no_sleep).read("a/1") == b"x"
+
+
+def test_who_is_asked_may_ask_a_storage_that_fails_too(memory: MemoryStorage) -> None:
+    storage = Retrying(Failing(memory, *(Unavailable("") for _ in range(6))), sleep=no_sleep)
+    asked = []
+
+    def allowed() -> bool:
+        asked.append(storage.read("a/2"))
+        return True
+
+    with unless_withdrawn(allowed):
+        assert storage.read("a/1") == b"x"
+    assert asked == [b"x"]
+
+
+def test_a_delete_that_is_withdrawn_tells_what_it_knows_first(memory: MemoryStorage) -> None:
+    failing = Failing(memory, None, Unavailable("busy"))
+    seen: list[Outcome] = []
+    with unless_withdrawn(lambda: False), pytest.raises(Unavailable, match="busy"):
+        seen.extend(Retrying(failing, sleep=no_sleep).delete(sorted(memory.snapshot())))
+    assert [outcome.path for outcome in seen] == ["a/0"]
+    assert failing.calls == 2
 
 
 def test_no_attempt_at_all_is_refused(memory: MemoryStorage) -> None:

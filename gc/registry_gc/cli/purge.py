@@ -37,15 +37,16 @@ from registry_gc.cli.working import (
 from registry_gc.collect import objections
 from registry_gc.engine import Engine, engine_for
 from registry_gc.guard import Guard
+from registry_gc.guard.watch import GuardWatch
 from registry_gc.interrupts import Interrupts
-from registry_gc.plausible import objection
+from registry_gc.plausible import doubts
 from registry_gc.policy import Policy
 from registry_gc.progress import Progress
 from registry_gc.quarantine.bring_back import Look, Result
 from registry_gc.quarantine.purge import Purge, Purged
 from registry_gc.quarantine.recall import NoBlobs, missed, recall
 from registry_gc.quarantine.still_allowed import StillAllowed
-from registry_gc.runs.shrink import Seen, memory_path, remembered
+from registry_gc.runs.shrink import memory_path, remembered
 from registry_gc.survey import Survey, Surveyor
 
 _LOOK_AGAIN = 10.0
@@ -112,9 +113,12 @@ class _Purging:
         if self._dry_run:
             self._look_only(engine)
             return
-        with locked(self._storage, self._interrupts, self._progress) as lock:
+        with (
+            locked(self._storage, self._interrupts, self._progress) as lock,
+            GuardWatch(self._check_guard) as watch,
+        ):
             within = 0.0 if self._storage.capabilities.folders else _LOOK_AGAIN
-            look = StillAllowed(lock, self._interrupts, self._check_guard, within)
+            look = StillAllowed(lock, self._interrupts, watch.check, within)
             versions = versions_of(self._storage)
             surveyor = self._surveyor(engine)
 
@@ -123,7 +127,8 @@ class _Purging:
                 return surveyor.plan_blobs(surveyor.catalog(), NoBlobs())
 
             survey = mark()
-            self._check(survey)
+            if reasons := self._doubts(survey):
+                raise Refused(f"refused, nothing was deleted: {reasons}")
             survey, self._recalled, lost = recall(
                 self._storage, versions, survey, mark, look, self._progress, self._told
             )
@@ -138,6 +143,8 @@ class _Purging:
     def _look_only(self, engine: Engine) -> None:
         surveyor = self._surveyor(engine)
         survey = surveyor.plan_blobs(surveyor.catalog(), NoBlobs())
+        if reasons := self._doubts(survey):
+            note(f"a purge would be refused: {reasons}")
         live = [kept.path for kept in missed(self._storage, survey)]
         self._missed = len(live)
         self._purge(survey, None, live)
@@ -190,32 +197,15 @@ class _Purging:
             raise Refused(f"refused, nothing was deleted: {reasons}")
         note(f"a purge would be refused ({verdict.verdict}): {reasons}")
 
-    def _check(self, survey: Survey) -> None:
+    def _doubts(self, survey: Survey) -> str:
         """Half a tree, or a wrong one, has nothing that is live: all in quarantine would go."""
-        before, notice = remembered(
-            memory_path(
-                state_folder(self._options, self._progress),
-                self._storage.driver,
-                self._storage.root,
-            )
-        )
+        state = state_folder(self._options, self._progress)
+        before, notice = remembered(memory_path(state, self._storage.driver, self._storage.root))
         if notice:
             self._progress.notice(notice)
-        accept_shrink = self._options["accept_shrink"]
-        doubt = objection(
-            survey,
-            allow_empty=self._options["allow_empty"],
-            accept_shrink=accept_shrink,
-            accepted=before.missing if before is not None else 0,
-        )
-        if doubt is not None:
-            raise Refused(f"refused, nothing was deleted: {doubt.message}")
-        now = Seen(len(survey.catalog.repositories), len(survey.catalog.tags))
-        if before is not None and not accept_shrink and (gone := before.lost(now)):
-            raise Refused(
-                f"refused, nothing was deleted: {gone} since the last run on this storage: is all "
-                "of it mounted, and is it the right one? If it is right, --accept-shrink"
-            )
+        allow_empty, accept_shrink = self._options["allow_empty"], self._options["accept_shrink"]
+        found = doubts(survey, before, allow_empty=allow_empty, accept_shrink=accept_shrink)
+        return "; ".join(doubt.message for doubt in found)
 
     def exit_code(self) -> int:
         """3 where something stayed that should not have."""

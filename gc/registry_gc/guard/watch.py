@@ -57,6 +57,13 @@ class GuardWatch:
         # It may be asking an address that does not answer; the end of a run does not wait for that.
         self._thread.join(_JOIN_SECONDS)
 
+    def check(self) -> Verdict:
+        """What the guard says now, or what has been against it since the beginning."""
+        if self.other is not None:
+            return self.other
+        self.asked()
+        return self._check()
+
     def asked(self) -> None:
         """Somebody else has just asked the guard: a look of our own would tell no more."""
         self._asked = time.monotonic()

@@ -17,6 +17,7 @@ from registry_drivers.versions import VersionDeleter
 from registry_gc.layout import BLOBS, OWN, REPOSITORIES, V2
 from registry_gc.quarantine.aside import Aside, Kept, asides, contents, hidden_by, notes_of
 from registry_gc.quarantine.bring_back import BLOB, Look, exists, meaning_of
+from registry_gc.quarantine.still_allowed import while_allowed
 from registry_gc.survey import Survey
 
 
@@ -146,10 +147,11 @@ class Purge:
             found.bytes += sum(kept.size for kept in moved.values())
             return
         self._look()
-        self._count(found, self._storage.delete(list(moved)), moved)
-        if marked and self._versions is not None:
-            hiding = {kept.path: kept for kept in going if kept.marked}
-            self._count(found, self._versions.delete_versions(sorted(marked)), hiding)
+        with while_allowed(self._look):
+            self._count(found, self._storage.delete(list(moved)), moved)
+            if marked and self._versions is not None:
+                hiding = {kept.path: kept for kept in going if kept.marked}
+                self._count(found, self._versions.delete_versions(sorted(marked)), hiding)
         if self._storage.capabilities.folders:
             folders = sorted({place.rpartition("/")[0] for place in moved}, reverse=True)
             self._storage.remove_folders(folders, floor=OWN)

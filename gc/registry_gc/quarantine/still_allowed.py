@@ -1,11 +1,13 @@
-"""Asked before each batch of a restore or a purge: may it go on?"""
+"""Asked before each batch of a restore or a purge, and before a further try: may it go on?"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import msgspec
 
+from registry_drivers.withdrawal import unless_withdrawn
 from registry_gc.guard import Verdict
 from registry_gc.interrupts import Interrupts
 from registry_gc.lock import Lock, clock
@@ -19,6 +21,8 @@ class Changed(Exception):
 class StillAllowed(msgspec.Struct):
     """Looks at signals each time, at lock and guard when the last look is *within* seconds old.
 
+    Who has said no once has said no.
+
     ``check``: the guard; None where it does not matter who writes.
     """
 
@@ -27,6 +31,7 @@ class StillAllowed(msgspec.Struct):
     check: Callable[[], Verdict] | None = None
     within: float = 0.0
     _looked: float = -float("inf")
+    _changed: Changed | None = None
 
     def __call__(self) -> None:
         """Return where it may go on.
@@ -36,10 +41,19 @@ class StillAllowed(msgspec.Struct):
         :raises StorageError: that could not be found out.
         """
         self.interrupts.check()
+        if self._changed is not None:
+            raise self._changed
         now = clock()
         if now - self._looked < self.within:
             return
         self._looked = now
+        try:
+            self._ask()
+        except Changed as changed:
+            self._changed = changed
+            raise
+
+    def _ask(self) -> None:
         try:
             self.lock.verify()
         except LockLost as error:
@@ -48,3 +62,19 @@ class StillAllowed(msgspec.Struct):
         if verdict is not None and not verdict.allowed:
             reasons = "; ".join(finding.message for finding in verdict.findings)
             raise Changed(f"stopped: {reasons}; run again to go on")
+
+
+@contextmanager
+def while_allowed(look: Callable[[], None]) -> Iterator[None]:
+    """Nothing that fails in passing is tried again in this block unless *look* returns."""
+
+    def allowed() -> bool:
+        try:
+            look()
+        except Exception:
+            # The look before the next batch says why.
+            return False
+        return True
+
+    with unless_withdrawn(allowed):
+        yield

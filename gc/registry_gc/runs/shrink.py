@@ -48,18 +48,24 @@ def memory_path(state_dir: str, driver: str, root: str) -> str:
     return os.path.join(state_dir, "seen", f"{name}.json")
 
 
-def remembered(path: str) -> tuple[Seen | None, str]:
-    """What the last run saw, None where there was none; and a notice where that is unreadable."""
+NOTHING = Seen(0, 0)
+"""Nothing has become less since."""
+
+
+def remembered(path: str | None) -> tuple[Seen, str]:
+    """What the last run saw, nothing where there was none; and a notice where it is unreadable."""
+    if path is None:
+        return NOTHING, ""
     try:
         with open(path, "rb") as file:
             found = json.load(file)
         missing = int(found.get("missing", 0))
         return Seen(int(found["repositories"]), int(found["tags"]), missing), ""
     except FileNotFoundError:
-        return None, ""
+        return NOTHING, ""
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         # It never lets anything go that another check would keep, so the run goes on without.
-        return None, f"{path}: how large the registry was is not known: {error}"
+        return NOTHING, f"{path}: how large the registry was is not known: {error}"
 
 
 def remember(path: str, seen: Seen, driver: str, root: str) -> str:
