@@ -323,6 +323,15 @@ def become_young(draw: Draw, registry: Registry) -> None:
     registry.age = YOUNG
 
 
+def restore_blob(draw: Draw, registry: Registry) -> None:
+    """A blob comes back from a backup: it is young, and the links to it are not."""
+    blobs = registry.paths("/blobs/", "/data")
+    if blobs:
+        path = draw(st.sampled_from(blobs))
+        registry.files[path] = File(registry.files[path].data, YOUNG)
+        registry.tell(f"restore {path}")
+
+
 def truncate(draw: Draw, registry: Registry) -> None:
     """A crash leaves a file of any kind with half its bytes, or none."""
     known = [path for path in registry.files if "_uploads" not in path and "stray" not in path]
@@ -419,6 +428,7 @@ UNUSUAL: tuple[Step, ...] = (
     begin_upload,
     unlink_layer,
     link_manifest_as_layer,
+    restore_blob,
     become_young,
 )
 MISHAPS: tuple[Step, ...] = (truncate, lose, stray, spoil_tag)

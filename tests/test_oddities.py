@@ -33,6 +33,7 @@ from registry_tree import (
     tag_path,
 )
 from running import Disk, collect, empty_folders, write_config
+from windows import windows
 
 BOTH = pytest.mark.parametrize("mode", [(), ("-m",)], ids=["plain", "-m"])
 Mode = tuple[str, ...]
@@ -680,6 +681,31 @@ def test_a_digest_is_as_young_as_the_youngest_thing_that_names_it(
     assert not disk.has_link("a", old)
     result = collect(disk.root)
     assert not disk.has_blob(young)
+
+
+@pytest.mark.parametrize("links", ["few", "many"])
+def test_what_is_live_elsewhere_and_restored_keeps_its_old_links_everywhere(
+    disk: Disk, links: str
+) -> None:
+    """Its blob alone is young, as after a restore; and no listing of what is dead looks at it."""
+    image = disk.tree.image("a", None, layers=[b"own"])
+    disk.tree.image("b", "v1", layers=[b"own"])
+    other = disk.tree.image("c", "v1", layers=[b"restored"])
+    layer = disk.tree.layer("a", b"restored")
+    gone = disk.tree.layer("a", b"other")
+    disk.tree.image("d", "v1", layers=[b"other"])
+    disk.age(2 * DAY)
+    touch(disk, blob_path(image))
+    touch(disk, blob_path(layer))
+    with windows({"link_ages.FEW": 0 if links == "many" else 10_000}):
+        collect(disk.root, "-m", "--grace", "1d")
+    assert disk.has_image("a", image)
+    assert disk.has_layer("a", layer)
+    assert disk.has_image("c", other)
+    assert not disk.has_link("a", gone)
+    collect(disk.root, "-m")
+    assert not disk.has_link("a", layer)
+    assert disk.has_blob(layer)
 
 
 @pytest.mark.parametrize("what", ["revision", "tag index", "blob"])

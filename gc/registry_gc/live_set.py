@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from registry_gc.compact.arrays import gathered, within
+from registry_gc.compact.arrays import gathered, within, without
 from registry_gc.digest import Keys, prefixes
 
 
@@ -40,6 +40,16 @@ class LiveSet:
         first = np.searchsorted(self._sorted, np.uint64(low), "left")
         last = np.searchsorted(self._sorted, np.uint64(high), "right")
         return self._sorted[first:last]
+
+    def without(self, other: LiveSet) -> LiveSet:
+        """Those that are not in *other*."""
+        left = LiveSet(())
+        left._sorted = without(self._sorted, other._sorted)
+        return left
+
+    def words(self) -> NDArray[np.uint64]:
+        """The first 64 bits of all of them, sorted."""
+        return self._sorted
 
     def has(self, keys: Keys) -> NDArray[np.bool_]:
         """Tell for each of *keys* whether it is, or may be, live."""

@@ -19,7 +19,7 @@ from registry_gc.cache import ReferenceCache
 from registry_gc.catalog import Catalog, name_catalog, read_catalog, stream_blobs
 from registry_gc.compact.arrays import distinct, without
 from registry_gc.compact.key_index import KeyIndex
-from registry_gc.digest import Keys, empty_keys
+from registry_gc.digest import Keys, empty_keys, prefixes
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
 from registry_gc.layout import blob_path
@@ -35,6 +35,7 @@ from registry_gc.policy import Policy, Release
 from registry_gc.references import Manifests
 from registry_gc.runs.rows import Kind, Row
 from registry_gc.signatures import read_signatures
+from registry_gc.young_blobs import YoungBlobs
 
 _LARGE = 1 << 20
 """Links from which on memory is worth some milliseconds."""
@@ -72,7 +73,7 @@ class Blobs(msgspec.Struct):
 class Survey(msgspec.Struct):
     """What was found out about a registry. ``blobs`` is None where nobody asked for them.
 
-    ``late``: keys, sorted, of blobs that nothing reached and only their age keeps. ``linked``: the
+    ``late``: keys, sorted, of blobs whose age keeps something, as no link shows it. ``linked``: the
     manifests that are a revision somewhere, each once; so many of them are ``missing``.
     """
 
@@ -259,7 +260,8 @@ class Surveyor:
         """Mark, and stream the blobs past; also the manifests that are missing and listed.
 
         A blob that is younger than the cut-off may be a manifest whose links are all old, as
-        after a restore from a backup. Then it is a root after all, and what it names lives.
+        after a restore from a backup. Then it is a root after all, and what it names lives; see
+        :mod:`registry_gc.young_blobs`.
         """
         survey = self._marked(catalog, cache)
         live = survey.marking.live_set
@@ -269,14 +271,22 @@ class Surveyor:
         # Manifests that were remembered instead of read need the sizes of live blobs too.
         # So do blobs that only a hold keeps, of which nobody knows else what repairing it frees.
         needed = self._without_holds(survey)
-        passed = None if confirm and survey.manifests.remembers else needed
+        ages = YoungBlobs(
+            catalog,
+            survey.manifests,
+            survey.marking,
+            self.cutoff if self._policy.grace else None,
+        )
+        remembers = confirm and survey.manifests.remembers
+        passed = None if remembers else ages.unasked(needed)
         # A folder is listed by its name, which may be all that is left of it.
         named = self._reader.capabilities.folders
         missing = empty_keys() if named else survey.manifests.missing
         absent = KeyIndex(missing)
         if self._engine.far:
-            told = np.concatenate([survey.manifests.unread, missing])
-            batches = stream_shares(self._reader, self._engine, Wanted(live, needed, told))
+            told = [prefixes(survey.manifests.unread), prefixes(missing), ages.doubtful.words()]
+            wanted = Wanted(live, needed, distinct(np.concatenate(told)))
+            batches = stream_shares(self._reader, self._engine, wanted)
         else:
             batches = stream_blobs(self._reader, self._engine, passed, len(live))
         for batch in batches:
@@ -290,7 +300,7 @@ class Surveyor:
                 listed.append(batch.keys[absent.positions(batch.keys) >= 0])
             found = dead_blobs(batch, live, self.cutoff, catalog.names)
             sink.add(found.rows)
-            young.append(found.young)
+            young += [found.young, ages.among(batch)]
             self._observer.advance(len(batch.keys) + batch.live)
         self._observer.finish()
         _tidy(catalog)

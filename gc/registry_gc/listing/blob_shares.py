@@ -2,9 +2,10 @@
 
 Blobs lie in the order of their digests, so whoever lists a range of them needs the live digests
 of that range and no others: 8 bytes for each. What comes back is what the plan has to see: the
-blobs that nothing reaches, those that only a hold keeps, and the manifests of which a cache has
-told. All others, nearly all, are a number. Whoever made the share looks at what comes back with
-the whole live set again, so that a share that is too small costs time, and no blob its life.
+blobs that nothing reaches, those that only a hold keeps, the manifests of which a cache has told,
+and those whose age matters. All others, nearly all, are a number. Whoever made the share looks at
+what comes back with the whole live set again, so that a share that is too small costs time, and no
+blob its life.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from numpy.typing import NDArray
 
 from registry_drivers.base import Reader
 from registry_gc.catalog import stream_blobs
-from registry_gc.compact.arrays import distinct, within
-from registry_gc.digest import Keys, prefixes
+from registry_gc.compact.arrays import within
+from registry_gc.digest import prefixes
 from registry_gc.engine import Engine
 from registry_gc.layout import SHA256_BLOBS
 from registry_gc.listing.blobs import BlobBatch, list_blobs
@@ -38,12 +39,12 @@ class Wanted(msgspec.Struct, frozen=True):
     """What blobs are looked for.
 
     ``needed``: what would be live if nothing were held; ``live`` itself where nothing is.
-    ``remembered``: manifests of which the size is wanted.
+    ``told``: sorted words of those that are to be seen although they are live.
     """
 
     live: LiveSet
     needed: LiveSet
-    remembered: Keys
+    told: Words
 
 
 class Share(msgspec.Struct, frozen=True):
@@ -55,14 +56,14 @@ class Share(msgspec.Struct, frozen=True):
     range: Range
     live: Words
     needed: Words | None
-    remembered: Words
+    told: Words
 
 
 def list_share(reader: Reader, share: Share) -> Cut[BlobBatch]:
     """List a range of blobs, and leave out those that are live and of no interest; a work unit."""
     batch = list_blobs(reader, share.range)
     words = prefixes(batch.keys)
-    shown = ~within(share.live, words) | within(share.remembered, words)
+    shown = ~within(share.live, words) | within(share.told, words)
     if share.needed is not None:
         shown |= ~within(share.needed, words)
     left = replace(
@@ -85,7 +86,6 @@ def stream_shares(reader: Reader, engine: Engine, wanted: Wanted) -> Iterator[Bl
         # Ranges are folders there, and a folder's listing cannot be left in the middle.
         yield from stream_blobs(reader, engine)
         return
-    remembered = distinct(prefixes(wanted.remembered))
 
     def share(of: Range) -> Share:
         low, high = bounds_of(of)
@@ -93,7 +93,7 @@ def stream_shares(reader: Reader, engine: Engine, wanted: Wanted) -> Iterator[Bl
             of,
             wanted.live.between(low, high),
             None if wanted.needed is wanted.live else wanted.needed.between(low, high),
-            _between(remembered, low, high),
+            _between(wanted.told, low, high),
         )
 
     ranges = even_ranges(len(wanted.live))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from registry_drivers.base import Reader
 from registry_drivers.errors import NotFound
 from registry_gc.catalog import Catalog, stream_blobs
-from registry_gc.compact.arrays import among, without
+from registry_gc.compact.arrays import among, distinct, without
 from registry_gc.digest import Keys, empty_keys, pack
 from registry_gc.engine import Engine
 from registry_gc.layout import blob_path
@@ -25,6 +25,7 @@ from registry_gc.mark import Marking, mark
 from registry_gc.plan import dead_blobs
 from registry_gc.policy import Policy
 from registry_gc.references import Manifests
+from registry_gc.young_blobs import YoungBlobs
 
 _BLOBS_A_UNIT = 256
 
@@ -106,7 +107,7 @@ class Marker:
         self._cutoff = cutoff
 
     def marked(self, catalog: Catalog, policy: Policy) -> tuple[Marking, Keys]:
-        """What is live; and the blobs that nothing reaches and only their age keeps.
+        """What is live; and the blobs whose age keeps something, as no link shows it.
 
         Such a blob may be a manifest whose links are all old, and then it is a root.
         """
@@ -114,11 +115,12 @@ class Marker:
         if not policy.grace:
             return marking, empty_keys()
         live = LiveSet([marking.digests])
-        found = [
-            dead_blobs(batch, live, self._cutoff, catalog.names).young
-            for batch in stream_blobs(self._reader, self._engine, live)
-        ]
-        late = np.concatenate([empty_keys(), *found])
+        ages = YoungBlobs(catalog, self._manifests, marking, self._cutoff)
+        found = [empty_keys()]
+        for batch in stream_blobs(self._reader, self._engine, ages.unasked(live)):
+            found.append(dead_blobs(batch, live, self._cutoff, catalog.names).young)
+            found.append(ages.among(batch))
+        late = distinct(np.concatenate(found))
         return (self._mark(catalog, policy, late) if len(late) else marking), late
 
     def _mark(self, catalog: Catalog, policy: Policy, late: Keys) -> Marking:

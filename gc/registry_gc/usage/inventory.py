@@ -25,6 +25,7 @@ from registry_gc.plan import abandoned_uploads
 from registry_gc.policy import Policy
 from registry_gc.references import Manifests
 from registry_gc.signatures import read_signatures
+from registry_gc.young_blobs import YoungBlobs
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -189,13 +190,15 @@ class _Taker:
         stored: Stored,
         policy: Policy,
     ) -> Outlook:
-        """As a collection decides: what is young and unreached may be a root after all."""
+        """As a collection decides: a blob may be young although no link of it is."""
         marking = self._mark(catalog, manifests, policy)
         unreached = ~marking.live_set.has(stored.keys)
-        young = unreached & (stored.modified > self.cutoff)
+        young = stored.modified > self.cutoff
         dead = unreached & ~young
-        if young.any():
-            marking = self._mark(catalog, manifests, policy, stored.keys[young])
+        ages = YoungBlobs(catalog, manifests, marking, self.cutoff if policy.grace else None)
+        late = stored.keys[young & (unreached | ages.doubtful.has(stored.keys))]
+        if len(late):
+            marking = self._mark(catalog, manifests, policy, late)
             dead &= ~marking.live_set.has(stored.keys)
         uploads = abandoned_uploads(catalog, policy, self.cutoff)
         return Outlook(policy, marking, dead, tuple(uploads))
