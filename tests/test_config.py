@@ -13,6 +13,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from registry_drivers.errors import DriverConfigError
+from registry_drivers.factory import StorageSpec, open_storage
 from registry_gc.config import Config, ConfigError, UploadPurging, load_config
 
 FILESYSTEM = "storage:\n  filesystem:\n    rootdirectory: /srv/registry\n"
@@ -476,3 +478,17 @@ def test_the_users_own_permissions_are_named(file: Path) -> None:
     else:
         with pytest.raises(ConfigError, match="cannot read it: Permission denied"):
             load_config(str(file), {})
+
+
+def test_an_empty_name_is_no_word_on_which_config(tmp_path: Path) -> None:
+    """A variable that is not set must not lead to another registry."""
+    file = tmp_path / "config.yml"
+    file.write_text(FILESYSTEM)
+    with pytest.raises(ConfigError, match="is empty"):
+        load_config("", {"REGISTRY_CONFIGURATION_PATH": str(file)})
+
+
+@pytest.mark.parametrize("root", ["/tmp/x\0y", "/tmp/\ud800"])
+def test_a_root_that_can_be_no_folder_is_refused(root: str) -> None:
+    with pytest.raises(DriverConfigError, match=r"rootdirectory.*cannot be the name of a folder"):
+        open_storage(StorageSpec("filesystem", {"rootdirectory": root}))

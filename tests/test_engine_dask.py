@@ -32,7 +32,11 @@ SHAPE = Shape(repositories=60, blobs=6000, teams=10)
 
 @pytest.fixture(scope="module")
 def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    import distributed
+
     with cluster(tmp_path_factory.mktemp("dask"), 2) as found:
+        with distributed.Client(found.address) as client:
+            client.wait_for_workers(2, timeout=60)
         yield found
 
 

@@ -5,13 +5,22 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from core_support import Store
 from registry_gc.cli.main import registry_garbage_collect, registry_gc
+from registry_gc.collect import Job, collect
+from registry_gc.events import Silence
+from registry_gc.guard import Verdict
 from registry_gc.interrupts import Interrupted, Interrupts
+from registry_gc.lock import Lock, blocker
+from registry_gc.policy import Policy
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 
@@ -20,6 +29,30 @@ def send(number: int) -> None:
     """Send a signal to this process; it is handled before this returns."""
     os.kill(os.getpid(), number)
     signal.sigpending()
+
+
+@contextmanager
+def handled(number: int, how: signal.Handlers) -> Iterator[None]:
+    """As whoever started this process has said."""
+    before = signal.signal(number, how)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+class Late(Interrupts):
+    """A signal comes the moment that none is only remembered any more; when one is waiting."""
+
+    waiting = False
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        with super().deferred():
+            yield
+        if self.waiting:
+            self.waiting = False
+            send(signal.SIGINT)
 
 
 @BOTH
@@ -43,6 +76,70 @@ def test_a_signal_is_only_remembered_where_that_is_wanted(number: signal.Signals
         with pytest.raises(Interrupted) as caught:
             interrupts.check()
     assert caught.value.number == number
+
+
+def test_a_lost_connection_is_as_a_request_to_end() -> None:
+    interrupts = Interrupts()
+    with (
+        handled(signal.SIGHUP, signal.SIG_DFL),
+        interrupts.installed(),
+        pytest.raises(Interrupted) as caught,
+    ):
+        send(signal.SIGHUP)
+    assert caught.value.exit_code == 143
+
+
+def test_a_lost_connection_is_nothing_to_a_run_that_was_told_so() -> None:
+    interrupts = Interrupts()
+    with handled(signal.SIGHUP, signal.SIG_IGN), interrupts.installed():
+        send(signal.SIGHUP)
+    assert not interrupts()
+
+
+@BOTH
+def test_a_signal_that_meets_a_finalizer_is_raised_all_the_same(
+    number: signal.Signals, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Thing:
+        def __del__(self) -> None:
+            send(number)
+
+    def finalize() -> None:
+        things = [Thing()]
+        things.clear()
+        threading.Event().wait(30)
+
+    interrupts = Interrupts()
+    with interrupts.installed(), pytest.raises(Interrupted) as caught:
+        finalize()
+    assert caught.value.number == number
+    assert capfd.readouterr().err == ""
+
+
+def test_a_signal_right_after_the_lock_was_taken_gives_it_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was remembered while the lock was taken; and the next moment nobody remembers."""
+    store = Store()
+    store.tree.image("a", "v1")
+    interrupts = Late()
+    acquire = Lock.acquire
+
+    def acquired(*arguments: Any, **more: Any) -> Lock:
+        interrupts.waiting = True
+        return acquire(*arguments, **more)
+
+    monkeypatch.setattr(Lock, "acquire", acquired)
+    job = Job(
+        storage=store.storage,
+        policy=Policy(),
+        check=lambda: Verdict("allowed", ()),
+        run_file=str(tmp_path / "run.sqlite"),
+        workers=1,
+    )
+    with interrupts.installed():
+        assert collect(job, Silence(), interrupts).exit_code == 130
+    assert blocker(store.storage) is None
 
 
 def test_without_a_signal_there_is_nothing_to_raise() -> None:

@@ -47,12 +47,6 @@ def test_a_limit_is_shown_as_it_was_written(text: str) -> None:
     assert str(Limit.parse(text)) == text
 
 
-def test_a_release_names_a_repository_and_perhaps_one_digest_in_it() -> None:
-    assert Release.parse("a/b") == Release("a/b", None)
-    assert Release.parse("a/b@sha256:x") == Release("a/b", "sha256:x")
-    assert Release.parse("a@") == Release("a", None)
-
-
 def test_a_release_covers_what_it_names() -> None:
     whole, one = Release("a"), Release("a", "sha256:x")
     assert whole.covers("a", None)
@@ -71,3 +65,15 @@ def test_by_default_nothing_is_released_and_nothing_is_risked() -> None:
     assert not policy.allow_empty
     assert policy.upload_age == 7 * 24 * 3600
     assert Policy(releases=(Release("b"), Release("a", "x"))).released("a", "x")
+
+
+@pytest.mark.parametrize("text", ["", "@", "@sha256:" + "0" * 64, "a@", "a@b", "a b@sha256:00"])
+def test_a_release_of_nothing_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"names no repository|no digest"):
+        Release.parse(text)
+
+
+def test_a_release_is_of_a_repository_or_of_one_digest_in_it() -> None:
+    digest = "sha256:" + "0" * 64
+    assert Release.parse("a/b") == Release("a/b")
+    assert Release.parse(f"a/b@{digest}") == Release("a/b", digest)

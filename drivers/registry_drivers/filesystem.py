@@ -69,7 +69,14 @@ def open_filesystem(parameters: Mapping[str, Any]) -> FilesystemStorage:
         raise given.error("rootdirectory", "is empty; name the registry's folder")
     if not given.number("maxthreads", 100.0).is_integer():
         raise given.error("maxthreads", "expected a whole number")
-    return FilesystemStorage(given.text("rootdirectory", default=DEFAULT_ROOT))
+    root = given.text("rootdirectory", default=DEFAULT_ROOT)
+    try:
+        possible = b"\0" not in os.fsencode(root)
+    except UnicodeEncodeError:
+        possible = False
+    if not possible:
+        raise given.error("rootdirectory", f"{root!r} cannot be the name of a folder")
+    return FilesystemStorage(root)
 
 
 class FilesystemStorage:

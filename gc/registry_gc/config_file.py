@@ -75,6 +75,9 @@ def read_config(path: str | None, environ: Mapping[str, str], defaults: Sequence
 def _find(
     path: str | None, environ: Mapping[str, str], defaults: Sequence[str]
 ) -> tuple[str, bytes]:
+    if path == "":
+        # A variable that is not set, most likely; the default may be another registry.
+        raise ConfigError("the config file's name is empty; leave it out for the default one")
     named = path or environ.get("REGISTRY_CONFIGURATION_PATH")
     if named:
         try:

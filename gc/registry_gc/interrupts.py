@@ -1,12 +1,21 @@
-"""SIGINT, SIGTERM and the deadline: at once while nothing is deleted, else at the next delete."""
+"""SIGINT, SIGTERM and the deadline: at once while nothing is deleted, else at the next delete.
+
+A terminal or connection that is lost (SIGHUP) is as SIGTERM, but where whoever started this run
+has said that it shall not matter, as ``nohup`` does.
+"""
 
 from __future__ import annotations
 
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
+
+_AGAIN_SECONDS = 0.05
 
 
 class Interrupted(Exception):  # not an error: somebody asked
@@ -42,17 +51,19 @@ class Interrupts:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Handle both signals; only the main thread may, elsewhere this does nothing."""
+        """Handle the signals; only the main thread may, elsewhere this does nothing."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {
-            number: signal.signal(number, self._handle)
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        before = {number: signal.signal(number, self._handle) for number in numbers}
+        told, sys.unraisablehook = sys.unraisablehook, self._unraisable(sys.unraisablehook)
         try:
             yield
         finally:
+            sys.unraisablehook = told
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -91,7 +102,34 @@ class Interrupts:
         if self.number is not None:
             raise Interrupted(self.number)
 
+    def _unraisable(
+        self, told: Callable[[sys.UnraisableHookArgs], Any]
+    ) -> Callable[[sys.UnraisableHookArgs], Any]:
+        """Where a finalizer was interrupted, nobody gets the exception, and it is raised again."""
+
+        def hook(what: sys.UnraisableHookArgs) -> None:
+            if not isinstance(what.exc_value, Interrupted):
+                told(what)
+                return
+            # Not from here, which is in the finalizer still.
+            left = threading.Event()
+            arguments = what.exc_value.number, left
+            threading.Thread(target=self._send_again, args=arguments, daemon=True).start()
+            left.set()
+
+        return hook
+
+    def _send_again(self, number: int, left: threading.Event) -> None:
+        left.wait()
+        time.sleep(_AGAIN_SECONDS)
+        main = threading.main_thread().ident
+        # Who has ended by then needs no signal, and would die of it.
+        if main is not None and signal.getsignal(number) == self._handle:
+            signal.pthread_kill(main, number)
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            number = signal.SIGTERM
         self.number = self.number or number
         if not self._deferred:
             raise Interrupted(self.number)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from registry_gc.digest import InvalidDigest, check_digest
+
 
 class Release(msgspec.Struct, frozen=True):
     """A repository, or one digest in it, that shall not be held although it is damaged."""
@@ -13,9 +15,17 @@ class Release(msgspec.Struct, frozen=True):
 
     @classmethod
     def parse(cls, text: str) -> Release:
-        """Read ``REPOSITORY`` or ``REPOSITORY@DIGEST``."""
-        repository, _, digest = text.partition("@")
-        return cls(repository, digest or None)
+        """Read ``REPOSITORY`` or ``REPOSITORY@DIGEST``.
+
+        :raises ValueError: neither.
+        """
+        repository, mark, digest = text.partition("@")
+        if not repository:
+            raise ValueError(f"{text!r} names no repository")
+        try:
+            return cls(repository, check_digest(digest) if mark else None)
+        except InvalidDigest as error:
+            raise ValueError(f"{text!r}: what follows the @ is no digest: {error}") from error
 
     def covers(self, repository: str, digest: str | None) -> bool:
         """Tell whether this lifts a hold of *repository* because of *digest*."""

@@ -228,9 +228,9 @@ class Session:
                 self._refuse_with("locked", str(held))
             yield
             return
-        with self.interrupts.deferred():
-            self.lock = Lock.acquire(self.storage, self.job.run)
         try:
+            with self.interrupts.deferred():
+                self.lock = Lock.acquire(self.storage, self.job.run)
             self.interrupts.check()
             for notice in self.lock.notices:
                 self.observer.notice(notice)
@@ -238,7 +238,8 @@ class Session:
                 yield
         finally:
             with self.interrupts.deferred():
-                self.lock.release()
+                if self.lock is not None:
+                    self.lock.release()
 
     def _notices(self) -> None:
         assert self.run_file is not None

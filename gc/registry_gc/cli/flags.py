@@ -121,7 +121,10 @@ class ReleaseType(click.ParamType[Any]):
         """Read a release."""
         from registry_gc.policy import Release
 
-        return value if isinstance(value, Release) else Release.parse(str(value))
+        try:
+            return value if isinstance(value, Release) else Release.parse(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class SizeType(click.ParamType[int]):

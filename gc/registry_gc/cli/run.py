@@ -140,8 +140,10 @@ def _run(
                     recorder.crashed()
                 raise
             finally:
-                progress.finish()
-                close(job)
+                # A signal now would take the report with it.
+                with interrupts.deferred():
+                    progress.finish()
+                    close(job)
 
         if service is None:
             report = run(_job(options, progress, commands))
