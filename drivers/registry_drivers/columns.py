@@ -33,6 +33,16 @@ class MalformedListing(ValueError):
     """The storage's answer is not the XML that was expected."""
 
 
+def key_of(name: bytes) -> str:
+    """A key from its bytes; those that are no UTF-8 stay as they are (``surrogateescape``)."""
+    return name.decode("utf-8", "surrogateescape")
+
+
+def bytes_of(key: str) -> bytes:
+    """The bytes of a key, see :func:`key_of`."""
+    return key.encode("utf-8", "surrogateescape")
+
+
 def columns(document: bytes, row: bytes, wanted: Sequence[bytes]) -> list[Column]:
     """The texts of the elements *wanted* in each element *row*, one column each.
 
@@ -253,8 +263,8 @@ def md5s_of_base64(column: Column) -> NDArray[np.void]:
         # All at once: with "AA" for the padding each of them decodes to 18 bytes.
         decoded = binascii.a2b_base64(joined.replace(b"==", b"AA"))
         if len(decoded) == 18 * len(column):
-            bytes_of = np.frombuffer(decoded, np.uint8).reshape(-1, 18)[:, :16]
-            return np.ascontiguousarray(bytes_of).view("V16").ravel()
+            digests = np.frombuffer(decoded, np.uint8).reshape(-1, 18)[:, :16]
+            return np.ascontiguousarray(digests).view("V16").ravel()
     return _md5s(binascii.a2b_base64(text) if len(text) == 24 else UNKNOWN_MD5 for text in column)
 
 

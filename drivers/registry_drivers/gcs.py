@@ -18,6 +18,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from registry_drivers.base import Capabilities, Entry
 from registry_drivers.columns import (
+    bytes_of,
     integers,
     md5s_of_base64,
     page_of,
@@ -165,7 +166,7 @@ class GCSStorage(ObjectStorage):
         return f"{self._objects}/{quote(key, safe='')}"
 
     def _get_list(self, path: str, query: Mapping[str, str]) -> bytes:
-        url = f"{self._objects}?{urlencode(query, quote_via=quote)}"
+        url = f"{self._objects}?{urlencode(query, quote_via=quote, errors='surrogateescape')}"
         return self._request("GET", url, path=path, place=True).data
 
     def _list(self, path: str, query: Mapping[str, str]) -> Items:
@@ -192,9 +193,9 @@ class GCSStorage(ObjectStorage):
             md5s_of_base64(md5s),
             folder=self.folder.encode(),
             # startOffset is inclusive.
-            after=after.encode(),
+            after=bytes_of(after),
         )
-        return Listed(page, answer.token)
+        return Listed(page, answer.token, names)
 
     def _list_level(self, prefix: str, token: str) -> Level:
         query = {

@@ -29,6 +29,7 @@ from registry_drivers.object_versions import (
     Version,
     Versions,
 )
+from registry_drivers.paging import PageTokens
 from registry_drivers.versions import Keep, Leftover
 
 _SETTINGS = "versioning,softDeletePolicy,retentionPolicy,defaultEventBasedHold,objectRetention"
@@ -153,6 +154,7 @@ class GCSVersions(ObjectVersions[GCSStorage]):
 
     def _soft_deleted(self, prefix: str) -> Iterator[tuple[bytes, list[Version]]]:
         token = ""
+        tokens = PageTokens(prefix, self._storage.driver)
         while True:
 
             def ask(token: str = token) -> Versions:
@@ -162,9 +164,9 @@ class GCSVersions(ObjectVersions[GCSStorage]):
             for row in page.rows:
                 if row.state is State.RETAINED:
                     yield row.key.encode(), [row]
-            token = page.token
-            if not token:
+            if not page.token:
                 return
+            token = tokens.next(page.token)
 
     def _remove(self, versions: Sequence[Version]) -> Removed:
         paths = [(version.key, f"?generation={version.id}") for version in versions]

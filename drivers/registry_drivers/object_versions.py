@@ -15,14 +15,15 @@ from itertools import islice
 from typing import Generic, TypeVar
 
 from registry_drivers.base import Deletion, Outcome
+from registry_drivers.columns import bytes_of
 from registry_drivers.errors import (
     AccessDenied,
     InvalidPath,
-    StorageError,
     Unavailable,
     Unsupported,
 )
 from registry_drivers.object_store import ObjectStorage
+from registry_drivers.paging import PageTokens
 from registry_drivers.paths import check_path, check_prefix
 from registry_drivers.versions import Leftover, MultipartUpload
 
@@ -147,23 +148,18 @@ class ObjectVersions(abc.ABC, Generic[Storage]):
         """The keys that begin with *prefix*, each with all its versions."""
         open_keys: dict[str, list[Version]] = {}
         token = ""
+        tokens = PageTokens(prefix, self._storage.driver)
         while True:
             page = self._page(prefix, "", token)
-            if page.token and page.token == token:
-                raise StorageError(
-                    "the storage sends the same page again",
-                    path=prefix,
-                    driver=self._storage.driver,
-                )
             for version in page.rows:
                 open_keys.setdefault(version.key, []).append(version)
             if page.rows or not page.token:
                 rest = open_keys.pop(page.last, None) if page.token else None
                 yield from open_keys.items()
                 open_keys = {} if rest is None else {page.last: rest}
-            token = page.token
-            if not token:
+            if not page.token:
                 return
+            token = tokens.next(page.token)
 
     def _page(self, prefix: str, start: str, token: str) -> Versions:
         return self._ask(lambda: self._list(prefix, start, token), prefix, list=1)
@@ -277,7 +273,7 @@ class ObjectVersions(abc.ABC, Generic[Storage]):
         wanted = set(keys)
         found: dict[str, list[Version]] = {}
         prefix = _shared(keys[0], keys[-1])
-        order = [key.encode() for key in keys]
+        order = [bytes_of(key) for key in keys]
         at, start, token, last = 0, keys[0], "", ""
         # Where a listing begins, moto's server leaves out the first version.
         unsure = {start}
@@ -294,7 +290,7 @@ class ObjectVersions(abc.ABC, Generic[Storage]):
             last = page.last
             if not self.seekable:
                 continue
-            reached = last.encode()
+            reached = bytes_of(last)
             while at < len(keys) and order[at] < reached:
                 at += 1
             if at == len(keys):
@@ -329,9 +325,9 @@ _CURRENT = "it has a current object, which has to be deleted first"
 
 def _is_path(path: str) -> bool:
     try:
-        check_path(path)
-    except InvalidPath:
-        # No driver could name it: "a//b", or a folder marker such as "a/".
+        check_path(path).encode()
+    except (InvalidPath, UnicodeEncodeError):
+        # No driver could name it: "a//b", a folder marker such as "a/", bytes that are no UTF-8.
         return False
     return True
 

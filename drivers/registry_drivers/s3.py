@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import operator
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from registry_drivers.base import Capabilities, Deletion, Entry, Outcome
 from registry_drivers.columns import (
+    bytes_of,
     columns,
     integers,
+    key_of,
     md5s_of_etags,
     page_of,
     text_of,
@@ -119,9 +119,11 @@ class S3Storage(S3Requests):
             document, b"Contents", [b"Key", b"Size", b"LastModified", b"ETag"]
         )
         names = names_of(document, keys)
-        if self.seekable and any(map(operator.ge, names, islice(names, 1, None))):
+        if bounded and names and names[0] <= bytes_of(after):
+            # A listing that is cut at bounds would begin anew with each of its parts.
             raise StorageError(
-                "this storage does not list in order, and is none that is known to do so",
+                "this storage does not begin a listing where it is asked to (start-after), and is "
+                "none that is known to do so",
                 path=prefix,
                 driver=self.driver,
             )
@@ -131,10 +133,10 @@ class S3Storage(S3Requests):
             times(modified),
             None if self._encrypted_by_kms else md5s_of_etags(etags),
             folder=self.folder.encode(),
-            after=b"" if self.seekable else after.encode(),
+            after=b"" if self.seekable else bytes_of(after),
             etags=etags,
         )
-        return Listed(page, token)
+        return Listed(page, token, names)
 
     def _list_level(self, prefix: str, token: str) -> Level:
         query = [("delimiter", "/"), ("encoding-type", "url"), ("list-type", "2")]
@@ -146,8 +148,8 @@ class S3Storage(S3Requests):
         (folders,) = columns(document, b"CommonPrefixes", [b"Prefix"])
         (files,) = columns(document, b"Contents", [b"Key"])
         return Level(
-            [name.decode() for name in names_of(document, folders)],
-            [name.decode() for name in names_of(document, files)],
+            [key_of(name) for name in names_of(document, folders)],
+            [key_of(name) for name in names_of(document, files)],
             token,
         )
 
@@ -202,7 +204,7 @@ class S3Storage(S3Requests):
         document = self._send_deletes([(key, "") for key in keys])
         answered = errors_of(document)
         (deleted,) = columns(document, b"Deleted", [b"Key"])
-        named = {unescape(key).decode() for key in deleted if key}
+        named = {key_of(unescape(key)) for key in deleted if key}
         unnamed = len(deleted) - sum(map(bool, deleted))
         silent = [key for key in keys if key not in answered and key not in named]
         for key in keys:

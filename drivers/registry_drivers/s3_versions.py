@@ -12,6 +12,7 @@ from registry_drivers.columns import (
     MalformedListing,
     columns,
     integers,
+    key_of,
     text_of,
     times,
     unescape,
@@ -28,6 +29,7 @@ from registry_drivers.object_versions import (
     Version,
     Versions,
 )
+from registry_drivers.paging import PageTokens
 from registry_drivers.paths import check_prefix
 from registry_drivers.s3 import S3Storage
 from registry_drivers.s3_answers import is_truncated, names_of, next_key, xml_holds
@@ -36,7 +38,6 @@ from registry_drivers.versions import Keep, MultipartUpload
 _VERSION = (b"Key", b"VersionId", b"IsLatest", b"LastModified", b"Size")
 _MARKERS = 10
 _DAY = 86400
-_SAME_PAGE = "the storage sends the same page again"
 _PURGE = "--purge-versions deletes them"
 
 
@@ -253,6 +254,7 @@ class S3Versions(ObjectVersions[S3Storage]):
 
     def _abandoned(self, prefix: str, before: float) -> Iterator[MultipartUpload]:
         after: tuple[str, str] | None = ("", "")
+        tokens = PageTokens(prefix, self._storage.driver, after)
         while after is not None:
             uploads, following = self._uploads(prefix, *after)
             for key, upload, initiated in uploads:
@@ -260,9 +262,7 @@ class S3Versions(ObjectVersions[S3Storage]):
                     found = self._look_at(key, upload, initiated)
                     if found is not None and found.youngest < before:
                         yield found
-            if following == after:
-                raise StorageError(_SAME_PAGE, path=prefix, driver=self._storage.driver)
-            after = following
+            after = following if following is None else tokens.next(following)
 
     def _uploads(
         self, prefix: str, key: str, upload: str
@@ -277,7 +277,7 @@ class S3Versions(ObjectVersions[S3Storage]):
         def ask() -> tuple[list[tuple[str, str, float]], tuple[str, str] | None]:
             document = self._storage._request("GET", query=query, path=prefix).data
             keys, ids, begun = columns(document, b"Upload", [b"Key", b"UploadId", b"Initiated"])
-            names = [name.decode() for name in names_of(document, keys)]
+            names = [key_of(name) for name in names_of(document, keys)]
             rows = [*zip(names, _texts(ids), times(begun).tolist(), strict=True)]
             if not is_truncated(document, b"ListMultipartUploadsResult>"):
                 return rows, None
@@ -290,6 +290,7 @@ class S3Versions(ObjectVersions[S3Storage]):
         path = key[len(self._storage.folder) :]
         size, youngest = 0, initiated
         after: str | None = ""
+        tokens = PageTokens(path, self._storage.driver, after)
         while after is not None:
             try:
                 sizes, modified, following = self._parts(path, key, upload, after)
@@ -297,9 +298,7 @@ class S3Versions(ObjectVersions[S3Storage]):
                 return None
             size += sum(sizes)
             youngest = max([youngest, *modified])
-            if following == after:
-                raise StorageError(_SAME_PAGE, path=path, driver=self._storage.driver)
-            after = following
+            after = following if following is None else tokens.next(following)
         return MultipartUpload(path, upload, initiated, youngest, size)
 
     def _parts(
@@ -360,7 +359,7 @@ def _rows(document: bytes, row: bytes) -> Iterator[Version]:
         state = State.OLD
         if last == b"true":
             state = State.CURRENT if data else State.MARKER
-        yield Version(name.decode(), unescape(number).decode(), size, time, state)
+        yield Version(key_of(name), key_of(unescape(number)), size, time, state)
 
 
 def _expires_within(lifecycle: bytes, seconds: float) -> bool:
