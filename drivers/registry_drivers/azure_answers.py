@@ -79,7 +79,7 @@ def _escaped(name: bytes) -> bytes:
 
 def outcome_of(key: str, part: Part) -> Outcome | str:
     """What became of a key; the reason as text for a fault that may pass."""
-    if part.status < 300:
+    if part.done:
         return Outcome(key, Deletion.DELETED)
     code, message = told(part.headers, part.data)
     if code == "BlobNotFound":

@@ -208,7 +208,7 @@ class AzureVersions(ObjectVersions[AzureStorage]):
             part = parts.get(number)
             if part is None:
                 removed[version] = Passing("the answer leaves it out")
-            elif part.status < 300 or part.status == 404:
+            elif part.done or part.status == 404:
                 removed[version] = Gone()
             else:
                 code, message = told(part.headers, part.data)

@@ -178,20 +178,29 @@ class ObjectStorage(ObjectClient):
                 keys[path] = self._key(path)
             except InvalidPath as error:
                 outcomes[path] = Outcome(path, Deletion.FAILED, error.message)
-        answered = self._delete_until_answered(list(keys.values())) if keys else {}
+        answered, broken = self._delete_until_answered(list(keys.values())) if keys else ({}, None)
         for path, key in keys.items():
-            outcome = answered[key]
-            outcomes[path] = Outcome(path, outcome.result, self._clean(outcome.error))
+            if (answer := answered.get(key)) is not None:
+                outcomes[path] = Outcome(path, answer.result, self._clean(answer.error))
         seen: set[str] = set()
         for path in batch:
-            outcome = outcomes[path]
+            outcome = outcomes.get(path)
+            if outcome is None:
+                continue
             if path in seen and outcome.result is Deletion.DELETED and self.tells_gone:
                 outcome = Outcome(path, Deletion.GONE_ALREADY)
             seen.add(path)
             yield outcome
+        if broken is not None:
+            raise broken
 
-    def _delete_until_answered(self, keys: Sequence[str]) -> dict[str, Outcome]:
-        """Delete *keys*; those that met a passing fault are sent again, the others are not."""
+    def _delete_until_answered(
+        self, keys: Sequence[str]
+    ) -> tuple[dict[str, Outcome], StorageError | None]:
+        """Delete *keys*; those that met a passing fault are sent again, the others are not.
+
+        Returns what became of them, and the error that left nobody knowing about the others.
+        """
         outcomes: dict[str, Outcome] = {}
         passing: dict[str, str] = dict.fromkeys(keys, "")
 
@@ -208,16 +217,19 @@ class ObjectStorage(ObjectClient):
 
         try:
             self._call(ask)
-        except Unavailable:
+        except Unavailable as error:
             if not outcomes and not any(passing.values()):
                 # No answer at all: nobody knows what became of any of them.
-                raise
+                return outcomes, error
             for key, reason in passing.items():
                 outcomes[key] = Outcome(key, Deletion.FAILED, reason)
         except AccessDenied as error:
             for key in passing:
                 outcomes[key] = Outcome(key, Deletion.FAILED, error.message)
-        return outcomes
+        except StorageError as error:
+            # What an answer before this one has confirmed is gone all the same.
+            return outcomes, error
+        return outcomes, None
 
     def remove_folders(self, folders: Iterable[str], *, floor: str) -> int:
         """There are no folders to remove."""

@@ -19,6 +19,7 @@ from registry_drivers.columns import bytes_of
 from registry_drivers.errors import (
     AccessDenied,
     InvalidPath,
+    StorageError,
     Unavailable,
     Unsupported,
 )
@@ -203,16 +204,35 @@ class ObjectVersions(abc.ABC, Generic[Storage]):
                 outcomes[path] = Outcome(path, Deletion.FAILED, _CURRENT)
             else:
                 going[key] = versions
-        failed = self._delete_in_order(going)
-        for key in going:
-            result = Deletion.FAILED if key in failed else Deletion.DELETED
-            outcomes[keys[key]] = Outcome(keys[key], result, failed.get(key, ""))
-        for path in batch:
-            yield outcomes[path]
-
-    def _delete_in_order(self, going: Mapping[str, Sequence[Version]]) -> dict[str, str]:
-        """Delete versions, and markers after what they hide; returns why keys failed."""
         failed: dict[str, str] = {}
+        unknown = {version for versions in going.values() for version in versions}
+        broken: StorageError | None = None
+        try:
+            self._delete_in_order(going, failed, unknown)
+        except StorageError as caught:
+            # Keys of which everything is gone by then are gone all the same.
+            broken = caught
+        open_keys = {version.key for version in unknown}
+        for key in going:
+            if key in failed or key not in open_keys:
+                result = Deletion.FAILED if key in failed else Deletion.DELETED
+                outcomes[keys[key]] = Outcome(keys[key], result, failed.get(key, ""))
+        for path in batch:
+            if path in outcomes:
+                yield outcomes[path]
+        if broken is not None:
+            raise broken
+
+    def _delete_in_order(
+        self,
+        going: Mapping[str, Sequence[Version]],
+        failed: dict[str, str],
+        unknown: set[Version],
+    ) -> None:
+        """Delete versions, and markers after what they hide.
+
+        Adds to *failed* why keys failed, and takes from *unknown* what is known to be gone.
+        """
         for state in (State.OLD, State.MARKER):
             self._delete_all(
                 [
@@ -222,15 +242,19 @@ class ObjectVersions(abc.ABC, Generic[Storage]):
                     if version.state is state and key not in failed
                 ],
                 failed,
+                unknown,
             )
-        return failed
 
-    def _delete_all(self, versions: Sequence[Version], failed: dict[str, str]) -> None:
+    def _delete_all(
+        self, versions: Sequence[Version], failed: dict[str, str], unknown: set[Version]
+    ) -> None:
         size = self._storage.capabilities.delete_batch
         for start in range(0, len(versions), size):
-            self._delete_until_answered(versions[start : start + size], failed)
+            self._delete_until_answered(versions[start : start + size], failed, unknown)
 
-    def _delete_until_answered(self, versions: Sequence[Version], failed: dict[str, str]) -> None:
+    def _delete_until_answered(
+        self, versions: Sequence[Version], failed: dict[str, str], unknown: set[Version]
+    ) -> None:
         storage = self._storage
         waiting: dict[Version, str] = dict.fromkeys(versions, "")
 
@@ -243,6 +267,8 @@ class ObjectVersions(abc.ABC, Generic[Storage]):
                 del waiting[version]
                 if isinstance(result, Denied):
                     failed[version.key] = storage._clean(result.reason)
+                else:
+                    unknown.discard(version)
             if waiting:
                 raise Unavailable(next(iter(waiting.values())), driver=storage.driver)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from registry_drivers.base import Capabilities, Deletion, Entry, Outcome
@@ -181,14 +181,21 @@ class S3Storage(S3Requests):
         return self._encrypted_by_kms or by.startswith("aws:kms")
 
     def _delete_keys(self, keys: Sequence[str]) -> Answered:
-        awkward = [key for key in keys if not xml_holds(key)]
-        answered: Answered = {}
-        for key in awkward:
-            answered[key] = self._delete_key(key)
-        rest = [key for key in keys if key not in answered]
-        if rest:
-            answered.update(self._delete_objects(rest))
+        named = [key for key in keys if xml_holds(key)]
+        answered = self._delete_objects(named) if named else {}
+        for key in keys:
+            if key not in answered:
+                answered[key] = self._answer(key, self._delete_key)
         return answered
+
+    def _answer(self, key: str, ask: Callable[[str], Outcome]) -> Outcome | str:
+        """What *ask* says of one key of many, whose error is no word on the others."""
+        try:
+            return ask(key)
+        except Unavailable as error:
+            return error.message
+        except StorageError as error:
+            return Outcome(key, Deletion.FAILED, error.message)
 
     def _send_deletes(self, versions: Sequence[tuple[str, str]]) -> bytes:
         """Ask once to delete keys, or versions of them, and return the whole answer."""
@@ -213,7 +220,9 @@ class S3Storage(S3Requests):
         for key in silent:
             # JuiceFS' gateway names none of those it deleted, but answers for each.
             answered[key] = (
-                Outcome(key, Deletion.DELETED) if unnamed == len(silent) else self._look(key)
+                Outcome(key, Deletion.DELETED)
+                if unnamed == len(silent)
+                else self._answer(key, self._look)
             )
         return {key: answered[key] for key in keys}
 

@@ -160,6 +160,7 @@ class S3Versions(ObjectVersions[S3Storage]):
         waiting = sorted(keys, key=str.encode)
         unhidden: set[str] = set()
         failed: dict[str, str] = {}
+        unknown: set[Version] = set()
         # One marker a round: a key that was deleted twice has two, one above the other.
         for _ in range(_MARKERS):
             if not waiting:
@@ -176,7 +177,7 @@ class S3Versions(ObjectVersions[S3Storage]):
                     yield Outcome(keys[key], result)
                 else:
                     markers += hidden
-            self._delete_all(markers, failed)
+            self._delete_all(markers, failed, unknown)
             unhidden.update(marker.key for marker in markers)
             waiting = [marker.key for marker in markers if marker.key not in failed]
         failed.update(dict.fromkeys(waiting, "it has too many delete markers"))
@@ -206,18 +207,26 @@ class S3Versions(ObjectVersions[S3Storage]):
         return Versions(rows, last, f"{last}\0{text_of(document, b'NextVersionIdMarker')}")
 
     def _remove(self, versions: Sequence[Version]) -> Removed:
-        awkward = [version for version in versions if not xml_holds(version.key)]
-        removed: dict[Version, Gone | Denied | Passing] = {}
-        for version in awkward:
-            query = [("versionId", version.id)]
-            self._storage._request("DELETE", version.key, query, path=version.key)
-            removed[version] = Gone()
-        rest = [version for version in versions if version not in removed]
-        if rest:
-            removed.update(self._remove_at_once(rest))
+        named = [version for version in versions if xml_holds(version.key)]
+        removed = self._remove_at_once(named) if named else {}
+        for version in versions:
+            if version not in removed:
+                removed[version] = self._remove_alone(version)
         return removed
 
-    def _remove_at_once(self, versions: Sequence[Version]) -> Removed:
+    def _remove_alone(self, version: Version) -> Gone | Denied | Passing:
+        query = [("versionId", version.id)]
+        try:
+            self._storage._request("DELETE", version.key, query, path=version.key)
+        except Unavailable as error:
+            return Passing(error.message)
+        except StorageError as error:
+            return Denied(error.message)
+        return Gone()
+
+    def _remove_at_once(
+        self, versions: Sequence[Version]
+    ) -> dict[Version, Gone | Denied | Passing]:
         document = self._storage._send_deletes([(version.key, version.id) for version in versions])
         gone, unnamed = _deleted(document)
         errors = _errors(document)

@@ -113,6 +113,10 @@ class Web:
                 decode_content=False,
             )
             try:
+                if response.status < 200:
+                    # The answer that may follow it is never taken for that to another request.
+                    response.close()
+                    raise Unavailable(f"HTTP {response.status} from {place.netloc} is no answer")
                 if limit is not None and response.status < 300:
                     length = response.headers.get("content-length", "0")
                     data = b"" if int(length) > limit else response.read(limit + 1)
