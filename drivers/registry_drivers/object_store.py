@@ -145,6 +145,8 @@ class ObjectStorage(ObjectClient):
 
     def now(self) -> float:
         """The server's clock: that of an answer of the last minute, or of one asked for now."""
+        # Who asks for the time is about to compare what was with what is, the root too.
+        self._prepare()
         if self._clock is None or time.monotonic() - self._clock[1] > CLOCK_TRUSTED_SECONDS:
             self._clock = None
 
