@@ -27,6 +27,7 @@ from registry_drivers.azure_auth import (
 from registry_drivers.base import Capabilities, Entry
 from registry_drivers.columns import (
     bytes_of,
+    integer,
     md5s_of_base64,
     text_of,
 )
@@ -276,7 +277,7 @@ class AzureStorage(ObjectStorage):
         md5 = md5s_of_base64([headers.get("content-md5", "").encode()])[0].tobytes()
         return Entry(
             path=path,
-            size=int(headers.get("content-length", "0")),
+            size=integer(headers.get("content-length", "")),
             modified=date_of(headers.get("last-modified", "")) or 0.0,
             md5=md5 if any(md5) else None,
         )

@@ -19,6 +19,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from registry_drivers.base import Capabilities, Entry
 from registry_drivers.columns import (
     bytes_of,
+    integer,
     integers,
     md5s_of_base64,
     page_of,
@@ -226,7 +227,7 @@ class GCSStorage(ObjectStorage):
         md5 = md5s_of_base64([item.md5.encode()])[0].tobytes()
         return Entry(
             path=path,
-            size=int(item.size),
+            size=integer(item.size),
             modified=float(times([item.updated.encode()])[0]),
             md5=md5 if any(md5) else None,
         )

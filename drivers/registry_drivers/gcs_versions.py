@@ -14,7 +14,7 @@ from operator import itemgetter
 
 import msgspec
 
-from registry_drivers.columns import MalformedListing, times
+from registry_drivers.columns import MalformedListing, integer, times
 from registry_drivers.errors import AccessDenied
 from registry_drivers.gcs import GCSStorage
 from registry_drivers.gcs_answers import decoded, told
@@ -194,7 +194,7 @@ def _version(item: _Item) -> Version:
         state = State.OLD
     known = [text for text in (item.updated, item.time_deleted, item.soft_delete_time) if text]
     modified = max((float(times([text.encode()])[0]) for text in known), default=0.0)
-    return Version(item.name, item.generation, int(item.size), modified, state)
+    return Version(item.name, item.generation, integer(item.size), modified, state)
 
 
 def _keeps(bucket: _Bucket) -> Iterator[Keep]:

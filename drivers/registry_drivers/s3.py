@@ -15,6 +15,7 @@ from registry_drivers.base import Capabilities, Deletion, Entry, Outcome
 from registry_drivers.columns import (
     bytes_of,
     columns,
+    integer,
     integers,
     key_of,
     md5s_of_etags,
@@ -171,7 +172,7 @@ class S3Storage(S3Requests):
             md5 = md5s_of_etags([answer.headers.get("etag", "").encode()])[0].tobytes()
         return Entry(
             path=path,
-            size=int(answer.headers.get("content-length", "0")),
+            size=integer(answer.headers.get("content-length", "")),
             modified=date_of(answer.headers.get("last-modified", "")) or 0.0,
             md5=md5 if md5 and any(md5) else None,
         )

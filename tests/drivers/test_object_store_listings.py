@@ -13,7 +13,7 @@ import pytest
 
 from drivers.conformance import paths_of
 from registry_drivers.azure import open_azure
-from registry_drivers.errors import InvalidPath, StorageError
+from registry_drivers.errors import InvalidPath, StorageError, Unavailable
 from registry_drivers.gcs import GCSStorage, open_gcs
 from registry_drivers.gcs_versions import GCSVersions
 from registry_drivers.object_store import ObjectStorage
@@ -201,6 +201,24 @@ def test_a_store_that_begins_elsewhere_than_it_is_asked_to_is_refused(server: Fa
             with pytest.raises(StorageError, match="start-after"):
                 list(storage.list("a/", start_after=bound))
         assert paths_of(storage.list("a/", start_after="a/0")) == ["a/1", "a/2", "a/3"]
+
+
+@pytest.mark.parametrize("size", ["x1", "-1", "9" * 30])
+def test_a_page_with_a_size_that_is_none_is_asked_for_again(server: FaultProxy, size: str) -> None:
+    with closing(opened("s3", server)) as storage:
+        storage.retry = Retry(times=2, sleep=lambda _: None)
+        tell(server, s3_page([b"a/1"], size=size), s3_page([b"a/1"]))
+        assert paths_of(storage.list("a/")) == ["a/1"]
+        tell(server, s3_page([b"a/1"], size=size))
+        with pytest.raises(Unavailable, match="not a size"):
+            list(storage.list("a/"))
+
+
+def test_times_with_an_offset_are_no_other_times(server: FaultProxy) -> None:
+    with closing(opened("s3", server)) as storage:
+        tell(server, s3_page([b"a/1"], time="2024-01-02T03:04:05-05:00"))
+        (page,) = storage.list("a/")
+        assert page.modified.tolist() == [1704182645]
 
 
 def test_keys_that_are_no_utf8_are_listed_with_their_bytes(server: FaultProxy) -> None:
