@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -56,6 +57,22 @@ def call(place: Place, folder: Path, *arguments: str | Path, ahead: float = LATE
 def s3_client(place: Place) -> Any:
     """The official client, for what is done beside the driver."""
     return S3Server(urlsplit(str(place.parameters["regionendpoint"])).port or 0).client
+
+
+def test_a_plan_is_for_the_place_where_the_registry_was_found(
+    servers: Servers, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    # Below a leading slash, of which the config says nothing.
+    place, plan = servers.place("azure slash"), tmp_path / "plan"
+    store(place, files)
+    parameters = {**place.parameters}
+    del parameters["legacyrootprefix"]
+    silent = replace(place, parameters=parameters)
+    made = call(silent, tmp_path, "plan", "-m", "-o", plan, silent.config(tmp_path))
+    assert made.exit_code == 0, made.errors
+    done = call(silent, tmp_path, "apply", plan)
+    assert done.exit_code == 0, done.errors
+    assert done.json["blobs"]["deleted"] > 0
 
 
 @pytest.mark.parametrize("kind", ["s3", "gcs", "azure"])

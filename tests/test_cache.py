@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,46 @@ def test_a_file_that_is_no_cache_is_begun_anew(tmp_path: Path, content: bytes) -
     assert "anew" in cache.notices[0]
     cache.add(ROWS)
     assert found(cache, ROWS) == ROWS
+    cache.close()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_left_where_it_is(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    path = tmp_path / "cache"
+    make(path)
+    cache = ReferenceCache.open(str(path))
+    cache.add(ROWS)
+    assert found(cache, ROWS) == []
+    assert "no regular file" in cache.notices[0]
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def test_a_good_cache_that_cannot_be_used_now_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "cache"
+    first = ReferenceCache.open(str(path))
+    first.add(ROWS)
+    first.close()
+    # As where the disk is full or broken: SQLite cannot open its journal.
+    (tmp_path / "cache-journal").mkdir()
+    without = ReferenceCache.open(str(path))
+    without.add(ROWS)
+    assert found(without, ROWS) == []
+    assert "cannot be used" in without.notices[0]
+    (tmp_path / "cache-journal").rmdir()
+    again = ReferenceCache.open(str(path))
+    assert found(again, ROWS) == ROWS
+    again.close()
+
+
+def test_a_database_whose_tables_are_others_is_begun_anew(tmp_path: Path) -> None:
+    path = str(tmp_path / "cache")
+    ReferenceCache.open(path).close()
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.execute("DROP TABLE tags")
+    connection.close()
+    cache = ReferenceCache.open(path)
+    assert "anew" in cache.notices[0]
     cache.close()
 
 

@@ -10,7 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,21 @@ def test_the_other_stock_flags_are_as_free(disk: Disk) -> None:
     assert not go(disk, "-d", "--delete-untagged=0", "--output", "json").json["delete_untagged"]
     assert go(disk, "-d", "--quiet=1").text == ""
     assert go(disk, "-dmq").text == ""
+
+
+@pytest.mark.parametrize("option", ["--cache", "--run-file"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_file_of_ours_is_never_put_in_the_place_of_a_device(
+    disk: Disk, option: str, make: Callable[[Path], None]
+) -> None:
+    path = disk.folder / "device"
+    make(path)
+    kind = path.stat().st_mode
+    result = go(disk, option, path)
+    assert result.exit_code == 2
+    assert option in result.errors
+    assert path.stat().st_mode == kind
+    assert disk.has_blob(sha256(b"orphan"))
 
 
 @pytest.mark.parametrize("argument", ["--dry-run=maybe", "-m=", "-q=yes", "--delete-untagged=2"])

@@ -227,6 +227,16 @@ def test_the_file_is_replaced_at_one_blow_and_nothing_is_left_beside_it(
     assert [path.name for path in file.parent.iterdir() if "prom" in path.name] == [file.name]
 
 
+def test_a_link_stays_one_and_what_it_leads_to_is_written(disk: Disk, file: Path) -> None:
+    target = file.parent / "elsewhere" / "gc.prom"
+    target.parent.mkdir()
+    file.symlink_to(target)
+    for _ in range(2):
+        assert go(disk, "--metrics-file", file).errors == ""
+        assert file.is_symlink()
+        assert samples(target.read_text())["exit_code",] == 0
+
+
 @pytest.mark.parametrize("content", ["storage:\n  filesystem: {}\n", "up 1\n", "\0\0\0"])
 def test_another_programs_file_is_left_as_it_is(disk: Disk, file: Path, content: str) -> None:
     file.write_text(content)

@@ -181,6 +181,36 @@ def test_each_outcome_is_written_down_as_the_storage_told_it(
 
 
 @BOTH
+def test_a_path_with_two_rows_has_two_outcomes(
+    run_file: RunFile, capabilities: Capabilities
+) -> None:
+    # A storage has listed it twice.
+    one, other = rows(Kind.BLOB, 2)
+    run_file.add([one, other, other, *rows(Kind.UPLOAD, 1)])
+    run(run_file, Storage(), capabilities)
+    assert states(run_file) == {RowState.DELETED: 4}
+
+
+@BOTH
+def test_a_row_of_which_the_storage_says_nothing_has_failed(
+    run_file: RunFile, capabilities: Capabilities
+) -> None:
+    class Silent(Storage):
+        def delete(self, paths: Iterable[str]) -> Iterator[Outcome]:
+            for outcome in super().delete(paths):
+                if "/1/" not in outcome.path:
+                    yield outcome
+
+    run_file.add(rows(Kind.BLOB, 6))
+    swept = run(run_file, Silent(), capabilities)
+    assert swept.error is None
+    assert states(run_file) == {RowState.DELETED: 5, RowState.FAILED: 1}
+    ((path, reason),) = run_file.failures()
+    assert path == "blob/1/link"
+    assert "does not say" in reason
+
+
+@BOTH
 def test_a_failed_delete_does_not_stop_the_rest(
     run_file: RunFile, capabilities: Capabilities
 ) -> None:

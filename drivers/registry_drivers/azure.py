@@ -26,6 +26,8 @@ from registry_drivers.azure_auth import (
 )
 from registry_drivers.base import Capabilities, Entry
 from registry_drivers.columns import (
+    bytes_of,
+    integer,
     md5s_of_base64,
     text_of,
 )
@@ -229,10 +231,10 @@ class AzureStorage(ObjectStorage):
         return answer
 
     def _url(self, key: str, query: Mapping[str, str] | None = None) -> str:
-        url = f"{self._base}/{quote(key, safe='/-_.~')}" if key else self._base
+        url = f"{self._base}/{quote(bytes_of(key), safe='/-_.~')}" if key else self._base
         if query:
             url += "?" + "&".join(
-                f"{name}={quote(value, safe='-_.~')}" for name, value in query.items()
+                f"{name}={quote(bytes_of(value), safe='-_.~')}" for name, value in query.items()
             )
         return url
 
@@ -246,7 +248,7 @@ class AzureStorage(ObjectStorage):
         if token:
             query["marker"] = token
         document = self._listing(prefix, query)
-        return page_in(document, self.folder.encode(), after.encode())
+        return page_in(document, self.folder.encode(), bytes_of(after))
 
     def _list_level(self, prefix: str, token: str) -> Level:
         query = {"prefix": prefix, "delimiter": "/", "maxresults": str(self.page_size)}
@@ -275,7 +277,7 @@ class AzureStorage(ObjectStorage):
         md5 = md5s_of_base64([headers.get("content-md5", "").encode()])[0].tobytes()
         return Entry(
             path=path,
-            size=int(headers.get("content-length", "0")),
+            size=integer(headers.get("content-length", "")),
             modified=date_of(headers.get("last-modified", "")) or 0.0,
             md5=md5 if any(md5) else None,
         )

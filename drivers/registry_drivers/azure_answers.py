@@ -13,6 +13,7 @@ from registry_drivers.columns import (
     columns,
     http_times,
     integers,
+    key_of,
     md5s_of_base64,
     page_of,
     text_of,
@@ -58,7 +59,7 @@ def page_in(document: bytes, folder: bytes, after: bytes) -> Listed:
         after=after,
         etags=etags,
     )
-    return Listed(page, text_of(document, b"NextMarker"))
+    return Listed(page, text_of(document, b"NextMarker"), keys)
 
 
 def level_in(document: bytes) -> Level:
@@ -66,8 +67,8 @@ def level_in(document: bytes) -> Level:
     (folders,) = columns(document, b"BlobPrefix", [b"Name"])
     (files,) = columns(document, b"Blob", [b"Name"])
     return Level(
-        [unescape(name).decode() for name in folders],
-        [unescape(name).decode() for name in files],
+        [key_of(unescape(name)) for name in folders],
+        [key_of(unescape(name)) for name in files],
         text_of(document, b"NextMarker"),
     )
 
@@ -78,7 +79,7 @@ def _escaped(name: bytes) -> bytes:
 
 def outcome_of(key: str, part: Part) -> Outcome | str:
     """What became of a key; the reason as text for a fault that may pass."""
-    if part.status < 300:
+    if part.done:
         return Outcome(key, Deletion.DELETED)
     code, message = told(part.headers, part.data)
     if code == "BlobNotFound":

@@ -76,13 +76,17 @@ class SharedKey:
         own = sorted(name for name in lower if name.startswith("x-ms-"))
         place = urlsplit(url)
         query = sorted(
-            (name.lower(), value) for name, value in parse_qsl(place.query, keep_blank_values=True)
+            (name.lower(), value)
+            for name, value in parse_qsl(
+                place.query, keep_blank_values=True, errors="surrogateescape"
+            )
         )
         lines = [method, *(lower.get(name, "") for name in _SIGNED_HEADERS)]
         lines += [f"{name}:{lower[name]}" for name in own]
         lines.append(f"/{self._account}{place.path}")
         lines += [f"{name}:{value}" for name, value in query]
-        digest = hmac.new(self._key, "\n".join(lines).encode(), hashlib.sha256).digest()
+        text = "\n".join(lines).encode("utf-8", "surrogateescape")
+        digest = hmac.new(self._key, text, hashlib.sha256).digest()
         signature = base64.b64encode(digest).decode()
         return {**signed, "Authorization": f"SharedKey {self._account}:{signature}"}
 

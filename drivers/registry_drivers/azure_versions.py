@@ -22,6 +22,7 @@ from registry_drivers.columns import (
     columns,
     http_times,
     integers,
+    key_of,
     text_of,
     unescape,
 )
@@ -207,7 +208,7 @@ class AzureVersions(ObjectVersions[AzureStorage]):
             part = parts.get(number)
             if part is None:
                 removed[version] = Passing("the answer leaves it out")
-            elif part.status < 300 or part.status == 404:
+            elif part.done or part.status == 404:
                 removed[version] = Gone()
             else:
                 code, message = told(part.headers, part.data)
@@ -248,5 +249,5 @@ def _rows(cut: Sequence[Column], *, permanent: bool) -> Iterator[Version]:
             state = State.OLD
         ended = float(http_times([end])[0]) if end else 0.0
         yield Version(
-            unescape(name).decode(), unescape(number).decode(), size, max(time, ended), state
+            key_of(unescape(name)), unescape(number).decode(), size, max(time, ended), state
         )

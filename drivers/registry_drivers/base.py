@@ -415,7 +415,8 @@ class Deleter(Protocol):
         """Delete files, never recursively; one outcome for each path, in any order.
 
         Lazy: takes no more paths from the iterable than one batch before it yields that batch's
-        outcomes. A path that names a folder fails. Raises only when no outcome can be told.
+        outcomes. A path that names a folder fails. Raises only when of the paths that are left no
+        outcome can be told, after those that are known.
         """
 
     def remove_folders(self, folders: Iterable[str], *, floor: str) -> int:

@@ -33,6 +33,16 @@ class MalformedListing(ValueError):
     """The storage's answer is not the XML that was expected."""
 
 
+def key_of(name: bytes) -> str:
+    """A key from its bytes; those that are no UTF-8 stay as they are (``surrogateescape``)."""
+    return name.decode("utf-8", "surrogateescape")
+
+
+def bytes_of(key: str) -> bytes:
+    """The bytes of a key, see :func:`key_of`."""
+    return key.encode("utf-8", "surrogateescape")
+
+
 def columns(document: bytes, row: bytes, wanted: Sequence[bytes]) -> list[Column]:
     """The texts of the elements *wanted* in each element *row*, one column each.
 
@@ -171,28 +181,63 @@ def _entity(match: re.Match[bytes]) -> bytes:
 
 
 def times(column: Column) -> NDArray[np.float64]:
-    """Seconds since the epoch of ISO 8601 texts in UTC, ``2024-02-03T04:05:06[.789]Z``."""
-    lengths = set(map(len, column))
-    if len(lengths) != 1 or min(lengths) < 19:
-        fraction = (text.rstrip(b"Z").ljust(19, b"?") for text in column)
-        texts = [text[:19] + (text[19:] or b".").ljust(10, b"0") for text in fraction]
-        return times(texts) if texts else np.zeros(0)
-    (length,) = lengths
-    text = np.frombuffer(b"".join(column), np.uint8).reshape(-1, length)
+    """Seconds since the epoch of ISO 8601 texts, ``2024-02-03T04:05:06[.789]Z``.
+
+    Without a ``Z`` they are in UTC too; an offset such as ``-05:00`` is taken into account.
+    """
+    if not len(column):
+        return np.zeros(0)
+    if len(set(map(len, column))) == 1 and len(column[0]) >= _SECOND:
+        texts = np.frombuffer(b"".join(column), np.uint8).reshape(len(column), -1)
+        if _in_utc(texts[:, _SECOND:]):
+            return _seconds(texts)
+    return _each_time(column)
+
+
+def _in_utc(ends: NDArray[np.uint8]) -> bool:
+    """Whether after the seconds there is a fraction, a ``Z``, both or nothing, in all rows."""
+    if ends.shape[1] and (ends[:, -1] == ord("Z")).all():
+        ends = ends[:, :-1]
+    digits = ends[:, 1:] - np.uint8(ord("0"))
+    return not ends.shape[1] or bool((ends[:, 0] == ord(".")).all() and (digits <= 9).all())
+
+
+def _each_time(column: Column) -> NDArray[np.float64]:
+    found = []
+    for text in column:
+        match = _TIME.fullmatch(text)
+        if match is None:
+            raise MalformedListing(f"not a time: {text!r}")
+        found.append(match)
+    plain = [match[1] + b"." + (match[2] or b"")[:9].ljust(9, b"0") for match in found]
+    offsets = [
+        int(match[3] + b"1") * (int(match[4]) * 3600 + int(match[5]) * 60) if match[3] else 0
+        for match in found
+    ]
+    texts = np.frombuffer(b"".join(plain), np.uint8).reshape(len(plain), -1)
+    seconds: NDArray[np.float64] = _seconds(texts) - np.array(offsets)
+    return seconds
+
+
+def _seconds(text: NDArray[np.uint8]) -> NDArray[np.float64]:
     digits = text[:, _DIGITS] - np.uint8(ord("0"))
     # What is less than a digit has become more than one.
     if digits.max() > 9:
-        raise MalformedListing(f"not a time: {column[0]!r}")
+        raise MalformedListing(f"not a time: {text[0].tobytes()!r}")
     # Of floats, as only their products are taken by the whole matrix at once; all are exact.
     months, rest = (digits.astype(np.float64) @ _MEANING).T
     days = (months - (1970 * 12 + 1)).astype(np.int64).astype("M8[M]").astype("M8[D]")
     seconds: NDArray[np.float64] = (days.astype(np.int64) - 1) * 86400.0 + rest
-    for place in range(20, min(length, 29)):
+    for place in range(20, min(text.shape[1], 29)):
         digit = text[:, place] - np.float64(ord("0"))
         seconds += np.where((digit >= 0) & (digit <= 9), digit, 0) * 10.0 ** (19 - place)
     return seconds
 
 
+_SECOND = len("2024-02-03T04:05:06")
+_TIME = re.compile(
+    rb"(.{19})(?:[.,]([0-9]*))?(?:[Zz]| ?UTC|([+-])([0-9]{2}):?([0-9]{2}))?", re.DOTALL
+)
 # Where the digits of year, month, day, hour, minute and second stand; what each is in months, of
 # which the days before them are known, and in seconds.
 _DIGITS = (0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18)
@@ -209,12 +254,17 @@ _MONTHS = {
 }
 
 
+# A listing's times are in GMT, says HTTP.
+_ZONES = {b" GMT": b"", b" UTC": b"", b"": b""}
+
+
 def http_times(column: Column) -> NDArray[np.float64]:
     """Seconds since the epoch of texts like ``Mon, 27 Jul 2009 12:28:53 GMT``."""
     try:
         return times(
             [
-                b"%b-%b-%bT%b" % (text[12:16], _MONTHS[text[8:11]], text[5:7], text[17:25])
+                b"%b-%b-%bT%b%b"
+                % (text[12:16], _MONTHS[text[8:11]], text[5:7], text[17:25], _ZONES[text[25:]])
                 for text in column
             ]
         )
@@ -223,11 +273,25 @@ def http_times(column: Column) -> NDArray[np.float64]:
 
 
 def integers(column: Column) -> NDArray[np.int64]:
-    """The column as numbers; an empty text is 0."""
+    """The column as numbers that are not negative; an empty text is 0.
+
+    :raises MalformedListing: one is no such number, or has more than 63 bits.
+    """
     try:
-        return np.fromiter(map(int, column), np.int64, len(column))
-    except ValueError:
-        return np.fromiter((int(text or b"0") for text in column), np.int64, len(column))
+        numbers = np.fromiter(map(int, column), np.int64, len(column))
+    except (ValueError, OverflowError):
+        try:
+            numbers = np.fromiter((int(text or b"0") for text in column), np.int64, len(column))
+        except (ValueError, OverflowError) as error:
+            raise MalformedListing(f"not a size: {error}") from error
+    if len(numbers) and numbers.min() < 0:
+        raise MalformedListing(f"not a size: {numbers.min()}")
+    return numbers
+
+
+def integer(text: str) -> int:
+    """As :func:`integers`, of one text."""
+    return int(integers([text.encode("utf-8", "replace")])[0])
 
 
 def md5s_of_etags(column: Column) -> NDArray[np.void]:
@@ -253,8 +317,8 @@ def md5s_of_base64(column: Column) -> NDArray[np.void]:
         # All at once: with "AA" for the padding each of them decodes to 18 bytes.
         decoded = binascii.a2b_base64(joined.replace(b"==", b"AA"))
         if len(decoded) == 18 * len(column):
-            bytes_of = np.frombuffer(decoded, np.uint8).reshape(-1, 18)[:, :16]
-            return np.ascontiguousarray(bytes_of).view("V16").ravel()
+            digests = np.frombuffer(decoded, np.uint8).reshape(-1, 18)[:, :16]
+            return np.ascontiguousarray(digests).view("V16").ravel()
     return _md5s(binascii.a2b_base64(text) if len(text) == 24 else UNKNOWN_MD5 for text in column)
 
 

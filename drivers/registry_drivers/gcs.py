@@ -18,6 +18,8 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from registry_drivers.base import Capabilities, Entry
 from registry_drivers.columns import (
+    bytes_of,
+    integer,
     integers,
     md5s_of_base64,
     page_of,
@@ -165,7 +167,7 @@ class GCSStorage(ObjectStorage):
         return f"{self._objects}/{quote(key, safe='')}"
 
     def _get_list(self, path: str, query: Mapping[str, str]) -> bytes:
-        url = f"{self._objects}?{urlencode(query, quote_via=quote)}"
+        url = f"{self._objects}?{urlencode(query, quote_via=quote, errors='surrogateescape')}"
         return self._request("GET", url, path=path, place=True).data
 
     def _list(self, path: str, query: Mapping[str, str]) -> Items:
@@ -192,9 +194,9 @@ class GCSStorage(ObjectStorage):
             md5s_of_base64(md5s),
             folder=self.folder.encode(),
             # startOffset is inclusive.
-            after=after.encode(),
+            after=bytes_of(after),
         )
-        return Listed(page, answer.token)
+        return Listed(page, answer.token, names)
 
     def _list_level(self, prefix: str, token: str) -> Level:
         query = {
@@ -225,7 +227,7 @@ class GCSStorage(ObjectStorage):
         md5 = md5s_of_base64([item.md5.encode()])[0].tobytes()
         return Entry(
             path=path,
-            size=int(item.size),
+            size=integer(item.size),
             modified=float(times([item.updated.encode()])[0]),
             md5=md5 if any(md5) else None,
         )

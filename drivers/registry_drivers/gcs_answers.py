@@ -82,7 +82,7 @@ def _encoded(texts: Sequence[str]) -> Sequence[bytes]:
 
 def outcome_of(key: str, part: Part) -> Outcome | str:
     """What became of a key; the reason as text for a fault that may pass."""
-    if part.status < 300:
+    if part.done:
         return Outcome(key, Deletion.DELETED)
     if part.status == 404:
         return Outcome(key, Deletion.GONE_ALREADY)

@@ -14,7 +14,7 @@ from operator import itemgetter
 
 import msgspec
 
-from registry_drivers.columns import MalformedListing, times
+from registry_drivers.columns import MalformedListing, integer, times
 from registry_drivers.errors import AccessDenied
 from registry_drivers.gcs import GCSStorage
 from registry_drivers.gcs_answers import decoded, told
@@ -29,6 +29,7 @@ from registry_drivers.object_versions import (
     Version,
     Versions,
 )
+from registry_drivers.paging import PageTokens
 from registry_drivers.versions import Keep, Leftover
 
 _SETTINGS = "versioning,softDeletePolicy,retentionPolicy,defaultEventBasedHold,objectRetention"
@@ -153,6 +154,7 @@ class GCSVersions(ObjectVersions[GCSStorage]):
 
     def _soft_deleted(self, prefix: str) -> Iterator[tuple[bytes, list[Version]]]:
         token = ""
+        tokens = PageTokens(prefix, self._storage.driver)
         while True:
 
             def ask(token: str = token) -> Versions:
@@ -162,9 +164,9 @@ class GCSVersions(ObjectVersions[GCSStorage]):
             for row in page.rows:
                 if row.state is State.RETAINED:
                     yield row.key.encode(), [row]
-            token = page.token
-            if not token:
+            if not page.token:
                 return
+            token = tokens.next(page.token)
 
     def _remove(self, versions: Sequence[Version]) -> Removed:
         paths = [(version.key, f"?generation={version.id}") for version in versions]
@@ -174,7 +176,7 @@ class GCSVersions(ObjectVersions[GCSStorage]):
             part = parts.get(number)
             if part is None:
                 removed[version] = Passing("the answer leaves it out")
-            elif part.status < 300 or part.status == 404:
+            elif part.done or part.status == 404:
                 removed[version] = Gone()
             else:
                 code, message = told(part.data)
@@ -192,7 +194,7 @@ def _version(item: _Item) -> Version:
         state = State.OLD
     known = [text for text in (item.updated, item.time_deleted, item.soft_delete_time) if text]
     modified = max((float(times([text.encode()])[0]) for text in known), default=0.0)
-    return Version(item.name, item.generation, int(item.size), modified, state)
+    return Version(item.name, item.generation, integer(item.size), modified, state)
 
 
 def _keeps(bucket: _Bucket) -> Iterator[Keep]:

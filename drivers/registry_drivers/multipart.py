@@ -19,6 +19,11 @@ class Part:
     headers: Mapping[str, str]
     data: bytes
 
+    @property
+    def done(self) -> bool:
+        """Whether what was asked for was done: a 1xx is not yet an answer."""
+        return 200 <= self.status < 300
+
 
 def batch_of(requests: Sequence[str], prefix: str) -> tuple[bytes, str]:
     """Body and content type of a batch.

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from registry_drivers.base import Capabilities, Entry, Outcome, Page, Requests
-from registry_drivers.columns import MalformedListing
+from registry_drivers.columns import Column, MalformedListing
 from registry_drivers.errors import (
     AccessDenied,
     DriverConfigError,
@@ -47,10 +47,14 @@ class RangeBeyondEnd(StorageError):
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One answer to a recursive listing; ``token`` asks for the next one, empty after the last."""
+    """One answer to a recursive listing; ``token`` asks for the next one, empty after the last.
+
+    ``keys``: all that it lists, in that order; the page leaves out what is no object of a registry.
+    """
 
     page: Page
     token: str
+    keys: Column
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from itertools import islice
 from msgspec.structs import replace
 
 from registry_drivers.base import Children, Deletion, Entry, Outcome, Page
+from registry_drivers.columns import bytes_of
 from registry_drivers.errors import (
     AccessDenied,
     AlreadyExists,
@@ -22,6 +23,7 @@ from registry_drivers.errors import (
     Unavailable,
 )
 from registry_drivers.object_client import Level, Listed, ObjectClient, RangeBeyondEnd
+from registry_drivers.paging import PageTokens, check_order
 from registry_drivers.paths import check_beginning, check_prefix
 
 # How long a server's clock is believed without asking again, in seconds.
@@ -51,11 +53,12 @@ class ObjectStorage(ObjectClient):
         after = start_after or ""
         if not after.startswith(prefix):
             # Some stores refuse a bound that does not begin with the prefix.
-            if after.encode() > prefix.encode():
+            if bytes_of(after) > bytes_of(prefix):
                 return
             after = ""
         after = self.folder + after if after else ""
         reached = b""
+        tokens = PageTokens(prefix, self.driver, token)
         while True:
 
             def ask(token: str = token) -> Listed:
@@ -63,25 +66,17 @@ class ObjectStorage(ObjectClient):
                 return self._list_page(self.folder + prefix, after, token)
 
             listed: Listed = self._call(ask, prefix)
+            keys = listed.keys
+            check_order(
+                reached, keys, sorted_by_bytes=self.seekable, path=prefix, driver=self.driver
+            )
+            reached = keys[-1] if keys else reached
             if len(listed.page):
-                first, last = listed.page.paths[0], listed.page.paths[len(listed.page) - 1]
-                if self.seekable and first.encode() <= reached:
-                    # Whoever cuts a listing at bounds would miss what is out of its place.
-                    raise StorageError(
-                        "this storage does not list in order, and is none that is known to do so",
-                        path=prefix,
-                        driver=self.driver,
-                    )
-                reached = last.encode()
                 # Where listings can begin at any key nobody needs it.
                 yield listed.page if self.seekable else replace(listed.page, token=listed.token)
             if not listed.token:
                 return
-            if listed.token == token:
-                raise StorageError(
-                    "the storage sends the same page again", path=prefix, driver=self.driver
-                )
-            token = listed.token
+            token = tokens.next(listed.token)
 
     def children(self, prefix: str) -> Children:
         """See :class:`~registry_drivers.base.Reader`."""
@@ -91,6 +86,7 @@ class ObjectStorage(ObjectClient):
         folders: set[str] = set()
         files: set[str] = set()
         token = ""
+        tokens = PageTokens(prefix, self.driver)
         while True:
 
             def ask(token: str = token) -> Level:
@@ -100,10 +96,10 @@ class ObjectStorage(ObjectClient):
             level: Level = self._call(ask, prefix)
             folders.update(key[len(place) :].rstrip("/") for key in level.folders)
             files.update(key[len(place) :] for key in level.files if not key.endswith("/"))
-            token = level.token
-            if not token:
+            if not level.token:
                 # Names that no path may have (an empty part, a dot) are nobody's folder.
                 return Children(tuple(sorted(folders - _NO_NAMES)), tuple(sorted(files - {""})))
+            token = tokens.next(level.token)
 
     def read(self, path: str, *, limit: int | None = None) -> bytes:
         """See :class:`~registry_drivers.base.Reader`."""
@@ -149,6 +145,8 @@ class ObjectStorage(ObjectClient):
 
     def now(self) -> float:
         """The server's clock: that of an answer of the last minute, or of one asked for now."""
+        # Who asks for the time is about to compare what was with what is, the root too.
+        self._prepare()
         if self._clock is None or time.monotonic() - self._clock[1] > CLOCK_TRUSTED_SECONDS:
             self._clock = None
 
@@ -182,20 +180,29 @@ class ObjectStorage(ObjectClient):
                 keys[path] = self._key(path)
             except InvalidPath as error:
                 outcomes[path] = Outcome(path, Deletion.FAILED, error.message)
-        answered = self._delete_until_answered(list(keys.values())) if keys else {}
+        answered, broken = self._delete_until_answered(list(keys.values())) if keys else ({}, None)
         for path, key in keys.items():
-            outcome = answered[key]
-            outcomes[path] = Outcome(path, outcome.result, self._clean(outcome.error))
+            if (answer := answered.get(key)) is not None:
+                outcomes[path] = Outcome(path, answer.result, self._clean(answer.error))
         seen: set[str] = set()
         for path in batch:
-            outcome = outcomes[path]
+            outcome = outcomes.get(path)
+            if outcome is None:
+                continue
             if path in seen and outcome.result is Deletion.DELETED and self.tells_gone:
                 outcome = Outcome(path, Deletion.GONE_ALREADY)
             seen.add(path)
             yield outcome
+        if broken is not None:
+            raise broken
 
-    def _delete_until_answered(self, keys: Sequence[str]) -> dict[str, Outcome]:
-        """Delete *keys*; those that met a passing fault are sent again, the others are not."""
+    def _delete_until_answered(
+        self, keys: Sequence[str]
+    ) -> tuple[dict[str, Outcome], StorageError | None]:
+        """Delete *keys*; those that met a passing fault are sent again, the others are not.
+
+        Returns what became of them, and the error that left nobody knowing about the others.
+        """
         outcomes: dict[str, Outcome] = {}
         passing: dict[str, str] = dict.fromkeys(keys, "")
 
@@ -212,16 +219,19 @@ class ObjectStorage(ObjectClient):
 
         try:
             self._call(ask)
-        except Unavailable:
+        except Unavailable as error:
             if not outcomes and not any(passing.values()):
                 # No answer at all: nobody knows what became of any of them.
-                raise
+                return outcomes, error
             for key, reason in passing.items():
                 outcomes[key] = Outcome(key, Deletion.FAILED, reason)
         except AccessDenied as error:
             for key in passing:
                 outcomes[key] = Outcome(key, Deletion.FAILED, error.message)
-        return outcomes
+        except StorageError as error:
+            # What an answer before this one has confirmed is gone all the same.
+            return outcomes, error
+        return outcomes, None
 
     def remove_folders(self, folders: Iterable[str], *, floor: str) -> int:
         """There are no folders to remove."""

@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Generic, TypeVar
 
 from registry_drivers.base import Deletion, Outcome
+from registry_drivers.columns import bytes_of
 from registry_drivers.errors import (
     AccessDenied,
     InvalidPath,
@@ -23,6 +24,7 @@ from registry_drivers.errors import (
     Unsupported,
 )
 from registry_drivers.object_store import ObjectStorage
+from registry_drivers.paging import PageTokens
 from registry_drivers.paths import check_path, check_prefix
 from registry_drivers.versions import Leftover, MultipartUpload
 
@@ -147,23 +149,18 @@ class ObjectVersions(abc.ABC, Generic[Storage]):
         """The keys that begin with *prefix*, each with all its versions."""
         open_keys: dict[str, list[Version]] = {}
         token = ""
+        tokens = PageTokens(prefix, self._storage.driver)
         while True:
             page = self._page(prefix, "", token)
-            if page.token and page.token == token:
-                raise StorageError(
-                    "the storage sends the same page again",
-                    path=prefix,
-                    driver=self._storage.driver,
-                )
             for version in page.rows:
                 open_keys.setdefault(version.key, []).append(version)
             if page.rows or not page.token:
                 rest = open_keys.pop(page.last, None) if page.token else None
                 yield from open_keys.items()
                 open_keys = {} if rest is None else {page.last: rest}
-            token = page.token
-            if not token:
+            if not page.token:
                 return
+            token = tokens.next(page.token)
 
     def _page(self, prefix: str, start: str, token: str) -> Versions:
         return self._ask(lambda: self._list(prefix, start, token), prefix, list=1)
@@ -207,16 +204,35 @@ class ObjectVersions(abc.ABC, Generic[Storage]):
                 outcomes[path] = Outcome(path, Deletion.FAILED, _CURRENT)
             else:
                 going[key] = versions
-        failed = self._delete_in_order(going)
-        for key in going:
-            result = Deletion.FAILED if key in failed else Deletion.DELETED
-            outcomes[keys[key]] = Outcome(keys[key], result, failed.get(key, ""))
-        for path in batch:
-            yield outcomes[path]
-
-    def _delete_in_order(self, going: Mapping[str, Sequence[Version]]) -> dict[str, str]:
-        """Delete versions, and markers after what they hide; returns why keys failed."""
         failed: dict[str, str] = {}
+        unknown = {version for versions in going.values() for version in versions}
+        broken: StorageError | None = None
+        try:
+            self._delete_in_order(going, failed, unknown)
+        except StorageError as caught:
+            # Keys of which everything is gone by then are gone all the same.
+            broken = caught
+        open_keys = {version.key for version in unknown}
+        for key in going:
+            if key in failed or key not in open_keys:
+                result = Deletion.FAILED if key in failed else Deletion.DELETED
+                outcomes[keys[key]] = Outcome(keys[key], result, failed.get(key, ""))
+        for path in batch:
+            if path in outcomes:
+                yield outcomes[path]
+        if broken is not None:
+            raise broken
+
+    def _delete_in_order(
+        self,
+        going: Mapping[str, Sequence[Version]],
+        failed: dict[str, str],
+        unknown: set[Version],
+    ) -> None:
+        """Delete versions, and markers after what they hide.
+
+        Adds to *failed* why keys failed, and takes from *unknown* what is known to be gone.
+        """
         for state in (State.OLD, State.MARKER):
             self._delete_all(
                 [
@@ -226,15 +242,19 @@ class ObjectVersions(abc.ABC, Generic[Storage]):
                     if version.state is state and key not in failed
                 ],
                 failed,
+                unknown,
             )
-        return failed
 
-    def _delete_all(self, versions: Sequence[Version], failed: dict[str, str]) -> None:
+    def _delete_all(
+        self, versions: Sequence[Version], failed: dict[str, str], unknown: set[Version]
+    ) -> None:
         size = self._storage.capabilities.delete_batch
         for start in range(0, len(versions), size):
-            self._delete_until_answered(versions[start : start + size], failed)
+            self._delete_until_answered(versions[start : start + size], failed, unknown)
 
-    def _delete_until_answered(self, versions: Sequence[Version], failed: dict[str, str]) -> None:
+    def _delete_until_answered(
+        self, versions: Sequence[Version], failed: dict[str, str], unknown: set[Version]
+    ) -> None:
         storage = self._storage
         waiting: dict[Version, str] = dict.fromkeys(versions, "")
 
@@ -247,6 +267,8 @@ class ObjectVersions(abc.ABC, Generic[Storage]):
                 del waiting[version]
                 if isinstance(result, Denied):
                     failed[version.key] = storage._clean(result.reason)
+                else:
+                    unknown.discard(version)
             if waiting:
                 raise Unavailable(next(iter(waiting.values())), driver=storage.driver)
 
@@ -277,7 +299,7 @@ class ObjectVersions(abc.ABC, Generic[Storage]):
         wanted = set(keys)
         found: dict[str, list[Version]] = {}
         prefix = _shared(keys[0], keys[-1])
-        order = [key.encode() for key in keys]
+        order = [bytes_of(key) for key in keys]
         at, start, token, last = 0, keys[0], "", ""
         # Where a listing begins, moto's server leaves out the first version.
         unsure = {start}
@@ -294,7 +316,7 @@ class ObjectVersions(abc.ABC, Generic[Storage]):
             last = page.last
             if not self.seekable:
                 continue
-            reached = last.encode()
+            reached = bytes_of(last)
             while at < len(keys) and order[at] < reached:
                 at += 1
             if at == len(keys):
@@ -329,9 +351,9 @@ _CURRENT = "it has a current object, which has to be deleted first"
 
 def _is_path(path: str) -> bool:
     try:
-        check_path(path)
-    except InvalidPath:
-        # No driver could name it: "a//b", or a folder marker such as "a/".
+        check_path(path).encode()
+    except (InvalidPath, UnicodeEncodeError):
+        # No driver could name it: "a//b", a folder marker such as "a/", bytes that are no UTF-8.
         return False
     return True
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import operator
-from collections.abc import Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from registry_drivers.base import Capabilities, Deletion, Entry, Outcome
 from registry_drivers.columns import (
+    bytes_of,
     columns,
+    integer,
     integers,
+    key_of,
     md5s_of_etags,
     page_of,
     text_of,
@@ -119,9 +120,11 @@ class S3Storage(S3Requests):
             document, b"Contents", [b"Key", b"Size", b"LastModified", b"ETag"]
         )
         names = names_of(document, keys)
-        if self.seekable and any(map(operator.ge, names, islice(names, 1, None))):
+        if bounded and names and names[0] <= bytes_of(after):
+            # A listing that is cut at bounds would begin anew with each of its parts.
             raise StorageError(
-                "this storage does not list in order, and is none that is known to do so",
+                "this storage does not begin a listing where it is asked to (start-after), and is "
+                "none that is known to do so",
                 path=prefix,
                 driver=self.driver,
             )
@@ -131,10 +134,10 @@ class S3Storage(S3Requests):
             times(modified),
             None if self._encrypted_by_kms else md5s_of_etags(etags),
             folder=self.folder.encode(),
-            after=b"" if self.seekable else after.encode(),
+            after=b"" if self.seekable else bytes_of(after),
             etags=etags,
         )
-        return Listed(page, token)
+        return Listed(page, token, names)
 
     def _list_level(self, prefix: str, token: str) -> Level:
         query = [("delimiter", "/"), ("encoding-type", "url"), ("list-type", "2")]
@@ -146,8 +149,8 @@ class S3Storage(S3Requests):
         (folders,) = columns(document, b"CommonPrefixes", [b"Prefix"])
         (files,) = columns(document, b"Contents", [b"Key"])
         return Level(
-            [name.decode() for name in names_of(document, folders)],
-            [name.decode() for name in names_of(document, files)],
+            [key_of(name) for name in names_of(document, folders)],
+            [key_of(name) for name in names_of(document, files)],
             token,
         )
 
@@ -169,7 +172,7 @@ class S3Storage(S3Requests):
             md5 = md5s_of_etags([answer.headers.get("etag", "").encode()])[0].tobytes()
         return Entry(
             path=path,
-            size=int(answer.headers.get("content-length", "0")),
+            size=integer(answer.headers.get("content-length", "")),
             modified=date_of(answer.headers.get("last-modified", "")) or 0.0,
             md5=md5 if md5 and any(md5) else None,
         )
@@ -179,14 +182,21 @@ class S3Storage(S3Requests):
         return self._encrypted_by_kms or by.startswith("aws:kms")
 
     def _delete_keys(self, keys: Sequence[str]) -> Answered:
-        awkward = [key for key in keys if not xml_holds(key)]
-        answered: Answered = {}
-        for key in awkward:
-            answered[key] = self._delete_key(key)
-        rest = [key for key in keys if key not in answered]
-        if rest:
-            answered.update(self._delete_objects(rest))
+        named = [key for key in keys if xml_holds(key)]
+        answered = self._delete_objects(named) if named else {}
+        for key in keys:
+            if key not in answered:
+                answered[key] = self._answer(key, self._delete_key)
         return answered
+
+    def _answer(self, key: str, ask: Callable[[str], Outcome]) -> Outcome | str:
+        """What *ask* says of one key of many, whose error is no word on the others."""
+        try:
+            return ask(key)
+        except Unavailable as error:
+            return error.message
+        except StorageError as error:
+            return Outcome(key, Deletion.FAILED, error.message)
 
     def _send_deletes(self, versions: Sequence[tuple[str, str]]) -> bytes:
         """Ask once to delete keys, or versions of them, and return the whole answer."""
@@ -202,7 +212,7 @@ class S3Storage(S3Requests):
         document = self._send_deletes([(key, "") for key in keys])
         answered = errors_of(document)
         (deleted,) = columns(document, b"Deleted", [b"Key"])
-        named = {unescape(key).decode() for key in deleted if key}
+        named = {key_of(unescape(key)) for key in deleted if key}
         unnamed = len(deleted) - sum(map(bool, deleted))
         silent = [key for key in keys if key not in answered and key not in named]
         for key in keys:
@@ -211,7 +221,9 @@ class S3Storage(S3Requests):
         for key in silent:
             # JuiceFS' gateway names none of those it deleted, but answers for each.
             answered[key] = (
-                Outcome(key, Deletion.DELETED) if unnamed == len(silent) else self._look(key)
+                Outcome(key, Deletion.DELETED)
+                if unnamed == len(silent)
+                else self._answer(key, self._look)
             )
         return {key: answered[key] for key in keys}
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from urllib.parse import unquote_to_bytes
 from xml.sax.saxutils import escape
 
 from registry_drivers.base import Deletion, Outcome
-from registry_drivers.columns import Column, MalformedListing, columns, text_of, unescape
+from registry_drivers.columns import Column, MalformedListing, columns, key_of, text_of, unescape
 from registry_drivers.object_client import Answered, is_passing
 
 _WHITE = {"\r": "&#13;", "\n": "&#10;", "\t": "&#9;"}
+# Source: XML 1.0, production 2.
+_NOT_IN_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def xml_holds(key: str) -> bool:
     """Whether XML can name *key*; one that it cannot would spoil a whole request."""
-    return not any(char < " " and char not in _WHITE for char in key)
+    return not _NOT_IN_XML.search(key)
 
 
 def delete_body(versions: Sequence[tuple[str, str]]) -> bytes:
@@ -60,7 +63,7 @@ def next_key(document: bytes) -> str:
     (key,) = names_of(document, [escape(text_of(document, b"NextKeyMarker")).encode()])
     if not key:
         raise MalformedListing("the listing goes on, but does not say where")
-    return key.decode()
+    return key_of(key)
 
 
 def names_of(document: bytes, names: Column) -> Column:
@@ -79,8 +82,8 @@ def errors_of(document: bytes) -> Answered:
     for key, code, message in zip(
         *columns(document, b"Error", [b"Key", b"Code", b"Message"]), strict=True
     ):
-        name = unescape(key).decode()
-        said = unescape(code).decode()
+        name = key_of(unescape(key))
+        said = unescape(code).decode("utf-8", "replace")
         text = f"{said}: {unescape(message).decode('utf-8', 'replace')}".rstrip(": ")
         found[name] = text if is_passing(200, said) else Outcome(name, Deletion.FAILED, text)
     return found

@@ -13,9 +13,7 @@ from urllib.parse import quote, urlsplit
 
 from msgspec.structs import replace
 
-from registry_drivers.columns import (
-    text_of,
-)
+from registry_drivers.columns import bytes_of, text_of
 from registry_drivers.errors import (
     DriverConfigError,
     StorageError,
@@ -234,7 +232,7 @@ def write_options(given: Parameters) -> dict[str, Any]:
 
 
 def _quote(text: str, safe: str = "") -> str:
-    return quote(text, safe=safe + "-_.~")
+    return quote(bytes_of(text), safe=safe + "-_.~")
 
 
 def _meaning(answer: Answer) -> str:

@@ -12,6 +12,7 @@ from registry_drivers.columns import (
     MalformedListing,
     columns,
     integers,
+    key_of,
     text_of,
     times,
     unescape,
@@ -28,6 +29,7 @@ from registry_drivers.object_versions import (
     Version,
     Versions,
 )
+from registry_drivers.paging import PageTokens
 from registry_drivers.paths import check_prefix
 from registry_drivers.s3 import S3Storage
 from registry_drivers.s3_answers import is_truncated, names_of, next_key, xml_holds
@@ -36,7 +38,6 @@ from registry_drivers.versions import Keep, MultipartUpload
 _VERSION = (b"Key", b"VersionId", b"IsLatest", b"LastModified", b"Size")
 _MARKERS = 10
 _DAY = 86400
-_SAME_PAGE = "the storage sends the same page again"
 _PURGE = "--purge-versions deletes them"
 
 
@@ -159,6 +160,7 @@ class S3Versions(ObjectVersions[S3Storage]):
         waiting = sorted(keys, key=str.encode)
         unhidden: set[str] = set()
         failed: dict[str, str] = {}
+        unknown: set[Version] = set()
         # One marker a round: a key that was deleted twice has two, one above the other.
         for _ in range(_MARKERS):
             if not waiting:
@@ -175,7 +177,7 @@ class S3Versions(ObjectVersions[S3Storage]):
                     yield Outcome(keys[key], result)
                 else:
                     markers += hidden
-            self._delete_all(markers, failed)
+            self._delete_all(markers, failed, unknown)
             unhidden.update(marker.key for marker in markers)
             waiting = [marker.key for marker in markers if marker.key not in failed]
         failed.update(dict.fromkeys(waiting, "it has too many delete markers"))
@@ -205,18 +207,26 @@ class S3Versions(ObjectVersions[S3Storage]):
         return Versions(rows, last, f"{last}\0{text_of(document, b'NextVersionIdMarker')}")
 
     def _remove(self, versions: Sequence[Version]) -> Removed:
-        awkward = [version for version in versions if not xml_holds(version.key)]
-        removed: dict[Version, Gone | Denied | Passing] = {}
-        for version in awkward:
-            query = [("versionId", version.id)]
-            self._storage._request("DELETE", version.key, query, path=version.key)
-            removed[version] = Gone()
-        rest = [version for version in versions if version not in removed]
-        if rest:
-            removed.update(self._remove_at_once(rest))
+        named = [version for version in versions if xml_holds(version.key)]
+        removed = self._remove_at_once(named) if named else {}
+        for version in versions:
+            if version not in removed:
+                removed[version] = self._remove_alone(version)
         return removed
 
-    def _remove_at_once(self, versions: Sequence[Version]) -> Removed:
+    def _remove_alone(self, version: Version) -> Gone | Denied | Passing:
+        query = [("versionId", version.id)]
+        try:
+            self._storage._request("DELETE", version.key, query, path=version.key)
+        except Unavailable as error:
+            return Passing(error.message)
+        except StorageError as error:
+            return Denied(error.message)
+        return Gone()
+
+    def _remove_at_once(
+        self, versions: Sequence[Version]
+    ) -> dict[Version, Gone | Denied | Passing]:
         document = self._storage._send_deletes([(version.key, version.id) for version in versions])
         gone, unnamed = _deleted(document)
         errors = _errors(document)
@@ -253,6 +263,7 @@ class S3Versions(ObjectVersions[S3Storage]):
 
     def _abandoned(self, prefix: str, before: float) -> Iterator[MultipartUpload]:
         after: tuple[str, str] | None = ("", "")
+        tokens = PageTokens(prefix, self._storage.driver, after)
         while after is not None:
             uploads, following = self._uploads(prefix, *after)
             for key, upload, initiated in uploads:
@@ -260,9 +271,7 @@ class S3Versions(ObjectVersions[S3Storage]):
                     found = self._look_at(key, upload, initiated)
                     if found is not None and found.youngest < before:
                         yield found
-            if following == after:
-                raise StorageError(_SAME_PAGE, path=prefix, driver=self._storage.driver)
-            after = following
+            after = following if following is None else tokens.next(following)
 
     def _uploads(
         self, prefix: str, key: str, upload: str
@@ -277,7 +286,7 @@ class S3Versions(ObjectVersions[S3Storage]):
         def ask() -> tuple[list[tuple[str, str, float]], tuple[str, str] | None]:
             document = self._storage._request("GET", query=query, path=prefix).data
             keys, ids, begun = columns(document, b"Upload", [b"Key", b"UploadId", b"Initiated"])
-            names = [name.decode() for name in names_of(document, keys)]
+            names = [key_of(name) for name in names_of(document, keys)]
             rows = [*zip(names, _texts(ids), times(begun).tolist(), strict=True)]
             if not is_truncated(document, b"ListMultipartUploadsResult>"):
                 return rows, None
@@ -290,6 +299,7 @@ class S3Versions(ObjectVersions[S3Storage]):
         path = key[len(self._storage.folder) :]
         size, youngest = 0, initiated
         after: str | None = ""
+        tokens = PageTokens(path, self._storage.driver, after)
         while after is not None:
             try:
                 sizes, modified, following = self._parts(path, key, upload, after)
@@ -297,9 +307,7 @@ class S3Versions(ObjectVersions[S3Storage]):
                 return None
             size += sum(sizes)
             youngest = max([youngest, *modified])
-            if following == after:
-                raise StorageError(_SAME_PAGE, path=path, driver=self._storage.driver)
-            after = following
+            after = following if following is None else tokens.next(following)
         return MultipartUpload(path, upload, initiated, youngest, size)
 
     def _parts(
@@ -360,7 +368,7 @@ def _rows(document: bytes, row: bytes) -> Iterator[Version]:
         state = State.OLD
         if last == b"true":
             state = State.CURRENT if data else State.MARKER
-        yield Version(name.decode(), unescape(number).decode(), size, time, state)
+        yield Version(key_of(name), key_of(unescape(number)), size, time, state)
 
 
 def _expires_within(lifecycle: bytes, seconds: float) -> bool:

@@ -113,10 +113,14 @@ class Web:
                 decode_content=False,
             )
             try:
+                if response.status < 200:
+                    # The answer that may follow it is never taken for that to another request.
+                    response.close()
+                    raise Unavailable(f"HTTP {response.status} from {place.netloc} is no answer")
                 if limit is not None and response.status < 300:
-                    length = response.headers.get("content-length", "0")
-                    data = b"" if int(length) > limit else response.read(limit + 1)
-                    if int(length) > limit or len(data) > limit:
+                    length = _length(response.headers.get("content-length", "0"))
+                    data = b"" if length > limit else response.read(limit + 1)
+                    if length > limit or len(data) > limit:
                         raise TooLarge(f"more than the {limit} bytes allowed")
                 else:
                     data = response.read()
@@ -185,6 +189,13 @@ def _system_has_certificates() -> bool:
     """Small container images have none; the SDKs bring theirs."""
     paths = ssl.get_default_verify_paths()
     return bool(paths.cafile) or (os.path.isdir(paths.capath) and bool(os.listdir(paths.capath)))
+
+
+def _length(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        # Nobody can tell whether the answer is whole.
+        raise Unavailable(f"an answer of {text!r} bytes is none")
+    return int(text)
 
 
 def _reason(error: BaseException | None) -> str:

@@ -114,7 +114,8 @@ class _Application(Session):
         """Open the plan, which no worker process may inherit, and look whether it may be used."""
         try:
             plan = self.run_file = PlanFile.open(self.job.run_file)
-            plan.check(self.storage.driver, self.storage.root, self.storage.now(), self.max_age)
+            now = self.storage.now()  # before the root: it may only now become known where it is
+            plan.check(self.storage.driver, self.storage.root, now, self.max_age)
         except PlanRefused as refusal:
             self._refuse_with(refusal.code, str(refusal))
             raise Refused(self._why_not()) from refusal

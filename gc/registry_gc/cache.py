@@ -88,15 +88,20 @@ class ReferenceCache(msgspec.Struct):
     def open(cls, path: str) -> ReferenceCache:
         """Open or make the file; one that is damaged, or no cache, is put aside and begun anew.
 
-        Put aside, not removed: a slip in ``--cache`` may name any file.
+        Put aside, not removed: a slip in ``--cache`` may name any file. What is no file, such as
+        a device, stays where it is. So does a cache that only cannot be used now, because the disk
+        is full or answers with errors, or another run has it: that passes, and it is a good one.
         """
         notices: list[str] = []
         try:
             os.makedirs(os.path.dirname(os.path.abspath(path)), mode=0o700, exist_ok=True)
+            if os.path.exists(path) and not os.path.isfile(path):
+                notices.append(f"the cache {path} is not used: it is no regular file")
+                return cls(path, notices, None)
             return cls(path, notices, _open(path))
         except (sqlite3.Error, OSError) as error:
-            if _is_busy(error):
-                notices.append(f"the cache {path} is not used: {error}")
+            if not _is_damage(error):
+                notices.append(f"the cache {path} cannot be used: {error}")
                 return cls(path, notices, None)
             reason = error
         try:
@@ -223,9 +228,16 @@ def _tag_checksum(key: bytes, stamp: bytes, target: str) -> int:
     return xxhash.xxh3_64_intdigest(b"".join((key, stamp, target.encode()))) >> 1
 
 
-def _is_busy(error: Exception) -> bool:
+class _AnotherKind(sqlite3.DatabaseError):
+    """Some other program's database."""
+
+
+def _is_damage(error: Exception) -> bool:
     name = getattr(error, "sqlite_errorname", "")
-    return name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+    # SQLITE_ERROR: our statements do not fit it, because a table or a column is missing.
+    return isinstance(error, _AnotherKind) or name.startswith(
+        ("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_ERROR")
+    )
 
 
 def _open(path: str) -> sqlite3.Connection:
@@ -234,7 +246,7 @@ def _open(path: str) -> sqlite3.Connection:
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if tables and application != _APPLICATION:
-            raise sqlite3.DatabaseError("a database of another kind")
+            raise _AnotherKind("a database of another kind")
         connection.execute(f"PRAGMA application_id = {_APPLICATION}")
         connection.execute("CREATE TABLE IF NOT EXISTS meta (format TEXT NOT NULL)")
         row = connection.execute("SELECT format FROM meta").fetchone()

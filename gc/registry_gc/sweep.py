@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -43,6 +43,7 @@ class Stop(enum.Enum):
 
 
 _BATCHES_AT_ONCE = 8
+_SILENT = "the storage does not say what became of it"
 
 Look = Callable[[], Stop | None]
 """Asked before each batch whether deleting is still allowed, and before each further try of one."""
@@ -177,10 +178,13 @@ def _sender(kind: Kind, deleter: Deleter, versions: VersionDeleter | None) -> _S
 
 
 def _delete(rows: list[tuple[int, str]], send: _Send, looking: _Looking) -> _Batch:
+    unanswered: Counter[str] = Counter()
+
     def paths() -> Iterator[str]:
         for _, path in rows:
             if looking.interrupted():
                 return
+            unanswered[path] += 1
             yield path
 
     outcomes: list[Outcome] = []
@@ -191,6 +195,9 @@ def _delete(rows: list[tuple[int, str]], send: _Send, looking: _Looking) -> _Bat
     except Exception as error:
         # Even of a bug: what is gone is gone, and has to be written down before it is told.
         return _Batch(rows, outcomes, error)
+    unanswered.subtract(outcome.path for outcome in outcomes)
+    # A row is never left as if nobody had tried.
+    outcomes += [Outcome(path, Deletion.FAILED, _SILENT) for path in (+unanswered).elements()]
     return _Batch(rows, outcomes, None)
 
 
@@ -201,8 +208,14 @@ def _record(
     observer: Observer,
     settled: Sequence[Settled],
 ) -> None:
-    numbers = {path: number for number, path in batch.rows}
-    outcomes = [(numbers[done.path], done) for done in batch.outcomes]
+    # A path that the storage has listed twice has two rows, and each its outcome.
+    numbers: dict[str, list[int]] = {}
+    for number, path in reversed(batch.rows):
+        numbers.setdefault(path, []).append(number)
+    outcomes: list[tuple[int, Outcome]] = []
+    for done in batch.outcomes:
+        of_path = numbers[done.path]
+        outcomes.append((of_path.pop() if of_path[1:] else of_path[0], done))
     run_file.record([(number, _STATES[done.result], done.error) for number, done in outcomes])
     for tell in settled:
         tell(run_file, outcomes)

@@ -86,6 +86,12 @@ class TestAzureFaults(FaultConformance):
         assert proxy.requests[1].body.count(b"DELETE ") == 1
         assert paths_of(storage.list("")) == ["a/1", "a/2", "a/3", "a/4"]
 
+    def test_a_part_that_is_not_yet_an_answer_confirms_nothing(
+        self, storage: ObjectStorage, proxy: FaultProxy
+    ) -> None:
+        proxy.fail(batch((100, "", "")))
+        assert [outcome.result for outcome in storage.delete(["a/1"])] == [Deletion.FAILED]
+
     def copies_slowly(
         self, storage: ObjectStorage, proxy: FaultProxy, *answers: Answer | Broken, end: str = ""
     ) -> None:

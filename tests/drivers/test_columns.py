@@ -119,6 +119,32 @@ def test_times_of_different_lengths_stand_side_by_side() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("end", "hours"),
+    [(b"-05:00", 5), (b"+05:30", -5.5), (b"+0200", -2), (b".5-01:00", 1), (b"+00:00", 0)],
+)
+def test_an_offset_from_utc_is_taken_into_account(end: bytes, hours: float) -> None:
+    begun = 1709168523 + 0.5 * end.startswith(b".")
+    assert times([b"2024-02-29T01:02:03" + end]).tolist() == [begun + 3600 * hours]
+    mixed = times([b"2024-02-29T01:02:03Z", b"2024-02-29T01:02:03" + end])
+    assert mixed.tolist() == [1709168523, begun + 3600 * hours]
+
+
+@pytest.mark.parametrize("end", [b" EST", b"-5", b".5x", b"-05:00:00"])
+def test_a_time_in_an_unknown_zone_is_malformed(end: bytes) -> None:
+    with pytest.raises(MalformedListing):
+        times([b"2024-02-29T01:02:03" + end])
+    with pytest.raises(MalformedListing):
+        http_times([b"Thu, 29 Feb 2024 01:02:03" + end])
+
+
+@pytest.mark.parametrize("text", [b"x1", b"-1", b"9" * 30, b"1.5", str(1 << 63).encode()])
+def test_what_is_no_size_is_malformed(text: bytes) -> None:
+    with pytest.raises(MalformedListing):
+        integers([b"1", text])
+    assert integers([b"1", b"", str((1 << 63) - 1).encode()]).tolist() == [1, 0, (1 << 63) - 1]
+
+
 @pytest.mark.parametrize("text", [b"", b"yesterday", b"2024-02-3xT01:02:03Z"])
 def test_what_is_no_time_is_malformed(text: bytes) -> None:
     with pytest.raises(MalformedListing):

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from urllib3.exceptions import InsecureRequestWarning
 
 from drivers.conformance import paths_of
 from drivers.faults import FaultConformance
-from registry_drivers.base import Deletion
+from registry_drivers.base import Deletion, Outcome
 from registry_drivers.errors import DriverConfigError, StorageError, Unavailable
 from registry_drivers.object_store import ObjectStorage
 from registry_drivers.s3 import open_s3
@@ -31,6 +32,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 def proxy(server: S3Server) -> Iterator[FaultProxy]:
     with fault_proxy(server.url) as proxy:
         yield proxy
+
+
+KEY = "{http://s3.amazonaws.com/doc/2006-03-01/}Key"
 
 
 class TestS3Faults(FaultConformance):
@@ -83,6 +87,52 @@ class TestS3Faults(FaultConformance):
         assert outcomes["a/1"].result is Deletion.FAILED
         assert "still there" in outcomes["a/1"].error
         assert outcomes["a/missing"].result is Deletion.DELETED
+
+    @pytest.mark.parametrize("status", [102, 103])
+    def test_an_answer_that_is_not_yet_one_counts_for_nothing(
+        self, storage: ObjectStorage, proxy: FaultProxy, status: int
+    ) -> None:
+        proxy.fail(Answer(status))
+        assert [outcome.result for outcome in storage.delete(["a/\x01"])] == [Deletion.DELETED]
+        assert storage.requests.retries == 1
+
+    def test_what_was_confirmed_is_told_before_the_error_that_ends_the_rest(
+        self, storage: ObjectStorage, proxy: FaultProxy
+    ) -> None:
+        busy = b"<Error><Key>a/2</Key><Code>SlowDown</Code></Error>"
+        first = b"<DeleteResult><Deleted><Key>a/1</Key></Deleted>" + busy + b"</DeleteResult>"
+        expired = b"<Error><Code>ExpiredToken</Code><Message>expired</Message></Error>"
+        proxy.fail(Answer(200, first), Answer(400, expired))
+        outcomes = storage.delete(["a/1", "a/2"])
+        assert next(outcomes) == Outcome("a/1", Deletion.DELETED)
+        with pytest.raises(StorageError, match="ExpiredToken"):
+            next(outcomes)
+
+    def test_a_key_that_may_not_be_looked_at_fails_alone(
+        self, storage: ObjectStorage, proxy: FaultProxy
+    ) -> None:
+        told = b"<DeleteResult><Deleted><Key>a/1</Key></Deleted></DeleteResult>"
+        proxy.fail(Answer(200, told), Answer(403))
+        one, two = storage.delete(["a/1", "a/2"])
+        assert one.result is Deletion.DELETED
+        assert two.result is Deletion.FAILED
+        assert "403" in two.error
+
+    def test_keys_that_xml_cannot_name_go_alone_and_fail_alone(
+        self, storage: ObjectStorage, proxy: FaultProxy
+    ) -> None:
+        denied = b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"
+        proxy.rule = lambda r: (
+            Answer(403, denied) if r.method == "DELETE" and "%EF%BF%BE" in r.path else None
+        )
+        paths = ["a/\x01", "a/\ufffe", "a/\uffff", "a/1"]
+        outcomes = {outcome.path: outcome for outcome in storage.delete(paths)}
+        failed = outcomes.pop("a/\ufffe")
+        assert failed.result is Deletion.FAILED
+        assert "AccessDenied" in failed.error
+        assert {outcome.result for outcome in outcomes.values()} == {Deletion.DELETED}
+        (together,) = (request for request in proxy.requests if request.method == "POST")
+        assert [key.text for key in ElementTree.fromstring(together.body).iter(KEY)] == ["a/1"]
 
     def test_an_error_that_comes_with_status_200_is_tried_again(
         self, storage: ObjectStorage, proxy: FaultProxy

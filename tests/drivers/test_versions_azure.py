@@ -317,6 +317,12 @@ class TestDeletingVersions:
         assert "BlobImmutableDueToPolicy" in outcomes["a/1"].error
         assert outcomes["a/2"].result is outcomes["a/3"].result is Deletion.DELETED
 
+    def test_a_part_that_is_not_yet_an_answer_confirms_nothing(
+        self, storage: AzureStorage, proxy: FaultProxy
+    ) -> None:
+        proxy.rule = Store(row("a/1", "v1"), v1=(100, ""))
+        assert purge(storage, "a/1")["a/1"].result is Deletion.FAILED
+
     def test_where_pages_do_not_end_each_blob_is_looked_at(
         self, storage: AzureStorage, proxy: FaultProxy
     ) -> None:

@@ -302,6 +302,14 @@ class TestDeletingVersions:
         assert outcomes["a/2"].result is Deletion.DELETED
         assert outcomes["a/3"].result is Deletion.DELETED
 
+    def test_a_part_that_is_not_yet_an_answer_confirms_nothing(
+        self, storage: GCSStorage, proxy: FaultProxy
+    ) -> None:
+        storage.write("a/1", b"1")
+        delete(storage, "a/1")
+        proxy.rule = Batches(("a%2F1", 100, ""))
+        assert purge(storage, "a/1")["a/1"].result is Deletion.FAILED
+
     def test_a_version_that_was_throttled_is_sent_again(
         self, storage: GCSStorage, proxy: FaultProxy
     ) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from drivers.conformance import ODD_NAMES, paths_of
 from registry_drivers.base import Deletion, Outcome
-from registry_drivers.errors import NotFound, TooLarge, Unavailable
+from registry_drivers.errors import NotFound, StorageError, TooLarge, Unavailable
 from registry_drivers.factory import versions_of
 from registry_drivers.memory import MemoryStorage
 from registry_drivers.retry import Retry
@@ -359,6 +359,30 @@ class TestDeletingVersions:
         assert old in again
         assert new not in again
         assert storage.requests.retries == 1
+
+    def test_keys_that_are_gone_for_good_are_told_before_the_error_that_ends_the_rest(
+        self, server: S3Server, storage: S3Storage, proxy: FaultProxy
+    ) -> None:
+        for name in ("a", "b"):
+            storage.write(name, b"1")
+        delete(storage, "a", "b")
+        answer: Any = server.client.list_object_versions(Bucket=storage.bucket)
+        one, two = (
+            f"<Key>{row['Key']}</Key><VersionId>{row['VersionId']}</VersionId>"
+            for row in answer["DeleteMarkers"]
+        )
+        # The versions go, and the first marker; then the credentials are too old.
+        document = (
+            f"<DeleteResult><Deleted>{one}</Deleted><Error>{two}<Code>SlowDown</Code></Error>"
+            "</DeleteResult>"
+        )
+        expired = b"<Error><Code>ExpiredToken</Code></Error>"
+        answers = [None, Answer(200, document.encode()), Answer(400, expired)]
+        proxy.rule = lambda request: answers.pop(0) if request.method == "POST" else None
+        outcomes = S3Versions(storage).delete_versions(["a", "b"])
+        assert next(outcomes) == Outcome("a", Deletion.DELETED)
+        with pytest.raises(StorageError, match="ExpiredToken"):
+            next(outcomes)
 
     def test_without_any_answer_nobody_claims_to_know(
         self, storage: S3Storage, proxy: FaultProxy

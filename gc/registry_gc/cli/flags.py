@@ -6,6 +6,7 @@ scripts that fill in a variable.
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 from collections.abc import Iterator
@@ -125,6 +126,20 @@ class ReleaseType(click.ParamType[Any]):
             return value if isinstance(value, Release) else Release.parse(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+class FileType(click.Path):
+    """A regular file, or a path where nothing is yet: what is written there takes its place."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read a path."""
+        path = super().convert(value, param, ctx)
+        if os.path.exists(path) and not os.path.isfile(path):
+            self.fail(f"{value!r} is no regular file", param, ctx)
+        return path
 
 
 class SizeType(click.ParamType[int]):

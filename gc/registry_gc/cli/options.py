@@ -7,7 +7,14 @@ from typing import Any, TypeVar
 
 import click
 
-from registry_gc.cli.flags import DeadlineType, DurationType, LimitType, ReleaseType, SizeType
+from registry_gc.cli.flags import (
+    DeadlineType,
+    DurationType,
+    FileType,
+    LimitType,
+    ReleaseType,
+    SizeType,
+)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -138,13 +145,13 @@ OPTIONS = (
         help="Ask the storage no more often than this.",
     ),
     _option(
-        "--cache", "cache", type=click.Path(dir_okay=False), metavar="PATH",
+        "--cache", "cache", type=FileType(), metavar="PATH",
         help="Where what manifests reference is remembered from run to run. Default: in the "
         "state directory; on a filesystem, where reading them is as fast, nowhere.",
     ),
     _option("--no-cache", is_flag=True, help="Read every manifest again; remember none."),
     _option(
-        "--run-file", type=click.Path(dir_okay=False), metavar="PATH",
+        "--run-file", type=FileType(), metavar="PATH",
         help="Where to write the run file: plan, journal and audit in one SQLite file. "
         "A run that was stopped goes on with its own. Default: in the state directory.",
     ),

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from registry_gc.cli.flags import DropInCommand
+from registry_gc.cli.flags import DropInCommand, FileType
 from registry_gc.cli.options import chosen, defaults
 
 _EPILOG = """\b
@@ -58,7 +58,7 @@ _OPTIONS: Sequence[str] = (
 
 @click.command("plan", cls=_PlanCommand, epilog=_EPILOG)
 @click.option(
-    "-o", "run_file", type=click.Path(dir_okay=False), required=True, metavar="FILE",
+    "-o", "run_file", type=FileType(), required=True, metavar="FILE",
     help="Where to write the plan.",
 )  # fmt: skip
 @chosen("grace", *_OPTIONS)

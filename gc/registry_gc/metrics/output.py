@@ -93,7 +93,8 @@ def _old(path: str) -> list[Metric]:
 
 
 def _replace(path: str, data: bytes) -> None:
-    folder, name = os.path.split(os.path.abspath(path))
+    path = os.path.realpath(path)  # a symlink stays one
+    folder, name = os.path.split(path)
     # Not named *.prom until it is whole: node_exporter reads whatever has that name.
     handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
     try:
