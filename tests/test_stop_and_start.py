@@ -348,11 +348,24 @@ def test_kill_9_of_the_collection_starts_the_registry(service: Service, at: int)
     result = collect_away(service, hook=BEFORE_DELETE.format(at=at, then=KILL_SELF))
     assert result.exit_code == 1
     assert "the collection was killed by SIGKILL" in result.errors
+    assert result.errors.splitlines()[-1] == "note: the start command was run"
     assert service.calls() == ["stop", "start"]
     check_serves(service)
     # The next run takes over the dead one's lock, and finishes.
     again = collect_away(service)
     assert again.exit_code == 0, again.errors
+
+
+def test_kill_9_starts_the_registry_also_where_the_caller_ignores_the_end_of_children(
+    service: Service,
+) -> None:
+    ignored = "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+    result = collect_away(service, hook=ignored + BEFORE_DELETE.format(at=1, then=KILL_SELF))
+    assert result.exit_code == 1
+    assert "the collection was killed by SIGKILL" in result.errors
+    assert "Traceback" not in result.errors
+    assert service.calls() == ["stop", "start"]
+    check_serves(service)
 
 
 def test_kill_9_of_the_collection_and_a_start_that_fails_is_loud(service: Service) -> None:
@@ -438,7 +451,7 @@ def test_after_kill_9_requests_to_a_server_are_given_time_before_the_registry_is
         "import os, signal, sys, types\n"
         "from registry_gc.service import supervisor\n"
         "from registry_gc.service.commands import Shared\n"
-        "from registry_gc.service.away import Commands\n"
+        "from registry_gc.service.away import Commands, Service\n"
         "def pause(seconds): open(sys.argv[1], 'a').write(f'{seconds:g}\\n')\n"
         "supervisor.time = types.SimpleNamespace(sleep=pause)\n"
         "def undo(): open(sys.argv[1], 'a').write('undo\\n')\n"
@@ -447,7 +460,8 @@ def test_after_kill_9_requests_to_a_server_are_given_time_before_the_registry_is
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "shared = Shared()\n"
         "commands = Commands('', 'echo start >>' + sys.argv[1], True, 60.0)\n"
-        "sys.exit(supervisor.supervise(commands, shared, work, undo, lambda line: None))\n"
+        "service = Service(commands, shared)\n"
+        "sys.exit(supervisor.supervise(service, work, undo, print, print))\n"
     )
     done = subprocess.run([sys.executable, "-c", program, str(calls)], env=here(), check=False)
     assert done.returncode == 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from msgspec.structs import replace
@@ -31,6 +33,7 @@ from registry_gc.runs.state_dir import run_files
 from registry_gc.service.away import Commands, Service, settled
 from registry_gc.service.commands import Shared
 from registry_gc.service.supervisor import supervise
+from registry_gc.service.turn import while_nobody_deletes
 
 _PAIRS = (("stop_command", "start_command"), ("readonly_command", "readwrite_command"))
 
@@ -66,14 +69,28 @@ def run_with_commands(
         return 2
     if options["dry_run"]:
         return run(commands, None)
-    service = Service(commands, Shared())
+    service = Service(commands, Shared(), partial(_alone, options))
     return supervise(
-        commands,
-        service.shared,
+        service,
         lambda: run(commands, service),
         lambda: _forget(options),
         complain,
+        note,
     )
+
+
+@contextmanager
+def _alone(options: Mapping[str, Any]) -> Iterator[None]:
+    """Keep every run from deleting; what cannot be opened keeps no registry from being started."""
+    with ExitStack() as stack:
+        try:
+            config = read_config(options["config"], Progress(bars=False, notices=False))
+            storage = storage_of(config)
+            stack.callback(storage.close)
+            stack.enter_context(while_nobody_deletes(storage, note))
+        except Exception as error:
+            note(f"the registry is brought back without the lock: {error}")
+        yield
 
 
 def _forget(options: Mapping[str, Any]) -> None:
