@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -105,6 +106,27 @@ def test_a_registry_is_not_stopped_for_a_root_that_is_not_there(disk: Disk) -> N
     disk.root.rename(disk.root.with_name("elsewhere"))
     done, calls = run_away(disk)
     assert (done.returncode, calls) == (4, [])
+
+
+def test_a_registry_is_not_stopped_for_an_audit_log_that_cannot_be_written(disk: Disk) -> None:
+    done, calls = run_away(disk, "--audit-log", "/nonexistent/audit", "--output", "json")
+    assert (done.returncode, calls) == (4, [])
+    codes = [finding["code"] for finding in json.loads(done.stdout)["guard"]["findings"]]
+    assert codes.count("audit-log") == 1
+
+
+def test_a_registry_is_not_stopped_for_an_audit_log_that_is_nowhere(disk: Disk) -> None:
+    done, calls = run_away(disk, "--audit-log", "syslog:localhost:99999")
+    assert (done.returncode, calls) == (2, []), done.stderr
+
+
+def test_a_registry_is_not_stopped_for_a_run_file_that_is_another_file(disk: Disk) -> None:
+    mine = disk.folder / "mine"
+    mine.write_text("mine")
+    done, calls = run_away(disk, "--run-file", str(mine), "--output", "json")
+    assert (done.returncode, calls) == (1, []), done.stderr
+    assert "exists already" in json.loads(done.stdout)["error"]
+    assert mine.read_text() == "mine"
 
 
 def test_a_limit_that_is_hit_starts_the_registry_again(disk: Disk) -> None:

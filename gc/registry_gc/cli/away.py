@@ -6,12 +6,14 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from msgspec.structs import replace
 
 from registry_drivers.errors import StorageError
 from registry_gc.catalog import is_registry
+from registry_gc.cli.outlets import audit_log_of
+from registry_gc.cli.resume import is_stopped
 from registry_gc.cli.wiring import (
     blob_cache_of,
     close,
@@ -29,6 +31,8 @@ from registry_gc.interrupts import Interrupts
 from registry_gc.lock import blocker
 from registry_gc.progress import Progress
 from registry_gc.report.model import Report
+from registry_gc.run_file import RunFileError, already_there
+from registry_gc.runs.plan_file import Found, found_at
 from registry_gc.runs.state_dir import run_files
 from registry_gc.service.away import Commands, Service, settled
 from registry_gc.service.commands import Shared
@@ -113,6 +117,7 @@ def _forget(options: Mapping[str, Any]) -> None:
 
 def run_away(
     service: Service,
+    options: Mapping[str, Any],
     job_of: Callable[[Progress | None], Job],
     run: Callable[[Job], Report],
     interrupts: Interrupts,
@@ -123,9 +128,9 @@ def run_away(
         its own, or the usual one.
     :raises ConfigError: there is no job to be made of it.
     """
-    refusal = _refusal(service.commands, job_of)
-    if refusal is not None:
-        return run(replace(job_of(None), check=lambda: refusal))
+    refusing = _refusing(service.commands, options, job_of)
+    if refusing is not None:
+        return run(replace(job_of(None), check=refusing))
     try:
         with interrupts.deferred():
             failed = service.leave()
@@ -143,21 +148,46 @@ def run_away(
     return _with_commands(report, service)
 
 
-def _refusal(commands: Commands, job_of: Callable[[Progress | None], Job]) -> Verdict | None:
-    """What would refuse the run with the registry out of use too; None where nothing does."""
-    job = job_of(Progress(bars=False, notices=False))
+def _refusing(
+    commands: Commands, options: Mapping[str, Any], job_of: Callable[[Progress | None], Job]
+) -> Callable[[], Verdict] | None:
+    """The guard of a run that would come to nothing with the registry out of use too, if it would.
+
+    :raises ConfigError: the run file is that of a run with other options, or the audit log's
+        address cannot be understood.
+    """
+    silent = Progress(bars=False, notices=False)
+    job = job_of(silent)
+    audit = None
+    try:
+        if not is_stopped(job, silent) and found_at(job.run_file) is Found.OTHER:
+            return partial(_fail, RunFileError(already_there(job.run_file)))
+        audit = audit_log_of(options, job.run)
+        check = job.check if audit is None else audit.guarded(job.check)
+        refusal = _refusal(commands, replace(job, check=check))
+    finally:
+        if audit is not None:
+            audit.close()
+        close(job)
+    return None if refusal is None else lambda: refusal
+
+
+def _fail(error: Exception) -> NoReturn:
+    raise error
+
+
+def _refusal(commands: Commands, job: Job) -> Verdict | None:
+    """What would refuse *job* with the registry out of use too; None where nothing does."""
     try:
         if not is_registry(job.storage):
             return Verdict("refused", ())  # the collection says what it found instead
         verdict = commands.verdict_without(job.check())
         held = blocker(job.storage)
-        if held is not None:
-            return Verdict("refused", (*verdict.findings, Finding("locked", str(held))))
-        return None if verdict.allowed else verdict
     except StorageError as error:
         return Verdict("unknown", (Finding("storage-unreadable", str(error)),))
-    finally:
-        close(job)
+    if held is not None:
+        return Verdict("refused", (*verdict.findings, Finding("locked", str(held))))
+    return None if verdict.allowed else verdict
 
 
 def _settle(job: Job, interrupts: Interrupts) -> None:

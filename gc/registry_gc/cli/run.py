@@ -150,6 +150,7 @@ def _run(
 
             report = run_away(
                 service,
+                options,
                 lambda watcher: _job(options, watcher or progress, commands),
                 run,
                 interrupts,
