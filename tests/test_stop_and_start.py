@@ -323,6 +323,37 @@ def test_a_signal_during_the_stop_command_lets_it_end_and_starts_the_registry(
     check_serves(service)
 
 
+# What a hook does where the collection waits for the registry, or runs the stop command.
+IN_AWAY = """
+from registry_gc.cli import away
+plain = away.{name}
+def signalled(*words):
+    os.kill(os.getpid(), {number})
+    return plain(*words)
+away.{name} = signalled
+"""
+ASKED = [(signal.SIGTERM, 143), (signal.SIGALRM, 5)]
+
+
+@pytest.mark.parametrize(("number", "code"), ASKED)
+@pytest.mark.parametrize("name", ["settled", "Service.leave"])
+def test_a_run_that_is_ended_before_it_collects_says_so(
+    service: Service, number: signal.Signals, code: int, name: str
+) -> None:
+    metrics = service.folder / "metrics.prom"
+    result = collect_away(
+        service,
+        *("--deadline", "1h", "--metrics-file", str(metrics)),
+        hook=IN_AWAY.format(name=name, number=int(number)),
+        # That it fails as well is less than that somebody asked.
+        stop="fail" if name == "Service.leave" else "stop",
+    )
+    assert result.exit_code == result.json["exit_code"] == code
+    assert [ran["name"] for ran in result.json["commands"]] == ["stop", "start"]
+    assert f" {code}.0" in metrics.read_text()
+    assert service.up
+
+
 def fifo(service: Service, name: str) -> Path:
     path = service.folder / name
     os.mkfifo(path)
@@ -345,8 +376,16 @@ def open_fifo(service: Service, name: str) -> Any:
 
 @pytest.mark.parametrize("at", [1, 3])
 def test_kill_9_of_the_collection_starts_the_registry(service: Service, at: int) -> None:
-    result = collect_away(service, hook=BEFORE_DELETE.format(at=at, then=KILL_SELF))
-    assert result.exit_code == 1
+    metrics = service.folder / "metrics.prom"
+    result = collect_away(
+        service,
+        *("--metrics-file", str(metrics)),
+        hook=BEFORE_DELETE.format(at=at, then=KILL_SELF),
+    )
+    assert result.exit_code == result.json["exit_code"] == 1
+    assert result.json["error"] in result.errors
+    assert result.json["storage"]["root"] == str(service.registry.root)
+    assert "registry_gc_exit_code" in metrics.read_text()
     assert "the collection was killed by SIGKILL" in result.errors
     assert result.errors.splitlines()[-1] == "note: the start command was run"
     assert service.calls() == ["stop", "start"]
@@ -461,7 +500,7 @@ def test_after_kill_9_requests_to_a_server_are_given_time_before_the_registry_is
         "shared = Shared()\n"
         "commands = Commands('', 'echo start >>' + sys.argv[1], True, 60.0)\n"
         "service = Service(commands, shared)\n"
-        "sys.exit(supervisor.supervise(service, work, undo, print, print))\n"
+        "sys.exit(supervisor.supervise(service, work, undo, print, print).code)\n"
     )
     done = subprocess.run([sys.executable, "-c", program, str(calls)], env=here(), check=False)
     assert done.returncode == 1

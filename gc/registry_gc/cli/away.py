@@ -13,7 +13,9 @@ from msgspec.structs import replace
 from registry_drivers.errors import StorageError
 from registry_gc.catalog import is_registry
 from registry_gc.cli.outlets import audit_log_of
+from registry_gc.cli.output import Output
 from registry_gc.cli.resume import is_stopped
+from registry_gc.cli.unfinished import tell_unfinished
 from registry_gc.cli.wiring import (
     blob_cache_of,
     close,
@@ -36,7 +38,7 @@ from registry_gc.runs.plan_file import Found, found_at
 from registry_gc.runs.state_dir import run_files
 from registry_gc.service.away import Commands, Service, settled
 from registry_gc.service.commands import Shared
-from registry_gc.service.supervisor import supervise
+from registry_gc.service.supervisor import End, supervise
 from registry_gc.service.turn import while_nobody_deletes
 
 _PAIRS = (("stop_command", "start_command"), ("readonly_command", "readwrite_command"))
@@ -74,13 +76,26 @@ def run_with_commands(
     if options["dry_run"]:
         return run(commands, None)
     service = Service(commands, Shared(), partial(_alone, options))
-    return supervise(
+    end = supervise(
         service,
         lambda: run(commands, service),
         lambda: _forget(options),
         complain,
         note,
     )
+    if end.why:
+        _tell_for_the_dead(options, service, end)
+    return end.code
+
+
+def _tell_for_the_dead(options: Mapping[str, Any], service: Service, end: End) -> None:
+    """Say in place of a collection that was killed what it came to."""
+    output = Output()
+    if not service.shared.reported:
+        tell_unfinished(options, output, end.code, end.why, service.ran)
+    if service.lost:
+        complain(service.lost)
+    output.close()
 
 
 @contextmanager
@@ -132,14 +147,15 @@ def run_away(
     if refusing is not None:
         return run(replace(job_of(None), check=refusing))
     try:
+        # The collection looks first of all whether there was a signal, and has a report for it.
         with interrupts.deferred():
             failed = service.leave()
-        job = job_of(None)
-        service.shared.remote = not job.storage.capabilities.folders
-        if failed is not None:
-            job = replace(job, check=lambda: Verdict("refused", (failed,)))
-        else:
-            _settle(job, interrupts)
+            job = job_of(None)
+            service.shared.remote = not job.storage.capabilities.folders
+            if failed is not None:
+                job = replace(job, check=lambda: Verdict("refused", (failed,)))
+            else:
+                _settle(job, interrupts)
         report = run(job)
     finally:
         # A signal right here ends this process; the other one then brings the registry back.

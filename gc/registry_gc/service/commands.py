@@ -47,9 +47,10 @@ class Shared:
 
     ``away``: the registry was, or may have been, stopped, and not started again since.
     ``remote``: deletes are requests, which a server may still be working on.
+    ``reported``: what the run came to was told.
     """
 
-    _AWAY, _REMOTE, _COMMAND = 0, 1, 8
+    _AWAY, _REMOTE, _REPORTED, _COMMAND = 0, 1, 2, 8
 
     def __init__(self) -> None:
         # Anonymous and shared: a fork has the same page, and nothing of it is left behind.
@@ -72,6 +73,15 @@ class Shared:
     @remote.setter
     def remote(self, value: bool) -> None:
         self._page[self._REMOTE] = int(value)
+
+    @property
+    def reported(self) -> bool:
+        """Whether nobody needs to be told any more how the run has ended."""
+        return self._page[self._REPORTED] != 0
+
+    @reported.setter
+    def reported(self, value: bool) -> None:
+        self._page[self._REPORTED] = int(value)
 
     @property
     def command(self) -> tuple[int, int]:

@@ -20,6 +20,8 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
+import msgspec
+
 from registry_gc.service.away import Service
 from registry_gc.service.commands import wait_for_command
 
@@ -29,20 +31,28 @@ _DRAIN_SECONDS = 10.0
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+class End(msgspec.Struct, frozen=True):
+    """How a run has ended: its exit code, and in the parent why it may have told nobody itself."""
+
+    code: int
+    why: str = ""
+
+
 def supervise(
     service: Service,
     work: Callable[[], int],
     before_back: Callable[[], None],
     say: Callable[[str], None],
     note: Callable[[str], None],
-) -> int:
-    """Run *work* in a child; returns its exit code, in the child and in the parent.
+) -> End:
+    """Run *work* in a child; returns how it has ended, in the child and in the parent.
 
     To be called while there is no other thread.
 
     :param service: what *work* takes out of use, saying in ``shared`` what it has begun.
     :param before_back: what a dead child has to have undone before the registry is started.
-    :param say: told of what went wrong with the child, line by line.
+    :param say: told of what went wrong with the child, line by line; but ``service.lost``, which
+        is to be the last line of all.
     :param note: told that it was made good.
     """
     shared = service.shared
@@ -57,15 +67,17 @@ def supervise(
         os.close(watched)
         os.setsid()
         _watch_parent(alive)
-        return work()
+        return End(work())
     os.close(alive)
     code = _wait(child)
     if code is not None and code >= 0 and not shared.away:
-        return code
+        return End(code)
     if not shared.away:
-        say(f"the collection {_how(code)}; the registry was not touched, or was brought back")
-        return 128 - code if code is not None and -code in _FORWARDED else 1
-    say(f"the collection {_how(code)}; what was already deleted was dead")
+        why = f"the collection {_how(code)}; the registry was not touched, or was brought back"
+        say(why)
+        return End(128 - code if code is not None and -code in _FORWARDED else 1, why)
+    why = f"the collection {_how(code)}; what was already deleted was dead"
+    say(why)
     wait_for_command(shared, service.commands.timeout)
     if shared.remote:
         time.sleep(_DRAIN_SECONDS)
@@ -77,11 +89,9 @@ def supervise(
             say(f"the registry may remember blobs that are gone: {error}")
 
     service.back(before)
-    if service.lost:
-        say(service.lost)
-    else:
+    if not service.lost:
         note(f"the {service.commands.back_name} command was run")
-    return 1
+    return End(1, service.lost or why)
 
 
 def _how(code: int | None) -> str:
