@@ -540,6 +540,16 @@ def test_half_of_a_pair_and_two_pairs_are_refused(tmp_path: Path, options: list[
     assert "command" in result.errors
 
 
+def test_commands_that_are_given_no_time_are_refused(tmp_path: Path) -> None:
+    pair = ["--stop-command", "true", "--start-command", "true"]
+    for least in ("0", "1ms"):
+        result = run(
+            *pair, "--command-timeout", least, write_config(tmp_path / "r"), state=tmp_path
+        )
+        assert result.exit_code == 2
+        assert "is less than 1 s" in result.errors
+
+
 def test_empty_variables_are_no_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RGC_STOP_COMMAND", "")
     monkeypatch.setenv("RGC_START_COMMAND", "")
