@@ -87,7 +87,7 @@ def pod(tmp_path: Path) -> Path:
             case "$*" in
             "get pods --selector app=registry --output name") echo pod/old ;;
             *"READONLY={"*) [ -e same ] || echo deployment.apps/registry env updated ;;
-            *READONLY-) [ ! -e stuck ] ;;
+            *READONLY-) [ ! -e told ] || kill "$PPID"; [ ! -e stuck ] ;;
             "get --ignore-not-found --output name pod/old")
                 [ ! -e apiless ] || exit 1
                 echo >>looks; [ "$(wc -l <looks)" -gt 2 ] || echo pod/old ;;
@@ -174,6 +174,18 @@ def test_a_pod_that_is_told_to_end_ends_the_run_first(pod: Path) -> None:
     process.communicate()
     assert process.returncode == 143
     assert calls(pod)[-3:] == ["terminated", OFF, ROLLED_OUT]
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_pod_that_is_told_to_end_while_it_makes_the_registry_writable_ends_with_that(
+    pod: Path, code: int
+) -> None:
+    (pod / "code").write_text(str(code))
+    (pod / "told").touch()
+    process = start(pod)
+    process.communicate()
+    assert process.returncode == code
+    assert calls(pod)[-2:] == [OFF, ROLLED_OUT]
 
 
 def test_a_registry_that_stays_read_only_is_told_loudly(pod: Path) -> None:

@@ -21,6 +21,7 @@ from registry_gc.guard import Verdict
 from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.lock import Lock, blocker
 from registry_gc.policy import Policy
+from running import collect as collect_disk
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 
@@ -246,3 +247,18 @@ def test_ctrl_c_while_a_command_is_imported_is_no_failure(
     answer = CliRunner().invoke(command, [*words, str(config)])
     assert answer.exit_code == 130
     assert answer.stderr == "error: interrupted by SIGINT\n"
+
+
+def test_a_run_that_is_ended_before_it_has_a_job_still_has_a_document_and_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(*ignored: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("registry_gc.cli.run._job", ended)
+    metrics = tmp_path / "metrics.prom"
+    result = collect_disk(tmp_path / "registry", "--metrics-file", str(metrics))
+    assert result.exit_code == result.json["exit_code"] == 143
+    assert result.json["error"] == "interrupted by SIGTERM"
+    assert result.json["storage"] == {"driver": "filesystem", "root": str(tmp_path / "registry")}
+    assert " 143.0" in metrics.read_text()

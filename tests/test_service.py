@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from registry_drivers.filesystem import FilesystemStorage
 from registry_gc.guard import Finding, Verdict
 from registry_gc.lock import Lock
+from registry_gc.service import commands
 from registry_gc.service.away import Commands, settled
 from registry_gc.service.commands import Shared, run_command, wait_for_command
-from registry_gc.service.processes import Process
+from registry_gc.service.hearing import Hearing, in_lines
+from registry_gc.service.processes import Process, group_lives
 from running import Disk, write_config
 
 STOP = Commands("stop", "start", True, 60.0)
@@ -103,29 +108,123 @@ def test_a_registry_is_not_stopped_for_a_root_that_is_not_there(disk: Disk) -> N
     assert (done.returncode, calls) == (4, [])
 
 
+def test_a_registry_is_not_stopped_for_an_audit_log_that_cannot_be_written(disk: Disk) -> None:
+    done, calls = run_away(disk, "--audit-log", "/nonexistent/audit", "--output", "json")
+    assert (done.returncode, calls) == (4, [])
+    codes = [finding["code"] for finding in json.loads(done.stdout)["guard"]["findings"]]
+    assert codes.count("audit-log") == 1
+
+
+def test_a_registry_is_not_stopped_for_an_audit_log_that_is_nowhere(disk: Disk) -> None:
+    done, calls = run_away(disk, "--audit-log", "syslog:localhost:99999")
+    assert (done.returncode, calls) == (2, []), done.stderr
+
+
+def test_a_registry_is_not_stopped_for_a_run_file_that_is_another_file(disk: Disk) -> None:
+    mine = disk.folder / "mine"
+    mine.write_text("mine")
+    done, calls = run_away(disk, "--run-file", str(mine), "--output", "json")
+    assert (done.returncode, calls) == (1, []), done.stderr
+    assert "exists already" in json.loads(done.stdout)["error"]
+    assert mine.read_text() == "mine"
+
+
 def test_a_limit_that_is_hit_starts_the_registry_again(disk: Disk) -> None:
     done, calls = run_away(disk, "--max-delete", "0")
     assert (done.returncode, calls) == (4, ["stop", "start"])
 
 
-def test_stderr_that_is_closed_does_not_keep_a_command_from_running(tmp_path: Path) -> None:
+def run_elsewhere(command: str, prelude: str = "", **how: Any) -> subprocess.Popen[bytes]:
+    """Run *command* from a process of its own, whose exit code is the command's."""
     program = (
-        "import os\nfrom registry_gc.service.commands import Shared, run_command\nos.close(2)\n"
-        f"ran = run_command('x', 'echo said; echo done >{tmp_path}/done', 60.0, Shared())\n"
-        "raise SystemExit(ran.code)\n"
+        "import os\nfrom registry_gc.service.commands import Shared, run_command\n"
+        f"{prelude}\nraise SystemExit(run_command('x', {command!r}, 60.0, Shared()).code)\n"
     )
     places = os.pathsep.join(place for place in sys.path if place)
-    done = subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": places}, check=False
+    return subprocess.Popen(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": places}, **how
     )
-    assert done.returncode == 0
+
+
+def test_stderr_that_is_closed_does_not_keep_a_command_from_running(tmp_path: Path) -> None:
+    process = run_elsewhere(f"echo said; echo done >{tmp_path}/done", "os.close(2)")
+    assert process.wait() == 0
     assert (tmp_path / "done").exists()
+
+
+def test_stderr_that_nobody_reads_any_more_does_not_end_a_command(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = run_elsewhere(f"echo said && echo done >{tmp_path}/done", stderr=writing)
+    os.close(writing)
+    assert process.wait() == 0
+    assert (tmp_path / "done").exists()
+
+
+def test_stderr_on_a_full_disk_does_not_fail_a_command(tmp_path: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        process = run_elsewhere(f"echo said && echo done >{tmp_path}/done", stderr=full)
+    assert process.wait() == 0
+    assert (tmp_path / "done").exists()
+
+
+def test_stderr_that_stands_still_does_not_hold_up_a_command(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    process = run_elsewhere(f"seq 200000 && echo done >{tmp_path}/done", stderr=writing)
+    os.close(writing)
+    assert process.wait() == 0
+    assert (tmp_path / "done").exists()
+    os.close(reading)
+
+
+def test_what_a_command_says_is_on_stderr_while_it_runs(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "go")
+    process = run_elsewhere(f"echo said; read go <{tmp_path}/go; echo end", stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    with process, process.stderr as said:
+        assert said.readline() == b"said\n"
+        (tmp_path / "go").write_text("go\n")
+        assert said.read() == b"end\n"
+    assert process.returncode == 0
+
+
+def test_all_that_a_command_says_reaches_whoever_reads_it() -> None:
+    process = run_elsewhere("seq 200000", stderr=subprocess.PIPE)
+    assert process.communicate()[1].split() == [str(number).encode() for number in range(1, 200001)]
+
+
+def test_what_a_command_says_does_not_grow_in_memory() -> None:
+    heard: list[str] = []
+    hearing = Hearing(in_lines(heard.append))
+    for number in range(5):
+        os.write(hearing.handle, b"x" * (2 << 20) + b"\n%d\n" % number)
+        hearing.listen()
+        assert os.fstat(hearing.handle).st_size == 0
+    hearing.close()
+    assert heard[-1] == "4"
+    assert sum(map(len, heard)) < 64 << 10
+
+
+def test_what_a_daemon_says_that_a_command_leaves_behind_takes_no_memory() -> None:
+    hearing = Hearing(in_lines(lambda line: None))
+    daemons = os.dup(hearing.handle)
+    hearing.close()
+    with pytest.raises(PermissionError):
+        os.write(daemons, b"GET /v2/ 200")
+    assert os.fstat(daemons).st_size == 0
+    os.close(daemons)
+
+
+def test_a_command_may_open_its_stderr_anew() -> None:
+    heard: list[str] = []
+    ran = run_command("x", "echo one; echo two >/dev/stderr", 60.0, Shared(), heard.append)
+    assert (ran.code, heard[-1]) == (0, "x command: two")
 
 
 def test_a_command_is_run_where_there_is_no_memory_for_what_it_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(name: str) -> int:
+    def refuse(name: str, flags: int) -> int:
         raise OSError(24, "too many open files")
 
     monkeypatch.setattr(os, "memfd_create", refuse)
@@ -144,6 +243,25 @@ def test_only_the_end_of_what_a_command_says_is_told() -> None:
 def test_a_command_that_dies_by_a_signal_says_which() -> None:
     ran = run_command("stop", "kill -TERM $$", 60.0, Shared())
     assert (ran.code, ran.error) == (-15, "the stop command was ended by SIGTERM")
+
+
+def test_a_command_that_took_too_long_leaves_nobody_behind_who_ignores_sigterm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "_KILL_SECONDS", 0.3)
+    stubborn = f"echo $$ >{tmp_path}/group; (trap '' TERM; sleep 600; sleep 600)"
+    ran = run_command("stop", stubborn, 0.3, Shared())
+    assert ran.error == "the stop command took more than 0.3 s and was ended"
+    assert not group_lives(int((tmp_path / "group").read_text()))
+
+
+def test_a_command_whose_end_somebody_else_was_told_of_is_not_taken_for_done() -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        ran = run_command("stop", "true", 60.0, Shared())
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert (ran.code, ran.error) == (None, "nobody knows how the stop command has ended")
 
 
 def test_a_command_that_nobody_waits_for_any_more_is_ended_after_its_time() -> None:

@@ -323,6 +323,37 @@ def test_a_signal_during_the_stop_command_lets_it_end_and_starts_the_registry(
     check_serves(service)
 
 
+# What a hook does where the collection waits for the registry, or runs the stop command.
+IN_AWAY = """
+from registry_gc.cli import away
+plain = away.{name}
+def signalled(*words):
+    os.kill(os.getpid(), {number})
+    return plain(*words)
+away.{name} = signalled
+"""
+ASKED = [(signal.SIGTERM, 143), (signal.SIGALRM, 5)]
+
+
+@pytest.mark.parametrize(("number", "code"), ASKED)
+@pytest.mark.parametrize("name", ["settled", "Service.leave"])
+def test_a_run_that_is_ended_before_it_collects_says_so(
+    service: Service, number: signal.Signals, code: int, name: str
+) -> None:
+    metrics = service.folder / "metrics.prom"
+    result = collect_away(
+        service,
+        *("--deadline", "1h", "--metrics-file", str(metrics)),
+        hook=IN_AWAY.format(name=name, number=int(number)),
+        # That it fails as well is less than that somebody asked.
+        stop="fail" if name == "Service.leave" else "stop",
+    )
+    assert result.exit_code == result.json["exit_code"] == code
+    assert [ran["name"] for ran in result.json["commands"]] == ["stop", "start"]
+    assert f" {code}.0" in metrics.read_text()
+    assert service.up
+
+
 def fifo(service: Service, name: str) -> Path:
     path = service.folder / name
     os.mkfifo(path)
@@ -345,14 +376,35 @@ def open_fifo(service: Service, name: str) -> Any:
 
 @pytest.mark.parametrize("at", [1, 3])
 def test_kill_9_of_the_collection_starts_the_registry(service: Service, at: int) -> None:
-    result = collect_away(service, hook=BEFORE_DELETE.format(at=at, then=KILL_SELF))
-    assert result.exit_code == 1
+    metrics = service.folder / "metrics.prom"
+    result = collect_away(
+        service,
+        *("--metrics-file", str(metrics)),
+        hook=BEFORE_DELETE.format(at=at, then=KILL_SELF),
+    )
+    assert result.exit_code == result.json["exit_code"] == 1
+    assert result.json["error"] in result.errors
+    assert result.json["storage"]["root"] == str(service.registry.root)
+    assert "registry_gc_exit_code" in metrics.read_text()
     assert "the collection was killed by SIGKILL" in result.errors
+    assert result.errors.splitlines()[-1] == "note: the start command was run"
     assert service.calls() == ["stop", "start"]
     check_serves(service)
     # The next run takes over the dead one's lock, and finishes.
     again = collect_away(service)
     assert again.exit_code == 0, again.errors
+
+
+def test_kill_9_starts_the_registry_also_where_the_caller_ignores_the_end_of_children(
+    service: Service,
+) -> None:
+    ignored = "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+    result = collect_away(service, hook=ignored + BEFORE_DELETE.format(at=1, then=KILL_SELF))
+    assert result.exit_code == 1
+    assert "the collection was killed by SIGKILL" in result.errors
+    assert "Traceback" not in result.errors
+    assert service.calls() == ["stop", "start"]
+    check_serves(service)
 
 
 def test_kill_9_of_the_collection_and_a_start_that_fails_is_loud(service: Service) -> None:
@@ -438,7 +490,7 @@ def test_after_kill_9_requests_to_a_server_are_given_time_before_the_registry_is
         "import os, signal, sys, types\n"
         "from registry_gc.service import supervisor\n"
         "from registry_gc.service.commands import Shared\n"
-        "from registry_gc.service.away import Commands\n"
+        "from registry_gc.service.away import Commands, Service\n"
         "def pause(seconds): open(sys.argv[1], 'a').write(f'{seconds:g}\\n')\n"
         "supervisor.time = types.SimpleNamespace(sleep=pause)\n"
         "def undo(): open(sys.argv[1], 'a').write('undo\\n')\n"
@@ -447,7 +499,8 @@ def test_after_kill_9_requests_to_a_server_are_given_time_before_the_registry_is
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "shared = Shared()\n"
         "commands = Commands('', 'echo start >>' + sys.argv[1], True, 60.0)\n"
-        "sys.exit(supervisor.supervise(commands, shared, work, undo, lambda line: None))\n"
+        "service = Service(commands, shared)\n"
+        "sys.exit(supervisor.supervise(service, work, undo, print, print).code)\n"
     )
     done = subprocess.run([sys.executable, "-c", program, str(calls)], env=here(), check=False)
     assert done.returncode == 1
@@ -485,6 +538,16 @@ def test_half_of_a_pair_and_two_pairs_are_refused(tmp_path: Path, options: list[
     result = run(*options, write_config(tmp_path / "registry"), state=tmp_path)
     assert result.exit_code == 2
     assert "command" in result.errors
+
+
+def test_commands_that_are_given_no_time_are_refused(tmp_path: Path) -> None:
+    pair = ["--stop-command", "true", "--start-command", "true"]
+    for least in ("0", "1ms"):
+        result = run(
+            *pair, "--command-timeout", least, write_config(tmp_path / "r"), state=tmp_path
+        )
+        assert result.exit_code == 2
+        assert "is less than 1 s" in result.errors
 
 
 def test_empty_variables_are_no_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,7 @@ class RunFile:
         :raises RunFileError: *path* exists already, or no place can be written.
         """
         if os.path.exists(path):
-            raise RunFileError(f"{path}: the run file exists already; name another")
+            raise RunFileError(already_there(path))
         try:
             os.makedirs(os.path.dirname(os.path.abspath(path)), mode=0o700, exist_ok=True)
             return cls(path)
@@ -468,6 +468,11 @@ class RunFile:
             f"{self.path}: {error}; the run file goes on as {path}, which does not survive a reboot"
         )
         self.path, self._connection = path, target
+
+
+def already_there(path: str) -> str:
+    """The line about a file at *path* that is not to be written over."""
+    return f"{path}: the run file exists already; name another"
 
 
 def read_totals(path: str) -> dict[tuple[str, str], Count] | None:

@@ -151,6 +151,8 @@ class Session:
     def run(self) -> int:
         """Do everything; returns the exit code, but for what the report alone can tell."""
         try:
+            # What came before, while a command was run, counts more than what that has come to.
+            self.interrupts.check()
             with self._engine() as engine:
                 self._run(engine)
         except Refused as refusal:

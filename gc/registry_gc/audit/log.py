@@ -48,6 +48,8 @@ class AuditLog:
             if not fault:
                 return verdict
             finding = Finding("audit-log", f"the audit log cannot be written: {fault}")
+            if finding in verdict.findings:
+                return verdict  # it was looked at before a registry was stopped for nothing
             return Verdict("refused", (*verdict.findings, finding))
 
         return both

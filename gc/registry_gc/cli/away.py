@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, NoReturn
 
 from msgspec.structs import replace
 
 from registry_drivers.errors import StorageError
 from registry_gc.catalog import is_registry
+from registry_gc.cli.outlets import audit_log_of
+from registry_gc.cli.output import Output
+from registry_gc.cli.resume import is_stopped
+from registry_gc.cli.unfinished import tell_unfinished
 from registry_gc.cli.wiring import (
     blob_cache_of,
     close,
@@ -27,10 +33,13 @@ from registry_gc.interrupts import Interrupts
 from registry_gc.lock import blocker
 from registry_gc.progress import Progress
 from registry_gc.report.model import Report
+from registry_gc.run_file import RunFileError, already_there
+from registry_gc.runs.plan_file import Found, found_at
 from registry_gc.runs.state_dir import run_files
 from registry_gc.service.away import Commands, Service, settled
 from registry_gc.service.commands import Shared
-from registry_gc.service.supervisor import supervise
+from registry_gc.service.supervisor import End, supervise
+from registry_gc.service.turn import while_nobody_deletes
 
 _PAIRS = (("stop_command", "start_command"), ("readonly_command", "readwrite_command"))
 
@@ -66,14 +75,41 @@ def run_with_commands(
         return 2
     if options["dry_run"]:
         return run(commands, None)
-    service = Service(commands, Shared())
-    return supervise(
-        commands,
-        service.shared,
+    service = Service(commands, Shared(), partial(_alone, options))
+    end = supervise(
+        service,
         lambda: run(commands, service),
         lambda: _forget(options),
         complain,
+        note,
     )
+    if end.why:
+        _tell_for_the_dead(options, service, end)
+    return end.code
+
+
+def _tell_for_the_dead(options: Mapping[str, Any], service: Service, end: End) -> None:
+    """Say in place of a collection that was killed what it came to."""
+    output = Output()
+    if not service.shared.reported:
+        tell_unfinished(options, output, end.code, end.why, service.ran)
+    if service.lost:
+        complain(service.lost)
+    output.close()
+
+
+@contextmanager
+def _alone(options: Mapping[str, Any]) -> Iterator[None]:
+    """Keep every run from deleting; what cannot be opened keeps no registry from being started."""
+    with ExitStack() as stack:
+        try:
+            config = read_config(options["config"], Progress(bars=False, notices=False))
+            storage = storage_of(config)
+            stack.callback(storage.close)
+            stack.enter_context(while_nobody_deletes(storage, note))
+        except Exception as error:
+            note(f"the registry is brought back without the lock: {error}")
+        yield
 
 
 def _forget(options: Mapping[str, Any]) -> None:
@@ -96,6 +132,7 @@ def _forget(options: Mapping[str, Any]) -> None:
 
 def run_away(
     service: Service,
+    options: Mapping[str, Any],
     job_of: Callable[[Progress | None], Job],
     run: Callable[[Job], Report],
     interrupts: Interrupts,
@@ -106,18 +143,19 @@ def run_away(
         its own, or the usual one.
     :raises ConfigError: there is no job to be made of it.
     """
-    refusal = _refusal(service.commands, job_of)
-    if refusal is not None:
-        return run(replace(job_of(None), check=lambda: refusal))
+    refusing = _refusing(service.commands, options, job_of)
+    if refusing is not None:
+        return run(replace(job_of(None), check=refusing))
     try:
+        # The collection looks first of all whether there was a signal, and has a report for it.
         with interrupts.deferred():
             failed = service.leave()
-        job = job_of(None)
-        service.shared.remote = not job.storage.capabilities.folders
-        if failed is not None:
-            job = replace(job, check=lambda: Verdict("refused", (failed,)))
-        else:
-            _settle(job, interrupts)
+            job = job_of(None)
+            service.shared.remote = not job.storage.capabilities.folders
+            if failed is not None:
+                job = replace(job, check=lambda: Verdict("refused", (failed,)))
+            else:
+                _settle(job, interrupts)
         report = run(job)
     finally:
         # A signal right here ends this process; the other one then brings the registry back.
@@ -126,21 +164,46 @@ def run_away(
     return _with_commands(report, service)
 
 
-def _refusal(commands: Commands, job_of: Callable[[Progress | None], Job]) -> Verdict | None:
-    """What would refuse the run with the registry out of use too; None where nothing does."""
-    job = job_of(Progress(bars=False, notices=False))
+def _refusing(
+    commands: Commands, options: Mapping[str, Any], job_of: Callable[[Progress | None], Job]
+) -> Callable[[], Verdict] | None:
+    """The guard of a run that would come to nothing with the registry out of use too, if it would.
+
+    :raises ConfigError: the run file is that of a run with other options, or the audit log's
+        address cannot be understood.
+    """
+    silent = Progress(bars=False, notices=False)
+    job = job_of(silent)
+    audit = None
+    try:
+        if not is_stopped(job, silent) and found_at(job.run_file) is Found.OTHER:
+            return partial(_fail, RunFileError(already_there(job.run_file)))
+        audit = audit_log_of(options, job.run)
+        check = job.check if audit is None else audit.guarded(job.check)
+        refusal = _refusal(commands, replace(job, check=check))
+    finally:
+        if audit is not None:
+            audit.close()
+        close(job)
+    return None if refusal is None else lambda: refusal
+
+
+def _fail(error: Exception) -> NoReturn:
+    raise error
+
+
+def _refusal(commands: Commands, job: Job) -> Verdict | None:
+    """What would refuse *job* with the registry out of use too; None where nothing does."""
     try:
         if not is_registry(job.storage):
             return Verdict("refused", ())  # the collection says what it found instead
         verdict = commands.verdict_without(job.check())
         held = blocker(job.storage)
-        if held is not None:
-            return Verdict("refused", (*verdict.findings, Finding("locked", str(held))))
-        return None if verdict.allowed else verdict
     except StorageError as error:
         return Verdict("unknown", (Finding("storage-unreadable", str(error)),))
-    finally:
-        close(job)
+    if held is not None:
+        return Verdict("refused", (*verdict.findings, Finding("locked", str(held))))
+    return None if verdict.allowed else verdict
 
 
 def _settle(job: Job, interrupts: Interrupts) -> None:

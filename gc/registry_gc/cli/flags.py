@@ -61,9 +61,15 @@ class DropInCommand(click.Command):
 
 
 class DurationType(click.ParamType[float]):
-    """A duration as Go writes it, with ``d`` and ``w`` too; its value is seconds."""
+    """A duration as Go writes it, with ``d`` and ``w`` too; its value is seconds.
+
+    :param least: seconds; less is refused.
+    """
 
     name = "duration"
+
+    def __init__(self, least: float = 0.0) -> None:
+        self._least = least
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -74,9 +80,12 @@ class DurationType(click.ParamType[float]):
         if isinstance(value, float):
             return value
         try:
-            return parse_duration(str(value))
+            seconds = parse_duration(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
+        if seconds < self._least:
+            self.fail(f"{value!r} is less than {self._least:g} s", param, ctx)
+        return seconds
 
 
 class DeadlineType(click.ParamType[float]):

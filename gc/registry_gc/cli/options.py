@@ -62,7 +62,8 @@ OPTIONS = (
         help="Makes it writable again, whatever has happened.",
     ),
     _option(
-        "--command-timeout", type=DurationType(), default="5m", show_default=True,
+        # What is ended at once leaves the registry nobody knows how.
+        "--command-timeout", type=DurationType(least=1.0), default="5m", show_default=True,
         metavar="DURATION", help="How long each of these commands may take.",
     ),
     _option(

@@ -19,11 +19,15 @@ _CHARACTERS_A_WRITE = 1 << 18
 
 
 class Output:
-    """Writes lines to stdout until it refuses one; from then on it writes nothing."""
+    """Writes lines to stdout until it refuses one; from then on it writes nothing.
+
+    ``reported``: what the run came to was told, or is being told.
+    """
 
     def __init__(self) -> None:
         # Python has no stdout where the caller closed it.
         self.broken = sys.stdout is None
+        self.reported = False
 
     def lines(self, lines: Iterable[str]) -> None:
         """Write *lines*, many at a time."""

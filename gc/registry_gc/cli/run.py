@@ -99,11 +99,26 @@ def _run_here(
         # Before the collection has begun, or while its report is shown.
         complain(interrupt.reason)
         code = interrupt.exit_code
+        if not output.reported:
+            _tell_unfinished(options, output, interrupt, service)
     finally:
         if service is not None and service.lost:
             complain(service.lost)
         output.close()
     return 1 if service is not None and service.lost else code
+
+
+def _tell_unfinished(
+    options: Mapping[str, Any], output: Output, interrupt: Interrupted, service: Service | None
+) -> None:
+    from registry_gc.cli.unfinished import tell_unfinished
+
+    if service is None:
+        tell_unfinished(options, output, interrupt.exit_code, interrupt.reason)
+    elif not service.shared.away:  # else the other process brings the registry back, and tells
+        service.shared.reported = True
+        code = 1 if service.lost else interrupt.exit_code
+        tell_unfinished(options, output, code, service.lost or interrupt.reason, service.ran)
 
 
 def _run(
@@ -132,9 +147,12 @@ def _run(
         def run(job: Job) -> Report:
             nonlocal recorder
             try:
-                done = doing or (apply if is_stopped(job, progress) else collect)
-                recorder = records.recorder(job)
+                with interrupts.deferred():  # from here on, a signal has a report
+                    done = doing or (apply if is_stopped(job, progress) else collect)
+                    recorder = records.recorder(job)
                 return done(recorder.job, records.observer, interrupts, show)
+            except Interrupted:
+                raise  # told of by who catches it
             except Exception:
                 if recorder is not None:
                     recorder.crashed()
@@ -152,6 +170,7 @@ def _run(
 
             report = run_away(
                 service,
+                options,
                 lambda watcher: _job(options, watcher or progress, commands),
                 run,
                 interrupts,
@@ -163,9 +182,12 @@ def _run(
     with interrupts.deferred():
         # With what became of the commands: a registry that stays down is a run that failed.
         report = recorder.ended(report)
-    if not text:
-        output.lines([as_json(report)])
-    elif not quiet and report.run_file is not None and report.seconds_mark:
+        output.reported = True
+        if service is not None:
+            service.shared.reported = True
+        if not text:
+            output.lines([as_json(report)])
+    if text and not quiet and report.run_file is not None and report.seconds_mark:
         output.lines(summary_lines(report))
     # A registry that is left out of use has a line of its own, the last one.
     lost = service.lost if service is not None else ""

@@ -71,7 +71,7 @@ class Figures(msgspec.Struct, frozen=True):
 
     ``phases``: seconds by name. ``totals``: rows of the run file by kind and state; None where
     there was no plan. ``ended``: seconds since the epoch. ``report`` is None when the run ended
-    by a fault of its own, ``exit_code`` then 1.
+    by a fault of its own, was killed, or was interrupted before it had one.
     """
 
     storage: str

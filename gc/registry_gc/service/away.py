@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import msgspec
 
@@ -81,11 +82,19 @@ class Commands(msgspec.Struct, frozen=True):
 _TOLD = frozenset({"assume-readonly", "nothing-to-probe"})
 
 
+def _nothing() -> None:
+    pass
+
+
 class Service(msgspec.Struct):
-    """A registry that *commands* take out of use. ``ran`` is what became of them so far."""
+    """A registry that *commands* take out of use. ``ran`` is what became of them so far.
+
+    ``alone``: entered for the second command, see :mod:`registry_gc.service.turn`.
+    """
 
     commands: Commands
     shared: Shared
+    alone: Callable[[], AbstractContextManager[None]] = nullcontext
     ran: list[Ran] = msgspec.field(default_factory=list)
     lost: str = ""
     """The line about a second command that has failed."""
@@ -101,12 +110,17 @@ class Service(msgspec.Struct):
             f"{ran.error}: whether anybody can write is not known",
         )
 
-    def back(self) -> None:
-        """Run the second command; where it fails, ``lost`` says so."""
-        ran = self._run(self.commands.back_name, self.commands.back)
-        self.shared.away = False
+    def back(self, before: Callable[[], None] = _nothing) -> None:
+        """Run the second command; where it fails, ``lost`` says so.
+
+        :param before: what has to be done before it, while nobody deletes.
+        """
+        with self.alone():
+            before()
+            ran = self._run(self.commands.back_name, self.commands.back)
+            self.shared.away = False
         if ran.error:
-            self.lost = loud(self.commands, ran)
+            self.lost = _loud(self.commands, ran)
 
     def _run(self, name: str, command: str) -> Ran:
         commands = self.commands
@@ -131,7 +145,7 @@ def settled(
         time.sleep(_POLL_SECONDS)
 
 
-def loud(commands: Commands, ran: Ran) -> str:
+def _loud(commands: Commands, ran: Ran) -> str:
     """The line about a second command that failed."""
     state = "down" if commands.stops else "read-only"
     return f"THE REGISTRY MAY STILL BE {state.upper()}: {ran.error}: {commands.back}"

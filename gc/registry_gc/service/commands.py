@@ -1,8 +1,9 @@
 """Runs the operator's commands, in a way that outlives whoever runs them.
 
 Each is ``sh -c COMMAND``, in a session of its own, so that Ctrl-C does not end it half-way, with
-nothing on stdin and its stdout on stderr. It begins only after its process was written down in
-memory that two processes share: one can wait for what the other began before it was killed.
+nothing on stdin; what it writes is told on, see :mod:`registry_gc.service.hearing`. It begins only
+after its process was written down in memory that two processes share: one can wait for what the
+other began before it was killed.
 """
 
 from __future__ import annotations
@@ -14,19 +15,17 @@ import signal
 import struct
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import msgspec
 
-from registry_gc.service.processes import Process
+from registry_gc.service.hearing import Hearing, OnStderr, in_lines
+from registry_gc.service.processes import Process, group_lives
 
 # Reads the line that lets it begin; without one, who wanted it is dead and nobody knows of it.
 _GATE = 'read -r go || exit 125; exec sh -c "$1" </dev/null'
 _POLL_SECONDS = 0.05
 _KILL_SECONDS = 10.0
-_MOST_SAID = 64 << 10
-"""Bytes of a command's output that are told; of more, the last."""
-
 Said = Callable[[str], None]
 """Told of each line that a command has written, once it has ended."""
 
@@ -48,9 +47,10 @@ class Shared:
 
     ``away``: the registry was, or may have been, stopped, and not started again since.
     ``remote``: deletes are requests, which a server may still be working on.
+    ``reported``: what the run came to was told.
     """
 
-    _AWAY, _REMOTE, _COMMAND = 0, 1, 8
+    _AWAY, _REMOTE, _REPORTED, _COMMAND = 0, 1, 2, 8
 
     def __init__(self) -> None:
         # Anonymous and shared: a fork has the same page, and nothing of it is left behind.
@@ -75,6 +75,15 @@ class Shared:
         self._page[self._REMOTE] = int(value)
 
     @property
+    def reported(self) -> bool:
+        """Whether nobody needs to be told any more how the run has ended."""
+        return self._page[self._REPORTED] != 0
+
+    @reported.setter
+    def reported(self, value: bool) -> None:
+        self._page[self._REPORTED] = int(value)
+
+    @property
     def command(self) -> tuple[int, int]:
         """Process ID and start of the command under way, see :class:`Process`; 0 without one."""
         pid, started = struct.unpack_from("=qq", self._page, self._COMMAND)
@@ -90,60 +99,53 @@ def run_command(
 ) -> Ran:
     """Run *command*, at most *timeout* seconds; never raises for what it does.
 
-    :param said: told what it has written, which otherwise goes to stderr as it is.
+    :param said: told the last lines of what it has written; all of it goes to stderr else.
     """
-    handle = None if said is None else _memory()
-    if said is None or handle is None:
-        with _stderr() as output:
-            return _run(name, command, timeout, shared, output)
+    tell = OnStderr() if said is None else in_lines(lambda line: said(f"{name} command: {line}"))
+    hearing = Hearing(tell)
     try:
-        ran = _run(name, command, timeout, shared, handle)
-        for line in _written(handle):
-            said(f"{name} command: {line}")
-        return ran
+        return _run(name, command, timeout, shared, hearing)
     finally:
-        os.close(handle)
+        hearing.close()
 
 
-def _memory() -> int | None:
-    """A file in memory; None where the system has none, which must not keep a command from running.
-
-    No pipe: a command outlives who began it, and would be ended by writing to a broken one. No
-    file on a disk: a full one is the usual reason to collect.
-    """
-    try:
-        return os.memfd_create("registry-gc")
-    except (AttributeError, OSError):
-        return None
-
-
-def _written(handle: int) -> list[str]:
-    size = os.fstat(handle).st_size
-    text = os.pread(handle, _MOST_SAID, max(0, size - _MOST_SAID))
-    return text.decode("utf-8", "backslashreplace").splitlines()
-
-
-def _run(name: str, command: str, timeout: float, shared: Shared, output: int) -> Ran:
+def _run(name: str, command: str, timeout: float, shared: Shared, hearing: Hearing) -> Ran:
     began = time.monotonic()
 
     def ran(code: int | None, error: str = "") -> Ran:
         return Ran(name, code, time.monotonic() - began, error)
 
     try:
-        process = _begin(command, shared, output)
+        process = _begin(command, shared, hearing.handle)
     except OSError as error:
         return ran(None, f"the {name} command cannot be run: {error.strerror or error}")
+
+    def ended() -> bool:
+        hearing.listen()
+        return _is_over(process.pid)
+
     try:
-        code = process.wait(timeout)
-    except subprocess.TimeoutExpired:
-        _end(process.pid, lambda: process.poll() is not None)
-        return ran(None, f"the {name} command took more than {timeout:g} s and was ended")
+        if not _wait(ended, timeout):
+            _end(process.pid, ended)
+            return ran(None, f"the {name} command took more than {timeout:g} s and was ended")
+        code = process.wait()
+    except ChildProcessError:
+        return ran(None, f"nobody knows how the {name} command has ended")
     finally:
+        process.poll()  # a zombie until somebody asks
         shared.command = 0, 0
     if code == 0:
         return ran(0)
     how = f"was ended by {_signal(-code)}" if code < 0 else f"ended with code {code}"
     return ran(code, f"the {name} command {how}")
+
+
+def _is_over(pid: int) -> bool:
+    """Whether the child *pid* has ended; it keeps its number, which nobody else then has.
+
+    :raises ChildProcessError: it was waited for already.
+    """
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
 
 def _begin(command: str, shared: Shared, output: int) -> subprocess.Popen[bytes]:
@@ -159,17 +161,6 @@ def _begin(command: str, shared: Shared, output: int) -> subprocess.Popen[bytes]
     with contextlib.suppress(BrokenPipeError), process.stdin:
         process.stdin.write(b"go\n")
     return process
-
-
-@contextlib.contextmanager
-def _stderr() -> Iterator[int]:
-    """A descriptor for output: stderr, or nothing where the caller has closed it."""
-    try:
-        os.fstat(2)
-        yield 2
-    except OSError:
-        with open(os.devnull, "wb") as nothing:
-            yield nothing.fileno()
 
 
 def wait_for_command(shared: Shared, timeout: float) -> None:
@@ -188,20 +179,30 @@ def wait_for_command(shared: Shared, timeout: float) -> None:
 
 
 def _end(pid: int, ended: Callable[[], bool]) -> None:
-    """End a command and what it has started; it leads a process group."""
+    """End a command and all that it has started; it leads a process group.
+
+    What has not ended by then, and ignores SIGTERM, could stop the registry after it was started.
+    """
+
+    def all_ended() -> bool:
+        return ended() and not group_lives(pid)
+
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, number)
-        if _wait(ended, _KILL_SECONDS):
+        if _wait(all_ended, _KILL_SECONDS):
             return
 
 
 def _wait(ready: Callable[[], bool], timeout: float) -> bool:
     end = time.monotonic() + timeout
+    pause = _POLL_SECONDS / 64  # most commands take no time at all
     while not ready():
-        if time.monotonic() >= end:
+        left = end - time.monotonic()
+        if left <= 0:
             return False
-        time.sleep(_POLL_SECONDS)
+        time.sleep(min(pause, left))
+        pause = min(2 * pause, _POLL_SECONDS)
     return True
 
 

@@ -80,13 +80,40 @@ def _namespace() -> str:
         return ""
 
 
+def group_lives(group: int) -> bool:
+    """Whether a process of *group* still runs, a zombie aside, which does nothing any more."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it is there, and somebody else's
+    try:
+        numbers = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:
+        return True
+    found = filter(None, map(_stat, numbers))
+    return any(int(fields[2]) == group and fields[0] not in _DEAD for fields in found)
+
+
+_DEAD = ("Z", "X")
+
+
 def _started(pid: int) -> int | None:
-    """Field 22 of ``/proc/PID/stat`` (proc(5)); 0 for a zombie, which does nothing any more."""
+    """When *pid* began; 0 for a zombie, which does nothing any more."""
+    fields = _stat(pid)
+    if fields is None:
+        return None
+    return 0 if fields[0] in _DEAD else int(fields[19])
+
+
+def _stat(pid: int) -> list[str] | None:
+    """``/proc/PID/stat`` (proc(5)) from its third field on; None where it cannot be read."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             text = file.read()
-        # The second field, a name in parentheses, may hold spaces and parentheses itself.
-        fields = text.rpartition(")")[2].split()
-        return 0 if fields[0] in ("Z", "X") else int(fields[19])
-    except (OSError, ValueError, IndexError):
+    except (OSError, ValueError):
         return None
+    # The second field, a name in parentheses, may hold spaces and parentheses itself.
+    fields = text.rpartition(")")[2].split()
+    return fields if len(fields) >= 20 and fields[19].isdigit() else None

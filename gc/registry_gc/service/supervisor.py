@@ -20,8 +20,10 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-from registry_gc.service.away import Commands, loud
-from registry_gc.service.commands import Shared, run_command, wait_for_command
+import msgspec
+
+from registry_gc.service.away import Service
+from registry_gc.service.commands import wait_for_command
 
 _DRAIN_SECONDS = 10.0
 """How long a server may still be working on deletes after who asked for them has died."""
@@ -29,21 +31,33 @@ _DRAIN_SECONDS = 10.0
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+class End(msgspec.Struct, frozen=True):
+    """How a run has ended: its exit code, and in the parent why it may have told nobody itself."""
+
+    code: int
+    why: str = ""
+
+
 def supervise(
-    commands: Commands,
-    shared: Shared,
+    service: Service,
     work: Callable[[], int],
     before_back: Callable[[], None],
     say: Callable[[str], None],
-) -> int:
-    """Run *work* in a child; returns its exit code, in the child and in the parent.
+    note: Callable[[str], None],
+) -> End:
+    """Run *work* in a child; returns how it has ended, in the child and in the parent.
 
     To be called while there is no other thread.
 
-    :param shared: where *work* says what it has begun.
+    :param service: what *work* takes out of use, saying in ``shared`` what it has begun.
     :param before_back: what a dead child has to have undone before the registry is started.
-    :param say: told of what went wrong with the child, line by line.
+    :param say: told of what went wrong with the child, line by line; but ``service.lost``, which
+        is to be the last line of all.
+    :param note: told that it was made good.
     """
+    shared = service.shared
+    # Who called us may have it ignored: then nobody is told how a child has ended.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):
             stream.flush()  # what is buffered now would be written by both
@@ -53,34 +67,48 @@ def supervise(
         os.close(watched)
         os.setsid()
         _watch_parent(alive)
-        return work()
+        return End(work())
     os.close(alive)
-    status = _wait(child)
-    code = os.waitstatus_to_exitcode(status)
-    if code >= 0 and not shared.away:
-        return code
+    code = _wait(child)
+    if code is not None and code >= 0 and not shared.away:
+        return End(code)
     if not shared.away:
-        say(f"the collection {_how(code)}; the registry was not touched, or was brought back")
-        return 128 - code if -code in _FORWARDED else 1
-    say(f"the collection {_how(code)}; what was already deleted was dead")
-    wait_for_command(shared, commands.timeout)
+        why = f"the collection {_how(code)}; the registry was not touched, or was brought back"
+        say(why)
+        return End(128 - code if code is not None and -code in _FORWARDED else 1, why)
+    why = f"the collection {_how(code)}; what was already deleted was dead"
+    say(why)
+    wait_for_command(shared, service.commands.timeout)
     if shared.remote:
         time.sleep(_DRAIN_SECONDS)
-    try:
-        before_back()
-    except Exception as error:  # nothing may keep the registry from being started
-        say(f"the registry may remember blobs that are gone: {error}")
-    ran = run_command(commands.back_name, commands.back, commands.timeout, shared, commands.said)
-    say(loud(commands, ran) if ran.error else f"the {commands.back_name} command was run")
-    return 1
+
+    def before() -> None:
+        try:
+            before_back()
+        except Exception as error:  # nothing may keep the registry from being started
+            say(f"the registry may remember blobs that are gone: {error}")
+
+    service.back(before)
+    if not service.lost:
+        note(f"the {service.commands.back_name} command was run")
+    return End(1, service.lost or why)
 
 
-def _how(code: int) -> str:
-    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+def _how(code: int | None) -> str:
+    if code is None:
+        return "ended, nobody knows how"
+    if code >= 0:
+        return f"ended with code {code}"
+    with contextlib.suppress(ValueError):
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"was killed by signal {-code}"
 
 
-def _wait(child: int) -> int:
-    """Wait for *child* to end, and pass on the signals that ask for that."""
+def _wait(child: int) -> int | None:
+    """Wait for *child* to end, and pass on the signals that ask for that.
+
+    Returns its exit code, negative for a signal; None where nobody knows.
+    """
 
     def forward(number: int, frame: FrameType | None) -> None:
         # A closed terminal asks for the same as SIGTERM.
@@ -93,8 +121,9 @@ def _wait(child: int) -> int:
     # A stopped parent would leave the registry down: nothing to do, and not inherited by commands.
     signal.signal(signal.SIGTSTP, _ignore)
     try:
-        _, status = os.waitpid(child, 0)
-        return status
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    except ChildProcessError:
+        return None  # dead all the same, and its registry perhaps down
     finally:
         # From here on the child's number may be another process's.
         for number in _FORWARDED:

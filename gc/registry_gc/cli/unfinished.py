@@ -1,0 +1,93 @@
+"""What is told of a run that has no report: it was interrupted too early, or was killed."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from registry_drivers.errors import StorageError
+from registry_gc import __version__
+from registry_gc.cli.outlets import MetricsOutlet
+from registry_gc.cli.output import Output
+from registry_gc.cli.wiring import note, registry
+from registry_gc.config_file import ConfigError
+from registry_gc.progress import Progress
+from registry_gc.report.document import as_json
+from registry_gc.report.model import Report, Tally
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+    from registry_gc.service.commands import Ran
+
+
+def tell_unfinished(
+    options: Mapping[str, Any], output: Output, code: int, why: str, ran: Sequence[Ran] = ()
+) -> None:
+    """Tell those who read documents and metrics that a run has ended with *code*.
+
+    :param ran: what is known of the operator's commands.
+    """
+    driver, root = _storage_of(options)
+
+    def figures() -> Sequence[Metric]:
+        from registry_gc.metrics import Figures, families, printable
+
+        return families(Figures(printable(root), time.time(), code))
+
+    try:
+        MetricsOutlet.of(options, note).hand_over(root, figures)
+    except ConfigError as error:
+        note(f"no metrics: {error}")
+    if options["output"] == "json":
+        output.lines([as_json(_report(options, driver, root, code, why, ran))])
+
+
+def _storage_of(options: Mapping[str, Any]) -> tuple[str, str]:
+    """Driver and root of the storage; empty where the config does not say."""
+    try:
+        with registry(options["config"], Progress(bars=False, notices=False)) as (_, storage):
+            return storage.driver, storage.root
+    except (ConfigError, StorageError, OSError):
+        return "", ""
+
+
+def _report(
+    options: Mapping[str, Any], driver: str, root: str, code: int, why: str, ran: Sequence[Ran]
+) -> Report:
+    """A report that knows of nothing but how the run has ended."""
+    nothing = Tally()
+    return Report(
+        run=str(uuid.uuid4()),
+        run_file=None,
+        version=__version__,
+        dry_run=options["dry_run"],
+        delete_untagged=options["delete_untagged"],
+        driver=driver,
+        root=root,
+        repositories=0,
+        emptied=0,
+        marked=0,
+        manifests=nothing,
+        blobs_total=0,
+        blobs=nothing,
+        layer_links=nothing,
+        uploads=nothing,
+        already_gone=0,
+        held=(),
+        damaged=(),
+        failed=(),
+        strangers=0,
+        requests={},
+        seconds_mark=0.0,
+        seconds_sweep=0.0,
+        seconds_total=0.0,
+        peak_rss_bytes=0,
+        verdict="unknown",
+        findings=(),
+        error=why,
+        exit_code=code,
+        commands=tuple(ran),
+    )

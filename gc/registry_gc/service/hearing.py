@@ -1,0 +1,128 @@
+"""What a command writes, taken where nothing can be in its way, and told on.
+
+It never has our own stderr, nor a pipe: one whose reader is gone (``| tee``, a lost connection)
+or a full disk behind ``>>log`` would end the very command that starts the registry. It writes to
+a file in memory, and what is told on is read from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import sys
+import time
+from collections.abc import Callable
+
+MOST = 64 << 10
+"""Bytes that wait to be told; of more, the last."""
+
+_PIECE = 16 << 10
+_CUT = 1 << 20  # bytes of the file after which what was read of it is cut off
+_PATIENCE = 0.05
+_LAST_PATIENCE = 1.0
+# A pipe that poll calls writable takes as much at once (pipe(7)).
+_AT_ONCE = select.PIPE_BUF
+
+Tell = Callable[[bytes, float, bool], bytes]
+"""Given what waits, until when (:func:`time.monotonic`) it may be waited for somebody to take it,
+and whether that is the end of it; returns what has to wait on."""
+
+
+class Hearing:
+    """Where a command writes: ``handle``. Nothing here raises."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+        self._memory = _memory()
+        self.handle = os.open(os.devnull, os.O_WRONLY) if self._memory is None else self._memory
+        self._read = 0
+        self._waiting = b""
+
+    def listen(self, *, end: bool = False) -> None:
+        """Tell on what has been written; *end*: that nothing more is to be told."""
+        if self._memory is None:
+            return
+        until = time.monotonic() + (_LAST_PATIENCE if end else _PATIENCE)
+        with contextlib.suppress(OSError):
+            size = os.fstat(self._memory).st_size
+            # `>/dev/stderr` opens the file anew, and empties it.
+            self._read = self._read if size >= self._read else 0
+            while piece := os.pread(self._memory, min(_PIECE, size - self._read), self._read):
+                self._read += len(piece)
+                self._waiting = self._tell((self._waiting + piece)[-MOST:], until, False)
+            if self._read > _CUT:
+                # Memory must not grow with what a command says. What it writes between the two
+                # calls is lost; who writes a megabyte has said more than is told anyway.
+                os.ftruncate(self._memory, 0)
+                self._read = 0
+        self._waiting = self._tell(self._waiting, until, end)
+
+    def close(self) -> None:
+        """Tell on the rest, and let go."""
+        self.listen(end=True)
+        if self._memory is not None:
+            # A daemon that the command has left behind shall not fill memory for years: it is
+            # told that nothing more can be written, and lives, which no pipe would let it do.
+            with contextlib.suppress(OSError, AttributeError):
+                os.ftruncate(self._memory, 0)
+                fcntl.fcntl(self._memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)
+        os.close(self.handle)
+
+
+def _memory() -> int | None:
+    """A file in memory; None where the system has none, which must not keep a command from running.
+
+    No file on a disk: a full one is the usual reason to collect.
+    """
+    try:
+        handle = os.memfd_create("registry-gc", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except (AttributeError, OSError):
+        return None
+    try:
+        # Not one of the first three, of which the caller may have closed some.
+        kept = fcntl.fcntl(handle, fcntl.F_DUPFD_CLOEXEC, 3)
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
+    # For every process that has it, also after what was read has been cut off.
+    fcntl.fcntl(kept, fcntl.F_SETFL, os.O_APPEND)
+    return kept
+
+
+def in_lines(said: Callable[[str], None]) -> Tell:
+    """Tells *said* the last lines, once all are there."""
+
+    def tell(waiting: bytes, until: float, end: bool) -> bytes:
+        if not end:
+            return waiting
+        for line in waiting.decode("utf-8", "backslashreplace").splitlines():
+            said(line)
+        return b""
+
+    return tell
+
+
+class OnStderr:
+    """Copies to stderr at once; what that does not take, or not soon, is dropped."""
+
+    def __init__(self) -> None:
+        # Python has none where the caller closed it: the number may be any file's since.
+        self._broken = sys.stderr is None
+
+    def __call__(self, waiting: bytes, until: float, end: bool) -> bytes:
+        """Copy what stderr takes of *waiting*."""
+        try:
+            while waiting and not self._broken and self._takes(until):
+                waiting = waiting[os.write(2, waiting[:_AT_ONCE]) :]
+        except OSError:
+            self._broken = True
+        return b"" if self._broken else waiting
+
+    def _takes(self, until: float) -> bool:
+        """Whether stderr can be written without waiting: a paused terminal may never go on."""
+        poll = select.poll()
+        poll.register(2, select.POLLOUT)
+        return bool(poll.poll(max(0.0, until - time.monotonic()) * 1000))

@@ -1,0 +1,116 @@
+"""A registry is brought back only while no run deletes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from registry_drivers.filesystem import FilesystemStorage
+from registry_gc.lock import Lock, blocker
+from registry_gc.service.turn import while_nobody_deletes
+from running import Disk, write_config
+
+MAIN = "from registry_gc.cli.main import registry_garbage_collect as main; main()"
+WAITS = "the registry stays out of use until another run has ended"
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Disk:
+    disk = Disk(tmp_path)
+    disk.tree.image("a", "v1", layers=[b"kept"])
+    disk.tree.layer("a", b"orphan")
+    disk.age()
+    return disk
+
+
+@contextmanager
+def held_in_its_stop_command(disk: Disk) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A run whose stop command goes on when the handle is written to."""
+    calls, gate = disk.folder / "calls", disk.folder / "gate"
+    os.mkfifo(gate)
+    words = [
+        "--stop-command", f"read go <{gate}; echo stop >>{calls}",
+        "--start-command", f"echo start >>{calls}",
+    ]  # fmt: skip
+    places = os.pathsep.join(place for place in sys.path if place)
+    with subprocess.Popen(
+        [sys.executable, "-c", MAIN, *words, str(write_config(disk.root))],
+        env={**os.environ, "PYTHONPATH": places, "RGC_STATE_DIR": str(disk.folder / "state")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        yield process, os.open(gate, os.O_WRONLY)
+
+
+def said_until(process: subprocess.Popen[str], text: str) -> str:
+    """What the run says, up to the line with *text*."""
+    assert process.stderr is not None
+    said = ""
+    for line in process.stderr:
+        said += line
+        if text in line:
+            return said
+    raise AssertionError(said)
+
+
+def let_go(gate: int) -> None:
+    os.write(gate, b"go\n")
+    os.close(gate)
+
+
+def test_the_registry_is_not_started_while_another_run_deletes(disk: Disk) -> None:
+    with held_in_its_stop_command(disk) as (process, gate):
+        with Lock.acquire(FilesystemStorage(str(disk.root)), "other"):
+            let_go(gate)
+            said_until(process, WAITS)
+            assert (disk.folder / "calls").read_text().split() == ["stop"]
+        process.communicate()
+    assert process.returncode == 4
+    assert (disk.folder / "calls").read_text().split() == ["stop", "start"]
+
+
+def test_nor_is_it_when_the_collection_was_killed(disk: Disk) -> None:
+    with held_in_its_stop_command(disk) as (process, gate):
+        (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(child), signal.SIGKILL)
+        with Lock.acquire(FilesystemStorage(str(disk.root)), "other"):
+            let_go(gate)
+            said_until(process, WAITS)
+            assert (disk.folder / "calls").read_text().split() == ["stop"]
+        process.communicate()
+    assert process.returncode == 1
+    assert (disk.folder / "calls").read_text().split() == ["stop", "start"]
+
+
+def test_nobody_gets_the_lock_before_the_registry_is_up(disk: Disk) -> None:
+    storage = FilesystemStorage(str(disk.root))
+    with while_nobody_deletes(storage, pytest.fail):
+        assert blocker(storage) is not None
+    assert blocker(storage) is None
+
+
+def test_a_lock_of_ones_own_that_could_not_be_removed_is_not_waited_for(disk: Disk) -> None:
+    storage = FilesystemStorage(str(disk.root))
+    with Lock.acquire(storage, "own"), while_nobody_deletes(storage, pytest.fail):
+        pass
+
+
+def test_a_registry_is_brought_back_although_the_lock_cannot_be_had(disk: Disk) -> None:
+    disk.write("docker/registry/registry-gc", b"in the way")
+    heard: list[str] = []
+    with while_nobody_deletes(FilesystemStorage(str(disk.root)), heard.append):
+        assert heard[0].startswith("the registry is brought back without the lock: ")
+
+
+def test_nothing_is_written_where_the_disk_is_not_mounted_any_more(tmp_path: Path) -> None:
+    (tmp_path / "docker/registry").mkdir(parents=True)
+    with while_nobody_deletes(FilesystemStorage(str(tmp_path)), pytest.fail):
+        assert os.listdir(tmp_path / "docker/registry") == []
