@@ -27,7 +27,6 @@ from registry_gc.interrupts import Interrupts
 from registry_gc.lock import blocker
 from registry_gc.progress import Progress
 from registry_gc.report.model import Report
-from registry_gc.runs.state_dir import run_files
 from registry_gc.service.away import Commands, Service, settled
 from registry_gc.service.commands import Shared
 from registry_gc.service.supervisor import supervise
@@ -82,7 +81,7 @@ def _forget(options: Mapping[str, Any]) -> None:
     config = read_config(options["config"], progress)
     state_dir = state_folder(options, progress)
     own = [os.path.abspath(str(options["run_file"]))] if options["run_file"] else []
-    cache = blob_cache_of(config, [*run_files(state_dir), *own], progress)
+    cache = blob_cache_of(config, state_dir, progress, also=tuple(own))
     storage = storage_of(config)
     try:
         cache.catch_up(storage.driver, storage.root)

@@ -46,7 +46,7 @@ from registry_gc.report.document import as_json
 from registry_gc.report.model import Report
 from registry_gc.report.text import plan_lines, summary_lines
 from registry_gc.runs.shrink import memory_path
-from registry_gc.runs.state_dir import run_file_path, run_files
+from registry_gc.runs.state_dir import run_file_path
 
 if TYPE_CHECKING:
     from registry_gc.service.away import Commands, Service
@@ -181,7 +181,7 @@ def _job(options: Mapping[str, Any], progress: Progress, commands: Commands | No
     if options["allow_writable"]:
         caution(config, progress)
     state_dir = state_folder(options, progress)
-    cache = blob_cache_of(config, run_files(state_dir), progress)
+    cache = blob_cache_of(config, state_dir, progress)
     check = with_cache(guard.check, cache)
     if commands is not None and options["dry_run"]:
         check = commands.guessing(check)
