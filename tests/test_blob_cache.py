@@ -198,6 +198,48 @@ def test_tls_with_an_authority_of_ones_own(disk: Disk, tmp_path: Path) -> None:
         check_forgotten(redis, run(disk, section))
 
 
+def test_comments_around_an_authority_may_be_in_any_language(disk: Disk, tmp_path: Path) -> None:
+    tls = make_tls(tmp_path)
+    bundle = tmp_path / "bundle.pem"
+    comment = "# Főtanúsítvány\n".encode()
+    bundle.write_bytes(comment + tls.authority.read_bytes() + b"\xff\n")
+    server = RedisServer(tmp_path / "redis", "--tls-auth-clients", "no", tls=tls)
+    with server.running() as redis:
+        remember_all(redis)
+        section = {"addrs": [redis.address], "tls": {"rootcas": [str(bundle)]}}
+        check_forgotten(redis, run(disk, section))
+
+
+@pytest.mark.parametrize(
+    ("key", "content"),
+    [
+        ("rootcas", "é, and no certificate"),
+        ("rootcas", "-----BEGIN CERTIFICATE-----\né\n-----END CERTIFICATE-----\n"),
+        ("rootcas", None),
+        ("certificate", None),
+        ("key", None),
+    ],
+    ids=["no certificate", "broken", "no authority", "no client certificate", "no key"],
+)
+def test_a_file_for_tls_that_is_no_use_refuses_the_run_and_is_named(
+    disk: Disk, tmp_path: Path, key: str, content: str | None
+) -> None:
+    tls = make_tls(tmp_path)
+    bad = tmp_path / "bad.pem"
+    if content is not None:
+        bad.write_text(content, encoding="utf-8")
+    files = {"certificate": str(tls.server), "key": str(tls.server)}
+    files |= {key: str(bad)} if key != "rootcas" else {}
+    with RedisServer(tmp_path / "redis", tls=tls).running() as redis:
+        authority = bad if key == "rootcas" else tls.authority
+        section = {"addrs": [redis.address], "tls": {"rootcas": [str(authority)], **files}}
+        assert str(bad) in check_refused(disk, run(disk, section))
+
+
+def test_a_host_that_is_no_name_refuses_the_run(disk: Disk) -> None:
+    check_refused(disk, run(disk, {"addr": f"{'x' * 64}.example:6379"}))
+
+
 def test_gitlabs_switch_for_tls_without_verification(disk: Disk, tmp_path: Path) -> None:
     tls = make_tls(tmp_path)
     server = RedisServer(tmp_path / "redis", "--tls-auth-clients", "no", tls=tls)

@@ -311,7 +311,8 @@ class RedisCache:
             for command in commands:
                 pipeline.execute_command(*command)
             pipeline.execute()
-        except (RedisError, RedisClusterException, OSError) as error:
+        except (RedisError, RedisClusterException, OSError, ValueError, TypeError) as error:
+            # The last two: a host, a password or a certificate that the library cannot make use of.
             self.close()
             raise _Unreachable(" ".join(str(error).split()) or type(error).__name__) from error
 
