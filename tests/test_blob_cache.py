@@ -28,6 +28,7 @@ from registry_tree import sha256
 from running import Disk, Result, collect, write_config
 from servers.redis import RedisServer, cluster, entries, sentinel
 from servers.tls import make_tls
+from test_apply import call
 
 ALLOWED = Verdict("allowed", ())
 
@@ -297,6 +298,20 @@ def test_a_dry_run_says_that_a_run_would_be_refused(disk: Disk, tmp_path: Path) 
     assert (result.exit_code, result.json["guard"]["verdict"]) == (0, "refused")
     assert "redis-unreachable" in codes(result)
     assert result.json["blobs"]["eligible"] == 1
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_a_plan_does_not_take_a_redis_that_is_gone_for_a_registry_in_use(
+    disk: Disk, tmp_path: Path, stopped: bool
+) -> None:
+    disk.age(3600)
+    config = config_with(disk, {"addr": RedisServer(tmp_path / "redis").address})
+    config.write_text(config.read_text().replace("enabled: true", "enabled: false"))
+    options = ["--registry-stopped"] * stopped
+    made = call(disk.root, "plan", config, "-o", tmp_path / "plan", *options)
+    assert "redis-unreachable" in codes(made)
+    assert ("the registry may be in use" in made.errors) is not stopped
+    assert made.json["blobs"]["eligible"] == int(stopped)
 
 
 def test_a_cache_without_an_address_refuses_the_run(disk: Disk) -> None:
