@@ -577,6 +577,7 @@ def test_without_room_for_notes_they_are_where_the_next_run_looks(
     (tmp_path / "unforgotten").touch()
     memory = tmp_path / "memory"
     memory.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     for module in ("runs.state_dir", "blob_cache.journals"):
         monkeypatch.setattr(f"registry_gc.{module}.IN_MEMORY", (str(memory),))
     told: list[str] = []
