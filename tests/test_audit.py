@@ -25,6 +25,7 @@ from registry_gc.audit.log import AuditLog
 from registry_gc.audit.sinks import FileSink, NoRoom, Sink, SyslogSink, sink_of
 from registry_gc.guard import Verdict
 from registry_gc.mark import Hold
+from registry_gc.runs.past import read_run
 from registry_tree import blob_path, folder_sink, layer_link_path, sha256, tag_path
 from running import Disk, Result, run, write_config
 from servers.process import free_port, running
@@ -223,6 +224,8 @@ def test_a_disk_that_stays_full_stops_nothing_but_is_told(disk: Disk) -> None:
     assert all(row["state"] == "deleted" for row in rows(result).values())
     assert f"{len(rows(result))} lines of the audit log could not be written" in result.errors
     assert result.json["run_file"] in result.json["error"]
+    past = read_run(result.json["run_file"])
+    assert (past.exit_code, past.reason) == (1, result.json["error"])
 
 
 @contextmanager

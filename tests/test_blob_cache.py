@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import yaml
 from core_support import Store, Watcher
 from registry_drivers.base import Outcome
 from registry_gc.blob_cache.forgetting import RedisCache, with_cache
+from registry_gc.blob_cache.journals import Journals
 from registry_gc.blob_cache.redis_config import RedisConfig
 from registry_gc.collect import Job
 from registry_gc.collect import collect as collect_job
@@ -26,6 +28,7 @@ from registry_tree import sha256
 from running import Disk, Result, collect, write_config
 from servers.redis import RedisServer, cluster, entries, sentinel
 from servers.tls import make_tls
+from test_apply import call
 
 ALLOWED = Verdict("allowed", ())
 
@@ -196,6 +199,48 @@ def test_tls_with_an_authority_of_ones_own(disk: Disk, tmp_path: Path) -> None:
         check_forgotten(redis, run(disk, section))
 
 
+def test_comments_around_an_authority_may_be_in_any_language(disk: Disk, tmp_path: Path) -> None:
+    tls = make_tls(tmp_path)
+    bundle = tmp_path / "bundle.pem"
+    comment = "# Főtanúsítvány\n".encode()
+    bundle.write_bytes(comment + tls.authority.read_bytes() + b"\xff\n")
+    server = RedisServer(tmp_path / "redis", "--tls-auth-clients", "no", tls=tls)
+    with server.running() as redis:
+        remember_all(redis)
+        section = {"addrs": [redis.address], "tls": {"rootcas": [str(bundle)]}}
+        check_forgotten(redis, run(disk, section))
+
+
+@pytest.mark.parametrize(
+    ("key", "content"),
+    [
+        ("rootcas", "é, and no certificate"),
+        ("rootcas", "-----BEGIN CERTIFICATE-----\né\n-----END CERTIFICATE-----\n"),
+        ("rootcas", None),
+        ("certificate", None),
+        ("key", None),
+    ],
+    ids=["no certificate", "broken", "no authority", "no client certificate", "no key"],
+)
+def test_a_file_for_tls_that_is_no_use_refuses_the_run_and_is_named(
+    disk: Disk, tmp_path: Path, key: str, content: str | None
+) -> None:
+    tls = make_tls(tmp_path)
+    bad = tmp_path / "bad.pem"
+    if content is not None:
+        bad.write_text(content, encoding="utf-8")
+    files = {"certificate": str(tls.server), "key": str(tls.server)}
+    files |= {key: str(bad)} if key != "rootcas" else {}
+    with RedisServer(tmp_path / "redis", tls=tls).running() as redis:
+        authority = bad if key == "rootcas" else tls.authority
+        section = {"addrs": [redis.address], "tls": {"rootcas": [str(authority)], **files}}
+        assert str(bad) in check_refused(disk, run(disk, section))
+
+
+def test_a_host_that_is_no_name_refuses_the_run(disk: Disk) -> None:
+    check_refused(disk, run(disk, {"addr": f"{'x' * 64}.example:6379"}))
+
+
 def test_gitlabs_switch_for_tls_without_verification(disk: Disk, tmp_path: Path) -> None:
     tls = make_tls(tmp_path)
     server = RedisServer(tmp_path / "redis", "--tls-auth-clients", "no", tls=tls)
@@ -253,6 +298,20 @@ def test_a_dry_run_says_that_a_run_would_be_refused(disk: Disk, tmp_path: Path) 
     assert (result.exit_code, result.json["guard"]["verdict"]) == (0, "refused")
     assert "redis-unreachable" in codes(result)
     assert result.json["blobs"]["eligible"] == 1
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_a_plan_does_not_take_a_redis_that_is_gone_for_a_registry_in_use(
+    disk: Disk, tmp_path: Path, stopped: bool
+) -> None:
+    disk.age(3600)
+    config = config_with(disk, {"addr": RedisServer(tmp_path / "redis").address})
+    config.write_text(config.read_text().replace("enabled: true", "enabled: false"))
+    options = ["--registry-stopped"] * stopped
+    made = call(disk.root, "plan", config, "-o", tmp_path / "plan", *options)
+    assert "redis-unreachable" in codes(made)
+    assert ("the registry may be in use" in made.errors) is not stopped
+    assert made.json["blobs"]["eligible"] == int(stopped)
 
 
 def test_a_cache_without_an_address_refuses_the_run(disk: Disk) -> None:
@@ -322,15 +381,15 @@ class Deletions:
         self.store.storage.delete = delete  # type: ignore[method-assign]  # a hook for this test
 
     def collect(self, name: str) -> Report:
-        """One run, with its run file under that name."""
-        earlier = sorted(str(path) for path in self.folder.glob("*.sqlite"))
+        """One run, with its run file under that name; the state directory is the folder's."""
         host, _, port = self.redis.address.partition(":")
-        cache = RedisCache(RedisConfig(((host, int(port)),)), Watcher(), earlier)
+        journals = Journals(str(self.folder))
+        cache = RedisCache(RedisConfig(((host, int(port)),)), Watcher(), journals)
         job = Job(
             storage=self.store.storage,
             policy=Policy(),
             check=with_cache(lambda: ALLOWED, cache),
-            run_file=str(self.folder / name),
+            run_file=str(self.folder / "runs" / name),
             blob_cache=cache,
             workers=1,
         )
@@ -385,7 +444,7 @@ def test_what_a_killed_run_had_deleted_the_next_run_removes(
     redis: RedisServer, tmp_path: Path
 ) -> None:
     """Also what it had not even written down as deleted; of another storage's run, nothing."""
-    some = Deletions(tmp_path / "runs", redis, -1, lambda: None)
+    some = Deletions(tmp_path, redis, -1, lambda: None)
     (tmp_path / "runs").mkdir()
     gone, unwritten, elsewhere = (sha256(name) for name in (b"gone", b"unwritten", b"elsewhere"))
     for digest in (gone, unwritten, elsewhere):
@@ -411,6 +470,138 @@ def test_what_a_killed_run_had_deleted_the_next_run_removes(
     again = RunFile.existing(str(tmp_path / "runs" / "1.sqlite"))
     assert again.meta()["blob_cache"] == "forgotten"
     again.close()
+
+
+# --- a run file that lies elsewhere
+
+
+def lose(redis: RedisServer) -> None:
+    redis.send("ACL", "SETUSER", "default", "-del", "-srem")
+
+
+def restore(redis: RedisServer) -> None:
+    redis.send("ACL", "SETUSER", "default", "+del", "+srem")
+
+
+@pytest.fixture
+def unfinished(
+    disk: Disk, redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The run file, elsewhere, of a run that deleted everything and then lost Redis."""
+    remember_all(redis)
+    plain = RedisCache.settled
+
+    def settled(cache: RedisCache, *told: Any) -> None:
+        lose(redis)
+        plain(cache, *told)
+
+    with monkeypatch.context() as inside:
+        inside.setattr(RedisCache, "settled", settled)
+        inside.setattr("registry_gc.session.Session._look", lambda session: None)
+        path = tmp_path / "elsewhere"
+        result = run(disk, {"addr": redis.address}, "--run-file", str(path))
+    assert (result.exit_code, result.json["blob_cache"]["left"]) == (1, 3), result.errors
+    assert f"registry-gc apply {path}" in result.json["error"]
+    assert not disk.has_blob(ORPHAN)
+    restore(redis)
+    return path
+
+
+def notes(disk: Disk) -> list[Path]:
+    return [*disk.root.with_name("registry.state").glob("unforgotten/*")]
+
+
+def check_caught_up(disk: Disk, redis: RedisServer, run_file: Path) -> None:
+    assert entries(redis, [KEPT, ORPHAN]) | {"repository::a::blobs"} == STAY
+    file = RunFile.existing(str(run_file))
+    assert file.meta()["blob_cache"] == "forgotten"
+    file.close()
+    assert notes(disk) == []
+
+
+def test_the_next_run_finds_a_run_file_that_lies_elsewhere(
+    disk: Disk, redis: RedisServer, unfinished: Path
+) -> None:
+    (note,) = notes(disk)
+    assert json.loads(note.read_text())["run_file"] == str(unfinished)
+    result = run(disk, {"addr": redis.address})
+    assert result.exit_code == 0, result.errors
+    check_caught_up(disk, redis, unfinished)
+
+
+def test_the_same_command_removes_what_its_finished_run_has_left(
+    disk: Disk, redis: RedisServer, unfinished: Path
+) -> None:
+    command = ("--run-file", str(unfinished))
+    result = run(disk, {"addr": redis.address}, *command)
+    assert (result.exit_code, result.json["blob_cache"]["left"]) == (0, 0), result.errors
+    check_caught_up(disk, redis, unfinished)
+    assert "exists already" in run(disk, {"addr": redis.address}, *command).errors
+
+
+def test_as_long_as_redis_is_gone_nobody_forgets_what_is_left(
+    disk: Disk, redis: RedisServer, unfinished: Path
+) -> None:
+    lose(redis)
+    assert run(disk, {"addr": redis.address}).exit_code == 4
+    assert len(notes(disk)) == 1
+    restore(redis)
+    run(disk, {"addr": redis.address})
+    check_caught_up(disk, redis, unfinished)
+
+
+def test_a_run_file_that_is_gone_is_told_with_the_note_about_it(
+    disk: Disk, redis: RedisServer, unfinished: Path
+) -> None:
+    unfinished.unlink()
+    (note,) = notes(disk)
+    for _ in range(2):
+        result = run(disk, {"addr": redis.address})
+        assert f"then remove {note}" in result.errors
+    note.unlink()
+    assert "unforgotten" not in run(disk, {"addr": redis.address}).errors
+
+
+def test_a_note_that_cannot_be_read_is_told(disk: Disk, redis: RedisServer) -> None:
+    note = disk.root.with_name("registry.state") / "unforgotten" / "x.json"
+    note.parent.mkdir(parents=True)
+    note.write_bytes(b'{"run_fi')
+    result = run(disk, {"addr": redis.address})
+    assert result.exit_code == 0
+    assert f"whether its entries are in Redis is not known: {note}" in result.errors
+
+
+def test_without_room_for_notes_they_are_where_the_next_run_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "unforgotten").touch()
+    memory = tmp_path / "memory"
+    memory.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for module in ("runs.state_dir", "blob_cache.journals"):
+        monkeypatch.setattr(f"registry_gc.{module}.IN_MEMORY", (str(memory),))
+    told: list[str] = []
+    Journals(str(tmp_path), told.append).begun("/x/run", "filesystem", "/srv")
+    assert told == ["/x/run"]
+    later = Journals(str(tmp_path / "another"))
+    assert later.paths("filesystem", "/srv") == ["/x/run"]
+    assert later.paths("filesystem", "/another") == []
+    later.done("/x/run")
+    assert later.paths("filesystem", "/srv") == []
+
+
+def test_where_nobody_would_find_the_run_file_nothing_is_deleted(
+    disk: Disk, redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = disk.root.with_name("registry.state")
+    state.mkdir()
+    (state / "unforgotten").touch()
+    monkeypatch.setattr("registry_gc.blob_cache.journals.IN_MEMORY", (str(tmp_path / "missing"),))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    result = run(disk, {"addr": redis.address}, "--run-file", str(tmp_path / "elsewhere"))
+    assert result.exit_code == 1
+    assert "no note about" in result.json["error"]
+    assert disk.has_blob(ORPHAN)
 
 
 def test_the_report_is_one_json_document_with_the_cache_in_it(

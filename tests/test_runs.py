@@ -302,6 +302,14 @@ def test_what_is_left_undone_stays_until_a_later_run_has_done_it(tmp_path: Path)
     assert files(tmp_path) == names(5)
 
 
+def test_what_is_still_in_redis_keeps_its_file(tmp_path: Path) -> None:
+    write_run(tmp_path, 1, RowState.DELETED, blob_cache="redis")
+    write_run(tmp_path, 2, RowState.DELETED, blob_cache="forgotten")
+    write_run(tmp_path, 3, RowState.DELETED)
+    prune(str(tmp_path), 1, None)
+    assert files(tmp_path) == names(1, 3)
+
+
 def test_rows_in_a_state_that_nobody_here_knows_keep_their_file(tmp_path: Path) -> None:
     write_run(tmp_path, 1, RowState.DELETED, "moved aside")
     write_run(tmp_path, 2)

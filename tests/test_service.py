@@ -15,6 +15,7 @@ import pytest
 from registry_drivers.filesystem import FilesystemStorage
 from registry_gc.guard import Finding, Verdict
 from registry_gc.lock import Lock
+from registry_gc.runs.past import past_runs
 from registry_gc.service import commands
 from registry_gc.service.away import Commands, settled
 from registry_gc.service.commands import Shared, run_command, wait_for_command
@@ -93,6 +94,14 @@ def test_text_says_what_became_of_the_commands(disk: Disk) -> None:
     assert (done.returncode, calls) == (0, ["stop", "start"]), done.stderr
     assert "  stop          command done in " in done.stdout
     assert "  start         command done in " in done.stdout
+
+
+def test_what_became_of_the_commands_is_in_the_run_file_too(disk: Disk) -> None:
+    done, _ = run_away(disk, "--start-command", "exit 7")
+    assert done.returncode == 1
+    (past,) = past_runs(str(disk.folder / "state"))
+    assert past.exit_code == 1
+    assert "THE REGISTRY MAY STILL BE DOWN" in past.reason
 
 
 def test_a_registry_is_not_stopped_while_another_run_holds_the_lock(disk: Disk) -> None:

@@ -12,6 +12,7 @@ import pytest
 from registry_gc.runs.state_dir import (
     StateDir,
     default_state_dir,
+    fallback_folders,
     open_state_dir,
     run_file_path,
     temporary_folder,
@@ -94,6 +95,20 @@ def test_where_there_is_no_room_at_all_it_is_left_to_the_run_to_fail(
     assert "cannot be written" in state.notices[0]
     with pytest.raises(OSError, match="No such file"):
         temporary_folder(str(tmp_path / "missing"))
+
+
+def test_temporary_folders_are_found_again_but_not_those_of_others(
+    temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("registry_gc.runs.state_dir.IN_MEMORY", (str(tmp_path / "memory"),))
+    (tmp_path / "memory").mkdir()
+    found = [temporary_folder(str(tmp_path / "memory")), temporary_folder(None)]
+    (temporary / "registry-gc-open").mkdir(mode=0o755)
+    (temporary / "registry-gc-link").symlink_to(found[0])
+    (temporary / "registry-gc-file").touch(mode=0o600)
+    assert fallback_folders() == found
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert fallback_folders() == []
 
 
 def test_run_files_are_named_by_time_and_run() -> None:

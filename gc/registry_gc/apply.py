@@ -27,7 +27,7 @@ from registry_gc.report.model import Report
 from registry_gc.runs.plan_file import PlanFile, PlanRefused
 from registry_gc.runs.rows import Kind, RowState
 from registry_gc.second_look import look_again
-from registry_gc.session import Job, Plan, Refused, Session
+from registry_gc.session import Job, Plan, Refused, Session, objections
 
 MAX_AGE = 7 * 24 * 3600.0
 """Seconds after which a plan is too old to be carried out, unless another age is asked for."""
@@ -75,7 +75,7 @@ class _Planning(SealedCollection):
 
     def _run(self, engine: Engine) -> None:
         self._ask_guard()
-        if self.verdict != "allowed" and self.policy.grace < GRACE_IN_USE:
+        if self._may_be_in_use() and self.policy.grace < GRACE_IN_USE:
             self.observer.notice(
                 "the registry may be in use: nothing that is younger than 24 h is planned"
             )
@@ -84,6 +84,11 @@ class _Planning(SealedCollection):
             self._plan(engine)
             self._check_limits()
             self._seal()
+
+    def _may_be_in_use(self) -> bool:
+        # That Redis cannot be reached, alone, says nothing of who writes.
+        codes = {finding.code for finding in objections(self.findings)}
+        return self.verdict != "allowed" and codes != {"redis-unreachable"}
 
 
 class _Application(Session):

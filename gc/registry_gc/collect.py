@@ -22,7 +22,7 @@ from registry_gc.report.build import report_of
 from registry_gc.report.document import document
 from registry_gc.report.model import Report
 from registry_gc.retained import leftover_rows, leftovers_of, multipart_rows, shows_leftovers
-from registry_gc.run_file import RunFileError
+from registry_gc.run_file import RunFile, RunFileError
 from registry_gc.runs.past import beginning, ending
 from registry_gc.runs.plan_file import PlanFile, discard_begun, discard_begun_plan, policy_facts
 from registry_gc.runs.rows import Kind
@@ -66,6 +66,20 @@ def _remember(session: Session, report: Report) -> None:
         session.run_file.record_meta(**ending(time.time(), document(report)))
     except RunFileError as error:
         session.observer.notice(f"the run file does not say how the run ended: {error}")
+
+
+def remember_again(report: Report, observer: Observer) -> None:
+    """Put what a run came to after all into its own file, which says what it came to before."""
+    if report.run_file is None:
+        return
+    try:
+        run_file = RunFile.existing(report.run_file)
+        try:
+            run_file.record_meta(**ending(time.time(), document(report)))
+        finally:
+            run_file.close()
+    except RunFileError as error:
+        observer.notice(f"the run file does not say how the run ended: {error}")
 
 
 class SealedCollection(Session):

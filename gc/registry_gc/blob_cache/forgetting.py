@@ -26,6 +26,7 @@ from registry_gc.run_file import RunFile, RunFileError
 from registry_gc.runs.rows import Cached, RowState
 
 if TYPE_CHECKING:
+    from registry_gc.blob_cache.journals import Journals
     from registry_gc.blob_cache.redis_config import RedisConfig
 
 _BATCH = 1000  # rows, of at most four commands each, in one round trip
@@ -36,20 +37,23 @@ class Forgotten(msgspec.Struct, frozen=True):
     """What became of the cache, for the report.
 
     ``removed`` counts rows of the run file whose entries are gone; ``left`` those whose entries
-    may still be there. ``restart``: only a restart of the registry makes it forget.
+    may still be there; ``run_file`` names them. ``restart``: only a restart of the registry makes
+    it forget.
     """
 
     kind: str | None = None
     removed: int = 0
     left: int = 0
     restart: bool = False
+    run_file: str = ""
 
     @property
     def warning(self) -> str:
         """What the operator has to know where entries are left."""
         return (
             f"{self.left} deleted blobs and links may still be in the registry's Redis, which"
-            " answers pushes with them: before it takes writes, run again, or empty that Redis"
+            " answers pushes with them: before it takes writes, run again, or go on with"
+            f" `registry-gc apply {self.run_file}`, or empty that Redis"
         )
 
 
@@ -63,8 +67,11 @@ class BlobCache(Protocol):
     def check(self) -> Finding | None:
         """Why nothing may be deleted now; None where something may."""
 
-    def catch_up(self, driver: str, root: str) -> None:
-        """Forget what earlier runs on that storage have deleted and did not get to."""
+    def catch_up(self, driver: str, root: str) -> Sequence[str]:
+        """Forget what earlier runs on that storage have deleted and did not get to.
+
+        Returns the run files of which something may be left.
+        """
 
     def begin(self, run_file: RunFile) -> Finding | None:
         """Called before the first delete, with the lock held; a finding stops the run."""
@@ -106,8 +113,9 @@ class NoCache:
         """Nothing speaks against it."""
         return None
 
-    def catch_up(self, driver: str, root: str) -> None:
+    def catch_up(self, driver: str, root: str) -> Sequence[str]:
         """Nothing to do."""
+        return ()
 
     def begin(self, run_file: RunFile) -> Finding | None:
         """Nothing to do."""
@@ -131,23 +139,24 @@ class NoCache:
 class RedisCache:
     """The Redis that the registry shares; None where its config names none.
 
-    :param earlier: the paths of other runs' files, in which some entries may not have been
-        removed.
+    :param journals: where the files of other runs are, of which some entries may not have been
+        removed, and where this run's file is noted for later ones.
     """
 
     def __init__(
         self,
         config: RedisConfig | None,
         observer: Observer,
-        earlier: Sequence[str] = (),
+        journals: Journals,
     ) -> None:
         self._config = config
         self._observer = observer
-        self._earlier = earlier
+        self._journals = journals
         self._client: Any = None
         self.lost = False
         self._removed = 0
         self._left = 0
+        self._run_file = ""
 
     def check(self) -> Finding | None:
         """Whether Redis answers, and lets us remove entries.
@@ -178,12 +187,15 @@ class RedisCache:
         found = self.check()
         if found is None:
             run_file.record_meta(blob_cache="redis")
+            # Only now: the file may have moved to be written to. Should it move later on, what it
+            # leaves behind names all that this run means to delete.
+            self._journals.begun(run_file.path, meta["driver"], meta["root"])
         return found
 
-    def catch_up(self, driver: str, root: str) -> None:
+    def catch_up(self, driver: str, root: str) -> Sequence[str]:
         """Remove what other runs on that storage have left; what fails is left for the next one."""
-        for path in self._earlier:
-            self._finish_earlier(path, (driver, root))
+        paths = self._journals.paths(driver, root)
+        return [path for path in paths if not self._finish_earlier(path, (driver, root))]
 
     def settled(self, run_file: RunFile, outcomes: Sequence[tuple[int, Outcome]]) -> None:
         """Remove the entries of what was deleted.
@@ -212,12 +224,14 @@ class RedisCache:
         except _Unreachable:
             self.lost = True
         self._removed, self._left = run_file.count_cached(*_GONE)
+        self._run_file = run_file.path
         if not self._left:
             run_file.record_meta(blob_cache="forgotten")
+            self._journals.done(run_file.path)
 
     def state(self) -> Forgotten:
         """How many entries are gone, and how many may be left."""
-        return Forgotten("redis", self._removed, self._left)
+        return Forgotten("redis", self._removed, self._left, run_file=self._run_file)
 
     def close(self) -> None:
         """Close the connections."""
@@ -225,19 +239,29 @@ class RedisCache:
             self._client.close()
             self._client = None
 
-    def _finish_earlier(self, path: str, storage: tuple[object, object]) -> None:
-        """Remove the entries of all that another run has, or may have, deleted."""
+    def _finish_earlier(self, path: str, storage: tuple[object, object]) -> bool:
+        """Remove the entries of all that another run has, or may have, deleted.
+
+        Returns whether none of them is left, or the run was about another storage.
+        """
         try:
             run_file = RunFile.existing(path)
         except RunFileError as error:
             self._observer.notice(f"whether its entries are in Redis is not known: {error}")
-            return
+            for note in self._journals.notes_of(path):
+                self._observer.notice(
+                    f"{note} says that this is the file of a run which did not remove all of its"
+                    " entries: empty that Redis before the registry takes writes, then remove"
+                    f" {note}"
+                )
+            return False
         try:
             meta = run_file.meta()
-            if meta.get("blob_cache") != "redis":
-                return
             if (meta.get("driver"), meta.get("root")) != storage:
-                return
+                return True
+            if meta.get("blob_cache") != "redis":
+                self._journals.done(path)
+                return True
             for batch in run_file.cached_batches(_BATCH, RowState.PLANNED):
                 # One that was killed may have deleted what it had not written down yet. Nor is
                 # this written down: who goes on with that run has to do it again.
@@ -248,11 +272,14 @@ class RedisCache:
                 self._remove(run_file, left)
                 rows += len(left)
             run_file.record_meta(blob_cache="forgotten")
+            self._journals.done(path)
             self._observer.notice(f"removed from Redis what the run of {path} had left: {rows}")
+            return True
         except _Unreachable:
-            return  # the check that follows says so
+            return False  # the check that follows says so
         except RunFileError as error:
             self._observer.notice(f"entries of an earlier run may be left in Redis: {error}")
+            return False
         finally:
             run_file.close()
 
@@ -284,7 +311,8 @@ class RedisCache:
             for command in commands:
                 pipeline.execute_command(*command)
             pipeline.execute()
-        except (RedisError, RedisClusterException, OSError) as error:
+        except (RedisError, RedisClusterException, OSError, ValueError, TypeError) as error:
+            # The last two: a host, a password or a certificate that the library cannot make use of.
             self.close()
             raise _Unreachable(" ".join(str(error).split()) or type(error).__name__) from error
 

@@ -5,6 +5,7 @@ Imported only where a registry has one: the client library is an extra.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from registry_gc.blob_cache.redis_config import RedisConfig
 
 _TIMEOUT = 5.0  # seconds, for a connection and for each answer
 _RETRIES = 4  # within three seconds: a restart of Redis, not more
+# What is around them in a bundle is comments, in whatever language; Go reads no other blocks.
+_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----[\x00-\x7f]*?-----END CERTIFICATE-----")
 # These the library has no types for.
 _SENTINEL: Any = Sentinel
 _NODE: Any = ClusterNode
@@ -26,7 +29,8 @@ def connect(config: RedisConfig) -> Any:
     """A client for *config*; most connect only when they are asked something.
 
     :raises RedisError: no node of a cluster answers.
-    :raises OSError: a file of certificates cannot be read.
+    :raises OSError: a file of certificates or a key cannot be read.
+    :raises ValueError: there is no certificate in a file of authorities.
     """
     common: dict[str, Any] = {
         "socket_timeout": _TIMEOUT,
@@ -64,7 +68,11 @@ def connect(config: RedisConfig) -> Any:
 def _tls(config: RedisConfig) -> dict[str, Any]:
     if not config.tls:
         return {}
-    authorities = "\n".join(Path(path).read_text("utf-8", "replace") for path in config.authorities)
+    for path in filter(None, (config.certificate, config.key)):
+        # Of a file that it cannot read the library does not tell the name.
+        with open(path, "rb"):
+            pass
+    authorities = "\n".join(map(_certificates, config.authorities))
     return {
         "ssl": True,
         "ssl_cert_reqs": "required" if config.verify else "none",
@@ -73,3 +81,11 @@ def _tls(config: RedisConfig) -> dict[str, Any]:
         "ssl_keyfile": config.key or None,
         "ssl_ca_data": authorities or None,
     }
+
+
+def _certificates(path: str) -> str:
+    found = _CERTIFICATE.findall(Path(path).read_bytes())
+    if not found:
+        # Without any, the system's would be taken.
+        raise ValueError(f"{path}: there is no certificate in it (redis.tls.rootcas)")
+    return "\n".join(block.decode("ascii") for block in found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -35,7 +34,6 @@ from registry_gc.progress import Progress
 from registry_gc.report.model import Report
 from registry_gc.run_file import RunFileError, already_there
 from registry_gc.runs.plan_file import Found, found_at
-from registry_gc.runs.state_dir import run_files
 from registry_gc.service.away import Commands, Service, settled
 from registry_gc.service.commands import Shared
 from registry_gc.service.supervisor import End, supervise
@@ -62,11 +60,12 @@ def commands_of(options: Mapping[str, Any]) -> Commands:
 
 
 def run_with_commands(
-    options: Mapping[str, Any], run: Callable[[Commands, Service | None], int]
+    options: Mapping[str, Any],
+    run: Callable[[Mapping[str, Any], Commands, Service | None], int],
 ) -> int:
     """Run a collection with the commands that *options* give; returns the exit code.
 
-    :param run: runs it in this process; without a service it runs no commands.
+    :param run: runs it in this process, with options; without a service it runs no commands.
     """
     try:
         commands = commands_of(options)
@@ -74,12 +73,15 @@ def run_with_commands(
         complain(str(error))
         return 2
     if options["dry_run"]:
-        return run(commands, None)
+        return run(options, commands, None)
+    # Once, for both processes: where it cannot be written, each look makes another folder.
+    state_dir = state_folder(options, Progress(bars=False, as_json=logs_json()))
+    options = {**options, "state_dir": state_dir}
     service = Service(commands, Shared(), partial(_alone, options))
     end = supervise(
         service,
-        lambda: run(commands, service),
-        lambda: _forget(options),
+        lambda: run(options, commands, service),
+        lambda: _forget(options, service.shared.run_file),
         complain,
         note,
     )
@@ -112,19 +114,27 @@ def _alone(options: Mapping[str, Any]) -> Iterator[None]:
         yield
 
 
-def _forget(options: Mapping[str, Any]) -> None:
-    """Remove from the registry's Redis what a run that was killed did not get to."""
-    progress = Progress(bars=False)
+def _forget(options: Mapping[str, Any], run_file: str) -> None:
+    """Remove from the registry's Redis what a run that was killed did not get to.
+
+    :param run_file: of that run; empty where it had not come to that yet.
+    """
+    progress = Progress(bars=False, as_json=logs_json())
     config = read_config(options["config"], progress)
-    state_dir = state_folder(options, progress)
-    own = [os.path.abspath(str(options["run_file"]))] if options["run_file"] else []
-    cache = blob_cache_of(config, [*run_files(state_dir), *own], progress)
+    also = (run_file,) if run_file else ()
+    cache = blob_cache_of(config, options["state_dir"], progress, also=also)
     storage = storage_of(config)
     try:
-        cache.catch_up(storage.driver, storage.root)
+        left = cache.catch_up(storage.driver, storage.root)
         stale = cache.check()
         if stale is not None:
             complain(stale.message)
+        if run_file in left:
+            complain(
+                "THE REGISTRY'S REDIS MAY REMEMBER BLOBS THAT ARE GONE, and answers pushes with"
+                f" them: empty it (FLUSHDB) before anybody pushes; {run_file} names what was"
+                " deleted"
+            )
     finally:
         cache.close()
         storage.close()

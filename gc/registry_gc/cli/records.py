@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from registry_gc.catalog import Catalog
 from registry_gc.cli.outlets import MetricsOutlet, audit_log_of
-from registry_gc.collect import Job, Plan
+from registry_gc.collect import Job, Plan, remember_again
 from registry_gc.digest import pack
 from registry_gc.events import Observer, PhaseTimer
 from registry_gc.references import Manifests
@@ -81,7 +81,11 @@ class Recorder:
         """Close the audit log, and hand the metrics over. An audit log that is not whole fails
         the run; metrics never change what a run came to.
         """
-        report = self._closed(report)
+        closed = self._closed(report)
+        if closed is not report or report.commands:
+            # The run file was told before the registry was brought back, and the log closed.
+            remember_again(closed, self._records.observer)
+        report = closed
         self._records.metrics.hand_over(self._storage.root, lambda: self._figures(report))
         return report
 

@@ -46,7 +46,7 @@ from registry_gc.report.document import as_json
 from registry_gc.report.model import Report
 from registry_gc.report.text import plan_lines, summary_lines
 from registry_gc.runs.shrink import memory_path
-from registry_gc.runs.state_dir import run_file_path, run_files
+from registry_gc.runs.state_dir import run_file_path
 
 if TYPE_CHECKING:
     from registry_gc.service.away import Commands, Service
@@ -77,7 +77,7 @@ def run_collection(options: Mapping[str, Any], doing: Doing | None = None) -> in
         return _run_here(options, doing)
     from registry_gc.cli.away import run_with_commands
 
-    return run_with_commands(options, lambda *away: _run_here(options, doing, *away))
+    return run_with_commands(options, lambda given, *away: _run_here(given, doing, *away))
 
 
 def _run_here(
@@ -164,14 +164,14 @@ def _run(
                     close(job)
 
         if service is None:
-            report = run(_job(options, progress, commands))
+            report = run(_job(options, progress, commands, service))
         else:
             from registry_gc.cli.away import run_away
 
             report = run_away(
                 service,
                 options,
-                lambda watcher: _job(options, watcher or progress, commands),
+                lambda watcher: _job(options, watcher or progress, commands, service),
                 run,
                 interrupts,
             )
@@ -196,7 +196,12 @@ def _run(
     return report.exit_code
 
 
-def _job(options: Mapping[str, Any], progress: Progress, commands: Commands | None) -> Job:
+def _job(
+    options: Mapping[str, Any],
+    progress: Progress,
+    commands: Commands | None,
+    service: Service | None,
+) -> Job:
     config = read_config(options["config"], progress)
     storage = storage_of(config, options["max_requests_per_second"])
     stopped = options["registry_stopped"] or (commands is not None and commands.stops)
@@ -205,7 +210,8 @@ def _job(options: Mapping[str, Any], progress: Progress, commands: Commands | No
     if options["allow_writable"]:
         caution(config, progress)
     state_dir = state_folder(options, progress)
-    cache = blob_cache_of(config, run_files(state_dir), progress)
+    begun = service.shared.begun if service is not None else None
+    cache = blob_cache_of(config, state_dir, progress, begun)
     check = with_cache(guard.check, cache)
     if commands is not None and options["dry_run"]:
         check = commands.guessing(check)

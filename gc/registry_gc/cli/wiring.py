@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -100,16 +100,24 @@ def guard_of(config: Config, storage: Storage, options: Mapping[str, Any]) -> Gu
     )
 
 
-def blob_cache_of(config: Config, earlier: Sequence[str], progress: Progress) -> BlobCache:
-    """What makes the registry forget what is deleted, and what runs *earlier* have deleted.
+def blob_cache_of(
+    config: Config,
+    state_dir: str,
+    progress: Progress,
+    begun: Callable[[str], None] | None = None,
+    also: tuple[str, ...] = (),
+) -> BlobCache:
+    """What makes the registry forget what is deleted, and what earlier runs have deleted.
 
+    :param begun: see :class:`registry_gc.blob_cache.journals.Journals`, as for *also*.
     :raises ConfigError: its ``redis`` section cannot be understood.
     """
     if config.blob_descriptor_cache == "redis":
+        from registry_gc.blob_cache.journals import Journals
         from registry_gc.blob_cache.redis_config import redis_config
 
         redis = redis_config(config.path, config.redis or {})
-        return RedisCache(redis, progress, earlier)
+        return RedisCache(redis, progress, Journals(state_dir, begun, also))
     # Distribution takes any other name for none, with a warning.
     return NoCache("inmemory" if config.blob_descriptor_cache == "inmemory" else None)
 

@@ -48,6 +48,7 @@ class PastRun(msgspec.Struct, frozen=True):
 
     ``left``: rows that are still planned. ``unsettled``: those, and rows in a state that this
     version does not know. ``reason``: why the file is damaged, or the run not done.
+    ``cached``: entries of what it deleted may still be in the registry's Redis.
     """
 
     path: str
@@ -72,6 +73,7 @@ class PastRun(msgspec.Struct, frozen=True):
     gone_already: int = 0
     left: int = 0
     unsettled: int = 0
+    cached: bool = False
     held: int | None = None
     damaged: int | None = None
     blobs: int | None = None
@@ -192,6 +194,7 @@ def _told(path: str, meta: dict[str, Any], counts: _Counts) -> PastRun:
         gone_already=sum(rows for _, state, rows, _ in counts if state == RowState.GONE_ALREADY),
         left=left,
         unsettled=unsettled,
+        cached=meta.get("blob_cache") == "redis",
         held=None if "held" not in report else len(report["held"]),
         damaged=None if "damaged" not in report else len(report["damaged"]),
         blobs=report.get("blobs", {}).get("total"),
@@ -223,8 +226,9 @@ def prune(state_dir: str, keep: int, current: str | None) -> Pruned:
     """Remove old run files but for the *keep* newest.
 
     Never removed: *current*; the file of a run that goes on, or of which nobody can tell; a
-    damaged file; and one with rows that are not settled, unless a later run of the same storage
-    deleted all that it meant to, which was then everything dead.
+    damaged file; one that alone says what has still to be removed from the registry's Redis; and
+    one with rows that are not settled, unless a later run of the same storage deleted all that it
+    meant to, which was then everything dead.
 
     :raises OSError: the folder cannot be read.
     """
@@ -244,7 +248,7 @@ def prune(state_dir: str, keep: int, current: str | None) -> Pruned:
 
 def removable(run: PastRun, later: Sequence[PastRun]) -> bool:
     """Tell whether nothing rests on the file of *run* any more; see :func:`prune`."""
-    if run.state not in (RunState.FINISHED, RunState.STOPPED):
+    if run.cached or run.state not in (RunState.FINISHED, RunState.STOPPED):
         return False
     if run.dry_run or not run.unsettled:
         return True

@@ -324,7 +324,7 @@ class Found(enum.Enum):
     BEGUN = enum.auto()
     """The file of a run that ended before it had a plan: nothing was deleted by it."""
     STOPPED = enum.auto()
-    """The file of a run that has a plan, and has not ended."""
+    """The file of a run that has a plan, and has not ended, or left entries in Redis."""
     OTHER = enum.auto()
     """Anything else, which is never touched."""
 
@@ -336,7 +336,9 @@ def found_at(path: str) -> Found:
     meta = _meta_at(path)
     if not meta:
         return Found.OTHER
-    if meta.get("purpose", "run") != "run" or meta.get("finished"):
+    if meta.get("purpose", "run") != "run":
+        return Found.OTHER
+    if meta.get("finished") and meta.get("blob_cache") != "redis":
         return Found.OTHER
     return Found.STOPPED if meta.get("planned") else Found.BEGUN
 

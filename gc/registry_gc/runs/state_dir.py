@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import stat
 import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from typing import NamedTuple
 
 IN_MEMORY = ("/dev/shm",)  # noqa: S108  # folders with names of their own are made there
 """Where files take no room on a disk."""
+_PREFIX = "registry-gc-"
 
 
 class StateDir(NamedTuple):
@@ -54,8 +56,27 @@ def temporary_folder(*parents: str | None) -> str:
     """
     for parent in parents[:-1]:
         with contextlib.suppress(OSError):
-            return tempfile.mkdtemp(prefix="registry-gc-", dir=parent)
-    return tempfile.mkdtemp(prefix="registry-gc-", dir=parents[-1])
+            return tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
+    return tempfile.mkdtemp(prefix=_PREFIX, dir=parents[-1])
+
+
+def fallback_folders() -> list[str]:
+    """The temporary folders that are left of runs of this user."""
+    parents = [*IN_MEMORY]
+    with contextlib.suppress(OSError):
+        parents.append(tempfile.gettempdir())
+    places = [os.path.join(glob.escape(parent), f"{_PREFIX}*") for parent in parents]
+    return [path for place in places for path in sorted(glob.glob(place)) if _is_private(path)]
+
+
+def _is_private(path: str) -> bool:
+    """Whether nobody else can have put there what lies there: anybody may make such a name."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    private = not stat.S_IMODE(status.st_mode) & 0o077
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and private
 
 
 def run_file_path(state_dir: str, run: str, now: float) -> str:

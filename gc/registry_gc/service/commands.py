@@ -47,14 +47,17 @@ class Shared:
 
     ``away``: the registry was, or may have been, stopped, and not started again since.
     ``remote``: deletes are requests, which a server may still be working on.
-    ``reported``: what the run came to was told.
+    ``reported``: what the run came to was told. ``run_file``: names what has to be removed from
+    the registry's Redis; empty while nothing has.
     """
 
-    _AWAY, _REMOTE, _REPORTED, _COMMAND = 0, 1, 2, 8
+    _AWAY, _REMOTE, _REPORTED, _COMMAND, _RUN_FILE = 0, 1, 2, 8, 24
+    _LENGTH = struct.Struct("=q")
 
     def __init__(self) -> None:
         # Anonymous and shared: a fork has the same page, and nothing of it is left behind.
-        self._page = mmap.mmap(-1, mmap.PAGESIZE)
+        # More than the longest path (4096 bytes) takes.
+        self._page = mmap.mmap(-1, 4 * mmap.PAGESIZE)
 
     @property
     def away(self) -> bool:
@@ -92,6 +95,21 @@ class Shared:
     @command.setter
     def command(self, value: tuple[int, int]) -> None:
         struct.pack_into("=qq", self._page, self._COMMAND, *value)
+
+    @property
+    def run_file(self) -> str:
+        """Where the run file is of which the registry's Redis may remember something."""
+        (length,) = self._LENGTH.unpack_from(self._page, self._RUN_FILE)
+        start = self._RUN_FILE + self._LENGTH.size
+        return os.fsdecode(self._page[start : start + length])
+
+    def begun(self, run_file: str) -> None:
+        """Something is about to be deleted that the registry's Redis may remember."""
+        path = os.fsencode(run_file)
+        start = self._RUN_FILE + self._LENGTH.size
+        self._page[start : start + len(path)] = path
+        # Last: who is killed before has deleted nothing yet.
+        self._LENGTH.pack_into(self._page, self._RUN_FILE, len(path))
 
 
 def run_command(
