@@ -199,7 +199,7 @@ def test_what_a_command_says_does_not_grow_in_memory() -> None:
     for number in range(5):
         os.write(hearing.handle, b"x" * (2 << 20) + b"\n%d\n" % number)
         hearing.listen()
-        assert os.fstat(hearing.handle).st_size == 0
+        assert os.fstat(hearing.handle).st_blocks * 512 < 64 << 10
     hearing.close()
     assert heard[-1] == "4"
     assert sum(map(len, heard)) < 64 << 10
