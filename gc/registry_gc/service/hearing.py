@@ -20,6 +20,7 @@ MOST = 64 << 10
 
 _PIECE = 16 << 10
 _CUT = 1 << 20  # bytes after which what was read of the file is given back
+_KNOWN = 64  # bytes by which the file is known again
 _PUNCH_HOLE = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE and FALLOC_FL_KEEP_SIZE, <linux/falloc.h>
 _PATIENCE = 0.05
 _LAST_PATIENCE = 1.0
@@ -39,6 +40,7 @@ class Hearing:
         self._memory = _memory()
         self.handle = os.open(os.devnull, os.O_WRONLY) if self._memory is None else self._memory
         self._read = self._freed = 0
+        self._last = b""
         self._waiting = b""
 
     def listen(self, *, end: bool = False) -> None:
@@ -48,16 +50,22 @@ class Hearing:
         until = time.monotonic() + (_LAST_PATIENCE if end else _PATIENCE)
         with contextlib.suppress(OSError):
             size = os.fstat(self._memory).st_size
-            # `>/dev/stderr` opens the file anew, and empties it.
-            if size < self._read:
-                self._read = self._freed = 0
+            if self._is_another(size):
+                self._read, self._freed, self._last = 0, 0, b""
             while piece := os.pread(self._memory, min(_PIECE, size - self._read), self._read):
                 self._read += len(piece)
+                self._last = (self._last + piece)[-_KNOWN:]
                 self._waiting = self._tell((self._waiting + piece)[-MOST:], until, False)
             if self._read - self._freed > _CUT:
-                _free(self._memory, self._read)
+                _free(self._memory, self._read - _KNOWN)
                 self._freed = self._read
         self._waiting = self._tell(self._waiting, until, end)
+
+    def _is_another(self, size: int) -> bool:
+        """Whether the file was emptied, as `>/dev/stderr` does, which opens it anew."""
+        assert self._memory is not None
+        known = os.pread(self._memory, len(self._last), self._read - len(self._last))
+        return size < self._read or known != self._last
 
     def close(self) -> None:
         """Tell on the rest, and let go."""
