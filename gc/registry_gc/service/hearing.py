@@ -19,7 +19,9 @@ MOST = 64 << 10
 """Bytes that wait to be told; of more, the last."""
 
 _PIECE = 16 << 10
-_CUT = 1 << 20  # bytes of the file after which what was read of it is cut off
+_CUT = 1 << 20  # bytes after which what was read of the file is given back
+_KNOWN = 64  # bytes by which the file is known again
+_PUNCH_HOLE = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE and FALLOC_FL_KEEP_SIZE, <linux/falloc.h>
 _PATIENCE = 0.05
 _LAST_PATIENCE = 1.0
 # A pipe that poll calls writable takes as much at once (pipe(7)).
@@ -37,7 +39,8 @@ class Hearing:
         self._tell = tell
         self._memory = _memory()
         self.handle = os.open(os.devnull, os.O_WRONLY) if self._memory is None else self._memory
-        self._read = 0
+        self._read = self._freed = 0
+        self._last = b""
         self._waiting = b""
 
     def listen(self, *, end: bool = False) -> None:
@@ -47,17 +50,22 @@ class Hearing:
         until = time.monotonic() + (_LAST_PATIENCE if end else _PATIENCE)
         with contextlib.suppress(OSError):
             size = os.fstat(self._memory).st_size
-            # `>/dev/stderr` opens the file anew, and empties it.
-            self._read = self._read if size >= self._read else 0
+            if self._is_another(size):
+                self._read, self._freed, self._last = 0, 0, b""
             while piece := os.pread(self._memory, min(_PIECE, size - self._read), self._read):
                 self._read += len(piece)
+                self._last = (self._last + piece)[-_KNOWN:]
                 self._waiting = self._tell((self._waiting + piece)[-MOST:], until, False)
-            if self._read > _CUT:
-                # Memory must not grow with what a command says. What it writes between the two
-                # calls is lost; who writes a megabyte has said more than is told anyway.
-                os.ftruncate(self._memory, 0)
-                self._read = 0
+            if self._read - self._freed > _CUT:
+                _free(self._memory, self._read - _KNOWN)
+                self._freed = self._read
         self._waiting = self._tell(self._waiting, until, end)
+
+    def _is_another(self, size: int) -> bool:
+        """Whether the file was emptied, as `>/dev/stderr` does, which opens it anew."""
+        assert self._memory is not None
+        known = os.pread(self._memory, len(self._last), self._read - len(self._last))
+        return size < self._read or known != self._last
 
     def close(self) -> None:
         """Tell on the rest, and let go."""
@@ -87,9 +95,24 @@ def _memory() -> int | None:
         return None
     finally:
         os.close(handle)
-    # For every process that has it, also after what was read has been cut off.
+    # `>/dev/stderr` sets it to the beginning for one process, not for the others.
     fcntl.fcntl(kept, fcntl.F_SETFL, os.O_APPEND)
     return kept
+
+
+def _free(memory: int, upto: int) -> None:
+    """Give the memory of the first bytes back: it must not grow with what a command says.
+
+    To cut the file off would lose what is written at that moment, which may be why it fails.
+    """
+    # What cannot be given back is no reason to leave a registry down.
+    with contextlib.suppress(ImportError, AttributeError, OSError):
+        import ctypes
+
+        library = ctypes.CDLL(None)
+        # Where there are both, the other one may take numbers of 32 bits (glibc).
+        punch = getattr(library, "fallocate64", None) or library.fallocate
+        punch(memory, _PUNCH_HOLE, ctypes.c_int64(0), ctypes.c_int64(upto))
 
 
 def in_lines(said: Callable[[str], None]) -> Tell:
