@@ -113,18 +113,12 @@ class Web:
                 decode_content=False,
             )
             try:
-                if response.status < 200:
-                    # The answer that may follow it is never taken for that to another request.
-                    response.close()
-                    raise Unavailable(f"HTTP {response.status} from {place.netloc} is no answer")
-                if limit is not None and response.status < 300:
-                    length = _length(response.headers.get("content-length", "0"))
-                    data = b"" if length > limit else response.read(limit + 1)
-                    if length > limit or len(data) > limit:
-                        raise TooLarge(f"more than the {limit} bytes allowed")
-                else:
-                    data = response.read()
+                data = _data_of(response, limit)
                 response.drain_conn()
+            except StorageError:
+                # What comes after it is never taken for the answer to another request.
+                response.close()
+                raise
             finally:
                 response.release_conn()
         except (urllib3.exceptions.HTTPError, OSError) as error:
@@ -191,11 +185,18 @@ def _system_has_certificates() -> bool:
     return bool(paths.cafile) or (os.path.isdir(paths.capath) and bool(os.listdir(paths.capath)))
 
 
-def _length(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        # Nobody can tell whether the answer is whole.
-        raise Unavailable(f"an answer of {text!r} bytes is none")
-    return int(text)
+def _data_of(response: urllib3.BaseHTTPResponse, limit: int | None) -> bytes:
+    if response.status < 200:
+        raise Unavailable(f"HTTP {response.status} is not yet an answer")
+    if limit is None or response.status >= 300:
+        return response.read()
+    told = response.headers.get("content-length", "0")
+    if not (told.isascii() and told.isdigit()):
+        raise Unavailable(f"nobody knows how long an answer of {told!r} bytes is")
+    data = b"" if int(told) > limit else response.read(limit + 1)
+    if int(told) > limit or len(data) > limit:
+        raise TooLarge(f"more than the {limit} bytes allowed")
+    return data
 
 
 def _reason(error: BaseException | None) -> str:
