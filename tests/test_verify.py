@@ -152,6 +152,16 @@ def test_a_layer_of_another_size_is_found_without_reading_it(store: Store, data:
     assert (problem.repository, problem.tag, problem.digest) == ("a", "v1", sha256(b"one"))
 
 
+@pytest.mark.parametrize("stated", ["9223372036854775808", "1" * 5000, "-1", "1e400", "true"])
+def test_a_size_that_no_file_has_is_none_at_all(store: Store, stated: str) -> None:
+    """A collection reads no sizes, and takes such a manifest for a good one."""
+    named = descriptor(OCI_LAYER, store.tree.layer("a", b"one"), 77)
+    document = {"config": descriptor("", store.tree.layer("a", b"{}"), 2), "layers": [named]}
+    data = json.dumps(document).replace('"size": 77', f'"size": {stated}')
+    store.tree.manifest("a", data.encode(), "v1")
+    assert looked_at(store.storage).problems == []
+
+
 @pytest.mark.parametrize("link", [b"", b"sha256:cut", sha256(b"other").encode()])
 def test_a_link_that_holds_something_else_is_no_link(store: Store, link: bytes) -> None:
     store.tree.image("a", "v1", layers=[b"one"])
