@@ -220,6 +220,20 @@ def test_a_child_that_its_repository_never_had_is_told_apart(store: Store) -> No
     }
 
 
+@pytest.mark.parametrize("data", [b"DEEP", b"deeper"])
+def test_a_child_that_its_repository_never_had_is_no_fault_there(store: Store, data: bytes) -> None:
+    image = store.tree.image("a", "v1", layers=[b"deep"])
+    store.tree.index("b", "v1", [image])
+    store.write(blob_path(sha256(b"deep")), data)
+    found = looked_at(store.storage, read_all=True)
+    assert found.broken == ["a:v1"]
+    assert {problem.repository for problem in found.problems} == {"a"}
+    store.write(blob_path(sha256(b"deep")), b"deep")
+    store.write(blob_path(image), store.storage.read(blob_path(image)) + b" ")
+    for read_all in (False, True):
+        assert looked_at(store.storage, read_all=read_all).broken == ["a:v1"]
+
+
 def test_a_child_that_is_linked_and_gone_is_a_fault(store: Store) -> None:
     child = store.tree.image("a")
     store.tree.index("a", "v1", [child])
