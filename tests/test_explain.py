@@ -405,6 +405,14 @@ def test_the_command_answers_in_words_and_as_json(tmp_path: Path) -> None:
     assert not (disk.root / repository_path("nowhere")).exists()
 
 
+def test_names_and_reasons_cannot_speak_to_a_terminal(tmp_path: Path) -> None:
+    disk = Disk(tmp_path)
+    disk.tree.manifest("a", {"mediaType": "x\nall is well\x1b[2K"}, "v1")
+    code, text, _ = shown(write_config(disk.root, readonly=False), "a:v1")
+    assert (code, "x\\nall is well\\x1b[2k" in text) == (0, True)
+    assert all(line.isprintable() for line in text.split("\n"))
+
+
 def test_a_root_without_a_registry_is_said(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     code, _, errors = shown(write_config(tmp_path / "empty"), "a")

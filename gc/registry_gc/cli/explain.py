@@ -34,6 +34,7 @@ from registry_gc.explain.trails import Trail
 from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.policy import Policy
 from registry_gc.progress import Progress
+from registry_gc.report.names import shown
 from registry_gc.survey import Surveyor
 from registry_gc.usage.freed import Freed, Marker
 
@@ -47,7 +48,7 @@ def run_explain(options: Mapping[str, Any]) -> int:
     output = Output()
     try:
         with Interrupts().installed():
-            return exit_code_of(lambda: _run(options, output))
+            return output.exit_code(exit_code_of(lambda: _run(options, output)))
     except Interrupted as interrupt:
         complain(f"interrupted by {interrupt}")
         return 128 + interrupt.number
@@ -90,7 +91,7 @@ def _run(options: Mapping[str, Any], output: Output) -> int:
         }
         output.lines([json.dumps({**kind, **asdict(about)}, indent=2)])
     else:
-        output.lines(_lines(about, policy))
+        output.lines(map(shown, _lines(about, policy)))
     return 0
 
 

@@ -42,7 +42,7 @@ def run_report(options: Mapping[str, Any]) -> int:
     interrupts = Interrupts()
     try:
         with interrupts.installed():
-            return exit_code_of(lambda: _run(options, output))
+            return output.exit_code(exit_code_of(lambda: _run(options, output)))
     except Interrupted as interrupt:
         complain(f"interrupted by {interrupt}")
         return 128 + interrupt.number

@@ -31,7 +31,7 @@ def list_runs(options: Mapping[str, Any]) -> int:
             output.lines(runs_lines(state_dir, runs, look()))
     finally:
         output.close()
-    return 0
+    return output.exit_code(0)
 
 
 def _state_dir(options: Mapping[str, Any]) -> str:
