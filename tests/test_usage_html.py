@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from playwright.sync_api import Browser, Page, ViewportSize
 
 from demo_usage import made_up_report
@@ -313,6 +314,20 @@ def test_the_first_report_has_no_growth_yet(visit: Open) -> None:
     report = made_up_report(3)
     first = UsageReport("s3", "b", report.usage, Growth(report.growth.points[-1:], ()), 10)
     assert "One report so far" in visit(first).inner_text("#growth")
+
+
+@pytest.mark.parametrize("reports", [12, 400])
+def test_the_edges_of_many_dots_do_not_hide_the_line(visit: Open, reports: int) -> None:
+    report = made_up_report(3)
+    (last,) = report.growth.points[-1:]
+    points = [replace(last, time=last.time - day * 86_400) for day in reversed(range(reports))]
+    growth = Growth(tuple(points), ())
+    shown = visit(UsageReport("s3", "b", report.usage, growth, 10))
+    assert shown.locator("#growth .dot").count() == reports
+    strokes = shown.evaluate(
+        "[...document.querySelectorAll('#growth .dot')].map(dot => getComputedStyle(dot).stroke)"
+    )
+    assert {stroke == "none" for stroke in strokes} == {reports > 60}
 
 
 def test_an_empty_registry_is_a_page_too(visit: Open) -> None:
