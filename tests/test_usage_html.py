@@ -264,6 +264,8 @@ def test_names_and_kinds_are_filtered(visit: Open) -> None:
     wanted = [name for name in _all_names(shown) if "shop" in name and "api" in name]
     assert set(names_shown(shown)) <= set(wanted)
     assert shown.inner_text("#all-count").startswith(f"{len(wanted)} of ")
+    shown.fill("#all-filter", f'"{wanted[0]}"')
+    assert names_shown(shown) == [wanted[0]]
     shown.fill("#all-filter", "no such name")
     assert names_shown(shown) == []
     shown.fill("#all-filter", "")
@@ -295,8 +297,9 @@ def test_the_map_can_be_used_by_keyboard(visit: Open) -> None:
     shown.keyboard.press("ArrowRight")
     label = shown.evaluate("document.activeElement.getAttribute('aria-label')")
     shown.keyboard.press("Enter")
-    assert shown.input_value("#all-filter") == label.split(", ")[0]
-    assert names_shown(shown)
+    name = label.split(", ")[0]
+    assert shown.input_value("#all-filter") == f'"{name}"'
+    assert names_shown(shown) == [name]
 
 
 def test_everything_that_is_to_be_used_has_a_name(visit: Open) -> None:
