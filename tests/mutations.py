@@ -26,7 +26,7 @@ Mutation = Callable[[random.Random, bytes], bytes]
 
 _ODD_VALUES: Sequence[Any] = (
     None, True, 0, -1, 1e999, "", [], {}, [[]], "sha256:", "sha256:" + "A" * 64, {"digest": 5},
-    "\ud800", 1 << 70, [None], "application/vnd.oci.image.index.v1+json; charset=utf-8",
+    "\ud800", 1 << 63, 10**4299, [None], "application/vnd.oci.image.index.v1+json; charset=utf-8",
 )  # fmt: skip
 
 

@@ -286,6 +286,24 @@ def test_a_line_that_was_cut_short_spoils_no_other(disk: Disk, log: Path) -> Non
     assert rest
 
 
+def test_a_log_that_is_removed_meanwhile_is_begun_anew(log: Path) -> None:
+    sink = FileSink(str(log))
+    sink.write([b"one\n"])
+    log.unlink()
+    sink.write([b"two\n"])
+    moved = log.rename(log.with_suffix(".1"))
+    sink.write([b"three\n"])
+    assert moved.read_bytes() == b"two\nthree\n"
+    moved.unlink()
+    sink.write([])
+    assert log.read_bytes() == b""
+    log.unlink()
+    log.mkdir()
+    with pytest.raises(IsADirectoryError):
+        sink.write([b"four\n"])
+    sink.close()
+
+
 def test_a_full_disk_leaves_no_half_line(log: Path) -> None:
     sink = FileSink(str(log))
     sink.write([b"one\n"])
@@ -458,6 +476,27 @@ def test_a_daemon_that_was_restarted_is_connected_again(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="log"):
         sink.write([b"lost\n"])
     sink.close()
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
+def test_a_stream_that_the_daemon_has_closed_is_connected_again(
+    tmp_path: Path, family: socket.AddressFamily
+) -> None:
+    """Else what is sent first goes nowhere, and nobody is told."""
+    with socket.socket(family) as listener:
+        local = family == socket.AF_UNIX
+        listener.bind(str(tmp_path / "log") if local else ("127.0.0.1", 0))
+        listener.listen()
+        where = listener.getsockname() if local else f"tcp:127.0.0.1:{listener.getsockname()[1]}"
+        sink: Sink = sink_of(f"syslog:{where}")
+        for message in (b"one\n", b"two\n"):
+            sink.write([message])
+            connection, _ = listener.accept()
+            with connection:
+                assert connection.recv(100).endswith(message)
+                sink.write([b"more " + message])
+                assert connection.recv(100).endswith(b"more " + message)
+        sink.close()
 
 
 @pytest.mark.parametrize("target", ["syslog:host:port", "syslog:tcp:host:0", "syslog:[::1]:99999"])

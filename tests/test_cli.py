@@ -48,14 +48,18 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": places, **(more or {})}
 
 
+GROUP = "from registry_gc.cli.main import registry_gc; registry_gc()"
+
+
 def call(
     *arguments: str | Path,
     redirect: str = "",
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
+    main: str = MAIN,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run the command as a process of its own; *redirect* is the shell's."""
-    words = shlex.join([sys.executable, "-c", MAIN, *map(str, arguments)])
+    words = shlex.join([sys.executable, "-c", main, *map(str, arguments)])
     return subprocess.run(
         ["sh", "-c", f"exec {words} {redirect}"],
         env=environment(env),
@@ -420,6 +424,22 @@ def test_no_way_of_closing_stdout_stops_a_sweep(disk: Disk, redirect: str, outpu
     connection.close()
 
 
+@pytest.mark.parametrize("command", ["verify", "explain", "report", "runs"])
+@pytest.mark.parametrize(
+    ("redirect", "code"), [(">/dev/full", 1), (">&-", 0), ("| :", 0), (">/dev/null", 0)]
+)
+def test_what_only_looks_fails_where_its_answer_is_lost(
+    disk: Disk, command: str, redirect: str, code: int
+) -> None:
+    disk.tree.image("a", "v1")
+    config = str(write_config(disk.root))
+    arguments = {"runs": [], "explain": [config, "a"]}.get(command, [config])
+    states = [] if command in ("verify", "explain") else ["--state-dir", str(disk.folder / "s")]
+    done = call(command, *states, *arguments, redirect=redirect, main=GROUP)
+    assert done.returncode == code, done.stderr
+    assert b"Traceback" not in done.stderr
+
+
 def test_a_reader_that_goes_away_is_told_of_on_stderr(disk: Disk) -> None:
     done = call("--state-dir", disk.folder / "state", many_orphans(disk), redirect=">/dev/full")
     assert b"note: nothing more goes to stdout: " in done.stderr
@@ -435,7 +455,7 @@ def test_names_that_stdout_cannot_say_are_shown_and_collected(disk: Disk, encodi
     config, state = write_config(disk.root), disk.folder / "state"
     done = call("-m", "--state-dir", state, config, env={"PYTHONIOENCODING": encoding})
     assert (done.returncode, done.stderr) == (0, b"")
-    assert b"odd-\\udcff" in done.stdout
+    assert b"odd-\\xff" in done.stdout
     assert ("snow-\N{SNOWMAN}" if encoding == "utf-8" else "snow-\\u2603").encode() in done.stdout
     assert not [path for path in disk.files() if "odd" in path or "snow" in path]
 

@@ -18,14 +18,17 @@ from registry_drivers.memory import MemoryStorage
 from registry_gc.cli.main import registry_gc
 from registry_gc.engine import SerialEngine
 from registry_gc.events import Silence
-from registry_gc.explain.explainer import AboutDigest, AboutRepository, AboutTag, Explainer, Fate
+from registry_gc.explain.explainer import AboutDigest, AboutRepository, AboutTag, Explainer
+from registry_gc.explain.fates import Fate
 from registry_gc.explain.lookup import Unknown
 from registry_gc.policy import Policy, Release
 from registry_gc.quarantine.aside import Aside
 from registry_gc.survey import Surveyor
 from registry_gc.usage.freed import Marker
 from registry_tree import (
+    OCI_INDEX,
     OCI_LAYER,
+    OCI_MANIFEST,
     blob_path,
     descriptor,
     layer_link_path,
@@ -118,6 +121,7 @@ def test_what_a_tag_frees_is_what_goes_once_it_is_deleted(
         about = ask.tag(repository.partition("/repositories/")[2], tag)
         freed = after.blobs - before.blobs
         assert about.frees.blobs == len(freed)
+        assert about.frees.manifests == len(set(after.revisions) - set(before.revisions))
         assert about.frees.bytes == sum(
             len(registry.files[blob_path(digest)].data) for digest in freed
         )
@@ -252,9 +256,10 @@ def test_what_nobody_knows_is_absent_and_what_waits_in_quarantine_says_where(
     assert about.fate is Fate.ABSENT
     assert about.reasons == ["neither linked nor referenced"]
     store.write(f"{Aside('some-run').home}{blob_path(unknown)}", b"unknown")
-    assert digest(store, unknown).reasons[1] == (
-        "the run some-run has set it aside; `registry-gc restore` brings it back"
-    )
+    waits = "the run some-run has set it aside; `registry-gc restore` brings it back"
+    assert digest(store, unknown).reasons[1] == waits
+    with pytest.raises(Unknown, match=waits):
+        digest(store, f"a@{unknown}")
 
 
 def test_a_short_digest_of_several_names_some_of_them(store: Store) -> None:
@@ -299,6 +304,73 @@ def test_a_repository_is_counted(store: Store) -> None:
     assert spoilt.target is None
 
 
+def repository(storage: MemoryStorage, name: str, policy: Policy) -> AboutRepository:
+    """What is said of a repository."""
+    about = explainer(storage, policy).explain(name)
+    assert isinstance(about, AboutRepository)
+    return about
+
+
+def test_a_repository_is_dead_only_when_nothing_of_it_stays(store: Store) -> None:
+    patient = Policy(delete_untagged=True, grace=HOUR)
+    store.tree.image("a", "v1")
+    store.tree.layer("b", b"old")
+    assert repository(store.storage, "b", patient).fate is Fate.DEAD
+    store.age = YOUNG
+    store.tree.layer("b", b"young")
+    about = repository(store.storage, "b", patient)
+    assert (about.fate, about.goes) == (Fate.YOUNG, {"layer-link": 1})
+    assert about.reasons == ["links in it, or what they name, are younger than the grace period"]
+    assert repository(store.storage, "b", UNTAGGED_GO).fate is Fate.DEAD
+
+
+@pytest.mark.parametrize(
+    ("started", "fate"),
+    [("2000-01-01T00:00:00Z", Fate.DEAD), ("2199-01-01T00:00:00Z", Fate.YOUNG), (None, Fate.LIVE)],
+)
+def test_a_repository_of_uploads_is_as_dead_as_they_are(
+    store: Store, started: str | None, fate: Fate
+) -> None:
+    store.tree.upload("b", "u-1", started)
+    about = repository(store.storage, "b", UNTAGGED_GO)
+    assert about.fate is fate
+    assert bool(about.reasons) is (fate is not Fate.DEAD)
+
+
+def test_a_repository_whose_links_say_where_live_bytes_are_is_live(store: Store) -> None:
+    store.tree.link_layer("b", sha512(b"x"), store.tree.blob(b"x"))
+    named = descriptor(OCI_LAYER, sha512(b"x"), 1)
+    store.tree.image("a", "v1", layers=[], extra={"layers": [named]})
+    about = repository(store.storage, "b", UNTAGGED_GO)
+    assert (about.fate, about.goes) == (Fate.LIVE, {})
+    assert about.reasons == ["links in it say under which names blobs are stored that stay"]
+
+
+def test_another_name_of_live_bytes_is_not_dead(store: Store) -> None:
+    store.tree.image("a", "v1", layers=[b"x"])
+    store.tree.link_layer("b", sha512(b"x"), sha256(b"x"))
+    about = digest(store, sha512(b"x"))
+    assert about.fate is Fate.LIVE
+    assert [bool(link.goes) for link in about.links] == [True]
+
+
+def test_what_an_index_lists_and_nobody_links_is_not_freed(store: Store) -> None:
+    child = store.tree.image("a", layers=[b"one"])
+    lost = [descriptor(OCI_MANIFEST, sha256(b"%d" % at), 9) for at in range(9)]
+    listed = [descriptor(OCI_MANIFEST, child, 9), *lost]
+    store.tree.manifest("a", {"mediaType": OCI_INDEX, "manifests": listed}, "v")
+    store.tree.tag("a", "lost", sha256(b"nothing"))
+    frees = [explainer(store.storage, UNTAGGED_GO).tag("a", tag).frees for tag in ("v", "lost")]
+    assert [freed.manifests for freed in frees] == [2, 0]
+
+
+def test_docker_s_own_form_of_a_reference_is_understood(store: Store) -> None:
+    image = store.tree.image("a/b", "v1")
+    about = explainer(store.storage, UNTAGGED_GO).explain(f"a/b:v1@{image}")
+    assert isinstance(about, AboutDigest)
+    assert (about.digest, about.repository) == (image, "a/b")
+
+
 def shown(config: Path, *arguments: str) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of the command."""
     answer = CliRunner().invoke(
@@ -331,6 +403,14 @@ def test_the_command_answers_in_words_and_as_json(tmp_path: Path) -> None:
     assert (code, text) == (1, "")
     assert errors.startswith("error: nowhere")
     assert not (disk.root / repository_path("nowhere")).exists()
+
+
+def test_names_and_reasons_cannot_speak_to_a_terminal(tmp_path: Path) -> None:
+    disk = Disk(tmp_path)
+    disk.tree.manifest("a", {"mediaType": "x\nall is well\x1b[2K"}, "v1")
+    code, text, _ = shown(write_config(disk.root, readonly=False), "a:v1")
+    assert (code, "x\\nall is well\\x1b[2k" in text) == (0, True)
+    assert all(line.isprintable() for line in text.split("\n"))
 
 
 def test_a_root_without_a_registry_is_said(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from registry_gc.manifest_reader import Edge, State, Wanted, read_manifests
 from registry_gc.manifests import References, UnreadableManifest, parse, parse_many
 from registry_gc.policy import Policy
 from registry_gc.verify.descriptors import Indescribable, describe
+from registry_gc.verify.library import read_described
 from registry_tree import RegistryTree, blob_path, repository_path, sha256, sha512
 
 A_REGISTRY = 250
@@ -51,6 +52,11 @@ def test_no_manifest_crashes_the_parser_or_hides_what_it_names(inputs: int) -> N
         named = {*references.blobs, *references.children, *references.maybe, *references.linked}
         assert {part.digest for part in described.parts} <= named, data
         assert references.subject == described.subject, data
+        # As those who verify keep it: nothing of it is too large for a column.
+        storage = MemoryStorage(lambda: NOW)
+        storage.put(blob_path(sha256(data)), data)
+        ((_, manifest),), _ = read_described(storage, Wanted(key_of(sha256(data)), {}))
+        assert len(manifest.sizes) == len(described.parts), data
     assert read > inputs // 10, "hardly any input was a manifest"
 
 

@@ -479,11 +479,28 @@ def test_credentials_of_a_gateway_are_sent_and_never_shown(disk: Disk) -> None:
     assert "cret" not in result.errors + result.text
 
 
-@pytest.mark.parametrize("url", ["ftp://localhost", "http://", "http://[::1", "http://x:port"])
-def test_an_address_that_is_none_is_a_usage_error(disk: Disk, url: str) -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://localhost",
+        "http://",
+        "http://[::1",
+        "http://x:port",
+        "http://localhost:0",
+        "http://localhost:99999",
+        "http://user:s3cr/et@host:9091",
+        "http://user:s3cr#et@host:9091",
+        "http://user:s3cr[et@host:9091",
+        "http://user:s3cr\u2100et@host:9091",
+    ],
+)
+def test_an_address_that_is_none_is_a_usage_error_that_shows_no_password(
+    disk: Disk, url: str
+) -> None:
     result = go(disk, "--pushgateway", url)
     assert result.exit_code == 2
     assert "--pushgateway" in result.errors
+    assert "s3cr" not in result.errors
     assert disk.has_blob(sha256(b"orphan"))
 
 

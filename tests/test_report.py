@@ -125,6 +125,18 @@ def test_verbose_lines_name_what_is_marked_with_the_blank_that_distribution_prin
     )
 
 
+@pytest.mark.parametrize("verbose", [False, True])
+def test_a_name_cannot_speak_to_a_terminal(store: Store, tmp_path: Path, verbose: bool) -> None:
+    store.tree.image("a", "v1", layers=[b"kept"])
+    for name in ("a", "odd\x1b[31m", "two\nlines"):
+        store.tree.image(name, None, layers=[b"dead"])
+    text = "\n".join(plan_lines(plan_of(store, tmp_path), verbose))
+    assert all(line.isprintable() for line in text.split("\n"))
+    for name in ("a", "odd\\x1b[31m", "two\\nlines"):
+        assert f"\n{name}: layer link eligible for deletion: {sha256(b'dead')}" in text
+    assert "\ntwo\\nlines\n" in text
+
+
 def test_each_blob_is_named_once_in_a_repository(store: Store, tmp_path: Path) -> None:
     for number in range(3):
         store.tree.image("a", f"v{number}", layers=[b"%d" % number, b"shared"])

@@ -227,6 +227,36 @@ def test_a_damaged_file_is_listed_as_such(tmp_path: Path, damage: Any) -> None:
     assert first.reason
 
 
+NO_TIMES = ("1e300", "-1e300", "-1", "NaN", "Infinity", "99999999999999", "9" * 400, "[" * 5000)
+
+
+@pytest.mark.parametrize("name", ["created", "ended"])
+@pytest.mark.parametrize("value", NO_TIMES)
+def test_a_time_that_no_calendar_has_is_damage_and_the_others_are_listed(
+    tmp_path: Path, name: str, value: str
+) -> None:
+    path = write_run(tmp_path, 1, RowState.DELETED)
+    write_run(tmp_path, 2, RowState.DELETED, root="/odd\udcff \ud800")
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE meta SET value = ? WHERE key = ?", (value, name))
+    connection.close()
+    assert [run.state for run in past_runs(str(tmp_path))] == [
+        RunState.FINISHED,
+        RunState.DAMAGED,
+    ]
+    for form in ("text", "json"):
+        code, text = list_runs(tmp_path, "--output", form)
+        assert (code, "damaged" in text) == (0, True)
+
+
+def test_seconds_without_end_are_damage(tmp_path: Path) -> None:
+    path = write_run(tmp_path, 1, RowState.DELETED)
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE meta SET value = replace(value, '1.5', '1e999')")
+    connection.close()
+    assert past_runs(str(tmp_path))[0].state is RunState.DAMAGED
+
+
 def test_other_files_are_no_runs(tmp_path: Path) -> None:
     write_run(tmp_path, 1)
     for name in ("notes.txt", "20260101T000000Z-00000000.sqlite.bak", "x.sqlite"):

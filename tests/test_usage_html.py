@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from playwright.sync_api import Browser, Page, ViewportSize
 
 from demo_usage import made_up_report
@@ -263,6 +264,8 @@ def test_names_and_kinds_are_filtered(visit: Open) -> None:
     wanted = [name for name in _all_names(shown) if "shop" in name and "api" in name]
     assert set(names_shown(shown)) <= set(wanted)
     assert shown.inner_text("#all-count").startswith(f"{len(wanted)} of ")
+    shown.fill("#all-filter", f'"{wanted[0]}"')
+    assert names_shown(shown) == [wanted[0]]
     shown.fill("#all-filter", "no such name")
     assert names_shown(shown) == []
     shown.fill("#all-filter", "")
@@ -294,8 +297,9 @@ def test_the_map_can_be_used_by_keyboard(visit: Open) -> None:
     shown.keyboard.press("ArrowRight")
     label = shown.evaluate("document.activeElement.getAttribute('aria-label')")
     shown.keyboard.press("Enter")
-    assert shown.input_value("#all-filter") == label.split(", ")[0]
-    assert names_shown(shown)
+    name = label.split(", ")[0]
+    assert shown.input_value("#all-filter") == f'"{name}"'
+    assert names_shown(shown) == [name]
 
 
 def test_everything_that_is_to_be_used_has_a_name(visit: Open) -> None:
@@ -313,6 +317,20 @@ def test_the_first_report_has_no_growth_yet(visit: Open) -> None:
     report = made_up_report(3)
     first = UsageReport("s3", "b", report.usage, Growth(report.growth.points[-1:], ()), 10)
     assert "One report so far" in visit(first).inner_text("#growth")
+
+
+@pytest.mark.parametrize("reports", [12, 400])
+def test_the_edges_of_many_dots_do_not_hide_the_line(visit: Open, reports: int) -> None:
+    report = made_up_report(3)
+    (last,) = report.growth.points[-1:]
+    points = [replace(last, time=last.time - day * 86_400) for day in reversed(range(reports))]
+    growth = Growth(tuple(points), ())
+    shown = visit(UsageReport("s3", "b", report.usage, growth, 10))
+    assert shown.locator("#growth .dot").count() == reports
+    strokes = shown.evaluate(
+        "[...document.querySelectorAll('#growth .dot')].map(dot => getComputedStyle(dot).stroke)"
+    )
+    assert {stroke == "none" for stroke in strokes} == {reports > 60}
 
 
 def test_an_empty_registry_is_a_page_too(visit: Open) -> None:

@@ -166,6 +166,7 @@ def test_a_root_that_is_missing_is_an_error(tmp_path: Path) -> None:
         ("a\x1b[31m", r"a\x1b[31m"),
         ("a\u202eb", r"a\u202eb"),
         ("a\nb", r"a\nb"),
+        ("a\ud800\udcff", r"a\ud800\udcff"),
     ],
 )
 def test_a_name_is_shown_without_what_a_terminal_obeys(name: str, text: str) -> None:
@@ -243,6 +244,35 @@ def test_a_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
     assert len(read_growth(str(tmp_path), "filesystem", "/a").points) == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("time", value) for value in ("1e300", "NaN", "-1e12", "99999999999999", "9" * 400)),
+        *(("stored", value) for value in ("Infinity", "NaN", "-5", "9" * 400, "[" * 5000)),
+    ],
+)
+def test_a_number_that_nobody_measured_is_left_out(tmp_path: Path, name: str, value: str) -> None:
+    remember(str(tmp_path), "filesystem", "/a", point(1.0))
+    file = tmp_path / "usage.jsonl"
+    good = file.read_text()
+    begin, _, end = good.partition(f'"{name}": ')
+    bad = f'{begin}"{name}": {value}{end[end.index(end.lstrip("0123456789.")[0]) :]}'
+    assert good != bad
+    file.write_text(bad + good)
+    assert read_growth(str(tmp_path), "filesystem", "/a").points == (point(1.0),)
+
+
+def test_a_line_that_was_cut_short_swallows_no_other(tmp_path: Path) -> None:
+    remember(str(tmp_path), "filesystem", "/a", point(1.0))
+    with (tmp_path / "usage.jsonl").open("ab") as file:
+        file.write(b'{"driver": "filesystem", "ro')
+    for time in (2.0, 3.0):
+        remember(str(tmp_path), "filesystem", "/a", point(time))
+    growth = read_growth(str(tmp_path), "filesystem", "/a")
+    assert growth.points == (point(1.0), point(2.0), point(3.0))
+    assert b"\n\n" not in (tmp_path / "usage.jsonl").read_bytes()
+
+
 def test_a_root_that_is_no_utf8_is_found_again(tmp_path: Path) -> None:
     remember(str(tmp_path), "filesystem", "/\udcff", point(1.0))
     assert read_growth(str(tmp_path), "filesystem", "/\udcff").points == (point(1.0),)
@@ -250,6 +280,18 @@ def test_a_root_that_is_no_utf8_is_found_again(tmp_path: Path) -> None:
 
 def test_where_nothing_was_there_is_no_growth(tmp_path: Path) -> None:
     assert read_growth(str(tmp_path / "nowhere"), "s3", "/") == Growth((), ())
+
+
+def test_a_report_leaves_nothing_in_a_temporary_state_directory(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = disk.folder / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    (disk.folder / "file").write_bytes(b"")
+    answer = Answer(disk, "--state-dir", str(disk.folder / "file" / "state"))
+    assert (answer.code, str(temporary) in answer.errors) == (0, True)
+    assert list(temporary.iterdir()) == []
 
 
 def test_a_state_directory_that_refuses_ends_no_report(

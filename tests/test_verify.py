@@ -94,8 +94,9 @@ def test_a_well_formed_registry_is_whole(registry: Registry) -> None:
     for path, file in registry.files.items():
         storage.put(path, file.data, NOW)
     found = looked_at(storage, untagged=True, read_all=True)
-    # The strategy's images without a media type state wrong sizes.
-    assert {problem.what for problem in found.problems} <= {What.SIZE}
+    # The strategy's images without a media type state wrong sizes; and there may be no manifest.
+    empty = {What.TAG} if not found.manifests else set()
+    assert {problem.what for problem in found.problems} <= {What.SIZE} | empty
 
 
 def only(found: Verified) -> Problem:
@@ -150,6 +151,16 @@ def test_a_layer_of_another_size_is_found_without_reading_it(store: Store, data:
     assert problem.what is What.SIZE
     assert problem.reason == f"{len(data)} bytes, while 3 are stated"
     assert (problem.repository, problem.tag, problem.digest) == ("a", "v1", sha256(b"one"))
+
+
+@pytest.mark.parametrize("stated", ["9223372036854775808", "1" * 5000, "-1", "1e400", "true"])
+def test_a_size_that_no_file_has_is_none_at_all(store: Store, stated: str) -> None:
+    """A collection reads no sizes, and takes such a manifest for a good one."""
+    named = descriptor(OCI_LAYER, store.tree.layer("a", b"one"), 77)
+    document = {"config": descriptor("", store.tree.layer("a", b"{}"), 2), "layers": [named]}
+    data = json.dumps(document).replace('"size": 77', f'"size": {stated}')
+    store.tree.manifest("a", data.encode(), "v1")
+    assert looked_at(store.storage).problems == []
 
 
 @pytest.mark.parametrize("link", [b"", b"sha256:cut", sha256(b"other").encode()])
@@ -210,6 +221,20 @@ def test_a_child_that_its_repository_never_had_is_told_apart(store: Store) -> No
     }
 
 
+@pytest.mark.parametrize("data", [b"DEEP", b"deeper"])
+def test_a_child_that_its_repository_never_had_is_no_fault_there(store: Store, data: bytes) -> None:
+    image = store.tree.image("a", "v1", layers=[b"deep"])
+    store.tree.index("b", "v1", [image])
+    store.write(blob_path(sha256(b"deep")), data)
+    found = looked_at(store.storage, read_all=True)
+    assert found.broken == ["a:v1"]
+    assert {problem.repository for problem in found.problems} == {"a"}
+    store.write(blob_path(sha256(b"deep")), b"deep")
+    store.write(blob_path(image), store.storage.read(blob_path(image)) + b" ")
+    for read_all in (False, True):
+        assert looked_at(store.storage, read_all=read_all).broken == ["a:v1"]
+
+
 def test_a_child_that_is_linked_and_gone_is_a_fault(store: Store) -> None:
     child = store.tree.image("a")
     store.tree.index("a", "v1", [child])
@@ -220,6 +245,7 @@ def test_a_child_that_is_linked_and_gone_is_a_fault(store: Store) -> None:
 
 
 def test_what_no_tag_leads_to_counts_when_asked_for(store: Store) -> None:
+    store.tree.image("a", "v1", layers=[])
     store.tree.image("a", layers=[b"one"])
     store.remove(blob_path(sha256(b"one")))
     assert looked_at(store.storage).problems == []
@@ -227,10 +253,23 @@ def test_what_no_tag_leads_to_counts_when_asked_for(store: Store) -> None:
 
 
 def test_a_rotten_blob_that_nobody_needs_is_told_with_content(store: Store) -> None:
+    store.tree.image("a", "v1")
     store.write(blob_path(sha256(b"one")), b"rot")
     assert looked_at(store.storage).problems == []
     problem = only(looked_at(store.storage, read_all=True))
     assert (problem.repository, problem.what) == (None, What.CONTENT)
+
+
+def test_blobs_without_any_tag_are_half_a_registry(store: Store) -> None:
+    """Such as where ``repositories/`` is on a disk that is not mounted."""
+    assert looked_at(store.storage).problems == []
+    store.tree.blob(b"one")
+    problem = only(looked_at(store.storage))
+    assert (problem.repository, problem.what) == (None, What.TAG)
+    assert problem.reason == "there is none, while 1 blobs are stored; is everything mounted?"
+    store.tree.image("a")
+    assert only(looked_at(store.storage)).what is What.TAG
+    assert looked_at(store.storage, untagged=True).problems == []
 
 
 def test_a_blob_is_hashed_piece_by_piece(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,6 +382,20 @@ def test_the_command_changes_nothing_and_says_what_is_missing(tmp_path: Path) ->
     code, text, errors = shown(config, "--quiet")
     assert (code, text) == (3, "")
     assert "1 faults, 2 tags not whole" in errors
+
+
+def test_names_and_reasons_cannot_speak_to_a_terminal(tmp_path: Path) -> None:
+    disk = Disk(tmp_path)
+    odd = {"schemaVersion": 2, "mediaType": "x\nall is well\x1b[2K"}
+    disk.tree.manifest("a", odd, "v1")
+    disk.tree.image("odd\x1b[31m\nname", "v1", layers=[b"lost"])
+    (disk.root / blob_path(sha256(b"lost"))).unlink()
+    config = write_config(disk.root, readonly=False)
+    code, text, _ = shown(config)
+    assert code == 3
+    assert "x\\nall is well\\x1b[2k" in text
+    assert "odd\\x1b[31m\\nname:v1: blob" in text
+    assert all(line.isprintable() for line in text.split("\n"))
 
 
 def test_a_hard_link_has_the_size_that_it_has(tmp_path: Path) -> None:

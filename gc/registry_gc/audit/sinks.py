@@ -71,6 +71,8 @@ class FileSink:
     def write(self, lines: Sequence[bytes]) -> None:
         """Append *lines* in one piece."""
         try:
+            if self._is_removed():
+                self.close()
             if self._handle < 0:
                 self._open()
             if lines:
@@ -85,6 +87,13 @@ class FileSink:
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
+
+    def _is_removed(self) -> bool:
+        """Whether the file has no name any more: whatever is written there is gone at the end.
+
+        One that was moved has one, and gets what is still to come.
+        """
+        return self._handle >= 0 and self._regular and not os.fstat(self._handle).st_nlink
 
     def _open(self) -> None:
         # A pipe that nobody reads must not make the run wait: it is refused.
@@ -176,10 +185,27 @@ class SyslogSink:
         return f"{self._address[0]}:{self._address[1]}"
 
     def _send(self, lines: Sequence[bytes]) -> None:
+        if self._is_closed():
+            self.close()
         self._socket = self._socket or self._connected()
         for line in lines:
             # A stream has no messages: the newline ends one (RFC 6587, 3.4.2).
             self._socket.sendall(self._begin + (line if self._stream else line.rstrip(b"\n")))
+
+    def _is_closed(self) -> bool:
+        """Whether the daemon has closed a stream; the first message sent there is lost silently."""
+        if self._socket is None or not self._stream:
+            return False
+        # With a timeout of its own the socket waits, whatever the flags say.
+        self._socket.settimeout(0.0)
+        try:
+            return not self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        finally:
+            self._socket.settimeout(_SECONDS)
 
     def _connected(self) -> socket.socket:
         if isinstance(self._address, str):

@@ -27,13 +27,14 @@ from registry_gc.explain.explainer import (
     AboutRepository,
     AboutTag,
     Explainer,
-    Fate,
 )
+from registry_gc.explain.fates import Fate
 from registry_gc.explain.lookup import Unknown
 from registry_gc.explain.trails import Trail
 from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.policy import Policy
 from registry_gc.progress import Progress
+from registry_gc.report.names import shown
 from registry_gc.survey import Surveyor
 from registry_gc.usage.freed import Freed, Marker
 
@@ -47,7 +48,7 @@ def run_explain(options: Mapping[str, Any]) -> int:
     output = Output()
     try:
         with Interrupts().installed():
-            return exit_code_of(lambda: _run(options, output))
+            return output.exit_code(exit_code_of(lambda: _run(options, output)))
     except Interrupted as interrupt:
         complain(f"interrupted by {interrupt}")
         return 128 + interrupt.number
@@ -90,7 +91,7 @@ def _run(options: Mapping[str, Any], output: Output) -> int:
         }
         output.lines([json.dumps({**kind, **asdict(about)}, indent=2)])
     else:
-        output.lines(_lines(about, policy))
+        output.lines(map(shown, _lines(about, policy)))
     return 0
 
 
@@ -165,11 +166,13 @@ def _tag_lines(about: AboutTag, policy: Policy) -> Iterator[str]:
 def _repository_lines(about: AboutRepository) -> Iterator[str]:
     number = humanize.intcomma
     yield f"{about.repository}: {about.fate}"
-    yield from (f"  held: {reason}" for reason in about.reasons)
+    label = "held: " if about.fate is Fate.HELD else ""
+    yield from (f"  {label}{reason}" for reason in about.reasons)
     tags = f" ({', '.join(about.tags[:_SHOWN])}{', …' if len(about.tags) > _SHOWN else ''})"
     yield (
-        f"  {number(len(about.tags))} tags{tags if about.tags else ''}, {number(about.manifests)} "
-        f"manifests, {number(about.layer_links)} layer links, {number(about.uploads)} uploads"
+        f"  {_counted(len(about.tags), 'tag')}{tags if about.tags else ''}, "
+        f"{_counted(about.manifests, 'manifest')}, "
+        f"{_counted(about.layer_links, 'layer link')}, {_counted(about.uploads, 'upload')}"
     )
     for kind, count in sorted(about.goes.items()):
         yield f"  would go: {number(count)} of kind {kind}"
@@ -180,5 +183,9 @@ def _freed(freed: Freed) -> str:
     number = humanize.intcomma
     return (
         f"{humanize.naturalsize(freed.bytes)} ({number(freed.bytes)} bytes) in "
-        f"{number(freed.blobs)} blobs, {number(freed.manifests)} manifests"
+        f"{_counted(freed.blobs, 'blob')}, {_counted(freed.manifests, 'manifest')}"
     )
+
+
+def _counted(count: int, kind: str) -> str:
+    return f"{humanize.intcomma(count)} {kind}{'' if count == 1 else 's'}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -16,18 +17,22 @@ if TYPE_CHECKING:
 
 # Counted in characters: what is called a line here may be a thousand of them.
 _CHARACTERS_A_WRITE = 1 << 18
+# What is written to a disk or a device is lost then, though somebody wanted it.
+_LOSSES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class Output:
     """Writes lines to stdout until it refuses one; from then on it writes nothing.
 
     ``reported``: what the run came to was told, or is being told.
+    ``lost``: it refused since its disk is full or broken, not since nobody reads on.
     """
 
     def __init__(self) -> None:
         # Python has no stdout where the caller closed it.
         self.broken = sys.stdout is None
         self.reported = False
+        self.lost = False
 
     def lines(self, lines: Iterable[str]) -> None:
         """Write *lines*, many at a time."""
@@ -46,7 +51,12 @@ class Output:
             sys.stdout.flush()
         except (OSError, ValueError) as error:
             self.broken = True
+            self.lost = isinstance(error, OSError) and error.errno in _LOSSES
             note(f"nothing more goes to stdout: {error}")
+
+    def exit_code(self, code: int) -> int:
+        """*code*, or 1 where a command that only looks has lost what it saw."""
+        return 1 if self.lost and code in (0, 3) else code
 
     def close(self) -> None:
         """Keep the interpreter from complaining at its exit about a closed stdout."""

@@ -13,6 +13,7 @@ import humanize
 
 from registry_gc.cli.output import Output
 from registry_gc.cli.wiring import complain
+from registry_gc.report.names import shown
 from registry_gc.run_file import RunFileError
 from registry_gc.runs.plan_file import PlanFile
 from registry_gc.runs.rows import Kind, RowState
@@ -37,7 +38,7 @@ def run_plan_show(path: str, form: str) -> int:
         return 1
     finally:
         output.close()
-    return 0
+    return output.exit_code(0)
 
 
 def _text(plan: PlanFile) -> Iterator[str]:
@@ -88,4 +89,4 @@ def _jsonl(plan: PlanFile) -> Iterator[str]:
         yield json.dumps(dict(zip(_COLUMNS, row, strict=True)))
 
 
-_FORMS = {"text": _text, "csv": _csv, "jsonl": _jsonl}
+_FORMS = {"text": lambda plan: map(shown, _text(plan)), "csv": _csv, "jsonl": _jsonl}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from registry_gc.cli.wiring import (
     read_config,
     state_folder,
     storage_of,
+    wanted_state_dir,
 )
 from registry_gc.config import Config
 from registry_gc.engine import WorkerLost, engine_for
@@ -42,7 +44,7 @@ def run_report(options: Mapping[str, Any]) -> int:
     interrupts = Interrupts()
     try:
         with interrupts.installed():
-            return exit_code_of(lambda: _run(options, output))
+            return output.exit_code(exit_code_of(lambda: _run(options, output)))
     except Interrupted as interrupt:
         complain(f"interrupted by {interrupt}")
         return 128 + interrupt.number
@@ -55,6 +57,22 @@ def _run(options: Mapping[str, Any], output: Output) -> int:
     config = read_config(options["config"], progress)
     storage = storage_of(config, options["max_requests_per_second"])
     state_dir = state_folder(options, progress)
+    try:
+        return _report(options, output, config, storage, state_dir, progress)
+    finally:
+        if state_dir != wanted_state_dir(options):
+            # A temporary one; unlike a run file, what a report remembers there serves nobody.
+            shutil.rmtree(state_dir, ignore_errors=True)
+
+
+def _report(
+    options: Mapping[str, Any],
+    output: Output,
+    config: Config,
+    storage: Storage,
+    state_dir: str,
+    progress: Progress,
+) -> int:
     try:
         if not is_registry(storage):
             complain(

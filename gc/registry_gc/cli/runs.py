@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
 from registry_gc.cli.output import Output, look
-from registry_gc.cli.wiring import complain, note
+from registry_gc.cli.wiring import complain, note, wanted_state_dir
 from registry_gc.runs.past import past_runs, prune
-from registry_gc.runs.state_dir import default_state_dir
 
 
 def list_runs(options: Mapping[str, Any]) -> int:
     """Show all runs of the state directory; returns the exit code."""
-    state_dir = _state_dir(options)
+    state_dir = wanted_state_dir(options)
     try:
         runs = past_runs(state_dir)
     except OSError as error:
@@ -31,18 +29,14 @@ def list_runs(options: Mapping[str, Any]) -> int:
             output.lines(runs_lines(state_dir, runs, look()))
     finally:
         output.close()
-    return 0
-
-
-def _state_dir(options: Mapping[str, Any]) -> str:
-    return str(options["state_dir"] or default_state_dir(os.environ, os.geteuid()))
+    return output.exit_code(0)
 
 
 def prune_runs(options: Mapping[str, Any], current: str | None) -> None:
     """Remove old run files as ``--keep-runs`` asks; what cannot be removed is only said."""
     if options["keep_runs"] is None:
         return
-    state_dir = _state_dir(options)
+    state_dir = wanted_state_dir(options)
     try:
         failed = prune(state_dir, options["keep_runs"], current).failed
     except OSError as error:

@@ -23,6 +23,7 @@ from registry_gc.cli.wiring import (
 from registry_gc.engine import WorkerLost, engine_for
 from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.progress import Progress
+from registry_gc.report.names import shown
 from registry_gc.verify.every_tag import MissingChild, Problem, TrueSizes, Verified, verify
 
 
@@ -31,7 +32,7 @@ def run_verify(options: Mapping[str, Any]) -> int:
     output = Output()
     try:
         with Interrupts().installed():
-            return exit_code_of(lambda: _run(options, output))
+            return output.exit_code(exit_code_of(lambda: _run(options, output)))
     except Interrupted as interrupt:
         complain(f"interrupted by {interrupt}")
         return 128 + interrupt.number
@@ -65,7 +66,7 @@ def _run(options: Mapping[str, Any], output: Output) -> int:
         if options["output"] == "json":
             output.lines([json.dumps(document(found, storage, options, code), indent=2)])
         elif not quiet:
-            output.lines(_lines(found))
+            output.lines(map(shown, _lines(found)))
     finally:
         progress.finish()
         storage.close()

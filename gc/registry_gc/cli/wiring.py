@@ -128,10 +128,14 @@ def close(job: Job) -> None:
     job.storage.close()
 
 
+def wanted_state_dir(options: Mapping[str, Any]) -> str:
+    """The state directory that is asked for, there or not."""
+    return str(options["state_dir"] or default_state_dir(os.environ, os.geteuid()))
+
+
 def state_folder(options: Mapping[str, Any], progress: Progress) -> str:
     """The state directory, or a temporary one, which is said."""
-    wanted = options["state_dir"] or default_state_dir(os.environ, os.geteuid())
-    state = open_state_dir(wanted)
+    state = open_state_dir(wanted_state_dir(options))
     for notice in state.notices:
         progress.notice(notice)
     return state.path

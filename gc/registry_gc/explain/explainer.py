@@ -6,7 +6,7 @@ only.
 
 from __future__ import annotations
 
-import enum
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,31 +16,18 @@ import numpy as np
 from registry_drivers.base import Entry, Reader
 from registry_drivers.errors import NotFound
 from registry_gc.catalog import Catalog
-from registry_gc.compact.arrays import among, within
-from registry_gc.digest import pack
+from registry_gc.compact.arrays import within
+from registry_gc.digest import Keys, pack
+from registry_gc.explain.fates import Fate, fate_of_repository
 from registry_gc.explain.lookup import ALGORITHMS, LOOKS_LIKE_DIGEST, Unknown, whole_digest
 from registry_gc.explain.trails import Trail, Trails
 from registry_gc.layout import blob_path, layer_link, revision_link, tag_index_link
 from registry_gc.manifest_reader import State
-from registry_gc.mark import repositories_of
 from registry_gc.plan import dead_links
 from registry_gc.quarantine.aside import asides, hidden_by
 from registry_gc.references import Manifests
 from registry_gc.runs.rows import Row
 from registry_gc.usage.freed import Freed, Marker, without_repository, without_tag
-
-
-class Fate(enum.StrEnum):
-    """What a collection would do: keep what is live, held or young, and delete what is dead.
-
-    What is absent is not stored, whether or not somebody needs it.
-    """
-
-    LIVE = "live"
-    HELD = "held"
-    YOUNG = "young"
-    DEAD = "dead"
-    ABSENT = "absent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +117,7 @@ class Explainer:
         self._going: list[Row] = list(links.rows)
 
     def explain(self, what: str) -> About:
-        """Answer for ``REPOSITORY``, ``REPOSITORY:TAG``, ``REPOSITORY@DIGEST`` or a digest.
+        """Answer for ``REPOSITORY``, ``REPOSITORY:TAG``, ``REPOSITORY[:TAG]@DIGEST`` or a digest.
 
         Digests may be cut short, and lack their ``sha256:``.
 
@@ -141,6 +128,9 @@ class Explainer:
             return self.repository(what)
         name, at, digest = what.partition("@")
         if at:
+            if name not in self._catalog.repositories:
+                # Docker also writes REPOSITORY:TAG@DIGEST, and the digest is what counts.
+                name = re.sub(r":[^:/]*$", "", name)
             self._number(name)
             return self.digest(self._whole(digest), name)
         if LOOKS_LIKE_DIGEST.fullmatch(what) or what.startswith(ALGORITHMS):
@@ -172,7 +162,8 @@ class Explainer:
         referrers = self._trails.naming(key, repository)
         links = sorted(self._links_to(key, repository), key=lambda link: link.path)
         if repository is not None and not (trails or referrers or links):
-            raise Unknown(f"{digest}: neither linked nor referenced in {repository}")
+            waits = "".join(f"; {it}" for it in self._in_quarantine(digest)) if not stored else ""
+            raise Unknown(f"{digest}: neither linked nor referenced in {repository}{waits}")
         (number,) = self._manifests.ids(pack([key])).tolist()
         subject = self._trails.subject_of(number)
         return AboutDigest(
@@ -238,13 +229,18 @@ class Explainer:
         for fate, is_so in ((Fate.HELD, held), (Fate.YOUNG, young), (Fate.LIVE, kept)):
             if is_so:
                 return fate
-        return Fate.LIVE if within(self._marking.digests, pack([key]))[0] else Fate.DEAD
+        # The bytes may be stored under another name, and stay for that one.
+        return Fate.LIVE if within(self._marking.digests, self._names(key)).any() else Fate.DEAD
+
+    def _names(self, key: bytes) -> Keys:
+        """*key*, and the names under which its bytes may be stored."""
+        return pack([key, *sorted(self._catalog.aliases.get(key, ()))])
 
     def _is_held(self, repository: str) -> bool:
         return self._number(repository) in self._marking.held
 
     def _is_young(self, key: bytes, stored: Entry) -> bool:
-        named = bool(within(self._marking.young, pack([key]))[0])
+        named = bool(within(self._marking.young, self._names(key)).any())
         return named or stored.modified > self._cutoff
 
     def _reasons(
@@ -313,18 +309,18 @@ class Explainer:
         :raises Unknown: there is none of that name.
         """
         catalog, number = self._catalog, self._number(repository)
-        alive = bool(among(repositories_of(self._marking.live), [number]).any())
-        fate = Fate.LIVE if alive else Fate.DEAD
+        going = [row for row in self._going if row.repository == repository]
+        fate, reasons = fate_of_repository(
+            catalog, self._marking, going, number, self._marker.policy, self._cutoff
+        )
         return AboutRepository(
             repository=repository,
-            fate=Fate.HELD if self._is_held(repository) else fate,
+            fate=fate,
             tags=[tag.name for tag in catalog.tags if tag.repository == number],
             manifests=int(np.count_nonzero(catalog.revisions.owner == number)),
             layer_links=sum(map(len, catalog.layers.of([number]))),
             uploads=sum(upload.repository == number for upload in catalog.uploads),
-            goes=dict(
-                Counter(row.kind.label for row in self._going if row.repository == repository)
-            ),
+            goes=dict(Counter(row.kind.label for row in going)),
             frees=self._marker.freed(catalog, without_repository(catalog, number)),
-            reasons=self._holds(repository),
+            reasons=reasons,
         )

@@ -144,10 +144,17 @@ def split_url(url: str) -> tuple[str, str | None, str]:
     """
     from urllib.parse import unquote
 
-    parts = urlsplit(url if "://" in url else f"http://{url}")
-    assert parts.port is None or parts.port > 0  # asking for it is what finds a wrong one
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("no address of a Pushgateway; such as http://localhost:9091")
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        # What it says may quote a password that holds a character which ends an address.
+        whole = False
+    if not whole:
+        raise ValueError(
+            "no address of a Pushgateway; such as http://localhost:9091 (what is not a letter or a "
+            "digit in a user or password has to be written as %XX)"
+        )
     plain = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
     if parts.username is None:
         return plain.rstrip("/"), None, ""

@@ -13,7 +13,11 @@ def shown(name: str) -> str:
     """
     if name.isascii() and name.isprintable():
         return name
-    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    try:
+        text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        # Half of a pair, as JSON can spell it: no byte of any name, and not printable either.
+        text = name
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
         for letter in text

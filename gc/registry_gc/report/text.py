@@ -15,6 +15,7 @@ import numpy as np
 from registry_gc.compact.arrays import distinct
 from registry_gc.manifest_reader import State
 from registry_gc.report.model import Report
+from registry_gc.report.names import shown
 from registry_gc.runs.rows import Kind
 from registry_gc.session import Plan
 
@@ -22,9 +23,9 @@ from registry_gc.session import Plan
 def plan_lines(plan: Plan, verbose: bool) -> Iterator[str]:
     """Every repository, what is marked, what is eligible for deletion; some many lines at once."""
     if verbose:
-        yield from _marking_lines(plan)
+        yield from map(shown, _marking_lines(plan))
     else:
-        yield from plan.catalog.repositories
+        yield from map(shown, plan.catalog.repositories)
     blobs = plan.run_file.count(Kind.BLOB).rows
     manifests = plan.run_file.count(Kind.REVISION).rows
     yield ""
@@ -32,10 +33,10 @@ def plan_lines(plan: Plan, verbose: bool) -> Iterator[str]:
         f"{len(plan.marking.live_set)} blobs marked, {blobs} blobs and {manifests} manifests "
         "eligible for deletion"
     )
-    yield from _manifest_lines(plan)
-    yield from plan.run_file.lines(Kind.BLOB, "blob eligible for deletion: {digest}")
+    yield from map(shown, _manifest_lines(plan))
+    yield from plan.run_file.lines(Kind.BLOB, "blob eligible for deletion: {digest}", shown)
     form = "{repository}: layer link eligible for deletion: {digest}"
-    yield from plan.run_file.lines(Kind.LAYER_LINK, form)
+    yield from plan.run_file.lines(Kind.LAYER_LINK, form, shown)
 
 
 def _manifest_lines(plan: Plan) -> Iterator[str]:
@@ -77,6 +78,10 @@ def _marking_lines(plan: Plan) -> Iterator[str]:
 
 def summary_lines(report: Report) -> Iterator[str]:
     """What the run came to, in human units."""
+    return map(shown, _summary_lines(report))
+
+
+def _summary_lines(report: Report) -> Iterator[str]:
     yield ""
     done = not report.dry_run
     size = humanize.naturalsize

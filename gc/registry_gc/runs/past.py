@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import json
+import math
 import os
 import re
 import sqlite3
@@ -25,6 +26,7 @@ _NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}\.sqlite")
 _BESIDE = ("-journal", "-wal", "-shm")
 # A quarantine tells by itself what is in it: nothing there needs the run file.
 _SETTLED = frozenset(RowState) - {RowState.PLANNED}
+_END_OF_TIME = 253_402_300_800.0  # the year 10000, in seconds; Python knows no later date
 _PATIENCE = 2.0  # seconds; a writer holds its file for a small part of one
 
 
@@ -120,11 +122,11 @@ def read_run(path: str) -> PastRun:
         if getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY"):
             return PastRun(path, RunState.RUNNING, "it is being written")
         return PastRun(path, RunState.DAMAGED, str(error))
-    except (sqlite3.Error, ValueError, OSError) as error:
+    except (sqlite3.Error, ValueError, RecursionError, OSError) as error:
         return PastRun(path, RunState.DAMAGED, str(error))
     try:
         return _told(path, meta, counts)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         return PastRun(path, RunState.DAMAGED, f"its facts cannot be understood: {error!r}")
 
 
@@ -162,8 +164,8 @@ def _told(path: str, meta: dict[str, Any], counts: _Counts) -> PastRun:
     storage = report.get("storage", {})
     meta = {"run": report.get("run"), "dry_run": report.get("dry_run"), **storage, **meta}
     dry_run = bool(meta["dry_run"])
-    ended, seconds = meta.get("ended"), report.get("seconds", {}).get("total")
-    if None not in (ended, seconds):
+    ended, seconds = meta.get("ended"), _number(report.get("seconds", {}).get("total"))
+    if ended is not None and seconds is not None:
         meta.setdefault("created", ended - seconds)
     left = sum(rows for _, state, rows, _ in counts if state == RowState.PLANNED)
     unsettled = sum(rows for _, state, rows, _ in counts if state not in _SETTLED)
@@ -181,9 +183,9 @@ def _told(path: str, meta: dict[str, Any], counts: _Counts) -> PastRun:
         root=str(meta.get("root", "")),
         dry_run=dry_run,
         delete_untagged=bool(meta.get("delete_untagged")),
-        created=_number(meta.get("created")),
-        ended=_number(ended),
-        seconds=_number(seconds),
+        created=_moment(meta.get("created")),
+        ended=_moment(ended),
+        seconds=seconds,
         exit_code=report.get("exit_code"),
         eligible_bytes=sum(size for _, _, _, size in counts),
         deleted_bytes=sum(size for _, _, _, size in done),
@@ -201,8 +203,26 @@ def _told(path: str, meta: dict[str, Any], counts: _Counts) -> PastRun:
     )
 
 
+def _moment(value: Any) -> float | None:
+    return None if value is None else checked_time(value)
+
+
+def checked_time(value: Any) -> float:
+    """*value* as seconds since the epoch.
+
+    :raises ValueError: it is no number, or no time that a calendar has.
+    """
+    seconds = float(value)
+    if not 0 <= seconds < _END_OF_TIME:
+        raise ValueError(f"no time: {seconds}")
+    return seconds
+
+
 def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
+    number = None if value is None else float(value)
+    if number is not None and not math.isfinite(number):
+        raise ValueError(f"no number: {number}")
+    return number
 
 
 def _state(meta: Mapping[str, Any], finished: bool) -> RunState:

@@ -45,9 +45,10 @@ _ROW = (1 << 32) - 1
 class Share(msgspec.Struct, frozen=True):
     """What one repository, or one group of them, uses. Sizes in bytes, times since the epoch.
 
-    ``untagged``: manifests that no tag leads to. ``reclaimable``: what a collection would free
-    of what is used here, abandoned uploads too; ``reclaimable_untagged`` with ``-m``. A blob that
-    several repositories use counts in each. ``oldest`` and ``newest``: pushes; None without any.
+    ``untagged``: manifests that no tag leads to, whether or not they go. ``reclaimable``: what a
+    collection would free of what is used here, abandoned uploads too; ``reclaimable_untagged``
+    with ``-m``. A blob that several repositories use counts in each. ``oldest`` and ``newest``:
+    pushes; None without any.
     """
 
     name: str
@@ -237,7 +238,7 @@ class _Reckoner:
         return _Counts(
             tags=np.bincount(tagged, minlength=count),
             manifests=np.bincount(catalog.revisions.owner, minlength=count),
-            untagged=np.bincount(repositories_of(self.untagged_goes.marking.dead), minlength=count),
+            untagged=np.bincount(repositories_of(self.inventory.untagged), minlength=count),
             uploads=np.bincount(uploads, minlength=count),
             upload_bytes=_upload_bytes(catalog.uploads, count),
             abandoned=_upload_bytes(self.now_goes.uploads, count),

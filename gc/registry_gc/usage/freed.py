@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from registry_drivers.base import Reader
 from registry_drivers.errors import NotFound
 from registry_gc.catalog import Catalog, stream_blobs
-from registry_gc.compact.arrays import among, distinct, without
+from registry_gc.compact.arrays import among, distinct, within, without
 from registry_gc.digest import Keys, empty_keys, pack
 from registry_gc.engine import Engine
 from registry_gc.layout import blob_path
@@ -21,7 +21,7 @@ from registry_gc.listing.link_store import LinkStore, Revisions
 from registry_gc.listing.links import Links
 from registry_gc.listing.tags import TagColumns, Tags
 from registry_gc.live_set import LiveSet
-from registry_gc.mark import Marking, mark
+from registry_gc.mark import Marking, mark, pairs_of
 from registry_gc.plan import dead_blobs
 from registry_gc.policy import Policy
 from registry_gc.references import Manifests
@@ -32,7 +32,10 @@ _BLOBS_A_UNIT = 256
 
 @dataclass(frozen=True, slots=True)
 class Freed:
-    """What a collection with ``-m`` would delete more than it would now; sizes in bytes."""
+    """What a collection with ``-m`` would delete more than it would now; sizes in bytes.
+
+    ``manifests``: revisions, counted for each repository, as a collection counts them.
+    """
 
     manifests: int
     blobs: int
@@ -138,8 +141,10 @@ class Marker:
                 break
             # What is young stays, and is a root when it is a manifest.
             late = np.concatenate([late, young])
-        manifests = len(without(before.live, after.live))
-        return Freed(manifests, len(stats.keys), int(stats.sizes.sum()))
+        # What an index lists lives in its repository, linked there or not, and stored or not.
+        linked = distinct(pairs_of(catalog.revisions.owner, catalog.revisions.ids(self._manifests)))
+        manifests = within(linked, without(before.live, after.live))
+        return Freed(int(manifests.sum()), len(stats.keys), int(stats.sizes.sum()))
 
     def _stats(self, catalog: Catalog, keys: Keys) -> _Stats:
         others = catalog.names.others

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 import msgspec
 
-from registry_gc.runs.past import past_runs
+from registry_gc.runs.past import checked_time, past_runs
 from registry_gc.usage.figures import Usage
 
 _FILE = "usage.jsonl"
+_MOST = 1 << 63  # bytes; no storage holds as many
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -63,10 +65,16 @@ def remember(state_dir: str, driver: str, root: str, point: Point) -> None:
     """
     fields = {name: getattr(point, name) for name in Point.__struct_fields__}
     line = json.dumps({"driver": driver, "root": root, **fields}) + "\n"
-    handle = os.open(os.path.join(state_dir, _FILE), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    handle = os.open(os.path.join(state_dir, _FILE), os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
     try:
-        # One write: two reports at once leave two lines, and a line cut short is left out.
-        os.write(handle, line.encode("ascii"))
+        size = os.fstat(handle).st_size
+        # A line that a full disk has cut short must not swallow this one.
+        if size and os.pread(handle, 1, size - 1) != b"\n":
+            line = "\n" + line
+        left = memoryview(line.encode("ascii"))
+        # One write, mostly: two reports at once leave two lines. A full disk fails the second.
+        while left:
+            left = left[os.write(handle, left) :]
     finally:
         os.close(handle)
 
@@ -98,8 +106,16 @@ def _points(state_dir: str, driver: str, root: str) -> list[Point]:
         try:
             fields = json.loads(line)
             if (fields.pop("driver"), fields.pop("root")) == (driver, root):
-                counts = {name: int(value) for name, value in fields.items() if name != "time"}
-                found.append(Point(time=float(fields["time"]), **counts))
-        except (AttributeError, KeyError, TypeError, ValueError):
+                time = checked_time(fields.pop("time"))
+                counts = {name: _count(value) for name, value in fields.items()}
+                found.append(Point(time=time, **counts))
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError):
             continue  # a line that was cut short, or another version's: a figure less
     return found
+
+
+def _count(value: Any) -> int:
+    count = int(value)
+    if not 0 <= count < _MOST:
+        raise ValueError(f"no count: {count}")
+    return count

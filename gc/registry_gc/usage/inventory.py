@@ -20,9 +20,9 @@ from registry_gc.digest import Keys, empty_keys, pack, prefixes
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
 from registry_gc.listing.repositories import Upload
-from registry_gc.mark import Marking, mark
+from registry_gc.mark import Marking, Pairs, mark
 from registry_gc.plan import abandoned_uploads
-from registry_gc.policy import Policy
+from registry_gc.policy import Policy, Release
 from registry_gc.references import Manifests
 from registry_gc.signatures import read_signatures
 from registry_gc.young_blobs import YoungBlobs
@@ -84,12 +84,16 @@ class Outlook(msgspec.Struct, frozen=True):
 
 
 class Inventory(msgspec.Struct, frozen=True):
-    """What there is, and an outlook for each policy, in the order in which they were given."""
+    """What there is, and an outlook for each policy, in the order in which they were given.
+
+    ``untagged``: linked manifests that no tag leads to, young and held ones too; sorted pairs.
+    """
 
     catalog: Catalog
     manifests: Manifests
     stored: Stored
     outlooks: tuple[Outlook, ...]
+    untagged: Pairs
     strangers: int
 
 
@@ -145,7 +149,9 @@ class _Taker:
                 cache.close()
                 for notice in cache.notices:
                     self.observer.notice(notice)
-        return Inventory(catalog, manifests, stored, outlooks, catalog.strangers + strangers)
+        untagged = self._untagged(catalog, manifests, outlooks)
+        strangers += catalog.strangers
+        return Inventory(catalog, manifests, stored, outlooks, untagged, strangers)
 
     def _look(
         self, catalog: Catalog, stored: Stored, cache: ReferenceCache | None
@@ -155,6 +161,19 @@ class _Taker:
         catalog.signatures = read_signatures(self.reader, catalog, manifests)
         outlooks = [self._outlook(catalog, manifests, stored, policy) for policy in self.policies]
         return manifests, tuple(outlooks)
+
+    def _untagged(
+        self, catalog: Catalog, manifests: Manifests, outlooks: tuple[Outlook, ...]
+    ) -> Pairs:
+        """What is dead with ``-m`` where nothing is young and nothing held."""
+        for outlook in outlooks:
+            kept = outlook.marking.held or len(outlook.marking.young)
+            if outlook.policy.delete_untagged and not kept:
+                return outlook.marking.dead
+        holds = {hold.repository for outlook in outlooks for hold in outlook.marking.holds}
+        releases = tuple(map(Release, sorted(holds)))
+        policy = Policy(delete_untagged=True, releases=releases)
+        return mark(self.reader, catalog, manifests, policy, np.inf).dead
 
     def _mark(
         self, catalog: Catalog, manifests: Manifests, policy: Policy, young: Keys | None = None

@@ -38,6 +38,10 @@ class Role(enum.IntEnum):
 UNSTATED = -1
 """The size of a part of which the manifest does not say it, as schema 1 never does."""
 
+_NO_SIZE = 1 << 63
+"""Bytes. What states as many states nothing: collections do not read sizes, and no file has it."""
+_MOST_DIGITS = 1000  # far fewer than the 4,300 at which Python refuses to make a number of them
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -67,7 +71,7 @@ def describe(data: bytes) -> Described:
     :raises Indescribable: not JSON, or not in the form that the specifications give it.
     """
     try:
-        document = json.loads(data, object_pairs_hook=_lower_case)
+        document = json.loads(data, object_pairs_hook=_lower_case, parse_int=_integer)
         if not isinstance(document, dict):
             raise Indescribable("not a JSON object")
         return _described(document)
@@ -75,6 +79,10 @@ def describe(data: bytes) -> Described:
         if isinstance(error, Indescribable):
             raise
         raise Indescribable(str(error)) from error
+
+
+def _integer(digits: str) -> int:
+    return int(digits) if len(digits) < _MOST_DIGITS else _NO_SIZE
 
 
 def _lower_case(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -157,7 +165,7 @@ def _items(document: dict[str, Any], name: str) -> list[dict[str, Any]]:
 def _part(item: Any, role: Role) -> Part:
     digest = _digest(item)
     size = item.get("size")
-    stated = isinstance(size, int) and not isinstance(size, bool) and size >= 0
+    stated = isinstance(size, int) and not isinstance(size, bool) and 0 <= size < _NO_SIZE
     return Part(role, digest, size if stated else UNSTATED)
 
 

@@ -19,7 +19,7 @@ from registry_gc.catalog import Catalog, read_catalog, stream_blobs
 from registry_gc.digest import empty_keys
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
-from registry_gc.layout import blob_path
+from registry_gc.layout import REPOSITORIES, blob_path
 from registry_gc.listing.links import read_links
 from registry_gc.listing.tags import Tag
 from registry_gc.policy import Policy
@@ -35,7 +35,7 @@ _LINKS_A_UNIT = 256
 class Problem:
     """Why something cannot be pulled. ``tag`` is the first that leads there, if any does.
 
-    ``repository`` is None for a blob that no live manifest names.
+    ``repository`` is None for a blob that no live manifest names, and where there is no tag at all.
     """
 
     repository: str | None
@@ -147,6 +147,10 @@ class _Result:
             blobs=len(self.check.stored.keys),
             bytes=read,
         )
+        if not result.tags and not result.manifests and result.blobs:
+            # Half of a registry is there: its other half may be on a disk that is not mounted.
+            reason = f"there is none, while {result.blobs} blobs are stored; is everything mounted?"
+            result.problems.append(Problem(None, None, None, What.TAG, REPOSITORIES, reason))
         broken: set[str] = set()
         order = sorted(self.check.faults, key=lambda fault: (self._name(fault) or "", *fault[2:]))
         for fault in order:

@@ -82,7 +82,8 @@ class Check:
     """Compares what a closure needs with what is there.
 
     ``faults``: each with the keys of the manifests that need it. ``absent``: missing children.
-    ``manifests``: how many were looked at. ``links``: where asked for, the path of each link that
+    ``needed``: keys of the manifests that were looked at, by number of their repository.
+    ``links``: where asked for, the path of each link that
     a pull reads, and the number of its repository.
     """
 
@@ -101,7 +102,7 @@ class Check:
         self.stored = stored
         self.faults: dict[Fault, set[bytes]] = {}
         self.absent: list[Absent] = []
-        self.manifests = 0
+        self.needed: dict[int, set[bytes]] = {}
         self.links: dict[str, int] | None = {} if links else None
         self._layers: tuple[int, set[bytes]] = -1, set()
         self._damaged = {damage.path: damage.reason for damage in catalog.damaged}
@@ -109,6 +110,11 @@ class Check:
         for tag in catalog.tags:
             self.tags.setdefault(tag.repository, []).append(tag)
         self._run()
+
+    @property
+    def manifests(self) -> int:
+        """How many manifests were looked at, counted for each repository."""
+        return sum(map(len, self.needed.values()))
 
     def add(self, fault: Fault, holders: Iterable[bytes]) -> None:
         """Note a fault. What many manifests need is one fault in each repository."""
@@ -127,8 +133,8 @@ class Check:
                 if tag.target is not None
             }
             # A child that is not linked here cannot be pulled from here, and is told as missing.
-            for key in sorted(self.closure.live[repository] & wanted):
-                self.manifests += 1
+            needed = self.needed[repository] = self.closure.live[repository] & wanted
+            for key in sorted(needed):
                 self._manifest(repository, key, linked)
 
     def _manifest(self, repository: int, key: bytes, linked: set[bytes]) -> None:
@@ -154,7 +160,9 @@ class Check:
             if self._is_blob(repository, role, part, linked):
                 self._blob(repository, key, part, size)
             elif part not in linked:
+                # No pull from here reads it, so what is stored of it is no fault here.
                 self.absent.append(Absent(repository, key, part, size >= 0))
+                continue
             if size >= 0 and stated not in (UNSTATED, size) and self.stored.sizes is not None:
                 digest = self.catalog.names.text(part)
                 reason = f"{size} bytes, while {stated} are stated"
@@ -214,15 +222,22 @@ class Check:
         return not digest.startswith("sha256:") and key(target) in known
 
     def holders_of(self, digest: str) -> list[tuple[int, set[bytes]]]:
-        """The live manifests that name *digest*, by repository; itself too where it is one."""
+        """The manifests whose pulls read *digest*, by repository; itself too where it is one."""
         wanted = self.catalog.names.key(digest)
         names = {wanted} | {key for key, said in self.catalog.aliases.items() if wanted in said}
         naming = {
             key
-            for key in set().union(*self.closure.live.values())
-            if key in names or any(part in names for _, part in self.library[key].parts())
+            for key in set().union(*self.needed.values())
+            if any(part in names for _, part in self.library[key].parts())
         }
-        found = [(number, keys & naming) for number, keys in sorted(self.closure.live.items())]
+        lacking: dict[int, set[bytes]] = {}
+        for absent in self.absent:
+            if absent.child in names:
+                lacking.setdefault(absent.repository, set()).add(absent.parent)
+        found = [
+            (number, (keys & names) | (keys & naming) - lacking.get(number, set()))
+            for number, keys in sorted(self.needed.items())
+        ]
         return [(number, keys) for number, keys in found if keys]
 
 

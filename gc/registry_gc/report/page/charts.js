@@ -242,8 +242,10 @@ function growthChart(place, width, growth) {
       shape("path", { class: "line", d: `M${path}` }),
     );
   }
+  // The edges of many dots, side by side, would paint over the line.
+  const [look, r] = points.length > 60 ? ["dot many", 2] : ["dot", 4];
   for (const point of points) {
-    const dot = shape("circle", { class: "dot", cx: across(point.at), cy: up(point.stored_bytes), r: points.length > 60 ? 2 : 4 });
+    const dot = shape("circle", { class: look, cx: across(point.at), cy: up(point.stored_bytes), r });
     tip.on(dot, () => [size(point.stored_bytes), day(point.time), `${counted(point.blobs, "blob")}, ${size(point.reclaimable_untagged_bytes)} reclaimable with -m`]);
     drawing.append(dot);
   }

@@ -150,8 +150,12 @@
   function refresh() {
     const what = byId("all-what").value;
     const only = ONLY[byId("all-only").value];
-    const words = byId("all-filter").value.toLowerCase().split(/\s+/).filter(Boolean);
-    const wanted = (row) => only(row) && (!words.length || has(row[column.name].toLowerCase(), words));
+    const text = byId("all-filter").value.trim().toLowerCase();
+    // In quotes it is the whole name; else words, each of them anywhere in it.
+    const whole = text.length > 2 && text.startsWith('"') && text.endsWith('"') ? text.slice(1, -1) : null;
+    const words = text.split(/\s+/).filter(Boolean);
+    const named = (name) => whole === null ? has(name, words) : name === whole;
+    const wanted = (row) => only(row) && named(row[column.name].toLowerCase());
     table.show(data[what], wanted, what === "groups" ? "group" : "repository");
   }
   function has(name, words) {
@@ -161,7 +165,7 @@
     tip.hide();
     byId("all-what").value = "repositories";
     byId("all-only").value = "";
-    byId("all-filter").value = name;
+    byId("all-filter").value = `"${name}"`;
     refresh();
     byId("all").closest("section").scrollIntoView({ block: "start" });
     byId("all").focus({ preventScroll: true });
