@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from registry_gc.runs.past import read_run
 from registry_tree import RegistryTree, blob_path, sha256
 from running import OWN_FOLDER, Disk, Result, write_config
 from test_against_model import ALONE, be_killed
@@ -62,6 +63,16 @@ def restore(disk: Disk) -> None:
     for run in sorted(os.listdir(disk.root / FOLDER)):
         answer = CliRunner().invoke(registry_gc, ["restore", str(write_config(disk.root)), run])
         assert answer.exit_code == 0 or "nothing of that" in answer.stderr, answer.stderr
+
+
+def call_restore(disk: Disk, what: str) -> int:
+    """Restore *what*; returns the exit code."""
+    from click.testing import CliRunner
+
+    from registry_gc.cli.main import registry_gc
+
+    words = ["restore", str(write_config(disk.root)), what]
+    return CliRunner().invoke(registry_gc, words).exit_code
 
 
 def test_a_plan_that_sets_aside_loses_nothing_and_its_run_is_restored_whole(disk: Disk) -> None:
@@ -153,6 +164,38 @@ def test_killed_before_every_single_move_and_gone_on_with_nothing_is_lost(
         restore(disk)
         assert content(disk) == before, moves
     assert moves > 8
+
+
+@pytest.mark.parametrize("short", [False, True])
+def test_a_run_that_was_killed_and_gone_on_with_comes_back_whole_by_the_id_that_runs_shows(
+    disk: Disk, short: bool
+) -> None:
+    before = content(disk)
+    file = disk.folder / "file"
+    assert be_killed(4, lambda: run(disk, file), is_set_aside)
+    done = apply(disk.root, file, *ALONE)
+    assert done.exit_code == 0, done.errors
+    assert len(os.listdir(disk.root / FOLDER)) == 2
+    shown = read_run(str(file)).run
+    assert shown != done.json["run"]
+    assert call_restore(disk, shown[:8] if short else shown) == 0
+    assert content(disk) == before
+    assert aside(disk) == {}
+
+
+def test_what_a_plan_has_set_aside_comes_back_by_the_plans_id_and_by_that_of_who_applied_it(
+    disk: Disk,
+) -> None:
+    before = content(disk)
+    file = plan(disk.root, *WAIT)
+    for name in (read_run(str(file)).run, ""):
+        applied = apply(disk.root, file).json["run"]
+        assert content(disk) != before
+        assert call_restore(disk, name or applied) == 0
+        assert content(disk) == before
+        disk.age(30 * DAY)
+        file.unlink()
+        file = plan(disk.root, *WAIT)
 
 
 def test_what_a_plan_sets_aside_and_is_pushed_again_is_not_overwritten_by_a_restore(

@@ -51,7 +51,7 @@ def _run(options: Mapping[str, Any], output: Output, interrupts: Interrupts) -> 
 
 
 def _selected(options: Mapping[str, Any], storage: Storage) -> list[Kept]:
-    what = What.parse(options["what"], [aside.run for aside in asides(storage)])
+    what = What.parse(options["what"], [name for aside in asides(storage) for name in aside.ids])
     items = select(storage, versions_of(storage), what)
     if not items:
         raise UnknownWhat(f"{what.text}: nothing of that is in quarantine")
@@ -195,7 +195,13 @@ def _list(options: Mapping[str, Any], storage: Storage, output: Output) -> int:
     found = asides(storage)
     if options["output"] == "json":
         rows = [
-            {"run": aside.run, "moved": aside.moved, "seconds": aside.seconds} for aside in found
+            {
+                "run": aside.run,
+                "plan": aside.plan or None,
+                "moved": aside.moved,
+                "seconds": aside.seconds,
+            }
+            for aside in found
         ]
         output.lines([json.dumps({"schema": 1, "version": __version__, "runs": rows}, indent=2)])
     elif not options["quiet"]:
@@ -209,7 +215,11 @@ def _run_lines(found: Sequence[Aside]) -> Iterator[str]:
             yield f"{aside.run}  of unknown age: only purge --older-than deletes it"
         else:
             until = aside.moved + aside.seconds
-            yield f"{aside.run}  set aside {_time(aside.moved)}, to be purged from {_time(until)}"
+            plan = f", by the plan of {aside.plan}" if aside.plan not in ("", aside.run) else ""
+            yield (
+                f"{aside.run}  set aside {_time(aside.moved)}, to be purged from {_time(until)}"
+                + plan
+            )
     if not found:
         yield "nothing is in quarantine"
 
