@@ -484,9 +484,12 @@ def test_a_plan_that_was_cut_short_is_refused(disk: Disk, part: float) -> None:
     data = file.read_bytes()
     file.write_bytes(data[: int(len(data) * part)])
     before = disk.files()
-    done = apply(disk.root, file, "--config", str(write_config(disk.root)))
-    assert done.exit_code == 4
-    assert codes(done) & {"plan-altered", "plan-unusable"}
+    for config in ([], ["--config", str(write_config(disk.root))]):
+        done = apply(disk.root, file, *config)
+        assert done.exit_code == 4
+        assert done.json["guard"]["verdict"] == "refused"
+        assert done.json["error"] in done.errors
+        assert codes(done) & {"plan-altered", "plan-unusable"}
     assert disk.files() == before
 
 
@@ -494,9 +497,10 @@ def test_a_plan_that_was_cut_short_is_refused(disk: Disk, part: float) -> None:
 def test_what_is_no_plan_is_refused(disk: Disk, content: bytes) -> None:
     file = disk.folder / "file"
     file.write_bytes(content)
-    done = apply(disk.root, file, "--config", str(write_config(disk.root)))
-    assert done.exit_code == 4
-    assert apply(disk.root, file).exit_code == 2
+    for config in ([], ["--config", str(write_config(disk.root))]):
+        done = apply(disk.root, file, *config)
+        assert done.exit_code == 4
+        assert codes(done) & {"plan-altered", "plan-unusable"}
     assert file.read_bytes() == content
 
 

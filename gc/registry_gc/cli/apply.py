@@ -41,15 +41,18 @@ def apply(file: str, max_age: float, **options: Any) -> None:
     from functools import partial
 
     from registry_gc import apply as applying
-    from registry_gc.cli.resume import config_of
-    from registry_gc.cli.run import run_collection
+    from registry_gc.cli.resume import config_of, unread
+    from registry_gc.cli.run import run_collection, tell_at_once
     from registry_gc.cli.wiring import complain
     from registry_gc.config_file import ConfigError
+    from registry_gc.run_file import RunFileError
 
     try:
         config = options["config"] or config_of(file)
     except ConfigError as error:
         complain(str(error))
         sys.exit(2)
+    except RunFileError as error:
+        sys.exit(tell_at_once(unread(os.path.abspath(file), error), options))
     given = {**defaults(), **options, "config": config, "run_file": file, "remember": True}
     sys.exit(run_collection(given, partial(applying.apply, max_age=max_age)))

@@ -172,6 +172,18 @@ def _run(
     return report.exit_code
 
 
+def tell_at_once(report: Report, options: Mapping[str, Any]) -> int:
+    """Tell of a run that has ended before it began; returns the exit code."""
+    output = Output()
+    try:
+        if options["output"] == "json":
+            output.lines([as_json(report)])
+        _say(report)
+    finally:
+        output.close()
+    return report.exit_code
+
+
 def _job(options: Mapping[str, Any], progress: Progress, commands: Commands | None) -> Job:
     config = read_config(options["config"], progress)
     storage = storage_of(config, options["max_requests_per_second"])
