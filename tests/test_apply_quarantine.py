@@ -14,7 +14,18 @@ from registry_gc.runs.past import read_run
 from registry_tree import RegistryTree, blob_path, sha256
 from running import OWN_FOLDER, Disk, Result, write_config
 from test_against_model import ALONE, be_killed
-from test_apply import CONFIG, DAY, OLD, apply, as_a_registry_writes, call, plan, states, untagged
+from test_apply import (
+    CONFIG,
+    DAY,
+    OLD,
+    apply,
+    as_a_registry_writes,
+    call,
+    codes,
+    plan,
+    states,
+    untagged,
+)
 
 WAIT = ["-m", "--quarantine", "7d"]
 FOLDER = f"{OWN_FOLDER}/quarantine"
@@ -164,6 +175,36 @@ def test_killed_before_every_single_move_and_gone_on_with_nothing_is_lost(
         restore(disk)
         assert content(disk) == before, moves
     assert moves > 8
+
+
+def test_a_run_on_a_registry_in_use_that_was_killed_is_gone_on_with_while_it_takes_writes(
+    disk: Disk,
+) -> None:
+    before = content(disk)
+    file = disk.folder / "file"
+    config = write_config(disk.root, readonly=False)
+    writable = [*WAIT, "--allow-writable", *ALONE]
+    work = partial(call, disk.root, "run", "--run-file", file, config, *writable)
+    assert be_killed(4, work, is_set_aside)
+    refused = call(disk.root, "apply", file)
+    assert (refused.exit_code, codes(refused)) == (4, {"writable-config"})
+    done = call(disk.root, "apply", file, "--allow-writable")
+    assert (done.exit_code, done.json["guard"]["verdict"]) == (0, "allowed"), done.errors
+    assert set(states(file)) <= {"quarantined", "gone already"}
+    assert content(disk) | aside(disk) == before
+
+
+@pytest.mark.parametrize("options", [["-m"], WAIT])
+def test_a_plan_that_was_made_without_it_is_not_applied_while_the_registry_takes_writes(
+    disk: Disk, options: list[str]
+) -> None:
+    file = plan(disk.root, *options)
+    before = content(disk)
+    write_config(disk.root, readonly=False)
+    done = call(disk.root, "apply", file, "--allow-writable")
+    assert (done.exit_code, codes(done)) == (4, {"writable-config"})
+    assert content(disk) == before
+    assert apply(disk.root, file, "--allow-writable").exit_code == 0
 
 
 @pytest.mark.parametrize("short", [False, True])

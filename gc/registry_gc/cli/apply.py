@@ -29,6 +29,10 @@ _OPTIONS: Sequence[str] = (
     "--max-age", type=DurationType(), default="7d", show_default=True, metavar="DURATION",
     envvar="RGC_MAX_AGE", help="Refuse a plan that is older.",
 )  # fmt: skip
+@click.option(
+    "--allow-writable", is_flag=True, envvar="RGC_ALLOW_WRITABLE",
+    help="Go on while a registry takes writes, with a run that was begun so.",
+)  # fmt: skip
 @chosen(*_OPTIONS)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
 def apply(file: str, max_age: float, **options: Any) -> None:
@@ -54,5 +58,6 @@ def apply(file: str, max_age: float, **options: Any) -> None:
         sys.exit(2)
     except RunFileError as error:
         sys.exit(tell_at_once(unread(os.path.abspath(file), error), options))
-    given = {**defaults(), **options, "config": config, "run_file": file, "remember": True}
+    own = {"config": config, "run_file": file, "remember": True, "sealed": True}
+    given = {**defaults(), **options, **own}
     sys.exit(run_collection(given, partial(applying.apply, max_age=max_age)))

@@ -190,6 +190,7 @@ def _job(options: Mapping[str, Any], progress: Progress, commands: Commands | No
     stopped = options["registry_stopped"] or (commands is not None and commands.stops)
     guard = guard_of(config, storage, {**options, "registry_stopped": stopped})
     run = str(uuid.uuid4())
+    sealed = options.get("sealed", False)
     if options["allow_writable"]:
         caution(config, progress)
     state_dir = state_folder(options, progress)
@@ -200,7 +201,8 @@ def _job(options: Mapping[str, Any], progress: Progress, commands: Commands | No
     return Job(
         storage=storage,
         policy=_policy(config, options),
-        check=while_writable(check) if options["allow_writable"] else check,
+        # Where a plan is carried out, it says whether that may be lifted.
+        check=while_writable(check) if options["allow_writable"] and not sealed else check,
         run_file=_run_file(options, state_dir, run),
         cache=cache_path(options, state_dir, storage),
         dry_run=options["dry_run"],
@@ -215,7 +217,8 @@ def _job(options: Mapping[str, Any], progress: Progress, commands: Commands | No
 
 
 def _policy(config: Config, options: Mapping[str, Any]) -> Policy:
-    check_quarantine(options)
+    if not options.get("sealed"):
+        check_quarantine(options)
     asked = options["upload_age"]
     purging = config.upload_purging
     by_config = purging.age_seconds if purging.enabled else None
