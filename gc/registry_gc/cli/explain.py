@@ -11,16 +11,10 @@ from typing import Any
 import humanize
 
 from registry_drivers.wrappers import ReadOnly
-from registry_gc.catalog import is_registry
 from registry_gc.cli.output import Output
-from registry_gc.cli.wiring import (
-    complain,
-    exit_code_of,
-    is_terminal,
-    read_config,
-    storage_of,
-)
-from registry_gc.engine import WorkerLost, engine_for
+from registry_gc.cli.wiring import is_terminal, read_config, storage_of
+from registry_gc.cli.working import Failed, refuse_empty, run_work
+from registry_gc.engine import engine_for
 from registry_gc.explain.explainer import (
     About,
     AboutDigest,
@@ -31,7 +25,6 @@ from registry_gc.explain.explainer import (
 )
 from registry_gc.explain.lookup import Unknown
 from registry_gc.explain.trails import Trail
-from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.policy import Policy
 from registry_gc.progress import Progress
 from registry_gc.survey import Surveyor
@@ -44,18 +37,7 @@ _KINDS = {AboutDigest: "digest", AboutTag: "tag", AboutRepository: "repository"}
 
 def run_explain(options: Mapping[str, Any]) -> int:
     """Explain what *options* ask for; returns the exit code."""
-    output = Output()
-    try:
-        with Interrupts().installed():
-            return exit_code_of(lambda: _run(options, output))
-    except Interrupted as interrupt:
-        complain(f"interrupted by {interrupt}")
-        return 128 + interrupt.number
-    except (Unknown, WorkerLost) as error:
-        complain(str(error))
-        return 1
-    finally:
-        output.close()
+    return run_work(options, lambda output, _: _run(options, output))
 
 
 def _run(options: Mapping[str, Any], output: Output) -> int:
@@ -70,15 +52,15 @@ def _run(options: Mapping[str, Any], output: Output) -> int:
     try:
         reader = ReadOnly(storage)
         with engine_for(reader, options["workers"]) as engine:
-            if not is_registry(reader):
-                complain(f"{storage.root}: no registry there; is it mounted?")
-                return 1
+            refuse_empty(reader)
             cutoff = storage.now() - policy.grace
             surveyor = Surveyor(reader, engine, policy, cutoff, progress)
             survey = surveyor.mark(surveyor.catalog())
             marker = Marker(reader, engine, survey.manifests, policy, cutoff)
             explainer = Explainer(reader, survey.catalog, survey.manifests, marker, cutoff)
             about = explainer.explain(options["what"])
+    except Unknown as error:
+        raise Failed(str(error)) from error
     finally:
         progress.finish()
         storage.close()
@@ -87,6 +69,8 @@ def _run(options: Mapping[str, Any], output: Output) -> int:
             "schema": 1,
             "about": _KINDS[type(about)],
             "delete_untagged": policy.delete_untagged,
+            "error": None,
+            "exit_code": 0,
         }
         output.lines([json.dumps({**kind, **asdict(about)}, indent=2)])
     else:

@@ -19,11 +19,15 @@ _CHARACTERS_A_WRITE = 1 << 18
 
 
 class Output:
-    """Writes lines to stdout until it refuses one; from then on it writes nothing."""
+    """Writes lines to stdout until it refuses one; from then on it writes nothing.
+
+    :ivar begun: something was written, or tried.
+    """
 
     def __init__(self) -> None:
         # Python has no stdout where the caller closed it.
         self.broken = sys.stdout is None
+        self.begun = False
 
     def lines(self, lines: Iterable[str]) -> None:
         """Write *lines*, many at a time."""
@@ -35,6 +39,7 @@ class Output:
             self._write(text)
 
     def _write(self, text: str) -> None:
+        self.begun = True
         try:
             # What stdout cannot say, such as names that are no UTF-8, is shown, not refused.
             encoding = sys.stdout.encoding or "utf-8"

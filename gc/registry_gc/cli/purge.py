@@ -54,7 +54,7 @@ _LOOK_AGAIN = 10.0
 
 def run_purge(options: Mapping[str, Any]) -> int:
     """Purge the quarantine that *options* name; returns the exit code."""
-    return run_work(lambda output, interrupts: _run(options, output, interrupts))
+    return run_work(options, lambda output, interrupts: _run(options, output, interrupts))
 
 
 def _run(options: Mapping[str, Any], output: Output, interrupts: Interrupts) -> int:

@@ -42,6 +42,7 @@ from registry_gc.guard.writable import while_writable
 from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.policy import Policy
 from registry_gc.progress import Progress
+from registry_gc.report.build import report_of_none
 from registry_gc.report.document import as_json
 from registry_gc.report.model import Report
 from registry_gc.report.text import plan_lines, summary_lines
@@ -97,8 +98,10 @@ def _run_here(
             code = _run(options, output, interrupts, doing, commands, service)
     except Interrupted as interrupt:
         # Before the collection has begun, or while its report is shown.
-        complain(interrupt.reason)
         code = interrupt.exit_code
+        if options["output"] == "json" and not output.begun:
+            output.lines([as_json(report_of_none(None, code, interrupt.reason))])
+        complain(interrupt.reason)
     finally:
         if service is not None and service.lost:
             complain(service.lost)

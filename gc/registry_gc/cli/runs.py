@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from registry_gc.cli.output import Output, look
-from registry_gc.cli.wiring import complain, note
+from registry_gc.cli.wiring import note
+from registry_gc.interrupts import Interrupts
 from registry_gc.runs.past import past_runs, prune
 from registry_gc.runs.state_dir import default_state_dir
 
@@ -15,23 +16,22 @@ from registry_gc.runs.state_dir import default_state_dir
 def list_runs(options: Mapping[str, Any]) -> int:
     """Show all runs of the state directory; returns the exit code."""
     state_dir = _state_dir(options)
-    try:
-        runs = past_runs(state_dir)
-    except OSError as error:
-        complain(f"{state_dir}: {error.strerror or error}")
-        return 1
     # A collection, which only prunes, shows no table: rich takes 50 ms to import.
+    from registry_gc.cli.working import Failed, run_work
     from registry_gc.report.past_runs import runs_json, runs_lines
 
-    output = Output()
-    try:
+    def work(output: Output, _: Interrupts) -> int:
+        try:
+            runs = past_runs(state_dir)
+        except OSError as error:
+            raise Failed(f"{state_dir}: {error.strerror or error}") from error
         if options["output"] == "json":
             output.lines([runs_json(state_dir, runs)])
         else:
             output.lines(runs_lines(state_dir, runs, look()))
-    finally:
-        output.close()
-    return 0
+        return 0
+
+    return run_work(options, work)
 
 
 def _state_dir(options: Mapping[str, Any]) -> str:

@@ -10,36 +10,17 @@ import humanize
 
 from registry_drivers.base import Storage
 from registry_gc import __version__
-from registry_gc.catalog import is_registry
 from registry_gc.cli.output import Output
-from registry_gc.cli.wiring import (
-    complain,
-    exit_code_of,
-    is_terminal,
-    note,
-    read_config,
-    storage_of,
-)
-from registry_gc.engine import WorkerLost, engine_for
-from registry_gc.interrupts import Interrupted, Interrupts
+from registry_gc.cli.wiring import is_terminal, note, read_config, storage_of
+from registry_gc.cli.working import refuse_empty, run_work
+from registry_gc.engine import engine_for
 from registry_gc.progress import Progress
 from registry_gc.verify.every_tag import MissingChild, Problem, TrueSizes, Verified, verify
 
 
 def run_verify(options: Mapping[str, Any]) -> int:
     """Verify the storage that *options* name; returns the exit code."""
-    output = Output()
-    try:
-        with Interrupts().installed():
-            return exit_code_of(lambda: _run(options, output))
-    except Interrupted as interrupt:
-        complain(f"interrupted by {interrupt}")
-        return 128 + interrupt.number
-    except WorkerLost as error:
-        complain(str(error))
-        return 1
-    finally:
-        output.close()
+    return run_work(options, lambda output, _: _run(options, output))
 
 
 def _run(options: Mapping[str, Any], output: Output) -> int:
@@ -50,9 +31,7 @@ def _run(options: Mapping[str, Any], output: Output) -> int:
     try:
         reader = TrueSizes(storage)
         with engine_for(reader, options["workers"]) as engine:
-            if not is_registry(reader):
-                complain(f"{storage.root}: no registry there; is it mounted?")
-                return 1
+            refuse_empty(reader)
             found = verify(
                 reader,
                 engine,
@@ -96,6 +75,7 @@ def document(
         "missing_children": [_child(child) for child in found.missing_children],
         "changed": found.changed,
         "requests": storage.requests.totals(),
+        "error": None,
         "exit_code": code,
     }
 
