@@ -239,6 +239,23 @@ def test_what_a_plan_has_set_aside_comes_back_by_the_plans_id_and_by_that_of_who
         file = plan(disk.root, *WAIT)
 
 
+def test_what_a_restore_brought_back_is_not_deleted_by_a_plan_of_before(disk: Disk) -> None:
+    """A rename alone would keep its time, by which the plan knows it."""
+    goes = untagged(disk)
+    file = plan(disk.root, "-m")
+    before = content(disk)
+    assert run(disk, disk.folder / "file").exit_code == 0
+    assert call_restore(disk, goes) == 0
+    assert disk.has_image("app", goes)
+    done = apply(disk.root, file)
+    assert done.exit_code == 0, done.errors
+    assert disk.has_image("app", goes)
+    back = content(disk)
+    assert call(disk.root, "run", "-m", "--grace", "1h", write_config(disk.root)).exit_code == 0
+    assert content(disk) == back
+    assert back.items() < before.items()
+
+
 def test_what_a_plan_sets_aside_and_is_pushed_again_is_not_overwritten_by_a_restore(
     disk: Disk,
 ) -> None:
