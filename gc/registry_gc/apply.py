@@ -156,9 +156,15 @@ class _Application(Session):
             for keep in self.keeps:
                 self.observer.notice(keep.message)
         self._say(looked.new_links, looked.taken_back, looked.gone)
+        meta = plan.meta()
+        if "finished" in meta and not any(plan.count(kind, RowState.PLANNED).rows for kind in Kind):
+            self.observer.notice(
+                "nothing was left to do: this plan was carried out before, and the figures are "
+                "what that came to; registry-gc plan show says when"
+            )
         plan.record_meta(
             applied=[
-                *plan.meta().get("applied", ()),
+                *meta.get("applied", ()),
                 {"run": self.job.run, "version": __version__, "began": time.time()},
             ]
         )
