@@ -27,6 +27,7 @@ from registry_gc.explain.lookup import Unknown
 from registry_gc.explain.trails import Trail
 from registry_gc.policy import Policy
 from registry_gc.progress import Progress
+from registry_gc.report.counts import counted
 from registry_gc.survey import Surveyor
 from registry_gc.usage.freed import Freed, Marker
 
@@ -152,8 +153,9 @@ def _repository_lines(about: AboutRepository) -> Iterator[str]:
     yield from (f"  held: {reason}" for reason in about.reasons)
     tags = f" ({', '.join(about.tags[:_SHOWN])}{', …' if len(about.tags) > _SHOWN else ''})"
     yield (
-        f"  {number(len(about.tags))} tags{tags if about.tags else ''}, {number(about.manifests)} "
-        f"manifests, {number(about.layer_links)} layer links, {number(about.uploads)} uploads"
+        f"  {counted(len(about.tags), 'tag')}{tags if about.tags else ''}, "
+        f"{counted(about.manifests, 'manifest')}, {counted(about.layer_links, 'layer link')}, "
+        f"{counted(about.uploads, 'upload')}"
     )
     for kind, count in sorted(about.goes.items()):
         yield f"  would go: {number(count)} of kind {kind}"
@@ -161,8 +163,7 @@ def _repository_lines(about: AboutRepository) -> Iterator[str]:
 
 
 def _freed(freed: Freed) -> str:
-    number = humanize.intcomma
     return (
-        f"{humanize.naturalsize(freed.bytes)} ({number(freed.bytes)} bytes) in "
-        f"{number(freed.blobs)} blobs, {number(freed.manifests)} manifests"
+        f"{humanize.naturalsize(freed.bytes)} ({counted(freed.bytes, 'byte')}) in "
+        f"{counted(freed.blobs, 'blob')}, {counted(freed.manifests, 'manifest')}"
     )

@@ -32,9 +32,9 @@ from registry_gc.quarantine.bring_back import Back, BringingBack, exists, meanin
 from registry_gc.quarantine.purge import clear_empty
 from registry_gc.quarantine.restore import Restored, UnknownWhat, What, select
 from registry_gc.quarantine.still_allowed import StillAllowed
+from registry_gc.report.counts import counted
 
 _LOOK_AGAIN = 10.0
-_PLURALS = {"tag history": "tag histories"}
 
 
 def run_restore(options: Mapping[str, Any]) -> int:
@@ -168,16 +168,11 @@ def _lines(done: Restored, verb: str = "restored") -> Iterator[str]:
         yield f"lost: {path}: {reason}"
     for path, error in done.failed:
         yield f"not restored: {path}: {error}"
-    counts = [_counted(count, kind) for kind, count in sorted(done.kinds.items())]
+    counts = [counted(count, kind) for kind, count in sorted(done.kinds.items())]
     size = f" ({humanize.naturalsize(done.bytes)})" if done.bytes else ""
     yield f"{verb} {', '.join(counts) or 'nothing'}{size}"
     if done.there:
         yield f"{humanize.intcomma(done.there)} were there already and stay as they are"
-
-
-def _counted(count: int, kind: str) -> str:
-    plural = _PLURALS.get(kind, f"{kind}s")
-    return f"{humanize.intcomma(count)} {kind if count == 1 else plural}"
 
 
 def _show(options: Mapping[str, Any], storage: Storage, output: Output) -> int:

@@ -15,6 +15,7 @@ from registry_gc.cli.wiring import is_terminal, note, read_config, storage_of
 from registry_gc.cli.working import refuse_empty, run_work
 from registry_gc.engine import engine_for
 from registry_gc.progress import Progress
+from registry_gc.report.counts import counted
 from registry_gc.verify.every_tag import MissingChild, Problem, TrueSizes, Verified, verify
 
 
@@ -51,7 +52,7 @@ def _run(options: Mapping[str, Any], output: Output) -> int:
     if found.changed:
         note(f"{len(found.changed)} tags changed while they were looked at; run again for those")
     if code and quiet:
-        note(f"{len(found.problems)} faults, {len(found.broken)} tags not whole")
+        note(_faults(found))
     return code
 
 
@@ -101,6 +102,11 @@ def _child(child: MissingChild) -> dict[str, Any]:
     }
 
 
+def _faults(found: Verified) -> str:
+    faults, tags = counted(len(found.problems), "fault"), counted(len(found.broken), "tag")
+    return f"{faults}, {tags} not whole"
+
+
 def _lines(found: Verified) -> Iterator[str]:
     for problem in found.problems:
         where = f"{problem.repository}:{problem.tag}" if problem.tag else problem.repository
@@ -111,16 +117,13 @@ def _lines(found: Verified) -> Iterator[str]:
         where = child.repository + (f":{child.tag}" if child.tag else "")
         elsewhere = "in another repository only" if child.stored else "not in the store"
         yield f"{where}: missing child {child.digest} of {child.index}: {elsewhere}"
-    number = humanize.intcomma
     read = f", {humanize.naturalsize(found.bytes)} read" if found.bytes else ""
     verdict = "every tag is whole"
     if found.problems:
-        verdict = (
-            f"{number(len(found.problems))} faults, {number(len(found.broken))} tags not whole"
-        )
+        verdict = _faults(found)
     if found.missing_children:
-        verdict += f"; {number(len(found.missing_children))} missing children of indexes"
+        verdict += f"; {counted(len(found.missing_children), 'missing child')} of indexes"
     yield (
-        f"{number(found.repositories)} repositories, {number(found.tags)} tags, "
-        f"{number(found.manifests)} manifests, {number(found.blobs)} blobs{read}: {verdict}"
+        f"{counted(found.repositories, 'repository')}, {counted(found.tags, 'tag')}, "
+        f"{counted(found.manifests, 'manifest')}, {counted(found.blobs, 'blob')}{read}: {verdict}"
     )
