@@ -169,6 +169,24 @@ def test_what_is_applied_twice_is_done_already(disk: Disk) -> None:
     assert disk.files() == left
 
 
+def test_a_plan_that_is_applied_again_says_that_nothing_was_left_to_do(disk: Disk) -> None:
+    file = plan(disk.root, "-m")
+    first = apply(disk.root, file)
+    second = apply(disk.root, file)
+    assert (first.exit_code, second.exit_code) == (0, 0)
+    assert "nothing was left to do" not in first.errors
+    assert "nothing was left to do" in second.errors
+    assert second.json["blobs"]["deleted"] == first.json["blobs"]["deleted"] > 0
+
+
+def test_a_release_of_a_repository_that_is_not_there_is_said(disk: Disk) -> None:
+    config = write_config(disk.root)
+    done = call(disk.root, "run", "--release", "ap", "--release", "app", config)
+    assert done.exit_code == 0
+    assert "--release ap: there is no such repository" in done.errors
+    assert "--release app:" not in done.errors
+
+
 def test_only_manifests_that_are_new_are_read_again(disk: Disk) -> None:
     """The read-only window is to be short; the first look may take its time."""
     storage = FilesystemStorage(str(disk.root))
@@ -484,9 +502,12 @@ def test_a_plan_that_was_cut_short_is_refused(disk: Disk, part: float) -> None:
     data = file.read_bytes()
     file.write_bytes(data[: int(len(data) * part)])
     before = disk.files()
-    done = apply(disk.root, file, "--config", str(write_config(disk.root)))
-    assert done.exit_code == 4
-    assert codes(done) & {"plan-altered", "plan-unusable"}
+    for config in ([], ["--config", str(write_config(disk.root))]):
+        done = apply(disk.root, file, *config)
+        assert done.exit_code == 4
+        assert done.json["guard"]["verdict"] == "refused"
+        assert done.json["error"] in done.errors
+        assert codes(done) & {"plan-altered", "plan-unusable"}
     assert disk.files() == before
 
 
@@ -494,9 +515,10 @@ def test_a_plan_that_was_cut_short_is_refused(disk: Disk, part: float) -> None:
 def test_what_is_no_plan_is_refused(disk: Disk, content: bytes) -> None:
     file = disk.folder / "file"
     file.write_bytes(content)
-    done = apply(disk.root, file, "--config", str(write_config(disk.root)))
-    assert done.exit_code == 4
-    assert apply(disk.root, file).exit_code == 2
+    for config in ([], ["--config", str(write_config(disk.root))]):
+        done = apply(disk.root, file, *config)
+        assert done.exit_code == 4
+        assert codes(done) & {"plan-altered", "plan-unusable"}
     assert file.read_bytes() == content
 
 

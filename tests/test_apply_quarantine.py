@@ -10,10 +10,22 @@ from pathlib import Path
 
 import pytest
 
+from registry_gc.runs.past import read_run
 from registry_tree import RegistryTree, blob_path, sha256
 from running import OWN_FOLDER, Disk, Result, write_config
 from test_against_model import ALONE, be_killed
-from test_apply import CONFIG, DAY, OLD, apply, as_a_registry_writes, call, plan, states, untagged
+from test_apply import (
+    CONFIG,
+    DAY,
+    OLD,
+    apply,
+    as_a_registry_writes,
+    call,
+    codes,
+    plan,
+    states,
+    untagged,
+)
 
 WAIT = ["-m", "--quarantine", "7d"]
 FOLDER = f"{OWN_FOLDER}/quarantine"
@@ -62,6 +74,16 @@ def restore(disk: Disk) -> None:
     for run in sorted(os.listdir(disk.root / FOLDER)):
         answer = CliRunner().invoke(registry_gc, ["restore", str(write_config(disk.root)), run])
         assert answer.exit_code == 0 or "nothing of that" in answer.stderr, answer.stderr
+
+
+def call_restore(disk: Disk, what: str) -> int:
+    """Restore *what*; returns the exit code."""
+    from click.testing import CliRunner
+
+    from registry_gc.cli.main import registry_gc
+
+    words = ["restore", str(write_config(disk.root)), what]
+    return CliRunner().invoke(registry_gc, words).exit_code
 
 
 def test_a_plan_that_sets_aside_loses_nothing_and_its_run_is_restored_whole(disk: Disk) -> None:
@@ -153,6 +175,85 @@ def test_killed_before_every_single_move_and_gone_on_with_nothing_is_lost(
         restore(disk)
         assert content(disk) == before, moves
     assert moves > 8
+
+
+def test_a_run_on_a_registry_in_use_that_was_killed_is_gone_on_with_while_it_takes_writes(
+    disk: Disk,
+) -> None:
+    before = content(disk)
+    file = disk.folder / "file"
+    config = write_config(disk.root, readonly=False)
+    writable = [*WAIT, "--allow-writable", *ALONE]
+    work = partial(call, disk.root, "run", "--run-file", file, config, *writable)
+    assert be_killed(4, work, is_set_aside)
+    refused = call(disk.root, "apply", file)
+    assert (refused.exit_code, codes(refused)) == (4, {"writable-config"})
+    done = call(disk.root, "apply", file, "--allow-writable")
+    assert (done.exit_code, done.json["guard"]["verdict"]) == (0, "allowed"), done.errors
+    assert set(states(file)) <= {"quarantined", "gone already"}
+    assert content(disk) | aside(disk) == before
+
+
+@pytest.mark.parametrize("options", [["-m"], WAIT])
+def test_a_plan_that_was_made_without_it_is_not_applied_while_the_registry_takes_writes(
+    disk: Disk, options: list[str]
+) -> None:
+    file = plan(disk.root, *options)
+    before = content(disk)
+    write_config(disk.root, readonly=False)
+    done = call(disk.root, "apply", file, "--allow-writable")
+    assert (done.exit_code, codes(done)) == (4, {"writable-config"})
+    assert content(disk) == before
+    assert apply(disk.root, file, "--allow-writable").exit_code == 0
+
+
+@pytest.mark.parametrize("short", [False, True])
+def test_a_run_that_was_killed_and_gone_on_with_comes_back_whole_by_the_id_that_runs_shows(
+    disk: Disk, short: bool
+) -> None:
+    before = content(disk)
+    file = disk.folder / "file"
+    assert be_killed(4, lambda: run(disk, file), is_set_aside)
+    done = apply(disk.root, file, *ALONE)
+    assert done.exit_code == 0, done.errors
+    assert len(os.listdir(disk.root / FOLDER)) == 2
+    shown = read_run(str(file)).run
+    assert shown != done.json["run"]
+    assert call_restore(disk, shown[:8] if short else shown) == 0
+    assert content(disk) == before
+    assert aside(disk) == {}
+
+
+def test_what_a_plan_has_set_aside_comes_back_by_the_plans_id_and_by_that_of_who_applied_it(
+    disk: Disk,
+) -> None:
+    before = content(disk)
+    file = plan(disk.root, *WAIT)
+    for name in (read_run(str(file)).run, ""):
+        applied = apply(disk.root, file).json["run"]
+        assert content(disk) != before
+        assert call_restore(disk, name or applied) == 0
+        assert content(disk) == before
+        disk.age(30 * DAY)
+        file.unlink()
+        file = plan(disk.root, *WAIT)
+
+
+def test_what_a_restore_brought_back_is_not_deleted_by_a_plan_of_before(disk: Disk) -> None:
+    """A rename alone would keep its time, by which the plan knows it."""
+    goes = untagged(disk)
+    file = plan(disk.root, "-m")
+    before = content(disk)
+    assert run(disk, disk.folder / "file").exit_code == 0
+    assert call_restore(disk, goes) == 0
+    assert disk.has_image("app", goes)
+    done = apply(disk.root, file)
+    assert done.exit_code == 0, done.errors
+    assert disk.has_image("app", goes)
+    back = content(disk)
+    assert call(disk.root, "run", "-m", "--grace", "1h", write_config(disk.root)).exit_code == 0
+    assert content(disk) == back
+    assert back.items() < before.items()
 
 
 def test_what_a_plan_sets_aside_and_is_pushed_again_is_not_overwritten_by_a_restore(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 
 from aside import DAY, Registry
+from registry_drivers.base import Outcome
+from registry_drivers.errors import StorageError
 from registry_drivers.filesystem import FilesystemStorage
 from registry_gc.cli import purge
 from registry_gc.guard import Finding, Guard, Verdict
@@ -139,6 +142,28 @@ def test_half_a_tree_purges_nothing(registry: Registry) -> None:
     assert done.exit_code == 4
     assert "not one live manifest" in done.errors
     assert registry.quarantined() == before
+
+
+def test_a_purge_that_stops_half_way_tells_what_it_has_deleted(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.quarantine()
+    registry.later = 8 * DAY
+    before = registry.quarantined()
+    delete = FilesystemStorage.delete
+
+    def but_no_blobs(storage: FilesystemStorage, paths: Iterable[str]) -> Iterator[Outcome]:
+        for path in paths:
+            if "/v2/blobs/" in path:
+                raise StorageError("input/output error", path=path, driver=storage.driver)
+            yield from delete(storage, [path])
+
+    monkeypatch.setattr(FilesystemStorage, "delete", but_no_blobs)
+    done = registry.purge()
+    gone = before - registry.quarantined()
+    assert (done.exit_code, "input/output error" in done.json["error"]) == (1, True)
+    assert done.json["runs"][0]["deleted"] == len(gone) > 0
+    assert done.json["runs"][0]["deleted_bytes"] > 0
 
 
 def test_what_a_held_repository_may_need_stays(registry: Registry) -> None:

@@ -255,10 +255,12 @@ def test_a_deadline_stops_a_sweep_with_exit_code_5_and_it_goes_on_later(case: Ca
     assert case.gone == case.expected.dead
 
 
-@pytest.mark.parametrize("deadline", ["2001-01-01", "2001-01-01T05:00:00Z", "1us"])
-def test_a_deadline_that_has_passed_lets_nothing_go(case: Case, deadline: str) -> None:
+@pytest.mark.parametrize(
+    ("deadline", "code"), [("2001-01-01", 2), ("2001-01-01T05:00:00Z", 2), ("1us", 5)]
+)
+def test_a_deadline_that_has_passed_lets_nothing_go(case: Case, deadline: str, code: int) -> None:
     done = case.command("--deadline", deadline)
-    assert done.exit_code == 5
+    assert done.exit_code == code
     assert "deadline" in done.errors
     assert not case.gone
     assert case.command("--deadline", "10h").exit_code == 0

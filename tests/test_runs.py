@@ -129,6 +129,17 @@ def test_a_run_that_ended_with_rows_left_was_stopped(tmp_path: Path) -> None:
     assert (found.state, found.left, found.reason) == (RunState.STOPPED, 1, "it went wrong")
 
 
+@pytest.mark.parametrize("exit_code", [5, 130, 143])
+def test_a_run_that_was_ended_before_it_knew_what_to_delete_was_stopped(
+    tmp_path: Path, exit_code: int
+) -> None:
+    found = read_run(str(write_run(tmp_path, 1, exit_code=exit_code)))
+    assert (found.state, found.left) == (RunState.STOPPED, 0)
+    # A signal that comes when all is done stops nothing.
+    path = write_run(tmp_path, 2, RowState.DELETED, exit_code=exit_code, finished=1.0)
+    assert read_run(str(path)).state is RunState.FINISHED
+
+
 def test_a_run_whose_process_lives_is_running(tmp_path: Path) -> None:
     path = write_run(tmp_path, 1, RowState.PLANNED, ended=False, **beginning())
     assert read_run(str(path)).state is RunState.RUNNING

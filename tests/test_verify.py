@@ -366,7 +366,7 @@ def test_the_command_changes_nothing_and_says_what_is_missing(tmp_path: Path) ->
     before = fingerprint(disk.root)
     code, text, _ = shown(config, "--content")
     assert code == 0
-    assert "every tag is whole; 1 missing children of indexes" in text
+    assert "every tag is whole; 1 missing child of indexes" in text
     assert shown(config, "--whole-indexes")[0] == 3
     assert fingerprint(disk.root) == before
     disk.remove(blob_path(sha256(b"one")))
@@ -381,7 +381,7 @@ def test_the_command_changes_nothing_and_says_what_is_missing(tmp_path: Path) ->
     assert document["problems"][0]["what"] == "blob"
     code, text, errors = shown(config, "--quiet")
     assert (code, text) == (3, "")
-    assert "1 faults, 2 tags not whole" in errors
+    assert "1 fault, 2 tags not whole" in errors
 
 
 def test_names_and_reasons_cannot_speak_to_a_terminal(tmp_path: Path) -> None:

@@ -445,5 +445,16 @@ class Writer(Protocol):
 
 
 @runtime_checkable
+class Renewer(Protocol):
+    """A storage whose moves keep the time of what is moved, and that can make it now."""
+
+    def renew(self, path: str) -> None:
+        """Make an object as young as one that is written now.
+
+        :raises StorageError: that is not allowed, or there is none.
+        """
+
+
+@runtime_checkable
 class Storage(Reader, Deleter, Writer, Protocol):
     """A driver: all three together."""

@@ -22,6 +22,7 @@ from registry_drivers.base import (
     Outcome,
     Page,
     Reader,
+    Renewer,
     Requests,
     Storage,
     list_among,
@@ -139,6 +140,11 @@ class Wrapper(ReadOnly):
     def move(self, source: str, target: str) -> None:
         """As the wrapped storage."""
         self._storage.move(source, target)
+
+    def renew(self, path: str) -> None:
+        """As the wrapped storage, where moves keep times; elsewhere there is nothing to do."""
+        if isinstance(self._storage, Renewer):
+            self._storage.renew(path)
 
 
 class Pace:
@@ -266,3 +272,9 @@ class Throttled(Wrapper):
         """As the wrapped storage."""
         self._take()
         self._storage.move(source, target)
+
+    def renew(self, path: str) -> None:
+        """As the wrapped storage."""
+        if isinstance(self._storage, Renewer):
+            self._take()
+            self._storage.renew(path)

@@ -22,6 +22,7 @@ from registry_gc import __version__
 from registry_gc.collect import SealedCollection, finish
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
+from registry_gc.guard.writable import while_writable
 from registry_gc.interrupts import Interrupts
 from registry_gc.report.model import Report
 from registry_gc.runs.plan_file import PlanFile, PlanRefused
@@ -62,7 +63,8 @@ def apply(
 ) -> Report:
     """Carry out what is left of the plan in the job's run file.
 
-    What goes is the plan's word: of the job's policy only the limits count.
+    What goes is the plan's word: of the job's policy only the limits count, and
+    ``allow_writable`` where the plan has it too.
 
     :param max_age: seconds; an older plan is refused.
     :param show: called with what is left of the plan, before anything is deleted.
@@ -125,6 +127,14 @@ class _Application(Session):
             self._refuse_with(refusal.code, str(refusal))
             raise Refused(self._why_not()) from refusal
         self.policy = plan.policy(self.job.policy)
+        if not self.job.policy.allow_writable:
+            return
+        if self.policy.allow_writable:
+            self.job = replace(self.job, check=while_writable(self.job.check))
+        else:
+            self.observer.notice(
+                "--allow-writable counts for nothing here: the plan was made without it"
+            )
 
     def _look_again(self, engine: Engine) -> None:
         plan = self.run_file
@@ -152,9 +162,15 @@ class _Application(Session):
             for keep in self.keeps:
                 self.observer.notice(keep.message)
         self._say(looked.new_links, looked.taken_back, looked.gone)
+        meta = plan.meta()
+        if "finished" in meta and not any(plan.count(kind, RowState.PLANNED).rows for kind in Kind):
+            self.observer.notice(
+                "nothing was left to do: this plan was carried out before, and the figures are "
+                "what that came to; registry-gc plan show says when"
+            )
         plan.record_meta(
             applied=[
-                *plan.meta().get("applied", ()),
+                *meta.get("applied", ()),
                 {"run": self.job.run, "version": __version__, "began": time.time()},
             ]
         )

@@ -115,6 +115,7 @@ class SealedCollection(Session):
         listed = cutoff + policy.grace
         catalog = self.catalog = self._listed(surveyor)
         run_file = self.run_file = self._new_run_file()
+        self._tell_strange_releases(catalog)
         survey = self.survey = self._recalled(surveyor, surveyor.plan_blobs(catalog, run_file))
         catalog = self.catalog = survey.catalog
         marking, manifests = survey.marking, survey.manifests
@@ -132,6 +133,12 @@ class SealedCollection(Session):
         self.marked_at = self.swept_at = time.monotonic()
         if self.show is not None:
             self.show(Plan(catalog, manifests, marking, run_file))
+
+    def _tell_strange_releases(self, catalog: Catalog) -> None:
+        """A name that was mistyped releases nothing."""
+        asked = {release.repository for release in self.policy.releases}
+        for name in sorted(asked - set(catalog.repositories)):
+            self.observer.notice(f"--release {name}: there is no such repository")
 
     def _listed(self, surveyor: Surveyor) -> Catalog:
         # Who asks for a second opinion wants every damaged link to be found.

@@ -38,11 +38,10 @@ def parse_duration(text: str) -> float:
 def parse_deadline(text: str, now: datetime) -> float:
     """The seconds from *now* until *text*: a time of day (the next one), a moment, or a duration.
 
-    A time of day and a moment without an offset are those of the system's time zone. A moment
-    that has passed is 0 seconds away.
+    A time of day and a moment without an offset are those of the system's time zone.
 
     :param now: with a time zone.
-    :raises ValueError: *text* is none of them.
+    :raises ValueError: *text* is none of them, or a moment that has passed.
     """
     wanted = text.strip()
     if re.fullmatch(r"\d\d:\d\d(:\d\d)?", wanted):
@@ -55,7 +54,9 @@ def parse_deadline(text: str, now: datetime) -> float:
     if re.match(r"\d{4}-", wanted):
         moment = datetime.fromisoformat(wanted)
         aware = moment if moment.tzinfo is not None else moment.astimezone()
-        return max(0.0, (aware - now).total_seconds())
+        if aware <= now:
+            raise ValueError(f"{text!r} has passed already")
+        return (aware - now).total_seconds()
     try:
         return parse_duration(wanted)
     except ValueError as error:

@@ -337,7 +337,8 @@ class Session:
 
     def _sweep(self) -> None:
         assert self.run_file is not None
-        setting_aside = self.aside.deleter(self.job.run, self.policy)
+        plan = str(self.run_file.meta().get("run", self.job.run))
+        setting_aside = self.aside.deleter(self.job.run, plan, self.policy)
         cache = self.job.blob_cache
         with self.interrupts.deferred(), setting_aside as deleter:
             stale = cache.begin(self.run_file)

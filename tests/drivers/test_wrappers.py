@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -199,3 +200,14 @@ def test_processes_would_each_have_the_whole_rate_and_are_not_offered(tmp_path: 
 def test_a_rate_that_is_none_is_refused(memory: MemoryStorage, rate: float) -> None:
     with pytest.raises(ValueError, match="rate"):
         Throttled(memory, rate)
+
+
+def test_what_is_renewed_is_renewed_through_a_wrapper_and_elsewhere_stays(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    os.utime(tmp_path / "file", (1e9, 1e9))
+    Throttled(Wrapper(FilesystemStorage(str(tmp_path))), 100.0).renew("file")
+    assert (tmp_path / "file").stat().st_mtime > 1e9
+    memory = MemoryStorage()
+    memory.put("file", b"", 1e9)
+    Throttled(Wrapper(memory), 100.0).renew("file")
+    assert memory.stat("file").modified == 1e9

@@ -29,6 +29,10 @@ _OPTIONS: Sequence[str] = (
     "--max-age", type=DurationType(), default="7d", show_default=True, metavar="DURATION",
     envvar="RGC_MAX_AGE", help="Refuse a plan that is older.",
 )  # fmt: skip
+@click.option(
+    "--allow-writable", is_flag=True, envvar="RGC_ALLOW_WRITABLE",
+    help="Go on while a registry takes writes, with a run that was begun so.",
+)  # fmt: skip
 @chosen(*_OPTIONS)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
 def apply(file: str, max_age: float, **options: Any) -> None:
@@ -41,15 +45,19 @@ def apply(file: str, max_age: float, **options: Any) -> None:
     from functools import partial
 
     from registry_gc import apply as applying
-    from registry_gc.cli.resume import config_of
-    from registry_gc.cli.run import run_collection
+    from registry_gc.cli.resume import config_of, unread
+    from registry_gc.cli.run import run_collection, tell_at_once
     from registry_gc.cli.wiring import complain
     from registry_gc.config_file import ConfigError
+    from registry_gc.run_file import RunFileError
 
     try:
         config = options["config"] or config_of(file)
     except ConfigError as error:
         complain(str(error))
         sys.exit(2)
-    given = {**defaults(), **options, "config": config, "run_file": file, "remember": True}
+    except RunFileError as error:
+        sys.exit(tell_at_once(unread(os.path.abspath(file), error), options))
+    own = {"config": config, "run_file": file, "remember": True, "sealed": True}
+    given = {**defaults(), **options, **own}
     sys.exit(run_collection(given, partial(applying.apply, max_age=max_age)))

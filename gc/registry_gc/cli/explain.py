@@ -11,16 +11,10 @@ from typing import Any
 import humanize
 
 from registry_drivers.wrappers import ReadOnly
-from registry_gc.catalog import is_registry
 from registry_gc.cli.output import Output
-from registry_gc.cli.wiring import (
-    complain,
-    exit_code_of,
-    is_terminal,
-    read_config,
-    storage_of,
-)
-from registry_gc.engine import WorkerLost, engine_for
+from registry_gc.cli.wiring import is_terminal, read_config, storage_of
+from registry_gc.cli.working import Failed, refuse_empty, run_work
+from registry_gc.engine import engine_for
 from registry_gc.explain.explainer import (
     About,
     AboutDigest,
@@ -31,9 +25,9 @@ from registry_gc.explain.explainer import (
 from registry_gc.explain.fates import Fate
 from registry_gc.explain.lookup import Unknown
 from registry_gc.explain.trails import Trail
-from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.policy import Policy
 from registry_gc.progress import Progress
+from registry_gc.report.counts import counted
 from registry_gc.report.names import shown
 from registry_gc.survey import Surveyor
 from registry_gc.usage.freed import Freed, Marker
@@ -45,18 +39,7 @@ _KINDS = {AboutDigest: "digest", AboutTag: "tag", AboutRepository: "repository"}
 
 def run_explain(options: Mapping[str, Any]) -> int:
     """Explain what *options* ask for; returns the exit code."""
-    output = Output()
-    try:
-        with Interrupts().installed():
-            return output.exit_code(exit_code_of(lambda: _run(options, output)))
-    except Interrupted as interrupt:
-        complain(f"interrupted by {interrupt}")
-        return 128 + interrupt.number
-    except (Unknown, WorkerLost) as error:
-        complain(str(error))
-        return 1
-    finally:
-        output.close()
+    return run_work(options, lambda output, _: _run(options, output))
 
 
 def _run(options: Mapping[str, Any], output: Output) -> int:
@@ -71,15 +54,15 @@ def _run(options: Mapping[str, Any], output: Output) -> int:
     try:
         reader = ReadOnly(storage)
         with engine_for(reader, options["workers"]) as engine:
-            if not is_registry(reader):
-                complain(f"{storage.root}: no registry there; is it mounted?")
-                return 1
+            refuse_empty(reader)
             cutoff = storage.now() - policy.grace
             surveyor = Surveyor(reader, engine, policy, cutoff, progress)
             survey = surveyor.mark(surveyor.catalog())
             marker = Marker(reader, engine, survey.manifests, policy, cutoff)
             explainer = Explainer(reader, survey.catalog, survey.manifests, marker, cutoff)
             about = explainer.explain(options["what"])
+    except Unknown as error:
+        raise Failed(str(error)) from error
     finally:
         progress.finish()
         storage.close()
@@ -88,6 +71,8 @@ def _run(options: Mapping[str, Any], output: Output) -> int:
             "schema": 1,
             "about": _KINDS[type(about)],
             "delete_untagged": policy.delete_untagged,
+            "error": None,
+            "exit_code": 0,
         }
         output.lines([json.dumps({**kind, **asdict(about)}, indent=2)])
     else:
@@ -170,9 +155,9 @@ def _repository_lines(about: AboutRepository) -> Iterator[str]:
     yield from (f"  {label}{reason}" for reason in about.reasons)
     tags = f" ({', '.join(about.tags[:_SHOWN])}{', …' if len(about.tags) > _SHOWN else ''})"
     yield (
-        f"  {_counted(len(about.tags), 'tag')}{tags if about.tags else ''}, "
-        f"{_counted(about.manifests, 'manifest')}, "
-        f"{_counted(about.layer_links, 'layer link')}, {_counted(about.uploads, 'upload')}"
+        f"  {counted(len(about.tags), 'tag')}{tags if about.tags else ''}, "
+        f"{counted(about.manifests, 'manifest')}, {counted(about.layer_links, 'layer link')}, "
+        f"{counted(about.uploads, 'upload')}"
     )
     for kind, count in sorted(about.goes.items()):
         yield f"  would go: {number(count)} of kind {kind}"
@@ -180,12 +165,7 @@ def _repository_lines(about: AboutRepository) -> Iterator[str]:
 
 
 def _freed(freed: Freed) -> str:
-    number = humanize.intcomma
     return (
-        f"{humanize.naturalsize(freed.bytes)} ({number(freed.bytes)} bytes) in "
-        f"{_counted(freed.blobs, 'blob')}, {_counted(freed.manifests, 'manifest')}"
+        f"{humanize.naturalsize(freed.bytes)} ({counted(freed.bytes, 'byte')}) in "
+        f"{counted(freed.blobs, 'blob')}, {counted(freed.manifests, 'manifest')}"
     )
-
-
-def _counted(count: int, kind: str) -> str:
-    return f"{humanize.intcomma(count)} {kind}{'' if count == 1 else 's'}"

@@ -24,8 +24,9 @@ _LOSSES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 class Output:
     """Writes lines to stdout until it refuses one; from then on it writes nothing.
 
-    ``reported``: what the run came to was told, or is being told.
-    ``lost``: it refused since its disk is full or broken, not since nobody reads on.
+    ``reported``: what the run came to was told, or is being told. ``begun``: something was
+    written, or tried. ``lost``: it refused since its disk is full or broken, not since nobody
+    reads on.
     """
 
     def __init__(self) -> None:
@@ -33,6 +34,7 @@ class Output:
         self.broken = sys.stdout is None
         self.reported = False
         self.lost = False
+        self.begun = False
 
     def lines(self, lines: Iterable[str]) -> None:
         """Write *lines*, many at a time."""
@@ -44,6 +46,7 @@ class Output:
             self._write(text)
 
     def _write(self, text: str) -> None:
+        self.begun = True
         try:
             # What stdout cannot say, such as names that are no UTF-8, is shown, not refused.
             encoding = sys.stdout.encoding or "utf-8"

@@ -46,6 +46,7 @@ from registry_gc.quarantine.bring_back import Look, Result
 from registry_gc.quarantine.purge import Purge, Purged
 from registry_gc.quarantine.recall import NoBlobs, missed, recall
 from registry_gc.quarantine.still_allowed import StillAllowed
+from registry_gc.report.counts import counted
 from registry_gc.runs.shrink import memory_path, remembered
 from registry_gc.survey import Survey, Surveyor
 
@@ -54,7 +55,7 @@ _LOOK_AGAIN = 10.0
 
 def run_purge(options: Mapping[str, Any]) -> int:
     """Purge the quarantine that *options* name; returns the exit code."""
-    return run_work(lambda output, interrupts: _run(options, output, interrupts))
+    return run_work(options, lambda output, interrupts: _run(options, output, interrupts))
 
 
 def _run(options: Mapping[str, Any], output: Output, interrupts: Interrupts) -> int:
@@ -248,7 +249,7 @@ class _Purging:
                 yield f"{purged.run}  waits until {until}"
                 continue
             size = humanize.naturalsize(purged.bytes)
-            line = f"{purged.run}  {humanize.intcomma(purged.objects)} objects {would}deleted"
+            line = f"{purged.run}  {counted(purged.objects, 'object')} {would}deleted"
             yield f"{line}, {size} {would}freed" + (f", {purged.kept} kept" if purged.kept else "")
             yield from (f"  not deleted   {path}: {error}" for path, error in purged.failed)
         if ended and not self._purged:

@@ -10,21 +10,19 @@ from typing import Any
 
 from registry_drivers.base import Storage
 from registry_drivers.wrappers import ReadOnly
-from registry_gc.catalog import is_registry
 from registry_gc.cli.output import Output, look
 from registry_gc.cli.wiring import (
     cache_path,
     complain,
-    exit_code_of,
     is_terminal,
     read_config,
     state_folder,
     storage_of,
     wanted_state_dir,
 )
+from registry_gc.cli.working import refuse_empty, run_work
 from registry_gc.config import Config
-from registry_gc.engine import WorkerLost, engine_for
-from registry_gc.interrupts import Interrupted, Interrupts
+from registry_gc.engine import engine_for
 from registry_gc.policy import Policy
 from registry_gc.progress import Progress
 from registry_gc.report.usage_document import UsageReport, usage_csv, usage_json
@@ -40,16 +38,7 @@ def run_report(options: Mapping[str, Any]) -> int:
     # As for a collection: millions of small objects, and no cycles.
     gc.freeze()
     gc.set_threshold(1_000_000, 10, 10)
-    output = Output()
-    interrupts = Interrupts()
-    try:
-        with interrupts.installed():
-            return output.exit_code(exit_code_of(lambda: _run(options, output)))
-    except Interrupted as interrupt:
-        complain(f"interrupted by {interrupt}")
-        return 128 + interrupt.number
-    finally:
-        output.close()
+    return run_work(options, lambda output, _: _run(options, output))
 
 
 def _run(options: Mapping[str, Any], output: Output) -> int:
@@ -74,16 +63,8 @@ def _report(
     progress: Progress,
 ) -> int:
     try:
-        if not is_registry(storage):
-            complain(
-                f"{storage.root}: no registry there (docker/registry/v2 holds nothing); is it "
-                "mounted, and is the root directory right?"
-            )
-            return 1
+        refuse_empty(storage)
         usage = _usage(options, config, storage, state_dir, progress)
-    except WorkerLost as error:
-        complain(str(error))
-        return 1
     finally:
         progress.finish()
         storage.close()
@@ -91,7 +72,7 @@ def _report(
     report = UsageReport(
         storage.driver, storage.root, usage, growth, options["top"], options["grace"]
     )
-    if not options["quiet"]:
+    if options["output"] == "json" or not options["quiet"]:
         output.lines(_lines(report, options["output"]))
     return _write_page(options["html"], report) if options["html"] else 0
 

@@ -15,7 +15,15 @@ from registry_gc import __version__
 from registry_gc.cli.output import Output
 from registry_gc.cli.quarantine_records import Telling
 from registry_gc.cli.wiring import complain, is_terminal, logs_json, note
-from registry_gc.cli.working import FAILURES, Refused, failure, locked, registry_at, run_work
+from registry_gc.cli.working import (
+    FAILURES,
+    Failed,
+    Refused,
+    failure,
+    locked,
+    registry_at,
+    run_work,
+)
 from registry_gc.interrupts import Interrupts
 from registry_gc.layout import REPOSITORIES, SHA256_BLOBS
 from registry_gc.progress import Progress
@@ -24,14 +32,14 @@ from registry_gc.quarantine.bring_back import Back, BringingBack, exists, meanin
 from registry_gc.quarantine.purge import clear_empty
 from registry_gc.quarantine.restore import Restored, UnknownWhat, What, select
 from registry_gc.quarantine.still_allowed import StillAllowed
+from registry_gc.report.counts import counted
 
 _LOOK_AGAIN = 10.0
-_PLURALS = {"tag history": "tag histories"}
 
 
 def run_restore(options: Mapping[str, Any]) -> int:
     """Restore what *options* name; returns the exit code."""
-    return run_work(lambda output, interrupts: _run(options, output, interrupts))
+    return run_work(options, lambda output, interrupts: _run(options, output, interrupts))
 
 
 def _run(options: Mapping[str, Any], output: Output, interrupts: Interrupts) -> int:
@@ -43,18 +51,19 @@ def _run(options: Mapping[str, Any], output: Output, interrupts: Interrupts) -> 
             if options["dry_run"]:
                 return _show(options, storage, output)
             return _restore(options, storage, output, progress, interrupts)
-        except UnknownWhat as error:
-            complain(str(error))
-            return 1
         finally:
             progress.finish()
 
 
 def _selected(options: Mapping[str, Any], storage: Storage) -> list[Kept]:
-    what = What.parse(options["what"], [aside.run for aside in asides(storage)])
+    known = [name for aside in asides(storage) for name in aside.ids]
+    try:
+        what = What.parse(options["what"], known)
+    except UnknownWhat as error:
+        raise Failed(str(error)) from error
     items = select(storage, versions_of(storage), what)
     if not items:
-        raise UnknownWhat(f"{what.text}: nothing of that is in quarantine")
+        raise Failed(f"{what.text}: nothing of that is in quarantine")
     return items
 
 
@@ -89,7 +98,7 @@ def _restore(
             look()
             clear_empty(storage, items)
         code = 3 if done.lost or done.failed else 0
-    except (UnknownWhat, *FAILURES) as error:
+    except FAILURES as error:
         # What is back, is back, and is told.
         code, why = failure(error)
     with interrupts.deferred():
@@ -159,35 +168,36 @@ def _lines(done: Restored, verb: str = "restored") -> Iterator[str]:
         yield f"lost: {path}: {reason}"
     for path, error in done.failed:
         yield f"not restored: {path}: {error}"
-    counts = [_counted(count, kind) for kind, count in sorted(done.kinds.items())]
+    counts = [counted(count, kind) for kind, count in sorted(done.kinds.items())]
     size = f" ({humanize.naturalsize(done.bytes)})" if done.bytes else ""
     yield f"{verb} {', '.join(counts) or 'nothing'}{size}"
     if done.there:
         yield f"{humanize.intcomma(done.there)} were there already and stay as they are"
 
 
-def _counted(count: int, kind: str) -> str:
-    plural = _PLURALS.get(kind, f"{kind}s")
-    return f"{humanize.intcomma(count)} {kind if count == 1 else plural}"
-
-
 def _show(options: Mapping[str, Any], storage: Storage, output: Output) -> int:
     """What a restore would bring back; asks for no lock."""
     done = Restored()
     items = []
-    for kept in _selected(options, storage):
-        if exists(storage, kept.path):
-            done.there += 1
-            continue
-        items.append(kept)
-        done.kinds[meaning_of(kept.path).kind] += 1
-        done.bytes += kept.size
+    code, why = 0, ""
+    try:
+        for kept in _selected(options, storage):
+            if exists(storage, kept.path):
+                done.there += 1
+                continue
+            items.append(kept)
+            done.kinds[meaning_of(kept.path).kind] += 1
+            done.bytes += kept.size
+    except FAILURES as error:
+        code, why = failure(error)
     if _says(options, "json"):
-        output.lines([json.dumps(document(options, storage, done, 0), indent=2)])
-    elif _says(options, "text"):
+        output.lines([json.dumps(document(options, storage, done, code, why), indent=2)])
+    elif _says(options, "text") and not why:
         output.lines(sorted(kept.path for kept in items))
         output.lines(_lines(done, "would restore"))
-    return 0
+    if why:
+        complain(why)
+    return code
 
 
 def _list(options: Mapping[str, Any], storage: Storage, output: Output) -> int:
@@ -195,9 +205,16 @@ def _list(options: Mapping[str, Any], storage: Storage, output: Output) -> int:
     found = asides(storage)
     if options["output"] == "json":
         rows = [
-            {"run": aside.run, "moved": aside.moved, "seconds": aside.seconds} for aside in found
+            {
+                "run": aside.run,
+                "plan": aside.plan or None,
+                "moved": aside.moved,
+                "seconds": aside.seconds,
+            }
+            for aside in found
         ]
-        output.lines([json.dumps({"schema": 1, "version": __version__, "runs": rows}, indent=2)])
+        told = {"schema": 1, "version": __version__, "runs": rows, "error": None, "exit_code": 0}
+        output.lines([json.dumps(told, indent=2)])
     elif not options["quiet"]:
         output.lines(_run_lines(found))
     return 0
@@ -209,7 +226,11 @@ def _run_lines(found: Sequence[Aside]) -> Iterator[str]:
             yield f"{aside.run}  of unknown age: only purge --older-than deletes it"
         else:
             until = aside.moved + aside.seconds
-            yield f"{aside.run}  set aside {_time(aside.moved)}, to be purged from {_time(until)}"
+            plan = f", by the plan of {aside.plan}" if aside.plan not in ("", aside.run) else ""
+            yield (
+                f"{aside.run}  set aside {_time(aside.moved)}, to be purged from {_time(until)}"
+                + plan
+            )
     if not found:
         yield "nothing is in quarantine"
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from registry_gc.config_file import ConfigError
 from registry_gc.events import Observer
+from registry_gc.guard import Finding
+from registry_gc.report.build import report_of_none
+from registry_gc.report.model import Report
 from registry_gc.run_file import RunFileError
-from registry_gc.runs.plan_file import Found, PlanFile, found_at, policy_facts
+from registry_gc.runs.plan_file import Found, PlanFile, PlanRefused, found_at, policy_facts
 from registry_gc.session import Job
 
 
@@ -35,16 +38,25 @@ def is_stopped(job: Job, observer: Observer) -> bool:
 def config_of(path: str) -> str:
     """The config file that the plan at *path* was made with.
 
-    :raises ConfigError: *path* is no plan, or does not say.
+    :raises ConfigError: it does not say.
+    :raises RunFileError: *path* could not be read; a :class:`PlanRefused`: it is damaged, or no
+        plan.
     """
+    plan = PlanFile.open(path)
     try:
-        plan = PlanFile.open(path)
-        try:
-            config = plan.meta().get("config")
-        finally:
-            plan.close()
+        config = plan.meta().get("config")
     except (RunFileError, ValueError) as error:
-        raise ConfigError(str(error)) from error
+        raise PlanRefused("plan-altered", f"{path}: damaged: {error}") from error
+    finally:
+        plan.close()
     if not isinstance(config, str):
         raise ConfigError(f"{path}: does not say which config it was made with: name --config")
     return config
+
+
+def unread(path: str, error: RunFileError) -> Report:
+    """What is told of a plan at *path* that cannot be read, so that its storage is not known."""
+    if not isinstance(error, PlanRefused):
+        return report_of_none(path, 1, str(error))
+    finding = Finding(error.code, str(error))
+    return report_of_none(path, 4, f"refused, nothing was deleted: {error}", [finding])

@@ -97,8 +97,8 @@ def _run_here(
             code = _run(options, output, interrupts, doing, commands, service)
     except Interrupted as interrupt:
         # Before the collection has begun, or while its report is shown.
-        complain(interrupt.reason)
         code = interrupt.exit_code
+        complain(interrupt.reason)
         if not output.reported:
             _tell_unfinished(options, output, interrupt, service)
     finally:
@@ -196,6 +196,18 @@ def _run(
     return report.exit_code
 
 
+def tell_at_once(report: Report, options: Mapping[str, Any]) -> int:
+    """Tell of a run that has ended before it began; returns the exit code."""
+    output = Output()
+    try:
+        if options["output"] == "json":
+            output.lines([as_json(report)])
+        _say(report)
+    finally:
+        output.close()
+    return report.exit_code
+
+
 def _job(
     options: Mapping[str, Any],
     progress: Progress,
@@ -207,6 +219,7 @@ def _job(
     stopped = options["registry_stopped"] or (commands is not None and commands.stops)
     guard = guard_of(config, storage, {**options, "registry_stopped": stopped})
     run = str(uuid.uuid4())
+    sealed = options.get("sealed", False)
     if options["allow_writable"]:
         caution(config, progress)
     state_dir = state_folder(options, progress)
@@ -218,7 +231,8 @@ def _job(
     return Job(
         storage=storage,
         policy=_policy(config, options),
-        check=while_writable(check) if options["allow_writable"] else check,
+        # Where a plan is carried out, it says whether that may be lifted.
+        check=while_writable(check) if options["allow_writable"] and not sealed else check,
         run_file=_run_file(options, state_dir, run),
         cache=cache_path(options, state_dir, storage),
         dry_run=options["dry_run"],
@@ -233,7 +247,8 @@ def _job(
 
 
 def _policy(config: Config, options: Mapping[str, Any]) -> Policy:
-    check_quarantine(options)
+    if not options.get("sealed"):
+        check_quarantine(options)
     asked = options["upload_age"]
     purging = config.upload_purging
     by_config = purging.age_seconds if purging.enabled else None

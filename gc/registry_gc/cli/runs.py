@@ -6,30 +6,30 @@ from collections.abc import Mapping
 from typing import Any
 
 from registry_gc.cli.output import Output, look
-from registry_gc.cli.wiring import complain, note, wanted_state_dir
+from registry_gc.cli.wiring import note, wanted_state_dir
+from registry_gc.interrupts import Interrupts
 from registry_gc.runs.past import past_runs, prune
 
 
 def list_runs(options: Mapping[str, Any]) -> int:
     """Show all runs of the state directory; returns the exit code."""
     state_dir = wanted_state_dir(options)
-    try:
-        runs = past_runs(state_dir)
-    except OSError as error:
-        complain(f"{state_dir}: {error.strerror or error}")
-        return 1
     # A collection, which only prunes, shows no table: rich takes 50 ms to import.
+    from registry_gc.cli.working import Failed, run_work
     from registry_gc.report.past_runs import runs_json, runs_lines
 
-    output = Output()
-    try:
+    def work(output: Output, _: Interrupts) -> int:
+        try:
+            runs = past_runs(state_dir)
+        except OSError as error:
+            raise Failed(f"{state_dir}: {error.strerror or error}") from error
         if options["output"] == "json":
             output.lines([runs_json(state_dir, runs)])
         else:
             output.lines(runs_lines(state_dir, runs, look()))
-    finally:
-        output.close()
-    return output.exit_code(0)
+        return 0
+
+    return run_work(options, work)
 
 
 def prune_runs(options: Mapping[str, Any], current: str | None) -> None:

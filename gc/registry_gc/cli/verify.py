@@ -10,37 +10,19 @@ import humanize
 
 from registry_drivers.base import Storage
 from registry_gc import __version__
-from registry_gc.catalog import is_registry
 from registry_gc.cli.output import Output
-from registry_gc.cli.wiring import (
-    complain,
-    exit_code_of,
-    is_terminal,
-    note,
-    read_config,
-    storage_of,
-)
-from registry_gc.engine import WorkerLost, engine_for
-from registry_gc.interrupts import Interrupted, Interrupts
+from registry_gc.cli.wiring import is_terminal, note, read_config, storage_of
+from registry_gc.cli.working import refuse_empty, run_work
+from registry_gc.engine import engine_for
 from registry_gc.progress import Progress
+from registry_gc.report.counts import counted
 from registry_gc.report.names import shown
 from registry_gc.verify.every_tag import MissingChild, Problem, TrueSizes, Verified, verify
 
 
 def run_verify(options: Mapping[str, Any]) -> int:
     """Verify the storage that *options* name; returns the exit code."""
-    output = Output()
-    try:
-        with Interrupts().installed():
-            return output.exit_code(exit_code_of(lambda: _run(options, output)))
-    except Interrupted as interrupt:
-        complain(f"interrupted by {interrupt}")
-        return 128 + interrupt.number
-    except WorkerLost as error:
-        complain(str(error))
-        return 1
-    finally:
-        output.close()
+    return run_work(options, lambda output, _: _run(options, output))
 
 
 def _run(options: Mapping[str, Any], output: Output) -> int:
@@ -51,9 +33,7 @@ def _run(options: Mapping[str, Any], output: Output) -> int:
     try:
         reader = TrueSizes(storage)
         with engine_for(reader, options["workers"]) as engine:
-            if not is_registry(reader):
-                complain(f"{storage.root}: no registry there; is it mounted?")
-                return 1
+            refuse_empty(reader)
             found = verify(
                 reader,
                 engine,
@@ -73,7 +53,7 @@ def _run(options: Mapping[str, Any], output: Output) -> int:
     if found.changed:
         note(f"{len(found.changed)} tags changed while they were looked at; run again for those")
     if code and quiet:
-        note(f"{len(found.problems)} faults, {len(found.broken)} tags not whole")
+        note(_faults(found))
     return code
 
 
@@ -97,6 +77,7 @@ def document(
         "missing_children": [_child(child) for child in found.missing_children],
         "changed": found.changed,
         "requests": storage.requests.totals(),
+        "error": None,
         "exit_code": code,
     }
 
@@ -122,6 +103,11 @@ def _child(child: MissingChild) -> dict[str, Any]:
     }
 
 
+def _faults(found: Verified) -> str:
+    faults, tags = counted(len(found.problems), "fault"), counted(len(found.broken), "tag")
+    return f"{faults}, {tags} not whole"
+
+
 def _lines(found: Verified) -> Iterator[str]:
     for problem in found.problems:
         where = f"{problem.repository}:{problem.tag}" if problem.tag else problem.repository
@@ -132,16 +118,13 @@ def _lines(found: Verified) -> Iterator[str]:
         where = child.repository + (f":{child.tag}" if child.tag else "")
         elsewhere = "in another repository only" if child.stored else "not in the store"
         yield f"{where}: missing child {child.digest} of {child.index}: {elsewhere}"
-    number = humanize.intcomma
     read = f", {humanize.naturalsize(found.bytes)} read" if found.bytes else ""
     verdict = "every tag is whole"
     if found.problems:
-        verdict = (
-            f"{number(len(found.problems))} faults, {number(len(found.broken))} tags not whole"
-        )
+        verdict = _faults(found)
     if found.missing_children:
-        verdict += f"; {number(len(found.missing_children))} missing children of indexes"
+        verdict += f"; {counted(len(found.missing_children), 'missing child')} of indexes"
     yield (
-        f"{number(found.repositories)} repositories, {number(found.tags)} tags, "
-        f"{number(found.manifests)} manifests, {number(found.blobs)} blobs{read}: {verdict}"
+        f"{counted(found.repositories, 'repository')}, {counted(found.tags, 'tag')}, "
+        f"{counted(found.manifests, 'manifest')}, {counted(found.blobs, 'blob')}{read}: {verdict}"
     )

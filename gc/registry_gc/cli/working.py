@@ -1,14 +1,17 @@
-"""What a command that changes a storage, and is no collection, does before and after its work."""
+"""What a command that is no collection does before and after its work."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
-from registry_drivers.base import Storage
+from registry_drivers.base import Reader, Storage
 from registry_drivers.errors import DriverConfigError, StorageError
+from registry_gc import __version__
+from registry_gc.catalog import is_registry
 from registry_gc.cli.output import Output
 from registry_gc.cli.wiring import complain, read_config, storage_of
 from registry_gc.compact.spool import SpoolError
@@ -25,7 +28,11 @@ class Refused(Exception):
     """The guard, or what was found, says no; nothing was changed."""
 
 
-FAILURES = (Refused, LockError, StorageError, Interrupted, Changed, WorkerLost, SpoolError)
+class Failed(Exception):
+    """What was asked for cannot be answered; the message says why."""
+
+
+FAILURES = (Failed, Refused, LockError, StorageError, Interrupted, Changed, WorkerLost, SpoolError)
 """What can go wrong with a registry, a storage or an operator."""
 
 
@@ -38,22 +45,46 @@ def failure(error: Exception) -> tuple[int, str]:
     return 5 if isinstance(error, Changed) else 1, str(error)
 
 
-def run_work(work: Callable[[Output, Interrupts], int]) -> int:
-    """Run a command's *work*; whatever can go wrong becomes a line on stderr and an exit code."""
+def run_work(options: Mapping[str, Any], work: Callable[[Output, Interrupts], int]) -> int:
+    """Run a command's *work*; whatever can go wrong becomes a line on stderr and an exit code.
+
+    An answer that a full disk has lost is 1. And a document, where *options* ask for one and *work*
+    has written none: programs get one for every exit but 2.
+    """
     output = Output()
     interrupts = Interrupts()
     try:
         with interrupts.installed():
-            return work(output, interrupts)
+            return output.exit_code(work(output, interrupts))
     except (ConfigError, DriverConfigError) as error:
         complain(str(error))
         return 2
     except FAILURES as error:
         code, why = failure(error)
+        if options["output"] == "json" and not output.begun:
+            output.lines([failure_document(code, why)])
         complain(why)
         return code
     finally:
         output.close()
+
+
+def failure_document(code: int, why: str) -> str:
+    """What programs read where a command has nothing else to tell; ``schema`` 1."""
+    told = {"schema": 1, "version": __version__, "error": why, "exit_code": code}
+    return json.dumps(told, indent=2)
+
+
+def refuse_empty(reader: Reader) -> None:
+    """Raise where there is no registry to look at.
+
+    :raises Failed: nothing of one is there.
+    """
+    if not is_registry(reader):
+        raise Failed(
+            f"{reader.root}: no registry there (docker/registry/v2 holds nothing); is it mounted, "
+            "and is the root directory right?"
+        )
 
 
 @contextmanager

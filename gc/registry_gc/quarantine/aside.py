@@ -38,18 +38,23 @@ _NOTED_SECONDS = 60.0
 
 
 class _Note(msgspec.Struct):
-    """``run.json``; times in seconds since the epoch, by the storage's clock."""
+    """``run.json``; times in seconds since the epoch, by the storage's clock.
+
+    ``plan``: the run that made the plan, by which `registry-gc runs` knows all who carry it out.
+    """
 
     run: str
     began: float
     moved: float
     seconds: float
+    plan: str = ""
     schema: int = 1
 
 
 class Aside(msgspec.Struct, frozen=True):
     """What one run has set aside.
 
+    ``plan``: the run whose plan it carried out, itself or another; empty where nobody knows.
     ``moved``: when it last did, by the storage's clock; ``seconds``: how long it is to wait. Both
     are None where ``run.json`` is gone, or says nothing.
     """
@@ -57,6 +62,12 @@ class Aside(msgspec.Struct, frozen=True):
     run: str
     moved: float | None = None
     seconds: float | None = None
+    plan: str = ""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """What it may be called by: its own run, and the one whose plan that carried out."""
+        return (self.run, self.plan) if self.plan else (self.run,)
 
     @property
     def home(self) -> str:
@@ -109,7 +120,7 @@ def read_aside(reader: Reader, run: str) -> Aside:
         note = msgspec.json.decode(data, type=_Note)
     except (NotFound, msgspec.DecodeError):
         return aside
-    return replace(aside, moved=note.moved, seconds=note.seconds)
+    return replace(aside, moved=note.moved, seconds=note.seconds, plan=note.plan)
 
 
 def contents(reader: Reader, aside: Aside, below: str = V2) -> Iterator[list[Kept]]:
@@ -183,18 +194,24 @@ class Quarantining:
 
     Uploads are deleted: there is no image in them. Safe to call from several threads.
 
+    :param plan: the run whose plan *run* carries out, itself or another.
     :param seconds: how long it is to wait before a purge.
     :param versions: what tells of the storage's versions, if it has any. Where what is deleted is
         known to be kept for *seconds* anyway, nothing is copied.
     """
 
     def __init__(
-        self, storage: Storage, run: str, seconds: float, versions: object | None = None
+        self,
+        storage: Storage,
+        run: str,
+        plan: str,
+        seconds: float,
+        versions: object | None = None,
     ) -> None:
         from registry_drivers.moving import Mover
 
         self._storage = storage
-        self._aside = Aside(run)
+        self._aside = Aside(run, plan=plan)
         self._seconds = seconds
         self._mover = Mover(storage)
         self._guard = threading.Lock()
@@ -245,7 +262,8 @@ class Quarantining:
             noted = self._noted
             if noted is not None and not again and now - noted.moved < _NOTED_SECONDS:
                 return
-            note = _Note(self._aside.run, now if noted is None else noted.began, now, self._seconds)
+            began = now if noted is None else noted.began
+            note = _Note(self._aside.run, began, now, self._seconds, self._aside.plan)
             self._storage.write(self._aside.home + _NOTE, msgspec.json.encode(note))
             self._noted = note
 

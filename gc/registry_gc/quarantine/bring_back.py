@@ -11,13 +11,14 @@ import enum
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import groupby
 from typing import NamedTuple
 
 import msgspec
 
-from registry_drivers.base import Deletion, Outcome, Reader, Storage
-from registry_drivers.errors import NotFound
+from registry_drivers.base import Deletion, Outcome, Reader, Renewer, Storage
+from registry_drivers.errors import NotFound, StorageError
 from registry_drivers.moving import Mover
 from registry_drivers.versions import Undeleter
 from registry_gc.digest import InvalidDigest, stored_digest
@@ -160,8 +161,17 @@ class BringingBack:
             error = outcome.error or ("it is in quarantine no more" if back is Back.LOST else "")
             yield Result(*going[path], back, error)
 
+    def _renew(self, place: str) -> None:
+        """Make it as young as a copy is, before it is back: no older plan knows it then."""
+        if isinstance(self._storage, Renewer):
+            # Who may rename a file may still not set its time; it comes back all the same.
+            with suppress(StorageError):
+                self._storage.renew(place)
+
     def _move(self, items: Sequence[Kept], mover: Mover) -> Iterator[tuple[str, Outcome]]:
         places = {kept.aside.place(kept.path): kept.path for kept in items if not kept.marked}
+        for place in places:
+            self._renew(place)
         for outcome in mover.move(places.items()):
             yield places[outcome.path], outcome
         marked = [kept.path for kept in items if kept.marked]

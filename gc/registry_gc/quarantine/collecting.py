@@ -73,12 +73,15 @@ class SettingAside:
         self.recalled += look_back(self._storage, self._versions, surveyor, look, self._observer)
 
     @contextmanager
-    def deleter(self, run: str, policy: Policy) -> Iterator[Deleter]:
-        """What the sweep of *run* deletes with: the storage, or what sets aside instead."""
+    def deleter(self, run: str, plan: str, policy: Policy) -> Iterator[Deleter]:
+        """What the sweep of *run* deletes with: the storage, or what sets aside instead.
+
+        :param plan: the run that made the plan that is carried out.
+        """
         if policy.quarantine is None:
             yield self._storage
             return
-        aside = Quarantining(self._storage, run, policy.quarantine, self._versions)
+        aside = Quarantining(self._storage, run, plan, policy.quarantine, self._versions)
         with closing(aside) as quarantine:
             self.marks = quarantine.marks
             yield quarantine

@@ -78,6 +78,9 @@ class Purge:
     def run(self) -> Iterator[Purged]:
         """Purge each run's quarantine that is due; tells of the others too.
 
+        Each is told before it is purged, and filled in while that goes on: what is gone when a
+        purge stops half-way is known then.
+
         :raises StorageError: the storage does not answer.
         """
         now = self._storage.now()
@@ -88,9 +91,9 @@ class Purge:
         # Hidden by two runs' markers, the versions wait for the later of both.
         hidden = hidden_by(self._storage, waiting)
         for aside, found in zip(self._asides, purged, strict=True):
+            yield found
             if found.due:
                 self._purge(aside, found, hidden)
-            yield found
 
     def _dated(self, aside: Aside, now: float) -> Purged:
         since, wait = aside.moved, aside.seconds

@@ -69,7 +69,7 @@ class What(msgspec.Struct, frozen=True):
         :param runs: the ids that are known.
         :raises UnknownWhat: it is none of these.
         """
-        known = [*runs]
+        known = {*runs}
         begun = [run for run in known if run.startswith(text) and len(text) >= _SHORT_RUN]
         if text in known or len(begun) == 1:
             return cls(text, run=text if text in known else begun[0])
@@ -136,16 +136,17 @@ def select(reader: Reader, versions: object | None, what: What) -> list[Kept]:
 def _of_run(reader: Reader, versions: object | None, run: str) -> list[Kept]:
     """All that *run* has set aside, and the blobs of its links that another run did.
 
-    A run that was killed has set aside links only, and the next one the blobs.
+    A run that was killed has set aside links only, and the next one the blobs. Whoever has gone on
+    with its plan belongs to it.
     """
     runs = asides(reader)
-    items = [
-        kept
-        for aside in runs
-        if aside.run == run
-        for batch in contents(reader, aside)
-        for kept in batch
-    ]
+    found: dict[str, Kept] = {}
+    for aside in runs:
+        if run in aside.ids:
+            for batch in contents(reader, aside):
+                for kept in batch:
+                    found.setdefault(kept.path, kept)
+    items = list(found.values())
     if len(runs) > 1:
         meanings = [meaning_of(kept.path) for kept in items]
         there = {meaning.digest for meaning in meanings if meaning.order == BLOB}

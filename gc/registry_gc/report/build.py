@@ -5,10 +5,13 @@ from __future__ import annotations
 import resource
 import sys
 import time
+import uuid
+from collections.abc import Sequence
 
 from msgspec.structs import replace
 
 from registry_gc import __version__
+from registry_gc.guard import Finding
 from registry_gc.report.model import Quarantine, Report, Tally, Verification
 from registry_gc.run_file import RunFile, RunFileError
 from registry_gc.runs.rows import Kind, RowState
@@ -25,6 +28,44 @@ def report_of(session: Session, code: int) -> Report:
         session.error = session.error or str(error)
         report = _report(session, None, 1 if code in (0, 3) else code)
         return replace(report, run_file=session.run_file.path)
+
+
+def report_of_none(
+    run_file: str | None, code: int, error: str, findings: Sequence[Finding] = ()
+) -> Report:
+    """The report of a run that ended before it knew of any storage, so that nothing is told of."""
+    nothing = Tally()
+    return Report(
+        run=str(uuid.uuid4()),
+        run_file=run_file,
+        version=__version__,
+        dry_run=False,
+        delete_untagged=False,
+        driver="",
+        root="",
+        repositories=0,
+        emptied=0,
+        marked=0,
+        manifests=nothing,
+        blobs_total=0,
+        blobs=nothing,
+        layer_links=nothing,
+        uploads=nothing,
+        already_gone=0,
+        held=(),
+        damaged=(),
+        failed=(),
+        strangers=0,
+        requests={},
+        seconds_mark=0.0,
+        seconds_sweep=0.0,
+        seconds_total=0.0,
+        peak_rss_bytes=_peak_rss(),
+        verdict="refused" if findings else "unknown",
+        findings=tuple(findings),
+        error=error,
+        exit_code=code,
+    )
 
 
 def _tally(run_file: RunFile | None, kind: Kind) -> Tally:

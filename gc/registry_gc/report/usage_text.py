@@ -8,6 +8,7 @@ import humanize
 from rich.table import Table
 from rich.text import Text
 
+from registry_gc.report.counts import counted
 from registry_gc.report.names import shown
 from registry_gc.report.tables import Column, Look, lines_of, table
 from registry_gc.report.usage_document import UsageReport, by_age, by_size
@@ -66,21 +67,25 @@ def _totals(usage: Usage, look: Look) -> Table:
     totals = usage.totals
     size = humanize.naturalsize
     rows = [
-        ("stored", size(totals.stored), f"in {totals.blobs:,} blobs"),
+        ("stored", size(totals.stored), f"in {counted(totals.blobs, 'blob')}"),
         ("without sharing", size(totals.logical), _sharing(usage)),
-        ("reclaimable", size(totals.reclaimable), f"in {totals.reclaimable_blobs:,} blobs"),
+        (
+            "reclaimable",
+            size(totals.reclaimable),
+            f"in {counted(totals.reclaimable_blobs, 'blob')}",
+        ),
         (
             "reclaimable with -m",
             size(totals.reclaimable_untagged),
-            f"in {totals.reclaimable_untagged_blobs:,} blobs; "
+            f"in {counted(totals.reclaimable_untagged_blobs, 'blob')}; "
             f"{totals.untagged:,} of {totals.manifests:,} manifests are untagged",
         ),
-        ("used by nobody", size(totals.unused), f"in {totals.unused_blobs:,} blobs"),
-        ("uploads under way", size(totals.upload_bytes), f"in {totals.uploads:,} uploads"),
+        ("used by nobody", size(totals.unused), f"in {counted(totals.unused_blobs, 'blob')}"),
+        ("uploads under way", size(totals.upload_bytes), f"in {counted(totals.uploads, 'upload')}"),
         (
             "repositories",
             f"{totals.repositories:,}",
-            f"in {totals.groups:,} groups, with {totals.tags:,} tags",
+            f"in {counted(totals.groups, 'group')}, with {counted(totals.tags, 'tag')}",
         ),
     ]
     if totals.held or totals.damaged or totals.strangers:

@@ -27,6 +27,8 @@ _BESIDE = ("-journal", "-wal", "-shm")
 # A quarantine tells by itself what is in it: nothing there needs the run file.
 _SETTLED = frozenset(RowState) - {RowState.PLANNED}
 _END_OF_TIME = 253_402_300_800.0  # the year 10000, in seconds; Python knows no later date
+_STOPPED = (5, 130, 143)
+"""Exit codes of what was ended by the guard, the lock, a deadline or a signal."""
 _PATIENCE = 2.0  # seconds; a writer holds its file for a small part of one
 
 
@@ -36,7 +38,8 @@ class RunState(enum.StrEnum):
     FINISHED = "finished"
     """It ended, and nothing that it meant to delete is left undecided."""
     STOPPED = "stopped"
-    """It ended with rows left, or its process died; the next collection finds them again."""
+    """It ended with rows left or before it knew them, or its process died; the next collection
+    finds them again."""
     RUNNING = "running"
     """Its process lives."""
     UNKNOWN = "unknown"
@@ -175,7 +178,7 @@ def _told(path: str, meta: dict[str, Any], counts: _Counts) -> PastRun:
     deleted.update({kind: rows for kind, _, rows, _ in done})
     return PastRun(
         path=path,
-        state=_state(meta, ended is not None and (dry_run or not left)),
+        state=_state(meta, not _cut_off(meta, report) and (dry_run or not left)),
         reason=str(report.get("error") or ""),
         run=str(meta["run"] or ""),
         version=str(meta.get("version", "")),
@@ -223,6 +226,11 @@ def _number(value: Any) -> float | None:
     if number is not None and not math.isfinite(number):
         raise ValueError(f"no number: {number}")
     return number
+
+
+def _cut_off(meta: Mapping[str, Any], report: Mapping[str, Any]) -> bool:
+    """Whether it was stopped on its way, perhaps before it knew what there is to delete."""
+    return report.get("exit_code") in _STOPPED and not meta.get("finished")
 
 
 def _state(meta: Mapping[str, Any], finished: bool) -> RunState:
