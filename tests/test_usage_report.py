@@ -282,18 +282,6 @@ def test_where_nothing_was_there_is_no_growth(tmp_path: Path) -> None:
     assert read_growth(str(tmp_path / "nowhere"), "s3", "/") == Growth((), ())
 
 
-def test_a_report_leaves_nothing_in_a_temporary_state_directory(
-    disk: Disk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    temporary = disk.folder / "temporary"
-    temporary.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(temporary))
-    (disk.folder / "file").write_bytes(b"")
-    answer = Answer(disk, "--state-dir", str(disk.folder / "file" / "state"))
-    assert (answer.code, str(temporary) in answer.errors) == (0, True)
-    assert list(temporary.iterdir()) == []
-
-
 def test_a_state_directory_that_refuses_ends_no_report(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

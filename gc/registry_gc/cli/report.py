@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,7 +17,6 @@ from registry_gc.cli.wiring import (
     read_config,
     state_folder,
     storage_of,
-    wanted_state_dir,
 )
 from registry_gc.cli.working import refuse_empty, run_work
 from registry_gc.config import Config
@@ -46,22 +44,6 @@ def _run(options: Mapping[str, Any], output: Output) -> int:
     config = read_config(options["config"], progress)
     storage = storage_of(config, options["max_requests_per_second"])
     state_dir = state_folder(options, progress)
-    try:
-        return _report(options, output, config, storage, state_dir, progress)
-    finally:
-        if state_dir != wanted_state_dir(options):
-            # A temporary one; unlike a run file, what a report remembers there serves nobody.
-            shutil.rmtree(state_dir, ignore_errors=True)
-
-
-def _report(
-    options: Mapping[str, Any],
-    output: Output,
-    config: Config,
-    storage: Storage,
-    state_dir: str,
-    progress: Progress,
-) -> int:
     try:
         refuse_empty(storage)
         usage = _usage(options, config, storage, state_dir, progress)
