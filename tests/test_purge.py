@@ -198,6 +198,52 @@ def test_a_push_that_was_told_that_a_blob_is_there_gets_it_back(registry: Regist
     assert registry.collect("-m").json["blobs"]["eligible"] == 0
 
 
+def test_what_refers_to_an_image_that_is_pushed_again_comes_back(registry: Registry) -> None:
+    tree = registry.tree()
+    image = tree.image("signed", layers=[b"signed"])
+    signature = tree.image("signed", layers=[b"signature"], subject=image)
+    statement = tree.image("signed", layers=[b"of the signature"], subject=signature)
+    elsewhere = tree.image("apart", layers=[b"elsewhere"], subject=image)
+    dead = tree.image("signed", layers=[b"of another"], subject=sha256(b"gone"))
+    tree.image("stays", "v1", layers=[b"signed"])
+    tree.image("stays", layers=[b"signed"], config=b'"dead there"')
+    registry.quarantine()
+    assert not registry.can_pull("signed", image)
+    tree.image("signed", "v2", layers=[b"signed"])
+    registry.later = 8 * DAY
+    looked = registry.purge("--dry-run")
+    assert looked.json["missed"]
+    assert looked.json["runs"][0]["kept"]
+    assert registry.purge().json["recalled"]
+    for repository, digest in (
+        ("signed", image),
+        ("signed", signature),
+        ("signed", statement),
+        ("apart", elsewhere),
+    ):
+        assert registry.can_pull(repository, digest)
+    assert not registry.can_pull("signed", dead)
+    assert not registry.quarantined()
+    assert registry.collect("-m").json["blobs"]["deleted"] == 0
+
+
+def test_what_refers_to_an_image_that_is_dead_there_stays_in_quarantine(
+    registry: Registry,
+) -> None:
+    """It lives elsewhere, and both have it: so it does not live for the sake of the other."""
+    tree = registry.tree()
+    image = tree.image("one", layers=[b"two have it"])
+    tree.image("two", layers=[b"two have it"])
+    signature = tree.image("two", layers=[b"signature"], subject=image)
+    registry.quarantine()
+    tree.image("one", "v1", layers=[b"two have it"])
+    tree.image("two", layers=[b"two have it"])
+    again = registry.collect("-m", "--quarantine", "7d")
+    assert (again.exit_code, again.json["manifests"]["eligible"]) == (0, 1)
+    assert registry.can_pull("one", image)
+    assert not registry.can_pull("two", signature)
+
+
 def test_a_layer_link_that_a_live_manifest_needs_comes_back(registry: Registry) -> None:
     tree = registry.tree()
     tree.layer("app", b"mounted")

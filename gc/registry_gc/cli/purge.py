@@ -146,7 +146,7 @@ class _Purging:
         survey = surveyor.plan_blobs(surveyor.catalog(), NoBlobs())
         if reasons := self._doubts(survey):
             note(f"a purge would be refused: {reasons}")
-        live = [kept.path for kept in missed(self._storage, survey)]
+        live = [kept.path for kept in missed(self._storage, survey, versions_of(self._storage))]
         self._missed = len(live)
         self._purge(survey, None, live)
 

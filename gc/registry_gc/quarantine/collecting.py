@@ -40,7 +40,7 @@ class SettingAside:
         # Few registries have a quarantine; the others need not import what empties one.
         from registry_gc.quarantine.recall import missed
 
-        self.missed = len(missed(self._storage, survey))
+        self.missed = len(missed(self._storage, survey, self._versions))
         if self.missed:
             self._observer.notice(
                 f"{self.missed} blobs and links that are live lie in quarantine; a collection "

@@ -4,22 +4,25 @@ Nothing live goes into quarantine where nobody writes. With ``--allow-writable``
 push that was told that a blob is there, and whose manifest came after the mark. The next mark,
 that of any run or of a purge, finds such blobs and links, and puts them back.
 
-A manifest that comes back names more, so this goes on until a mark finds nothing. Costs one
-listing where there is no quarantine, else one of all that is in it.
+A manifest that comes back names more, so this goes on until a mark finds nothing. With what is
+live again comes what refers to it (signatures, SBOMs), which no tag names: what it needs itself is
+found by the next mark. Costs one listing where there is no quarantine, else one of all that is in
+it, and a read of each manifest there where one of them is live.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
 from registry_drivers.base import Reader, Storage
 from registry_drivers.errors import StorageError
-from registry_gc.compact.arrays import within
+from registry_gc.compact.arrays import distinct, within
 from registry_gc.dead_layers import needed_among
 from registry_gc.digest import pack
 from registry_gc.events import Observer
+from registry_gc.mark import pairs_of
 from registry_gc.quarantine.aside import Kept, asides, contents
 from registry_gc.quarantine.bring_back import (
     BLOB,
@@ -34,13 +37,15 @@ from registry_gc.quarantine.bring_back import (
     exists,
     meaning_of,
 )
+from registry_gc.quarantine.restore import Quarantined
 from registry_gc.runs.rows import Kind, Row
 from registry_gc.survey import Survey, Surveyor
 
 
-def missed(reader: Reader, survey: Survey) -> list[Kept]:
+def missed(reader: Reader, survey: Survey, versions: object | None = None) -> list[Kept]:
     """What of the quarantine is live, and not in its place.
 
+    :param versions: what tells of the storage's versions, if it has any.
     :raises StorageError: the quarantine could not be read.
     """
     waiting = asides(reader)
@@ -50,17 +55,73 @@ def missed(reader: Reader, survey: Survey) -> list[Kept]:
     for aside in waiting:
         for batch in contents(reader, aside):
             needs.add(batch)
-    return [kept for kept in needs.found() if not exists(reader, kept.path)]
+    found = needs.found()
+    if needs.revisions:
+        found += _referrers(Quarantined(reader, versions), survey, needs.revisions)
+    return [kept for kept in found if not exists(reader, kept.path)]
+
+
+def _referrers(
+    store: Quarantined, survey: Survey, revisions: set[tuple[str, str]]
+) -> Iterator[Kept]:
+    """What refers to what is live and was dead, at any depth: links and manifests.
+
+    :param revisions: repository and digest of what is live, and was set aside.
+    """
+    live = set(revisions)
+    waiting = []
+    for meaning, kept in store.revisions():
+        row = (meaning.repository, meaning.digest)
+        references = None if row in live else store.references(meaning.digest)
+        if references is not None and references.subject is not None:
+            waiting.append((row, references.subject, kept))
+    linked = _Linked(survey)
+    grown = True
+    while grown:
+        digests = {digest for _, digest in live}
+        grown = False
+        for at, (row, subject, kept) in reversed([*enumerate(waiting)]):
+            repository = row[0]
+            there = (repository, subject) in live
+            if there or (subject in digests and not linked.has(repository, subject)):
+                grown = True
+                live.add(row)
+                del waiting[at]
+                yield kept
+                if row[1] in store.blobs:
+                    yield store.blobs[row[1]]
+
+
+class _Linked:
+    """Tells which revisions there are."""
+
+    def __init__(self, survey: Survey) -> None:
+        self._numbers = {name: at for at, name in enumerate(survey.catalog.repositories)}
+        self._names, self._manifests = survey.catalog.names, survey.manifests
+        revisions = survey.catalog.revisions
+        self._pairs = distinct(pairs_of(revisions.owner, revisions.ids(survey.manifests)))
+
+    def has(self, repository: str, digest: str) -> bool:
+        """Whether *repository* has the manifest *digest*."""
+        (number,) = self._manifests.ids(pack([self._names.key(digest)])).tolist()
+        owner = self._numbers.get(repository, -1)
+        if number < 0 or owner < 0:
+            return False
+        return bool(within(self._pairs, np.array([owner << 32 | number], np.int64))[0])
 
 
 class _Needs:
-    """Tells what live manifests need, of what is in quarantine."""
+    """Tells what live manifests need, of what is in quarantine.
+
+    :ivar revisions: repository and digest of the live manifests among it.
+    """
 
     def __init__(self, survey: Survey) -> None:
         self._catalog = survey.catalog
         self._manifests = survey.manifests
         self._marking = survey.marking
         self._numbers = {name: at for at, name in enumerate(survey.catalog.repositories)}
+        self.revisions: set[tuple[str, str]] = set()
         self._found: dict[str, Kept] = {}
         # Layer links to what is live somewhere, with owner and key: needed where they are?
         self._layers: list[tuple[Kept, int, bytes]] = []
@@ -82,6 +143,8 @@ class _Needs:
                     self._layers.append((kept, owner, keys[at].tobytes()))
             else:
                 needed = owner >= 0 and self._is_live(owner, meaning)
+                if needed and meaning.order == REVISION:
+                    self.revisions.add((meaning.repository, meaning.digest))
             if needed:
                 self._found.setdefault(kept.path, kept)
 
@@ -129,7 +192,7 @@ def recall(
     """
     came = 0
     lost: list[str] = []
-    while items := missed(storage, survey):
+    while items := missed(storage, survey, versions):
         observer.phase("bringing back what is live", len(items), "objects")
         before = came
         for result in BringingBack(storage, versions, look).run(items):

@@ -121,7 +121,7 @@ def select(reader: Reader, versions: object | None, what: What) -> list[Kept]:
     """
     if what.run:
         return _of_run(reader, versions, what.run)
-    store = _Quarantine(reader, versions)
+    store = Quarantined(reader, versions)
     repositories = [what.repository] if what.repository else store.repositories_with(what.digest)
     items: dict[str, Kept] = {}
     for repository in repositories:
@@ -151,12 +151,12 @@ def _of_run(reader: Reader, versions: object | None, run: str) -> list[Kept]:
         meanings = [meaning_of(kept.path) for kept in items]
         there = {meaning.digest for meaning in meanings if meaning.order == BLOB}
         named = {meaning.digest for meaning in meanings} - there
-        blobs = _Quarantine(reader, versions).blobs
+        blobs = Quarantined(reader, versions).blobs
         items += [blobs[digest] for digest in sorted(named & blobs.keys())]
     return items
 
 
-class _Quarantine:
+class Quarantined:
     """What is in quarantine, by what it is."""
 
     def __init__(self, reader: Reader, versions: object | None) -> None:
@@ -176,6 +176,10 @@ class _Quarantine:
                     if kept.path not in seen:
                         seen.add(kept.path)
                         yield meaning_of(kept.path), kept
+
+    def revisions(self) -> list[tuple[Meaning, Kept]]:
+        """The links to manifests of all repositories."""
+        return [row for row in self._below(REPOSITORIES) if row[0].order == REVISION]
 
     def links(self, repository: str) -> list[tuple[Meaning, Kept]]:
         """The links of one repository, without those that lie inside its folder."""
@@ -222,7 +226,7 @@ class _Closure:
     """What of one repository, and of the blobs, belongs to a manifest."""
 
     def __init__(
-        self, store: _Quarantine, repository: str, links: Sequence[tuple[Meaning, Kept]]
+        self, store: Quarantined, repository: str, links: Sequence[tuple[Meaning, Kept]]
     ) -> None:
         self._store = store
         self._repository = repository
