@@ -270,6 +270,16 @@ def test_a_deadline_that_has_passed_lets_nothing_go(case: Case, deadline: str, c
 # Two at once
 
 
+def test_a_run_file_that_another_process_writes_to_is_left_alone(case: Case) -> None:
+    assert case.command("--dry-run").exit_code == 0
+    other = sqlite3.connect(case.run_file, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    done = case.command()
+    other.close()
+    assert (done.exit_code, case.gone) == (1, set())
+    assert str(case.run_file) in done.errors
+
+
 def test_of_two_that_go_on_with_the_same_run_one_is_refused(case: Case) -> None:
     assert stop_after(case, 3).exit_code == 143
     before = case.gone

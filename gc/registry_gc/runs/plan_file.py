@@ -349,7 +349,8 @@ def _meta_at(path: str) -> dict[str, Any]:
         if not os.path.isfile(path) or os.path.islink(path):
             return {}
         file = PlanFile.open(path)
-    except (PlanRefused, OSError):
+    except (RunFileError, OSError):
+        # Nor where another process writes to it: then it is no run that has stopped.
         return {}
     try:
         return file.meta()
