@@ -27,9 +27,9 @@ from registry_gc.events import Observer
 from registry_gc.guard import Finding, Verdict
 from registry_gc.guard.watch import GuardWatch
 from registry_gc.interrupts import Interrupted, Interrupts
+from registry_gc.limits import Limits
 from registry_gc.lock import Lock, LockError, blocker, clock
 from registry_gc.mark import Marking
-from registry_gc.plausible import doubts, seen
 from registry_gc.policy import Policy
 from registry_gc.quarantine.collecting import SettingAside
 from registry_gc.references import Manifests
@@ -37,7 +37,6 @@ from registry_gc.retained import Retained
 from registry_gc.run_file import RunFile, RunFileError
 from registry_gc.runs.plan_file import PlanFile
 from registry_gc.runs.rows import Kind
-from registry_gc.runs.shrink import Seen, remember, remembered
 from registry_gc.survey import Survey, Surveyor
 from registry_gc.sweep import Settled, Stop, sweep, tidy
 from registry_gc.verify.contradiction import Contradiction
@@ -146,7 +145,7 @@ class Session:
         self.retained = Retained()
         self.aside = SettingAside(job.storage, self.versions, observer)
         self.opinion: SecondOpinion | None = None
-        self._told: set[str] = set()
+        self.limits = Limits(job.policy, job.seen, observer)
 
     def run(self) -> int:
         """Do everything; returns the exit code, but for what the report alone can tell."""
@@ -252,7 +251,7 @@ class Session:
 
     def _recall(self, survey: Survey, again: Callable[[], Survey]) -> Survey:
         """Nothing that is live stays in quarantine."""
-        if self._doubts(survey):
+        if self.limits.doubts(survey):
             # Refused before long: nothing is put back on what may be the wrong disk.
             return survey
         return self.aside.recall(survey, again, self._look_or_stop)
@@ -260,43 +259,14 @@ class Session:
     def _check_limits(self) -> None:
         assert self.run_file is not None
         assert self.survey is not None
-        limit = self.policy.max_delete
         dead = self.run_file.count(Kind.BLOB).rows
-        for doubt in self._doubts(self.survey):
-            self._refuse_with(doubt.code, doubt.message)
-        if limit is not None and not limit.allows(dead, self.blobs_total):
-            self._refuse_with(
-                "max-delete",
-                f"{dead} of {self.blobs_total} blobs would go, more than the {limit} that "
-                "--max-delete allows",
-            )
+        for objection in self.limits.objections(self.survey, dead, self.blobs_total):
+            self._refuse_with(objection.code, objection.message)
         if self.watch is not None and self.watch.other is not None:
             self._note_change(self.watch.other)
         self._refuse_unless_allowed()
-        self._remember(self.survey)
-
-    def _doubts(self, survey: Survey) -> list[Finding]:
-        before, notice = remembered(self.job.seen)
-        if notice and notice not in self._told:
-            self._told.add(notice)
-            self.observer.notice(notice)
-        allow_empty, accept_shrink = self.policy.allow_empty, self.policy.accept_shrink
-        return doubts(survey, before, allow_empty=allow_empty, accept_shrink=accept_shrink)
-
-    def _remember(self, survey: Survey) -> None:
-        """Write down what this run saw, less what it empties; a dry run changes no memory."""
-        if self.job.seen is None or self.job.dry_run:
-            return
-        now = seen(survey)
-        # What was merely too few to be refused has been accepted by nobody.
-        accepted = self.policy.accept_shrink
-        missing = (
-            now.missing if accepted else min(now.missing, remembered(self.job.seen)[0].missing)
-        )
-        left = Seen(now.repositories - len(self.emptied), now.tags, missing)
-        notice = remember(self.job.seen, left, self.storage.driver, self.storage.root)
-        if notice:
-            self.observer.notice(notice)
+        if not self.job.dry_run:
+            self.limits.remember(self.survey, len(self.emptied), self.reader)
 
     def _ask_second_opinion(self, engine: Engine) -> None:
         if not self.job.verify:

@@ -39,7 +39,7 @@ from registry_gc.engine import Engine, engine_for
 from registry_gc.guard import Guard
 from registry_gc.guard.watch import GuardWatch
 from registry_gc.interrupts import Interrupts
-from registry_gc.plausible import doubts
+from registry_gc.limits import Limits
 from registry_gc.policy import Policy
 from registry_gc.progress import Progress
 from registry_gc.quarantine.bring_back import Look, Result
@@ -47,7 +47,7 @@ from registry_gc.quarantine.purge import Purge, Purged
 from registry_gc.quarantine.recall import NoBlobs, missed, recall
 from registry_gc.quarantine.still_allowed import StillAllowed
 from registry_gc.report.counts import counted
-from registry_gc.runs.shrink import memory_path, remembered
+from registry_gc.runs.shrink import memory_path
 from registry_gc.survey import Survey, Surveyor
 
 _LOOK_AGAIN = 10.0
@@ -201,11 +201,9 @@ class _Purging:
     def _doubts(self, survey: Survey) -> str:
         """Half a tree, or a wrong one, has nothing that is live: all in quarantine would go."""
         state = state_folder(self._options, self._progress)
-        before, notice = remembered(memory_path(state, self._storage.driver, self._storage.root))
-        if notice:
-            self._progress.notice(notice)
-        allow_empty, accept_shrink = self._options["allow_empty"], self._options["accept_shrink"]
-        found = doubts(survey, before, allow_empty=allow_empty, accept_shrink=accept_shrink)
+        memory = memory_path(state, self._storage.driver, self._storage.root)
+        allowed = {name: self._options[name] for name in ("allow_empty", "accept_shrink")}
+        found = Limits(Policy(**allowed), memory, self._progress).doubts(survey)
         return "; ".join(doubt.message for doubt in found)
 
     def exit_code(self) -> int:
