@@ -179,6 +179,21 @@ def test_a_plan_that_is_applied_again_says_that_nothing_was_left_to_do(disk: Dis
     assert second.json["blobs"]["deleted"] == first.json["blobs"]["deleted"] > 0
 
 
+@pytest.mark.parametrize("what", ["broken", "broken@{}"])
+def test_a_plan_with_a_release_is_carried_out(disk: Disk, what: str) -> None:
+    digest = disk.tree.image("broken", "v1", layers=[b"lost"])
+    (disk.root / blob_path(digest)).write_bytes(b"cut")
+    disk.age()
+    config = write_config(disk.root)
+    plan = disk.root.with_name("plan")
+    made = call(disk.root, "plan", "--release", what.format(digest), "-o", plan, config)
+    assert made.exit_code == 3
+    assert made.json["held"] == []
+    done = call(disk.root, "apply", plan)
+    assert done.json["held"] == []
+    assert not disk.has_blob(sha256(b"lost"))
+
+
 def test_a_release_of_a_repository_that_is_not_there_is_said(disk: Disk) -> None:
     config = write_config(disk.root)
     done = call(disk.root, "run", "--release", "ap", "--release", "app", config)

@@ -188,6 +188,20 @@ class TestCollection:
         assert [row["path"] for row in result.json["damaged"]] == [revision_path("a", child)]
 
 
+def test_a_schema_that_is_no_text_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "cache"
+    ReferenceCache.open(str(path)).close()
+    data = path.read_bytes()
+    assert b"CREATE TABLE meta" in data
+    path.write_bytes(data.replace(b"CREATE TABLE meta", b"CREATE TABLE\x81meta"))
+    cache = ReferenceCache.open(str(path))
+    cache.close()
+    assert "begun anew" in cache.notices[0]
+    again = ReferenceCache.open(str(path))
+    again.close()
+    assert again.notices == []
+
+
 @pytest.mark.parametrize("harm", ["targets = NULL", "size = 'many'", "key = 7, others = x'00'"])
 def test_a_row_of_other_types_is_damaged_and_no_reason_to_give_up(
     tmp_path: Path, harm: str

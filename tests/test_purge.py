@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -11,9 +12,10 @@ from typing import Any
 import pytest
 
 from aside import DAY, Registry
-from registry_drivers.base import Outcome
-from registry_drivers.errors import StorageError
+from registry_drivers.base import Deletion, Outcome
+from registry_drivers.errors import StorageError, Unavailable
 from registry_drivers.filesystem import FilesystemStorage
+from registry_drivers.retry import Retry
 from registry_gc.cli import purge
 from registry_gc.guard import Finding, Guard, Verdict
 from registry_gc.guard.watch import GuardWatch
@@ -164,6 +166,42 @@ def test_a_purge_that_stops_half_way_tells_what_it_has_deleted(
     assert (done.exit_code, "input/output error" in done.json["error"]) == (1, True)
     assert done.json["runs"][0]["deleted"] == len(gone) > 0
     assert done.json["runs"][0]["deleted_bytes"] > 0
+
+
+@pytest.mark.parametrize("answer", ["none", "each"])
+@pytest.mark.parametrize(("what", "code"), [("signal", 143), ("lock", 5)])
+def test_a_purge_that_may_not_try_again_says_why(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, answer: str, what: str, code: int
+) -> None:
+    """Whether the storage answers for each file, or not at all."""
+    registry.quarantine()
+    registry.later = 8 * DAY
+    before = registry.quarantined()
+    delete = FilesystemStorage.delete
+
+    def busy(storage: FilesystemStorage, paths: Iterable[str]) -> Iterator[Outcome]:
+        def fail() -> None:
+            if what == "signal":
+                signal.raise_signal(signal.SIGTERM)
+            else:
+                (registry.root / OWN_FOLDER / "lock").unlink(missing_ok=True)
+            raise Unavailable("busy", path=path, driver=storage.driver)
+
+        for path in paths:
+            if f"{OWN_FOLDER}/quarantine/" not in path:
+                yield from delete(storage, [path])
+                continue
+            try:
+                Retry(times=3, sleep=lambda _: None).call(fail, storage.requests)
+            except Unavailable:
+                if answer == "none":
+                    raise
+                yield Outcome(path, Deletion.FAILED, "busy")
+
+    monkeypatch.setattr(FilesystemStorage, "delete", busy)
+    done = registry.purge()
+    assert done.exit_code == code
+    assert registry.quarantined() == before
 
 
 def test_what_a_held_repository_may_need_stays(registry: Registry) -> None:

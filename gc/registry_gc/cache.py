@@ -99,7 +99,7 @@ class ReferenceCache(msgspec.Struct):
                 notices.append(f"the cache {path} is not used: it is no regular file")
                 return cls(path, notices, None)
             return cls(path, notices, _open(path))
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
             if not _is_damage(error):
                 notices.append(f"the cache {path} cannot be used: {error}")
                 return cls(path, notices, None)
@@ -234,8 +234,9 @@ class _AnotherKind(sqlite3.DatabaseError):
 
 def _is_damage(error: Exception) -> bool:
     name = getattr(error, "sqlite_errorname", "")
+    # Of a schema that is no text Python cannot even say what SQLite has against it.
     # SQLITE_ERROR: our statements do not fit it, because a table or a column is missing.
-    return isinstance(error, _AnotherKind) or name.startswith(
+    return isinstance(error, _AnotherKind | UnicodeDecodeError) or name.startswith(
         ("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_ERROR")
     )
 

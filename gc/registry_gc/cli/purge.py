@@ -137,6 +137,7 @@ class _Purging:
             self._telling.held(survey)
             with self._interrupts.deferred():
                 self._purge(survey, look, lost)
+            self._interrupts.check()
 
     def _told(self, result: Result) -> None:
         self._telling.restored(result, "a live manifest needs it")

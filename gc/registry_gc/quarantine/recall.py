@@ -55,10 +55,11 @@ def missed(reader: Reader, survey: Survey, versions: object | None = None) -> li
     for aside in waiting:
         for batch in contents(reader, aside):
             needs.add(batch)
-    found = needs.found()
+    found = {kept.path: kept for kept in needs.found()}
     if needs.revisions:
-        found += _referrers(Quarantined(reader, versions), survey, needs.revisions)
-    return [kept for kept in found if not exists(reader, kept.path)]
+        referrers = _referrers(Quarantined(reader, versions), survey, needs.revisions)
+        found.update((kept.path, kept) for kept in referrers)
+    return [kept for kept in found.values() if not exists(reader, kept.path)]
 
 
 def _referrers(

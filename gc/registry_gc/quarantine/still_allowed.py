@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import msgspec
 
+from registry_drivers.errors import StorageError
 from registry_drivers.withdrawal import unless_withdrawn
 from registry_gc.guard import Verdict
 from registry_gc.interrupts import Interrupts
@@ -66,15 +67,27 @@ class StillAllowed(msgspec.Struct):
 
 @contextmanager
 def while_allowed(look: Callable[[], None]) -> Iterator[None]:
-    """Nothing that fails in passing is tried again in this block unless *look* returns."""
+    """Nothing that fails in passing is tried again in this block unless *look* returns.
+
+    :raises Exception: what *look* has raised, at the end of the block.
+    """
+    said: list[Exception] = []
 
     def allowed() -> bool:
         try:
             look()
-        except Exception:
-            # The look before the next batch says why.
+        except Exception as error:
+            said.append(error)
             return False
         return True
 
-    with unless_withdrawn(allowed):
-        yield
+    try:
+        with unless_withdrawn(allowed):
+            yield
+    except StorageError as error:
+        if said:
+            # It is why nobody tried again.
+            raise said[0] from error
+        raise
+    if said:
+        raise said[0]

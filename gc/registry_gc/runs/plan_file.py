@@ -213,7 +213,8 @@ class PlanFile(RunFile):
         meta = self.meta()
         return Policy(
             **{name: meta[name] for name in _POLICY},
-            releases=tuple(Release.parse(text) for text in meta["releases"]),
+            # As policy_facts writes them: where all of a repository is released, nothing follows.
+            releases=tuple(Release.parse(text.removesuffix("@")) for text in meta["releases"]),
             max_delete=limits.max_delete,
             allow_empty=limits.allow_empty,
             accept_shrink=limits.accept_shrink,

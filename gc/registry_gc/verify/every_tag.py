@@ -147,9 +147,12 @@ class _Result:
             blobs=len(self.check.stored.keys),
             bytes=read,
         )
-        if not result.tags and not result.manifests and result.blobs:
+        if not result.tags and not len(self.catalog.revisions) and result.blobs:
             # Half of a registry is there: its other half may be on a disk that is not mounted.
-            reason = f"there is none, while {result.blobs} blobs are stored; is everything mounted?"
+            reason = (
+                f"there is none, nor a link to any manifest, while {result.blobs} blobs are "
+                "stored; is everything mounted?"
+            )
             result.problems.append(Problem(None, None, None, What.TAG, REPOSITORIES, reason))
         broken: set[str] = set()
         order = sorted(self.check.faults, key=lambda fault: (self._name(fault) or "", *fault[2:]))
