@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from registry_drivers.base import Children
 from registry_drivers.filesystem import FilesystemStorage
 from registry_gc.lock import Lock, blocker
 from registry_gc.service.turn import while_nobody_deletes
@@ -90,7 +95,7 @@ def test_nor_is_it_when_the_collection_was_killed(disk: Disk) -> None:
     assert (disk.folder / "calls").read_text().split() == ["stop", "start"]
 
 
-def test_nobody_gets_the_lock_before_the_registry_is_up(disk: Disk) -> None:
+def test_nobody_gets_the_lock_before_it_is_let_go(disk: Disk) -> None:
     storage = FilesystemStorage(str(disk.root))
     with while_nobody_deletes(storage, pytest.fail):
         assert blocker(storage) is not None
@@ -114,3 +119,102 @@ def test_nothing_is_written_where_the_disk_is_not_mounted_any_more(tmp_path: Pat
     (tmp_path / "docker/registry").mkdir(parents=True)
     with while_nobody_deletes(FilesystemStorage(str(tmp_path)), pytest.fail):
         assert os.listdir(tmp_path / "docker/registry") == []
+
+
+class Silent(FilesystemStorage):
+    """Answers nothing until it is told to, as a server that is gone or a disk that hangs."""
+
+    answers: threading.Event
+
+    def children(self, prefix: str) -> Children:
+        self.answers.wait()
+        return super().children(prefix)
+
+
+def test_a_storage_that_does_not_answer_keeps_no_registry_down(disk: Disk) -> None:
+    storage = Silent(str(disk.root))
+    storage.answers = threading.Event()
+    heard: list[str] = []
+    with while_nobody_deletes(storage, heard.append, patience=0.01):
+        assert heard == ["the registry is brought back without the lock: no answer"]
+    storage.answers.set()
+    for thread in threading.enumerate():
+        if thread.name == "turn":
+            thread.join()
+    assert blocker(FilesystemStorage(str(disk.root))) is None
+
+
+def start(disk: Disk, *words: str, **how: Any) -> subprocess.CompletedProcess[str]:
+    """A run with commands, to its end."""
+    places = os.pathsep.join(place for place in sys.path if place)
+    return subprocess.run(
+        [sys.executable, "-c", MAIN, "--output", "json", *words, str(write_config(disk.root))],
+        env={**os.environ, "PYTHONPATH": places, "RGC_STATE_DIR": str(disk.folder / "state")},
+        capture_output=True,
+        text=True,
+        **how,
+    )
+
+
+def test_the_lock_is_free_when_the_registry_is_started(disk: Disk) -> None:
+    """The command may be another of ours, or unmount the storage."""
+    places = os.pathsep.join(place for place in sys.path if place)
+    again = f"PYTHONPATH={places} {sys.executable} -c '{MAIN}' --registry-stopped --quiet"
+    config = write_config(disk.root)
+    done = start(
+        disk,
+        "--stop-command", "true",
+        "--start-command", f"{again} {config} && echo start >{disk.folder}/calls",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (disk.folder / "calls").read_text() == "start\n"
+
+
+def test_a_pipe_for_the_audit_log_is_not_closed_before_the_run(disk: Disk) -> None:
+    """Who reads it would take that for the end."""
+    pipe = disk.folder / "audit"
+    os.mkfifo(pipe)
+    with (disk.folder / "shipped").open("wb") as shipped:
+        reader = subprocess.Popen(["cat", str(pipe)], stdout=shipped)
+    words = ("--stop-command", "true", "--start-command", "true", "--audit-log", str(pipe))
+    done = start(disk, *words)
+    assert done.returncode == 0, done.stderr
+    reader.wait(30)
+    assert b"deleted" in (disk.folder / "shipped").read_bytes()
+
+
+def test_a_registry_that_stays_down_has_a_document_whatever_became_of_the_run(disk: Disk) -> None:
+    config = write_config(disk.root)
+    done = start(
+        disk,
+        "--readonly-command", f"echo '[' >{config}",
+        "--readwrite-command", "false",
+    )  # fmt: skip
+    assert done.returncode == 1
+    document = json.loads(done.stdout)
+    assert (document["exit_code"], "READ-ONLY" in document["error"]) == (1, True)
+
+
+@pytest.mark.parametrize("words", [(), ("--log-format", "json")])
+def test_a_stderr_that_stands_still_keeps_no_registry_down(
+    disk: Disk, words: tuple[str, ...]
+) -> None:
+    unread, full = os.pipe()
+    os.set_blocking(full, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(full, b"x")
+    os.set_blocking(full, True)
+    places = os.pathsep.join(place for place in sys.path if place)
+    calls = disk.folder / "calls"
+    commands = ("--stop-command", "seq 999", "--start-command", f"echo start >{calls}")
+    process = subprocess.Popen(
+        [sys.executable, "-c", MAIN, *words, *commands, str(write_config(disk.root))],
+        env={**os.environ, "PYTHONPATH": places, "RGC_STATE_DIR": str(disk.folder / "state")},
+        stdout=subprocess.DEVNULL,
+        stderr=full,
+    )
+    assert process.wait(120) == 0
+    assert calls.read_text() == "start\n"
+    os.close(unread)
+    os.close(full)

@@ -5,9 +5,34 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import select
 import sys
 from datetime import UTC, datetime
 from typing import Any
+
+
+class _Patience:
+    """How long stderr is waited for: without an end, as a terminal that somebody has paused is."""
+
+    seconds: float | None = None
+    late = False
+
+    def ends(self) -> bool:
+        """Whether stderr does not take a line in time. It is waited for once, not for each line."""
+        if self.seconds is None:
+            return False
+        poll = select.poll()
+        poll.register(sys.stderr.fileno(), select.POLLOUT)
+        self.late = not poll.poll(0 if self.late else self.seconds * 1000)
+        return self.late
+
+
+_patience = _Patience()
+
+
+def wait_at_most(seconds: float) -> None:
+    """From here on, a line that stderr does not take in time is dropped."""
+    _patience.seconds = seconds
 
 
 def say(level: str, message: str, *, as_json: bool = False) -> None:
@@ -25,7 +50,8 @@ def say(level: str, message: str, *, as_json: bool = False) -> None:
     with contextlib.suppress(OSError, ValueError):
         encoding = sys.stderr.encoding or "utf-8"
         text = line.encode(encoding, "backslashreplace").decode(encoding)
-        print(text, file=sys.stderr, flush=True)  # noqa: T201  # its job
+        if not _patience.ends():
+            print(text, file=sys.stderr, flush=True)  # noqa: T201  # its job
 
 
 class JsonLogging(logging.Handler):

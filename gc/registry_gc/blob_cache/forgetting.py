@@ -14,6 +14,7 @@ manifests; ``repository::<name>::blobs::<digest>``, a hash.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -153,6 +154,7 @@ class RedisCache:
         self._observer = observer
         self._journals = journals
         self._client: Any = None
+        self._turn = threading.Lock()
         self.lost = False
         self._removed = 0
         self._left = 0
@@ -235,9 +237,10 @@ class RedisCache:
 
     def close(self) -> None:
         """Close the connections."""
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        with self._turn:
+            if self._client is not None:
+                self._client.close()
+                self._client = None
 
     def _finish_earlier(self, path: str, storage: tuple[object, object]) -> bool:
         """Remove the entries of all that another run has, or may have, deleted.
@@ -304,13 +307,15 @@ class RedisCache:
                 "the client library is not installed: pip install 'registry-garbage-collect[redis]'"
             ) from error
         try:
-            if self._client is None:
-                self._client = connect(self._config)
-            # Not one transaction: in a cluster the keys lie on several nodes.
-            pipeline = self._client.pipeline(transaction=False)
-            for command in commands:
-                pipeline.execute_command(*command)
-            pipeline.execute()
+            # The guard is asked in threads of its own.
+            with self._turn:
+                if self._client is None:
+                    self._client = connect(self._config)
+                # Not one transaction: in a cluster the keys lie on several nodes.
+                pipeline = self._client.pipeline(transaction=False)
+                for command in commands:
+                    pipeline.execute_command(*command)
+                pipeline.execute()
         except (RedisError, RedisClusterException, OSError, ValueError, TypeError) as error:
             # The last two: a host, a password or a certificate that the library cannot make use of.
             self.close()

@@ -30,7 +30,7 @@ from registry_gc.config_file import ConfigError
 from registry_gc.guard import Finding, Verdict
 from registry_gc.interrupts import Interrupts
 from registry_gc.lock import blocker
-from registry_gc.progress import Progress
+from registry_gc.progress import Progress, wait_at_most
 from registry_gc.report.model import Report
 from registry_gc.run_file import RunFileError, already_there
 from registry_gc.runs.plan_file import Found, found_at
@@ -39,6 +39,7 @@ from registry_gc.service.commands import Shared
 from registry_gc.service.supervisor import End, supervise
 from registry_gc.service.turn import while_nobody_deletes
 
+_STDERR_SECONDS = 1.0
 _PAIRS = (("stop_command", "start_command"), ("readonly_command", "readwrite_command"))
 
 
@@ -77,6 +78,8 @@ def run_with_commands(
     # Once, for both processes: where it cannot be written, each look makes another folder.
     state_dir = state_folder(options, Progress(bars=False, as_json=logs_json()))
     options = {**options, "state_dir": state_dir}
+    # A terminal that stands still must not keep the registry down either.
+    wait_at_most(_STDERR_SECONDS)
     service = Service(commands, Shared(), partial(_alone, options))
     end = supervise(
         service,
@@ -153,9 +156,20 @@ def run_away(
         its own, or the usual one.
     :raises ConfigError: there is no job to be made of it.
     """
-    refusing = _refusing(service.commands, options, job_of)
-    if refusing is not None:
-        return run(replace(job_of(None), check=refusing))
+    with ExitStack() as stack:
+        # Open to the end: who reads a pipe would take its closing for the end of all.
+        refusing = _refusing(service.commands, options, job_of, stack)
+        if refusing is not None:
+            return run(replace(job_of(None), check=refusing))
+        return _with_commands(_taken_away(service, job_of, run, interrupts), service)
+
+
+def _taken_away(
+    service: Service,
+    job_of: Callable[[Progress | None], Job],
+    run: Callable[[Job], Report],
+    interrupts: Interrupts,
+) -> Report:
     try:
         # The collection looks first of all whether there was a signal, and has a report for it.
         with interrupts.deferred():
@@ -166,34 +180,36 @@ def run_away(
                 job = replace(job, check=lambda: Verdict("refused", (failed,)))
             else:
                 _settle(job, interrupts)
-        report = run(job)
+        return run(job)
     finally:
         # A signal right here ends this process; the other one then brings the registry back.
         with interrupts.deferred():
             service.back()
-    return _with_commands(report, service)
 
 
 def _refusing(
-    commands: Commands, options: Mapping[str, Any], job_of: Callable[[Progress | None], Job]
+    commands: Commands,
+    options: Mapping[str, Any],
+    job_of: Callable[[Progress | None], Job],
+    stack: ExitStack,
 ) -> Callable[[], Verdict] | None:
     """The guard of a run that would come to nothing with the registry out of use too, if it would.
 
+    :param stack: closes the audit log that was tried.
     :raises ConfigError: the run file is that of a run with other options, or the audit log's
         address cannot be understood.
     """
     silent = Progress(bars=False, notices=False)
     job = job_of(silent)
-    audit = None
     try:
         if not is_stopped(job, silent) and found_at(job.run_file) is Found.OTHER:
             return partial(_fail, RunFileError(already_there(job.run_file)))
         audit = audit_log_of(options, job.run)
+        if audit is not None:
+            stack.callback(audit.close)
         check = job.check if audit is None else audit.guarded(job.check)
         refusal = _refusal(commands, replace(job, check=check))
     finally:
-        if audit is not None:
-            audit.close()
         close(job)
     return None if refusal is None else lambda: refusal
 

@@ -103,9 +103,20 @@ def _run_here(
             _tell_unfinished(options, output, interrupt, service)
     finally:
         if service is not None and service.lost:
+            _tell_lost(options, output, service)
             complain(service.lost)
         output.close()
     return 1 if service is not None and service.lost else code
+
+
+def _tell_lost(options: Mapping[str, Any], output: Output, service: Service) -> None:
+    """A registry that stays down is told also where the run itself has nothing to tell."""
+    if output.reported or service.shared.reported:
+        return
+    from registry_gc.cli.unfinished import tell_unfinished
+
+    service.shared.reported = output.reported = True
+    tell_unfinished(options, output, 1, service.lost, service.ran)
 
 
 def _tell_unfinished(

@@ -89,7 +89,7 @@ def _nothing() -> None:
 class Service(msgspec.Struct):
     """A registry that *commands* take out of use. ``ran`` is what became of them so far.
 
-    ``alone``: entered for the second command, see :mod:`registry_gc.service.turn`.
+    ``alone``: entered before the second command, see :mod:`registry_gc.service.turn`.
     """
 
     commands: Commands
@@ -117,8 +117,8 @@ class Service(msgspec.Struct):
         """
         with self.alone():
             before()
-            ran = self._run(self.commands.back_name, self.commands.back)
-            self.shared.away = False
+        ran = self._run(self.commands.back_name, self.commands.back)
+        self.shared.away = False
         if ran.error:
             self.lost = _loud(self.commands, ran)
 
