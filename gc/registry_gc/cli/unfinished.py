@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from registry_drivers.errors import StorageError
-from registry_gc import __version__
 from registry_gc.cli.outlets import MetricsOutlet
 from registry_gc.cli.output import Output
 from registry_gc.cli.wiring import note, registry
 from registry_gc.config_file import ConfigError
 from registry_gc.progress import Progress
+from registry_gc.report.build import report_of_none
 from registry_gc.report.document import as_json
-from registry_gc.report.model import Report, Tally
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -42,7 +42,15 @@ def tell_unfinished(
     except ConfigError as error:
         note(f"no metrics: {error}")
     if options["output"] == "json":
-        output.lines([as_json(_report(options, driver, root, code, why, ran))])
+        report = replace(
+            report_of_none(None, code, why),
+            dry_run=options["dry_run"],
+            delete_untagged=options["delete_untagged"],
+            driver=driver,
+            root=root,
+            commands=tuple(ran),
+        )
+        output.lines([as_json(report)])
 
 
 def _storage_of(options: Mapping[str, Any]) -> tuple[str, str]:
@@ -52,42 +60,3 @@ def _storage_of(options: Mapping[str, Any]) -> tuple[str, str]:
             return storage.driver, storage.root
     except (ConfigError, StorageError, OSError):
         return "", ""
-
-
-def _report(
-    options: Mapping[str, Any], driver: str, root: str, code: int, why: str, ran: Sequence[Ran]
-) -> Report:
-    """A report that knows of nothing but how the run has ended."""
-    nothing = Tally()
-    return Report(
-        run=str(uuid.uuid4()),
-        run_file=None,
-        version=__version__,
-        dry_run=options["dry_run"],
-        delete_untagged=options["delete_untagged"],
-        driver=driver,
-        root=root,
-        repositories=0,
-        emptied=0,
-        marked=0,
-        manifests=nothing,
-        blobs_total=0,
-        blobs=nothing,
-        layer_links=nothing,
-        uploads=nothing,
-        already_gone=0,
-        held=(),
-        damaged=(),
-        failed=(),
-        strangers=0,
-        requests={},
-        seconds_mark=0.0,
-        seconds_sweep=0.0,
-        seconds_total=0.0,
-        peak_rss_bytes=0,
-        verdict="unknown",
-        findings=(),
-        error=why,
-        exit_code=code,
-        commands=tuple(ran),
-    )
