@@ -12,7 +12,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -35,6 +34,12 @@ def disk(tmp_path: Path) -> Disk:
     return disk
 
 
+def environment(disk: Disk) -> dict[str, str]:
+    """That of a process which knows our sources, and has a state directory of its own."""
+    places = os.pathsep.join(place for place in sys.path if place)
+    return {**os.environ, "PYTHONPATH": places, "RGC_STATE_DIR": str(disk.folder / "state")}
+
+
 @contextmanager
 def held_in_its_stop_command(disk: Disk) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A run whose stop command goes on when the handle is written to."""
@@ -44,10 +49,9 @@ def held_in_its_stop_command(disk: Disk) -> Iterator[tuple[subprocess.Popen[str]
         "--stop-command", f"read go <{gate}; echo stop >>{calls}",
         "--start-command", f"echo start >>{calls}",
     ]  # fmt: skip
-    places = os.pathsep.join(place for place in sys.path if place)
     with subprocess.Popen(
         [sys.executable, "-c", MAIN, *words, str(write_config(disk.root))],
-        env={**os.environ, "PYTHONPATH": places, "RGC_STATE_DIR": str(disk.folder / "state")},
+        env=environment(disk),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -144,22 +148,19 @@ def test_a_storage_that_does_not_answer_keeps_no_registry_down(disk: Disk) -> No
     assert blocker(FilesystemStorage(str(disk.root))) is None
 
 
-def start(disk: Disk, *words: str, **how: Any) -> subprocess.CompletedProcess[str]:
+def start(disk: Disk, *words: str) -> subprocess.CompletedProcess[str]:
     """A run with commands, to its end."""
-    places = os.pathsep.join(place for place in sys.path if place)
     return subprocess.run(
         [sys.executable, "-c", MAIN, "--output", "json", *words, str(write_config(disk.root))],
-        env={**os.environ, "PYTHONPATH": places, "RGC_STATE_DIR": str(disk.folder / "state")},
+        env=environment(disk),
         capture_output=True,
         text=True,
-        **how,
     )
 
 
 def test_the_lock_is_free_when_the_registry_is_started(disk: Disk) -> None:
     """The command may be another of ours, or unmount the storage."""
-    places = os.pathsep.join(place for place in sys.path if place)
-    again = f"PYTHONPATH={places} {sys.executable} -c '{MAIN}' --registry-stopped --quiet"
+    again = f"{sys.executable} -c '{MAIN}' --registry-stopped --quiet"
     config = write_config(disk.root)
     done = start(
         disk,
@@ -205,12 +206,11 @@ def test_a_stderr_that_stands_still_keeps_no_registry_down(
         while True:
             os.write(full, b"x")
     os.set_blocking(full, True)
-    places = os.pathsep.join(place for place in sys.path if place)
     calls = disk.folder / "calls"
     commands = ("--stop-command", "seq 999", "--start-command", f"echo start >{calls}")
     process = subprocess.Popen(
         [sys.executable, "-c", MAIN, *words, *commands, str(write_config(disk.root))],
-        env={**os.environ, "PYTHONPATH": places, "RGC_STATE_DIR": str(disk.folder / "state")},
+        env=environment(disk),
         stdout=subprocess.DEVNULL,
         stderr=full,
     )

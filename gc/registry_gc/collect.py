@@ -137,7 +137,8 @@ class SealedCollection(Session):
     def _tell_strange_releases(self, catalog: Catalog) -> None:
         """A name that was mistyped releases nothing."""
         asked = {release.repository for release in self.policy.releases}
-        for name in sorted(asked - set(catalog.repositories)):
+        # Without one, as nearly always, there is no need to look at the names of all.
+        for name in sorted(asked.difference(catalog.repositories)) if asked else ():
             self.observer.notice(f"--release {name}: there is no such repository")
 
     def _listed(self, surveyor: Surveyor) -> Catalog:

@@ -309,10 +309,9 @@ class RunFile:
         values = (*parts[::2], kind.phase, RowState.TAKEN_BACK)
         for some in self._read_many(query, values, _LINES):
             text = b"\n".join([line for (line,) in some]).decode("utf-8", "surrogateescape")
-            lines = text.split("\n")
-            if len(lines) > len(some) or not (text.isascii() and "".join(lines).isprintable()):
-                lines = [show(line.decode("utf-8", "surrogateescape")) for (line,) in some]
-                text = "\n".join(lines)
+            plain = text.isascii() and text.replace("\n", "").isprintable()
+            if not plain or text.count("\n") >= len(some):
+                text = "\n".join(show(line.decode("utf-8", "surrogateescape")) for (line,) in some)
             yield text
 
     def manifests(self) -> Iterator[tuple[str, list[str]]]:

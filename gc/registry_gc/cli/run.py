@@ -99,37 +99,28 @@ def _run_here(
         # Before the collection has begun, or while its report is shown.
         code = interrupt.exit_code
         complain(interrupt.reason)
-        if not output.reported:
-            _tell_unfinished(options, output, interrupt, service)
+        if service is None or not service.lost:
+            _tell_unfinished(options, output, service, code, interrupt.reason)
     finally:
         if service is not None and service.lost:
-            _tell_lost(options, output, service)
+            _tell_unfinished(options, output, service, 1, service.lost)
             complain(service.lost)
         output.close()
     return 1 if service is not None and service.lost else code
 
 
-def _tell_lost(options: Mapping[str, Any], output: Output, service: Service) -> None:
-    """A registry that stays down is told also where the run itself has nothing to tell."""
-    if output.reported or service.shared.reported:
+def _tell_unfinished(
+    options: Mapping[str, Any], output: Output, service: Service | None, code: int, why: str
+) -> None:
+    """Tell of a run that has no report, unless that is told, or the other process tells it."""
+    if output.reported or (service is not None and service.shared.away):
         return
     from registry_gc.cli.unfinished import tell_unfinished
 
-    service.shared.reported = output.reported = True
-    tell_unfinished(options, output, 1, service.lost, service.ran)
-
-
-def _tell_unfinished(
-    options: Mapping[str, Any], output: Output, interrupt: Interrupted, service: Service | None
-) -> None:
-    from registry_gc.cli.unfinished import tell_unfinished
-
-    if service is None:
-        tell_unfinished(options, output, interrupt.exit_code, interrupt.reason)
-    elif not service.shared.away:  # else the other process brings the registry back, and tells
+    output.reported = True
+    if service is not None:
         service.shared.reported = True
-        code = 1 if service.lost else interrupt.exit_code
-        tell_unfinished(options, output, code, service.lost or interrupt.reason, service.ran)
+    tell_unfinished(options, output, code, why, service.ran if service is not None else ())
 
 
 def _run(
