@@ -19,12 +19,11 @@ from servers.redis import RedisServer, entries
 
 PROGRAM = """
 import os, signal, sys
-from registry_gc import run_file
 from registry_gc.blob_cache import journals
 from registry_gc.blob_cache.forgetting import RedisCache
-from registry_gc.runs import state_dir
+from registry_gc.runs import database, state_dir
 from registry_gc.session import Session
-for module in (run_file, journals, state_dir):
+for module in (database, journals, state_dir):
     module.IN_MEMORY = (os.environ["MEMORY"],)
 def die(cache, run_file=None, outcomes=()):
     {first}

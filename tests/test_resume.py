@@ -20,7 +20,6 @@ from registry_drivers.base import Children, Deletion, Outcome, Storage
 from registry_drivers.errors import AccessDenied
 from registry_drivers.filesystem import FilesystemStorage
 from registry_drivers.wrappers import Wrapper
-from registry_gc import run_file as run_file_module
 from registry_gc.apply import apply, make_plan
 from registry_gc.collect import Job, collect
 from registry_gc.guard import Verdict
@@ -28,6 +27,7 @@ from registry_gc.interrupts import Interrupts
 from registry_gc.lock import Lock
 from registry_gc.policy import Policy
 from registry_gc.report.model import Report
+from registry_gc.runs import database
 from registry_gc.runs.plan_file import PlanFile
 from registry_tree import RegistryTree, blob_path, folder_sink, layer_link_path, sha256
 from running import Result, empty_folders, files_below, run, write_config, write_files
@@ -320,7 +320,7 @@ def test_two_applies_of_one_plan_at_once_delete_what_one_would(case: Case) -> No
 def no_room(patch: pytest.MonkeyPatch, memory: Path) -> Iterator[None]:
     """No run file that is opened in here can grow by more than a page; memory has room."""
     memory.mkdir()
-    connect = run_file_module.connect
+    connect = database.connect
 
     def limited(path: str) -> sqlite3.Connection:
         connection = connect(path)
@@ -330,8 +330,8 @@ def no_room(patch: pytest.MonkeyPatch, memory: Path) -> Iterator[None]:
         return connection
 
     with patch.context() as inside:
-        inside.setattr(run_file_module, "IN_MEMORY", (str(memory),))
-        inside.setattr(run_file_module, "connect", limited)
+        inside.setattr(database, "IN_MEMORY", (str(memory),))
+        inside.setattr(database, "connect", limited)
         inside.setattr("registry_gc.runs.plan_file.connect", limited)
         yield
 

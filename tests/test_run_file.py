@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from registry_gc import run_file as module
-from registry_gc.run_file import RunFile, RunFileError
+from registry_gc.run_file import RunFile
+from registry_gc.runs import database
+from registry_gc.runs.database import RunFileError
 from registry_gc.runs.rows import Count, Kind, Row, RowParts, Rows, RowState
 from registry_gc.runs.state_dir import temporary_folder
 
@@ -32,7 +34,7 @@ def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where files go that find no room on a disk."""
     folder = tmp_path / "memory"
     folder.mkdir()
-    monkeypatch.setattr(module, "IN_MEMORY", (str(folder),))
+    monkeypatch.setattr(database, "IN_MEMORY", (str(folder),))
     return folder
 
 
@@ -347,7 +349,7 @@ def test_when_memory_is_full_too_it_says_so(
     def refuse(*_: str | None) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "temporary_folder", refuse)
+    monkeypatch.setattr(database, "temporary_folder", refuse)
     with pytest.raises(RunFileError, match="no place for the run file"):
         run_file.add([row(number) for number in range(2000)])
 
@@ -356,7 +358,7 @@ def test_a_file_that_a_full_disk_let_begin_is_not_left_behind(
     path: Path, memory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = True
-    connect = module.connect
+    connect = database.connect
 
     def full(where: str) -> sqlite3.Connection:
         nonlocal first
@@ -366,7 +368,7 @@ def test_a_file_that_a_full_disk_let_begin_is_not_left_behind(
             first = False
         return connection
 
-    monkeypatch.setattr(module, "connect", full)
+    monkeypatch.setattr(database, "connect", full)
     run_file = RunFile.create(str(path))
     assert Path(run_file.path).is_relative_to(memory)
     assert not path.exists()

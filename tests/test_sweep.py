@@ -32,7 +32,8 @@ from registry_gc.layout import BLOBS, REPOSITORIES, layer_link, revision_link
 from registry_gc.lock import Lock
 from registry_gc.policy import Limit, Policy
 from registry_gc.report.model import Report
-from registry_gc.run_file import RunFile, RunFileError
+from registry_gc.run_file import RunFile
+from registry_gc.runs.database import RunFileError
 from registry_gc.runs.rows import OBJECT_KINDS, Kind, Row, RowState
 from registry_gc.sweep import Stop, Swept, sweep, tidy
 from registry_tree import RegistryTree, blob_path, folder_sink, layer_link_path, sha256

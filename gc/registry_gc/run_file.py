@@ -4,8 +4,7 @@ One row for each thing that a run meant to delete, with its state and the reason
 written before anything is deleted, and their state after the storage has answered; a run that
 dies in between finds those objects gone the next time, which is harmless.
 
-A full disk, the usual reason to collect, must not stop a run: the file then moves to
-memory-backed storage.
+Where the disk is full it goes on elsewhere, see :mod:`registry_gc.runs.database`.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Self
 
+from registry_gc.runs.database import Database, RunFileError, connect, create, memory_path
 from registry_gc.runs.rows import (
     WIDTH,
     Cached,
@@ -31,7 +31,6 @@ from registry_gc.runs.rows import (
     RowState,
     in_rows,
 )
-from registry_gc.runs.state_dir import IN_MEMORY, temporary_folder
 
 SCHEMA = 1
 
@@ -81,19 +80,13 @@ _OF_CACHED = "FROM deletions WHERE phase IN (SELECT value FROM json_each(?)) "
 _CACHED_PHASES = json.dumps([kind.phase for kind in (Kind.REVISION, Kind.LAYER_LINK, Kind.BLOB)])
 
 
-class RunFileError(Exception):
-    """The run file cannot be written anywhere, or is not one of ours."""
-
-
-class RunFile:
-    """A run file that is being written. ``notices`` says where it had to move, and why."""
+class RunFile(Database):
+    """A run file that is being written; see :class:`Database` for where that is."""
 
     def __init__(self, path: str, connection: sqlite3.Connection | None = None) -> None:
-        self.path = path
-        self.notices: list[str] = []
+        super().__init__(path, connection or create(path, _TABLES, SCHEMA))
         # Known as long as this process has written every row; a pass over millions takes seconds.
         self._counts: dict[tuple[int, str], Count] | None = None if connection else {}
-        self._connection = connection or _create(path)
 
     @classmethod
     def create(cls, path: str) -> Self:
@@ -107,7 +100,7 @@ class RunFile:
             os.makedirs(os.path.dirname(os.path.abspath(path)), mode=0o700, exist_ok=True)
             return cls(path)
         except (OSError, sqlite3.Error) as error:
-            fallback = cls(_memory_path(os.path.basename(path)))
+            fallback = cls(memory_path(os.path.basename(path)))
             fallback.notices.append(
                 f"{path} cannot be written ({error}); the run file is {fallback.path}, "
                 "which does not survive a reboot"
@@ -415,64 +408,16 @@ class RunFile:
             if row[0] is not None
         }
 
-    def close(self) -> None:
-        """Close the file, and leave no journal beside it."""
-        with contextlib.suppress(sqlite3.Error):
-            self._connection.execute("PRAGMA journal_mode = DELETE")
-        self._connection.close()
-
-    def _read(self, query: str, values: Sequence[object] = ()) -> Iterator[Any]:
-        try:
-            yield from self._connection.execute(query, values)
-        except sqlite3.Error as error:
-            raise RunFileError(f"{self.path}: {error}") from error
-
-    def _read_many(self, query: str, values: Sequence[object], count: int) -> Iterator[list[Any]]:
-        """As :meth:`_read`, *count* rows at a time; for rows that are small and many."""
-        try:
-            found = self._connection.execute(query, values)
-            while rows := found.fetchmany(count):
-                yield rows
-        except sqlite3.Error as error:
-            raise RunFileError(f"{self.path}: {error}") from error
-
     def _write(
         self, statement: str, rows: Sequence[Sequence[Any]], *, recount: bool = True
     ) -> None:
         if recount:
             self._counts = None
         try:
-            try:
-                with self._connection:
-                    self._connection.executemany(statement, rows)
-            except sqlite3.OperationalError as error:
-                if not is_full(error):
-                    raise
-                self._move(error)
-                with self._connection:
-                    self._connection.executemany(statement, rows)
-        except sqlite3.Error as error:
+            super()._write(statement, rows)
+        except RunFileError:
             self._counts = None
-            raise RunFileError(f"{self.path}: {error}") from error
-
-    def _move(self, error: sqlite3.Error) -> None:
-        """Go on in memory-backed storage with all that was committed."""
-        path = _memory_path(os.path.basename(self.path))
-        target = connect(path)
-        with contextlib.suppress(sqlite3.Error):
-            self._connection.rollback()
-        try:
-            self._connection.backup(target)
-            (level,) = self._connection.execute("PRAGMA synchronous").fetchone()
-            target.execute(f"PRAGMA synchronous = {level}")
-        except sqlite3.Error:
-            target.close()
             raise
-        self._connection.close()
-        self.notices.append(
-            f"{self.path}: {error}; the run file goes on as {path}, which does not survive a reboot"
-        )
-        self.path, self._connection = path, target
 
 
 def already_there(path: str) -> str:
@@ -502,57 +447,3 @@ def read_totals(path: str) -> dict[tuple[str, str], Count] | None:
 
 def _encoded(value: Any) -> Any:
     return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
-
-
-def is_full(error: sqlite3.Error) -> bool:
-    name = getattr(error, "sqlite_errorname", "")
-    return name.startswith(("SQLITE_FULL", "SQLITE_IOERR"))
-
-
-def connect(path: str) -> sqlite3.Connection:
-    # The rollback journal keeps everything in this one file between writes.
-    connection = sqlite3.connect(path, check_same_thread=False)
-    connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
-    connection.execute("PRAGMA journal_mode = TRUNCATE")
-    # Until the plan is whole nothing rests on it; see RunFile.make_durable.
-    connection.execute("PRAGMA synchronous = OFF")
-    return connection
-
-
-def _create(path: str) -> sqlite3.Connection:
-    """A file with all of its tables, which has its name only then.
-
-    A run that is killed while it makes one leaves nothing that stands in the way of the next.
-    """
-    new = f"{path}.{os.getpid()}.new"
-    os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    try:
-        with contextlib.closing(connect(new)) as connection, connection:
-            connection.executescript(_TABLES)
-            connection.execute(f"PRAGMA user_version = {SCHEMA}")
-        _name(new, path)
-    finally:
-        # What a full disk took of it is no run file, and takes room.
-        for left in (new, f"{new}-journal"):
-            with contextlib.suppress(OSError):
-                os.unlink(left)
-    return connect(path)
-
-
-def _name(new: str, path: str) -> None:
-    """Give *new* the name *path*, never in the place of another file."""
-    try:
-        os.link(new, path)
-    except FileExistsError:
-        raise
-    except OSError:
-        # A file system without hard links.
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        os.replace(new, path)
-
-
-def _memory_path(name: str) -> str:
-    try:
-        return os.path.join(temporary_folder(*IN_MEMORY, None), name)
-    except OSError as error:
-        raise RunFileError(f"no place for the run file: {error}") from error

@@ -34,7 +34,8 @@ from registry_gc.policy import Policy
 from registry_gc.quarantine.collecting import SettingAside
 from registry_gc.references import Manifests
 from registry_gc.retained import Retained
-from registry_gc.run_file import RunFile, RunFileError
+from registry_gc.run_file import RunFile
+from registry_gc.runs.database import RunFileError
 from registry_gc.runs.plan_file import PlanFile
 from registry_gc.runs.rows import Kind
 from registry_gc.survey import Survey, Surveyor

@@ -23,7 +23,8 @@ import msgspec
 from registry_drivers.base import Deletion, Outcome
 from registry_gc.events import Observer
 from registry_gc.guard import Finding, Verdict
-from registry_gc.run_file import RunFile, RunFileError
+from registry_gc.run_file import RunFile
+from registry_gc.runs.database import RunFileError
 from registry_gc.runs.rows import Cached, RowState
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import xxhash
 
-from registry_gc.run_file import RunFileError
+from registry_gc.runs.database import RunFileError
 from registry_gc.runs.state_dir import IN_MEMORY, fallback_folders, run_files, temporary_folder
 
 _FOLDER = "unforgotten"

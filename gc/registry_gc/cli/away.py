@@ -32,7 +32,8 @@ from registry_gc.interrupts import Interrupts
 from registry_gc.lock import blocker
 from registry_gc.progress import Progress, wait_at_most
 from registry_gc.report.model import Report
-from registry_gc.run_file import RunFileError, already_there
+from registry_gc.run_file import already_there
+from registry_gc.runs.database import RunFileError
 from registry_gc.runs.plan_file import Found, found_at
 from registry_gc.service.away import Commands, Service, settled
 from registry_gc.service.commands import Shared

@@ -14,7 +14,7 @@ import humanize
 from registry_gc.cli.output import Output
 from registry_gc.cli.wiring import complain
 from registry_gc.report.names import shown
-from registry_gc.run_file import RunFileError
+from registry_gc.runs.database import RunFileError
 from registry_gc.runs.plan_file import PlanFile
 from registry_gc.runs.rows import Kind, RowState
 

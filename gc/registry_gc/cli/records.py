@@ -16,7 +16,8 @@ from registry_gc.digest import pack
 from registry_gc.events import Observer, PhaseTimer
 from registry_gc.references import Manifests
 from registry_gc.report.model import Report
-from registry_gc.run_file import RunFileError, read_totals
+from registry_gc.run_file import read_totals
+from registry_gc.runs.database import RunFileError
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric

@@ -7,7 +7,7 @@ from registry_gc.events import Observer
 from registry_gc.guard import Finding
 from registry_gc.report.build import report_of_none
 from registry_gc.report.model import Report
-from registry_gc.run_file import RunFileError
+from registry_gc.runs.database import RunFileError
 from registry_gc.runs.plan_file import Found, PlanFile, PlanRefused, found_at, policy_facts
 from registry_gc.session import Job
 

@@ -13,7 +13,8 @@ from msgspec.structs import replace
 from registry_gc import __version__
 from registry_gc.guard import Finding
 from registry_gc.report.model import Quarantine, Report, Tally, Verification
-from registry_gc.run_file import RunFile, RunFileError
+from registry_gc.run_file import RunFile
+from registry_gc.runs.database import RunFileError
 from registry_gc.runs.rows import Kind, RowState
 from registry_gc.session import Session
 
