@@ -9,10 +9,11 @@ import pytest
 from msgspec.structs import replace
 
 from core_support import OLD, Store, marked
-from registry_gc.catalog import Damage, stream_blobs
+from registry_gc.catalog import Damage
 from registry_gc.collect import Plan
 from registry_gc.engine import SerialEngine
 from registry_gc.guard import Finding
+from registry_gc.listing.blob_stream import stream_blobs
 from registry_gc.live_set import LiveSet
 from registry_gc.mark import Hold
 from registry_gc.plan import dead_blobs, dead_links

@@ -19,11 +19,11 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from registry_drivers.base import Reader
-from registry_gc.catalog import stream_blobs
 from registry_gc.compact.arrays import within
 from registry_gc.digest import prefixes
 from registry_gc.engine import Engine
 from registry_gc.layout import SHA256_BLOBS
+from registry_gc.listing.blob_stream import stream_blobs
 from registry_gc.listing.blobs import BlobBatch, list_blobs
 from registry_gc.listing.ranges import Range, even_ranges
 from registry_gc.listing.units import Cut, pieces_of
@@ -78,7 +78,7 @@ def list_share(reader: Reader, share: Share) -> Cut[BlobBatch]:
 
 
 def stream_shares(reader: Reader, engine: Engine, wanted: Wanted) -> Iterator[BlobBatch]:
-    """As :func:`registry_gc.catalog.stream_blobs`, by workers that leave out what is live.
+    """As :func:`stream_blobs`, by workers that leave out what is live.
 
     :raises StorageError: a folder could not be listed.
     """

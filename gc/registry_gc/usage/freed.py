@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from registry_drivers.base import Reader
 from registry_drivers.errors import NotFound
-from registry_gc.catalog import Catalog, stream_blobs
+from registry_gc.catalog import Catalog
 from registry_gc.compact.arrays import among, distinct, within, without
 from registry_gc.digest import Keys, empty_keys, pack
 from registry_gc.engine import Engine
 from registry_gc.layout import blob_path
+from registry_gc.listing.blob_stream import stream_blobs
 from registry_gc.listing.blobs import stat_blobs
 from registry_gc.listing.link_store import LinkStore, Revisions
 from registry_gc.listing.links import Links
