@@ -577,3 +577,19 @@ def test_long_texts_go_out_before_many_of_them_wait(
     out += capsys.readouterr().out
     assert out == (text + "\n") * 200
     assert most < 1 << 19
+
+
+@pytest.mark.parametrize("asked", [["--help"], ["--version"], ["plan", "--help"]])
+def test_a_help_that_nobody_can_store_ends_with_a_line(asked: list[str]) -> None:
+    command = "registry_garbage_collect" if len(asked) == 1 else "registry_gc"
+    code = f"import registry_gc.cli.main as main; main.{command}()"
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code, *asked],
+            env=environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr.decode().splitlines() == ["error: [Errno 28] No space left on device"]

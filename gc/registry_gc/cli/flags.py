@@ -6,9 +6,11 @@ scripts that fill in a variable.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -16,6 +18,8 @@ from typing import Any
 
 import click
 
+LOSSES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What is written to a disk or a device is lost then, though somebody wanted it."""
 _GO_FLAG = re.compile(r"(-d|--dry-run|-m|--delete-untagged|-q|--quiet)=(.*)", re.DOTALL)
 _LONG = {"-d": "--dry-run", "-m": "--delete-untagged", "-q": "--quiet"}
 # Source: Go's strconv.ParseBool.
@@ -24,21 +28,35 @@ _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 
 
 @contextmanager
-def interruptible(ctx: click.Context) -> Iterator[None]:
-    """Ctrl-C while a command is still being imported is what it is later: exit code 130."""
+def untraced() -> Iterator[None]:
+    """What happens before a command runs is told in a line: Ctrl-C, and a disk that is full.
+
+    Ctrl-C while a command is still being imported is what it is later: exit code 130.
+    """
     try:
         yield
     except KeyboardInterrupt:
         click.echo("error: interrupted by SIGINT", err=True)
-        ctx.exit(128 + signal.SIGINT)
+        sys.exit(128 + signal.SIGINT)
+    except OSError as error:
+        # A pipe that nobody reads is click's affair; all else would be a fault of ours.
+        if error.errno not in LOSSES:
+            raise
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
 
 
 class DropInCommand(click.Command):
     """A command that understands the stock command's flags as Go writes them."""
 
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        """Read the arguments, or answer ``--help`` and ``--version``."""
+        with untraced():
+            return super().make_context(*args, **more)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run it."""
-        with interruptible(ctx):
+        with untraced():
             return super().invoke(ctx)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from registry_gc.cli.flags import interruptible
+from registry_gc.cli.flags import untraced
 
 
 class LazyGroup(click.Group):
@@ -28,9 +28,14 @@ class LazyGroup(click.Group):
         super().__init__(*args, **settings)
         self.later = dict(later or {})
 
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        """Read the arguments, or answer ``--help`` and ``--version``."""
+        with untraced():
+            return super().make_context(*args, **more)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that is named."""
-        with interruptible(ctx):
+        with untraced():
             return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
+from registry_gc.cli.flags import LOSSES
 from registry_gc.cli.wiring import note
 
 if TYPE_CHECKING:
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 # Counted in characters: what is called a line here may be a thousand of them.
 _CHARACTERS_A_WRITE = 1 << 18
-# What is written to a disk or a device is lost then, though somebody wanted it.
-_LOSSES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class Output:
@@ -54,7 +52,7 @@ class Output:
             sys.stdout.flush()
         except (OSError, ValueError) as error:
             self.broken = True
-            self.lost = isinstance(error, OSError) and error.errno in _LOSSES
+            self.lost = isinstance(error, OSError) and error.errno in LOSSES
             note(f"nothing more goes to stdout: {error}")
 
     def exit_code(self, code: int) -> int:
