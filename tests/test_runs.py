@@ -129,7 +129,7 @@ def test_a_run_that_ended_with_rows_left_was_stopped(tmp_path: Path) -> None:
     assert (found.state, found.left, found.reason) == (RunState.STOPPED, 1, "it went wrong")
 
 
-@pytest.mark.parametrize("exit_code", [5, 130, 143])
+@pytest.mark.parametrize("exit_code", [1, 4, 5, 130, 143])
 def test_a_run_that_was_ended_before_it_knew_what_to_delete_was_stopped(
     tmp_path: Path, exit_code: int
 ) -> None:

@@ -90,9 +90,9 @@ runs = click.Command(
     callback=_list_runs,
     help="""List past runs from the state directory, and what each freed.
 
-    A run is finished, stopped (rows are left, and the next collection finds them again), running,
-    unknown (it has not ended, and nobody can tell from here whether it goes on), or damaged (its
-    file cannot be read).
+    A run is finished, stopped (it failed, was refused or was ended on its way, and the next
+    collection finds again what is left), running, unknown (it has not ended, and nobody can tell
+    from here whether it goes on), or damaged (its file cannot be read).
     """,
     params=[
         click.Option(

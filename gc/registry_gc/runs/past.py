@@ -27,8 +27,8 @@ _BESIDE = ("-journal", "-wal", "-shm")
 # A quarantine tells by itself what is in it: nothing there needs the run file.
 _SETTLED = frozenset(RowState) - {RowState.PLANNED}
 _END_OF_TIME = 253_402_300_800.0  # the year 10000, in seconds; Python knows no later date
-_STOPPED = (5, 130, 143)
-"""Exit codes of what was ended by the guard, the lock, a deadline or a signal."""
+_STOPPED = (1, 4, 5, 130, 143)
+"""Exit codes of what failed, was refused, or was ended by guard, lock, deadline or a signal."""
 _PATIENCE = 2.0  # seconds; a writer holds its file for a small part of one
 
 
@@ -229,7 +229,7 @@ def _number(value: Any) -> float | None:
 
 
 def _cut_off(meta: Mapping[str, Any], report: Mapping[str, Any]) -> bool:
-    """Whether it was stopped on its way, perhaps before it knew what there is to delete."""
+    """Whether it ended on its way, perhaps before it knew what there is to delete."""
     return report.get("exit_code") in _STOPPED and not meta.get("finished")
 
 
