@@ -138,7 +138,6 @@ class AzureStorage(ObjectStorage):
         self._settled = leading is not None
         if leading:
             self._settle("/" + self.folder)
-        self._store: Any = None
         if addressable(self.folder):
             with opening(self.driver):
                 self._store = self._obstore()

@@ -104,7 +104,6 @@ class GCSStorage(ObjectStorage):
         self._endpoint = endpoint
         self._objects = f"{endpoint}/storage/v1/b/{quote(bucket, safe='')}/o"
         self._tokens = Tokens(credentials, self.driver, self._clean)
-        self._store: Any = None
         if addressable(self.folder):
             with opening(self.driver):
                 self._store = self._obstore()

@@ -97,6 +97,7 @@ class ObjectClient(abc.ABC):
         self.retry = retry
         self.page_size = 1000
         self._web = web
+        self._store: Any = None  # obstore's, where it can address the keys
         self._secrets = [secret for secret in secrets if len(secret) > 3]
         self._clock: tuple[float, float] | None = None
         self._refused_credentials: StorageError | None = None

@@ -163,6 +163,8 @@ class ObjectStorage(ObjectClient):
     def close(self) -> None:
         """See :class:`~registry_drivers.base.Reader`."""
         self._web.close()
+        # It asks this object for credentials. Python cannot see such a ring, and would keep both.
+        self._store = None
 
     # --- Deleter
 

@@ -110,7 +110,6 @@ class S3Requests(ObjectStorage):
         if given.has("storageclass") and given.text("storageclass").upper() != "NONE":
             # A copy is not of its source's class by itself.
             self._copying["StorageClass"] = given.text("storageclass").upper()
-        self._store: Any = None
         if addressable(self.folder):
             with opening(self.driver):
                 self._store = self._obstore(given)
