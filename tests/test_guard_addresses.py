@@ -1,0 +1,175 @@
+"""Where the guard asks: the config's own address, and every ``--registry-url``."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+from socketserver import ThreadingUnixStreamServer
+from typing import Any
+
+import pytest
+
+from guarding import (
+    PROBE,
+    READ_ONLY,
+    WRITABLE,
+    Seen,
+    certificate,
+    check,
+    codes,
+    config,
+    handler,
+    serving,
+    started,
+    verdict_of,
+)
+from real import RealRegistry
+from registry_gc.config import ConfigError
+from registry_gc.guard import probe
+from registry_gc.guard.answer import Answer, Kind
+from servers.process import free_port
+
+
+def test_a_name_that_cannot_be_resolved_is_unknown() -> None:
+    verdict = check(config(), urls=("http://registry.invalid:5000",))
+    assert (verdict.verdict, codes(verdict)) == ("unknown", ["probe-no-answer"])
+    assert codes(check(config("a..b:5000"))) == ["probe-no-answer"]
+
+
+@pytest.mark.parametrize(
+    ("addr", "net"),
+    [
+        ("5000", ""),
+        ("::1:5000", ""),
+        (":no-such-service", ""),
+        (":0", ""),
+        (":70000", ""),
+        (":", "tcp"),
+        (":5000", "udp"),
+    ],
+)
+def test_an_address_that_cannot_be_asked_is_unknown(addr: str, net: str) -> None:
+    verdict = check(config(addr, net=net))
+    assert (verdict.verdict, codes(verdict)) == ("unknown", ["probe-bad-address"])
+    assert not check(config(addr, net=net), stopped=True).allowed
+
+
+@pytest.mark.parametrize("host", ["", "0.0.0.0", "[::]", "localhost", "127.0.0.1"])
+def test_a_wildcard_address_is_asked_on_this_machine(host: str) -> None:
+    with serving(READ_ONLY) as server:
+        # The server listens on IPv4 only: ::1 refuses, and the answer counts.
+        assert check(config(f"{host}:{server.port}")).allowed
+    with serving(WRITABLE) as server:
+        assert codes(check(config(f"{host}:{server.port}"))) == ["registry-writable"]
+
+
+def test_a_prefix_is_asked_below() -> None:
+    with serving(READ_ONLY) as server:
+        assert check(config(server.addr, prefix="/a/b/"), urls=(f"{server.url}/c/v2/",)).allowed
+    assert [seen.path for seen in server.seen] == [f"/a/b{PROBE}", f"/c{PROBE}"]
+
+
+class UnixServer(ThreadingUnixStreamServer):
+    daemon_threads = True
+
+
+def test_a_unix_socket_is_asked_and_a_missing_one_refuses(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    seen: list[Seen] = []
+    server = UnixServer(str(path), handler(lambda _: WRITABLE, seen))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        assert codes(check(config(str(path), net="unix"))) == ["registry-writable"]
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert seen[0].path == PROBE
+    # Nobody listens there any more, then the file is gone too.
+    assert check(config(str(path), net="unix", readonly=False), stopped=True).allowed
+    path.unlink()
+    assert check(config(str(path), net="unix"), stopped=True).allowed
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "registry.example.com:5000",
+        "ftp://registry.example.com",
+        "https://",
+        "http://registry.example.com:port",
+        "http://registry.example.com/?x=1",
+        "http://registry.example.com/ x",
+        "http://[::1",
+        "",
+    ],
+)
+def test_a_url_that_is_none_is_a_usage_error(url: str) -> None:
+    with pytest.raises(ConfigError, match="--registry-url"):
+        check(config(), urls=(url,))
+
+
+@pytest.mark.parametrize(
+    "url", ["http://user:s3cret@registry.example.com", "user:s3cret@host", "http://u:s3cret@[x"]
+)
+def test_a_password_in_a_url_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check(config(), urls=(url,))
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("more", [False, True])
+def test_a_name_with_more_addresses_than_are_asked_is_not_known(
+    monkeypatch: pytest.MonkeyPatch, more: bool
+) -> None:
+    with serving(READ_ONLY) as server:
+        port = server.addr.rpartition(":")[2]
+        count = probe._MOST_ADDRESSES + more
+        found = [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{n}", int(port)))
+            for n in range(1, count + 1)
+        ]
+        resolve = socket.getaddrinfo
+
+        def many(name: Any, *rest: Any, **more: Any) -> Any:
+            return (
+                found if name in ("many.example", b"many.example") else resolve(name, *rest, **more)
+            )
+
+        monkeypatch.setattr(socket, "getaddrinfo", many)
+        answered: list[Any] = []
+
+        def ask(self: probe.Probe, address: Any, target: Any) -> Answer:
+            answered.append(target)
+            return Answer(Kind.READ_ONLY)
+
+        monkeypatch.setattr(probe.Probe, "_ask", ask)
+        verdict = check(config(f"many.example:{port}"))
+    assert len(answered) == probe._MOST_ADDRESSES
+    assert verdict.allowed is not more
+    assert more is any("16 were asked" in finding.message for finding in verdict.findings)
+
+
+def test_a_real_registry_on_a_unix_socket_with_tls_and_a_prefix(tmp_path: Path) -> None:
+    made = certificate(tmp_path, loopback=False)
+    port = free_port()
+    http = {
+        "addr": f"0.0.0.0:{port}",
+        "prefix": "/images/",
+        "secret": "x",
+        "tls": {"certificate": str(made.file), "key": str(made.file)},
+    }
+    with ExitStack() as stack:
+        stack.enter_context(started(RealRegistry(tmp_path / "tcp", extra={"http": http})))
+        verdict = verdict_of(RealRegistry(tmp_path / "tcp", extra={"http": http}), stopped=True)
+        assert codes(verdict) == ["registry-writable"]
+        path = tmp_path / "socket"
+        unix = RealRegistry(
+            tmp_path / "unix", extra={"http": {"addr": str(path), "net": "unix", "secret": "x"}}
+        )
+        stack.enter_context(started(unix))
+        assert codes(verdict_of(unix, stopped=True)) == ["registry-writable"]
+    assert verdict_of(unix, stopped=True).allowed
