@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from contextlib import ExitStack
@@ -28,6 +29,7 @@ from guarding import (
 from real import RealRegistry
 from registry_gc.config import ConfigError
 from registry_gc.guard import probe
+from registry_gc.guard.addresses import given_address
 from registry_gc.guard.answer import Answer, Kind
 from servers.process import free_port
 
@@ -47,13 +49,24 @@ def test_a_name_that_cannot_be_resolved_is_unknown() -> None:
         (":0", ""),
         (":70000", ""),
         (":", "tcp"),
+        ("127.0.0.1:", ""),
+        (":00", ""),
         (":5000", "udp"),
+        ("", "unix"),
+        ("registry.sock", "unix"),
+        ("./registry.sock", "unix"),
+        ("unix:///run/registry.sock", "unix"),
+        ("\0registry", "unix"),
     ],
 )
 def test_an_address_that_cannot_be_asked_is_unknown(addr: str, net: str) -> None:
     verdict = check(config(addr, net=net))
     assert (verdict.verdict, codes(verdict)) == ("unknown", ["probe-bad-address"])
     assert not check(config(addr, net=net), stopped=True).allowed
+
+
+def test_without_an_address_there_is_nothing_to_ask() -> None:
+    assert codes(check(config("", net="tcp"))) == ["nothing-to-probe"]
 
 
 @pytest.mark.parametrize("host", ["", "0.0.0.0", "[::]", "localhost", "127.0.0.1"])
@@ -69,6 +82,13 @@ def test_a_prefix_is_asked_below() -> None:
     with serving(READ_ONLY) as server:
         assert check(config(server.addr, prefix="/a/b/"), urls=(f"{server.url}/c/v2/",)).allowed
     assert [seen.path for seen in server.seen] == [f"/a/b{PROBE}", f"/c{PROBE}"]
+
+
+def test_a_url_without_a_port_has_that_of_its_scheme() -> None:
+    assert [given_address(f"{scheme}://a.example/v2/").port for scheme in ("http", "https")] == [
+        80,
+        443,
+    ]
 
 
 class UnixServer(ThreadingUnixStreamServer):
@@ -104,6 +124,10 @@ def test_a_unix_socket_is_asked_and_a_missing_one_refuses(tmp_path: Path) -> Non
         "http://registry.example.com/?x=1",
         "http://registry.example.com/ x",
         "http://[::1",
+        "http://registry.example.com:",
+        "http://registry.example.com:/v2",
+        "https://registry.example.com:0",
+        "https://[::1]:/",
         "",
     ],
 )
@@ -173,3 +197,22 @@ def test_a_real_registry_on_a_unix_socket_with_tls_and_a_prefix(tmp_path: Path) 
         stack.enter_context(started(unix))
         assert codes(verdict_of(unix, stopped=True)) == ["registry-writable"]
     assert verdict_of(unix, stopped=True).allowed
+
+
+@pytest.mark.parametrize("name", ["@{}", "@/tmp/{}"])
+def test_a_real_registry_on_an_abstract_socket(tmp_path: Path, name: str) -> None:
+    addr = name.format(f"registry-{os.getpid()}")
+    http = {"addr": addr, "net": "unix", "secret": "x"}
+    registry = RealRegistry(tmp_path, extra={"http": http})
+    with started(registry):
+        assert codes(verdict_of(registry, stopped=True)) == ["registry-writable"]
+    assert verdict_of(registry, stopped=True).allowed
+
+
+def test_an_abstract_socket_that_is_there_and_silent_is_unknown() -> None:
+    addr = f"@registry-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("\0" + addr[1:])
+        listener.listen()
+        verdict = check(config(addr, net="unix", readonly=False), stopped=True, timeout=0.1)
+    assert (verdict.verdict, codes(verdict)) == ("unknown", ["probe-no-answer"])

@@ -87,7 +87,7 @@ class Guard:
                 self._addresses.append(address)
         except UnusableAddress as error:
             self._unusable = Finding(
-                "probe-bad-address", f"{config.path}: {error}, so the registry cannot be asked"
+                "probe-bad-address", f"{config.path}: the registry cannot be asked: {error}"
             )
         self._addresses += [given_address(url) for url in options.registry_urls]
         self._probe = self._prober() if self._addresses or options.auth_file else None

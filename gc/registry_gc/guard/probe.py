@@ -35,7 +35,7 @@ class _Target(msgspec.Struct, frozen=True):
     """One socket address of a registry."""
 
     family: int
-    sockaddr: tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes] | str
+    sockaddr: tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes] | bytes
 
 
 class Probe:
@@ -169,7 +169,9 @@ class Probe:
 
 def _targets(address: Address) -> Iterator[_Target]:
     if address.unix_socket:
-        yield _Target(socket.AF_UNIX, address.unix_socket)
+        path = address.unix_socket.encode()
+        # As in Go, an '@' stands for the NUL that an abstract socket's name begins with.
+        yield _Target(socket.AF_UNIX, b"\0" + path[1:] if path.startswith(b"@") else path)
         return
     seen = set()
     for host in address.hosts:
