@@ -27,9 +27,9 @@ from guarding import (
     verdict_of,
 )
 from real import RealRegistry
-from registry_gc.config import ConfigError
+from registry_gc.config import ConfigError, HttpConfig
 from registry_gc.guard import probe
-from registry_gc.guard.addresses import given_address
+from registry_gc.guard.addresses import configured_address, given_address
 from registry_gc.guard.answer import Answer, Kind
 from servers.process import free_port
 
@@ -216,3 +216,64 @@ def test_an_abstract_socket_that_is_there_and_silent_is_unknown() -> None:
         listener.listen()
         verdict = check(config(addr, net="unix", readonly=False), stopped=True, timeout=0.1)
     assert (verdict.verdict, codes(verdict)) == ("unknown", ["probe-no-answer"])
+
+
+# --- names
+
+
+@pytest.mark.parametrize(
+    ("name", "sent"),
+    [
+        ("b\u00fccher.example", "xn--bcher-kva.example"),
+        ("\u4f8b\u3048.example", "xn--r8jz45g.example"),
+        ("a_b.example", "a_b.example"),
+        ("::1", "[::1]"),
+        (f"{'a' * 64}.example", "127.0.0.1"),
+        ("\u00fc" * 64, "127.0.0.1"),
+        (".example", "127.0.0.1"),
+        ("${NAME}", "127.0.0.1"),
+        ("a b", "127.0.0.1"),
+        ("a\r\nb: c", "127.0.0.1"),
+        (".".join(["a" * 60] * 5), "127.0.0.1"),
+    ],
+)
+@pytest.mark.parametrize("tls", [False, True])
+def test_the_configs_name_is_asked_for_as_it_can_be_sent_or_not_at_all(
+    tmp_path: Path, name: str, sent: str, tls: bool
+) -> None:
+    context = certificate(tmp_path, loopback=False).context if tls else None
+    with serving(READ_ONLY, context) as server:
+        assert check(config(server.addr, tls=tls, server_name=name)).allowed
+    assert [seen.host for seen in server.seen] == [f"{sent}:{server.port}"]
+
+
+def test_a_real_registry_with_a_name_that_is_not_ascii(tmp_path: Path) -> None:
+    made = certificate(tmp_path, loopback=False)
+    for number, host in enumerate(("https://b\u00fccher.example/", "https://.example/")):
+        http = {
+            "addr": f"127.0.0.1:{free_port()}",
+            "host": host,
+            "secret": "x",
+            "tls": {"certificate": str(made.file), "key": str(made.file)},
+        }
+        registry = RealRegistry(tmp_path / str(number), extra={"http": http})
+        registry.configure(readonly=True)
+        with started(registry):
+            assert verdict_of(registry).allowed
+
+
+@pytest.mark.parametrize("addr", ["[::1%lo]", "[::1%1]", "[::%lo]"])
+def test_a_real_registry_on_an_address_with_a_zone(tmp_path: Path, addr: str) -> None:
+    http = {"addr": f"{addr}:{free_port()}", "secret": "x"}
+    registry = RealRegistry(tmp_path, extra={"http": http})
+    with started(registry):
+        assert codes(verdict_of(registry, stopped=True)) == ["registry-writable"]
+    assert verdict_of(registry, stopped=True).allowed
+
+
+def test_the_zone_of_a_link_local_address_is_used_and_not_sent() -> None:
+    address = configured_address(HttpConfig(addr="[fe80::1%lo]:5000"))
+    assert address is not None
+    assert address.hosts == ("fe80::1%lo",)
+    assert address.host_header == "[fe80::1]:5000"
+    assert not address.local

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from urllib.parse import urlsplit
 
@@ -11,6 +12,8 @@ import msgspec
 from registry_gc.config import ConfigError, HttpConfig
 
 _LOOPBACK = ("127.0.0.1", "::1")
+# What every registry takes for a name in a header; longer ones fit into no TLS handshake.
+_NAME = re.compile(r"(?!.{254})[\w-]{1,63}(\.[\w-]{1,63})*", re.ASCII)
 
 
 class UnusableAddress(Exception):
@@ -24,7 +27,7 @@ class Address(msgspec.Struct, frozen=True):
     :param hosts: names or IPs, all of them asked; empty with *unix_socket*.
     :param prefix: the path before ``/v2/``, without a ``/`` at its end.
     :param tls: whether it speaks TLS; *verify* is whether its certificate must be right.
-    :param server_name: the name to ask for in TLS, where *hosts* do not say it.
+    :param server_name: the name to ask for in HTTP and TLS, where *hosts* do not say it.
     :param unix_socket: a path, or ``@`` and the name of an abstract socket.
     :param logins: what it may be called in a file of credentials, best first.
     """
@@ -45,10 +48,15 @@ class Address(msgspec.Struct, frozen=True):
         return bool(self.unix_socket) or all(map(_is_loopback, self.hosts))
 
     @property
+    def host(self) -> str:
+        """The name to ask for; an IPv6 address without its zone, which means nothing elsewhere."""
+        host = self.server_name or (self.hosts[0] if self.hosts else "localhost")
+        return host.partition("%")[0]
+
+    @property
     def host_header(self) -> str:
         """What HTTP's ``Host`` says."""
-        host = self.server_name or (self.hosts[0] if self.hosts else "localhost")
-        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def configured_address(http: HttpConfig) -> Address | None:
@@ -63,7 +71,8 @@ def configured_address(http: HttpConfig) -> Address | None:
     """
     prefix = "/" + http.prefix.strip("/") if http.prefix.strip("/") else ""
     public = _public_logins(http.host)
-    server_name = http.server_name
+    # As the certificate is not checked, a name that cannot be sent is not needed either.
+    server_name = _sendable(http.server_name)
     if http.net == "unix":
         socket_name = _socket_name(http.addr)
         return Address(
@@ -74,7 +83,7 @@ def configured_address(http: HttpConfig) -> Address | None:
     if http.net not in ("", "tcp"):
         raise UnusableAddress(f"http.net is {http.net!r}: only tcp and unix are known")
     host, port = _split(http.addr)
-    hosts = _LOOPBACK if _is_wildcard(host) else (host,)
+    hosts = _LOOPBACK if _is_wildcard(host) else (_resolvable(host),)
     named = _LOOPBACK[0] if _is_wildcard(host) else host
     shown = f"[{named}]" if ":" in named else named
     # A registry on every address is most likely called by one of these on its own machine.
@@ -161,6 +170,27 @@ def _split(addr: str) -> tuple[str, int]:
     if not 0 < port < 65536:
         raise UnusableAddress(f"http.addr is {addr!r}: that is no fixed port, write one")
     return host[1:-1] if bracketed else host, port
+
+
+def _resolvable(host: str) -> str:
+    """*host* as the system's resolver takes it."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return _sendable(host) or host
+    # Only link-local addresses have a zone; of others Linux ignores it, and resolves none with it.
+    return host if address.is_link_local else host.partition("%")[0]
+
+
+def _sendable(name: str) -> str:
+    """*name* as HTTP and TLS take it; empty where they take it in no form."""
+    try:
+        name = name if name.isascii() else name.encode("idna").decode()
+        if not _NAME.fullmatch(name):
+            ipaddress.ip_address(name)
+    except ValueError:
+        return ""
+    return name
 
 
 def _is_wildcard(host: str) -> bool:

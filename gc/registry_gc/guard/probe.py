@@ -160,8 +160,7 @@ class Probe:
             if not address.verify:
                 context.check_hostname = False
                 context.verify_mode = ssl.CERT_NONE
-            name = address.server_name or (address.hosts[0] if address.hosts else "localhost")
-            return context.wrap_socket(connected, server_hostname=name)
+            return context.wrap_socket(connected, server_hostname=address.host)
         except BaseException:
             connected.close()
             raise
