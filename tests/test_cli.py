@@ -106,6 +106,31 @@ def test_the_other_stock_flags_are_as_free(disk: Disk) -> None:
     assert go(disk, "-dmq").text == ""
 
 
+@pytest.mark.parametrize(
+    ("word", "dry_run", "untagged"),
+    [
+        ("-dm=false", True, False),
+        ("-dm=true", True, True),
+        ("-md=0", False, True),
+        ("-dqm=T", True, True),
+        ("-dq=true", True, False),
+        ("-vdm=1", True, True),
+        ("-dmd=false", False, True),
+    ],
+)
+def test_the_last_of_several_flags_in_a_word_has_the_value(
+    disk: Disk, word: str, dry_run: bool, untagged: bool
+) -> None:
+    document = go(disk, word, "--output", "json").json
+    assert (document["dry_run"], document["delete_untagged"]) == (dry_run, untagged)
+
+
+@pytest.mark.parametrize("word", ["-dm=maybe", "-dm=", "-dx=true", "-=true", "-dmfalse", "-dm==1"])
+def test_a_word_of_flags_that_means_nothing_is_a_usage_error(disk: Disk, word: str) -> None:
+    assert go(disk, word).exit_code == 2
+    assert disk.has_blob(sha256(b"orphan"))
+
+
 @pytest.mark.parametrize("option", ["--cache", "--run-file"])
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
 def test_a_file_of_ours_is_never_put_in_the_place_of_a_device(
