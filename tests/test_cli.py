@@ -465,6 +465,28 @@ def test_what_only_looks_fails_where_its_answer_is_lost(
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("output", ["text", "json"])
+@pytest.mark.parametrize(
+    ("redirect", "code"), [(">/dev/full", 1), (">&-", 0), ("| :", 0), (">/dev/null", 0)]
+)
+@pytest.mark.parametrize("command", ["registry-garbage-collect", "run", "plan"])
+def test_a_dry_run_fails_where_its_answer_is_lost(
+    disk: Disk, command: str, output: str, redirect: str, code: int
+) -> None:
+    config = write_config(disk.root)
+    state = ("--state-dir", disk.folder / "state", "--output", output)
+    if command == "plan":
+        plan = disk.folder / "plan.sqlite"
+        done = call("plan", "-o", plan, *state, config, redirect=redirect, main=GROUP)
+    elif command == "run":
+        done = call("run", "-d", *state, config, redirect=redirect, main=GROUP)
+    else:
+        done = call("-d", *state, config, redirect=redirect)
+    assert done.returncode == code, done.stderr
+    assert b"Traceback" not in done.stderr
+    assert disk.has_blob(sha256(b"orphan"))
+
+
 def test_a_reader_that_goes_away_is_told_of_on_stderr(disk: Disk) -> None:
     done = call("--state-dir", disk.folder / "state", many_orphans(disk), redirect=">/dev/full")
     assert b"note: nothing more goes to stdout: " in done.stderr

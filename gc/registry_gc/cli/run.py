@@ -95,6 +95,8 @@ def _run_here(
     try:
         with interrupts.installed(), interrupts.until(options["deadline"]):
             code = _run(options, output, interrupts, doing, commands, service)
+        if options["dry_run"]:  # what it has found out is all that it is for
+            code = output.exit_code(code)
     except Interrupted as interrupt:
         # Before the collection has begun, or while its report is shown.
         code = interrupt.exit_code
