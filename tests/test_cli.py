@@ -465,6 +465,25 @@ def test_what_only_looks_fails_where_its_answer_is_lost(
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "how",
+    [
+        ("--registry-stopped",),
+        ("--stop-command", "true", "--start-command", "true"),
+        ("--readonly-command", "true", "--readwrite-command", "true"),
+    ],
+)
+@pytest.mark.parametrize("timeout", [None, "60s"])
+def test_a_registry_that_may_drain_is_told_of_on_stderr(
+    disk: Disk, how: tuple[str, ...], timeout: str | None
+) -> None:
+    config, state = many_orphans(disk), disk.folder / "state"
+    env = {} if timeout is None else {"REGISTRY_HTTP_DRAINTIMEOUT": timeout}
+    done = call("--state-dir", state, *how, config, env=env)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count(b"its process has ended") == (timeout is not None)
+
+
 @pytest.mark.parametrize("output", ["text", "json"])
 @pytest.mark.parametrize(
     ("redirect", "code"), [(">/dev/full", 1), (">&-", 0), ("| :", 0), (">/dev/null", 0)]

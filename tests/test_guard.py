@@ -35,7 +35,7 @@ from guarding import (
 from real import RealRegistry
 from registry_drivers.errors import Unavailable
 from registry_drivers.memory import MemoryStorage
-from registry_gc.config import ConfigError
+from registry_gc.config import ConfigError, HttpConfig, load_config
 from registry_gc.guard import Guard, GuardOptions, Verdict
 from registry_gc.guard.credentials import challenges
 
@@ -75,6 +75,34 @@ def test_without_any_address_the_word_is_enough(readonly: bool, stopped: bool) -
 def test_a_stopped_registry_that_answers_read_only_by_config_too_is_allowed() -> None:
     with serving(READ_ONLY) as server:
         assert check(config(server.addr), stopped=True).allowed
+
+
+@pytest.mark.parametrize(
+    ("timeout", "drains"),
+    [
+        ("60s", True),
+        ("1", True),
+        ("0.5s", True),
+        ("0", False),
+        ("0s", False),
+        ("-3s", False),
+        ("", False),
+        ("later", False),
+    ],
+)
+def test_a_stopped_registry_that_may_drain_is_allowed_and_told_of(
+    tmp_path: Path, timeout: str, drains: bool
+) -> None:
+    file = tmp_path / "config.yml"
+    file.write_text(
+        "version: 0.1\nstorage: {inmemory: {}}\n"
+        f"http: {{addr: '{closed()}', draintimeout: {timeout}}}\n"
+    )
+    for made in (load_config(str(file), {}), replace(config(), http=HttpConfig(drains=drains))):
+        verdict = check(made, stopped=True)
+        assert verdict.allowed
+        assert ("http.draintimeout" in verdict.findings[0].message) is drains
+        assert "http.draintimeout" not in str(check(replace(made, readonly=True)))
 
 
 # --- what refuses
