@@ -106,6 +106,31 @@ def test_the_other_stock_flags_are_as_free(disk: Disk) -> None:
     assert go(disk, "-dmq").text == ""
 
 
+@pytest.mark.parametrize(
+    ("word", "dry_run", "untagged"),
+    [
+        ("-dm=false", True, False),
+        ("-dm=true", True, True),
+        ("-md=0", False, True),
+        ("-dqm=T", True, True),
+        ("-dq=true", True, False),
+        ("-vdm=1", True, True),
+        ("-dmd=false", False, True),
+    ],
+)
+def test_the_last_of_several_flags_in_a_word_has_the_value(
+    disk: Disk, word: str, dry_run: bool, untagged: bool
+) -> None:
+    document = go(disk, word, "--output", "json").json
+    assert (document["dry_run"], document["delete_untagged"]) == (dry_run, untagged)
+
+
+@pytest.mark.parametrize("word", ["-dm=maybe", "-dm=", "-dx=true", "-=true", "-dmfalse", "-dm==1"])
+def test_a_word_of_flags_that_means_nothing_is_a_usage_error(disk: Disk, word: str) -> None:
+    assert go(disk, word).exit_code == 2
+    assert disk.has_blob(sha256(b"orphan"))
+
+
 @pytest.mark.parametrize("option", ["--cache", "--run-file"])
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
 def test_a_file_of_ours_is_never_put_in_the_place_of_a_device(
@@ -438,6 +463,47 @@ def test_what_only_looks_fails_where_its_answer_is_lost(
     done = call(command, *states, *arguments, redirect=redirect, main=GROUP)
     assert done.returncode == code, done.stderr
     assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        ("--registry-stopped",),
+        ("--stop-command", "true", "--start-command", "true"),
+        ("--readonly-command", "true", "--readwrite-command", "true"),
+    ],
+)
+@pytest.mark.parametrize("timeout", [None, "60s"])
+def test_a_registry_that_may_drain_is_told_of_on_stderr(
+    disk: Disk, how: tuple[str, ...], timeout: str | None
+) -> None:
+    config, state = many_orphans(disk), disk.folder / "state"
+    env = {} if timeout is None else {"REGISTRY_HTTP_DRAINTIMEOUT": timeout}
+    done = call("--state-dir", state, *how, config, env=env)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count(b"its process has ended") == (timeout is not None)
+
+
+@pytest.mark.parametrize("output", ["text", "json"])
+@pytest.mark.parametrize(
+    ("redirect", "code"), [(">/dev/full", 1), (">&-", 0), ("| :", 0), (">/dev/null", 0)]
+)
+@pytest.mark.parametrize("command", ["registry-garbage-collect", "run", "plan"])
+def test_a_dry_run_fails_where_its_answer_is_lost(
+    disk: Disk, command: str, output: str, redirect: str, code: int
+) -> None:
+    config = write_config(disk.root)
+    state = ("--state-dir", disk.folder / "state", "--output", output)
+    if command == "plan":
+        plan = disk.folder / "plan.sqlite"
+        done = call("plan", "-o", plan, *state, config, redirect=redirect, main=GROUP)
+    elif command == "run":
+        done = call("run", "-d", *state, config, redirect=redirect, main=GROUP)
+    else:
+        done = call("-d", *state, config, redirect=redirect)
+    assert done.returncode == code, done.stderr
+    assert b"Traceback" not in done.stderr
+    assert disk.has_blob(sha256(b"orphan"))
 
 
 def test_a_reader_that_goes_away_is_told_of_on_stderr(disk: Disk) -> None:

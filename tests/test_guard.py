@@ -3,167 +3,43 @@
 from __future__ import annotations
 
 import base64
-import datetime
-import ipaddress
 import json
-import re
 import socket
-import ssl
-import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from socketserver import ThreadingUnixStreamServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
+from guarding import (
+    PROBE,
+    READ_ONLY,
+    WRITABLE,
+    Reply,
+    Seen,
+    certificate,
+    check,
+    closed,
+    codes,
+    config,
+    serving,
+    started,
+    verdict_of,
+)
 from real import RealRegistry
 from registry_drivers.errors import Unavailable
-from registry_drivers.factory import StorageSpec
 from registry_drivers.memory import MemoryStorage
-from registry_gc.config import Config, ConfigError, HttpConfig, load_config
-from registry_gc.guard import Guard, GuardOptions, Verdict, probe
-from registry_gc.guard.answer import Answer, Kind
+from registry_gc.config import ConfigError, HttpConfig, load_config
+from registry_gc.guard import Guard, GuardOptions, Verdict
 from registry_gc.guard.credentials import challenges
-from servers.process import free_port
 
-READ_ONLY = (200, [("Allow", "GET, HEAD")])
-WRITABLE = (200, [("Allow", "DELETE, GET, HEAD, PATCH, POST, PUT")])
-PROBE = "/v2/registry-gc/probe/blobs/uploads/"
 LOCKFILES = "docker/registry/lockfiles"
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One request that a server got."""
-
-    method: str
-    path: str
-    host: str
-    authorization: str
-
-
-Reply = tuple[int, list[tuple[str, str]]] | tuple[int, list[tuple[str, str]], bytes]
-Script = Callable[[Seen], Reply]
-
-
-@dataclass
-class Server:
-    """A server on a free port of 127.0.0.1."""
-
-    port: int
-    seen: list[Seen] = field(default_factory=list)
-
-    @property
-    def addr(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    @property
-    def url(self) -> str:
-        return f"http://{self.addr}"
-
-
-def handler(script: Script, seen: list[Seen]) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def answer(self) -> None:
-            request = Seen(
-                self.command,
-                self.path,
-                self.headers.get("Host", ""),
-                self.headers.get("Authorization", ""),
-            )
-            seen.append(request)
-            reply = script(request)
-            body = reply[2] if len(reply) == 3 else b""
-            self.send_response(reply[0])
-            for name, value in reply[1]:
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_OPTIONS = do_GET = do_POST = do_PUT = answer
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Keep quiet."""
-
-        def address_string(self) -> str:
-            return "test"
-
-    return Handler
-
-
-@contextmanager
-def serving(script: Script | Reply, tls: ssl.SSLContext | None = None) -> Iterator[Server]:
-    """Answer every request as *script* says, until the block ends."""
-    answer: Script = script if callable(script) else lambda _: script
-    seen: list[Seen] = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(answer, seen))
-    if tls is not None:
-        server.socket = tls.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield Server(server.server_address[1], seen)
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-def config(addr: str = "", *, readonly: bool = True, **http: Any) -> Config:
-    return Config(
-        path="config.yml",
-        storage=StorageSpec("inmemory", {}),
-        readonly=readonly,
-        http=HttpConfig(addr=addr, **http),
-    )
-
-
-def check(
-    config: Config,
-    *,
-    storage: MemoryStorage | None = None,
-    urls: tuple[str, ...] = (),
-    stopped: bool = False,
-    assume: bool = False,
-    auth: Path | None = None,
-    timeout: float = 5.0,
-) -> Verdict:
-    options = GuardOptions(
-        registry_urls=urls,
-        registry_stopped=stopped,
-        assume_readonly=assume,
-        auth_file=str(auth) if auth else None,
-        timeout=timeout,
-    )
-    return Guard(config, storage or MemoryStorage(), options).check()
-
-
-def codes(verdict: Verdict) -> list[str]:
-    for finding in verdict.findings:
-        assert re.fullmatch(r"[a-z]+(-[a-z]+)*", finding.code)
-        assert finding.message
-        assert "\n" not in finding.message
-    return [finding.code for finding in verdict.findings]
-
-
-def closed() -> str:
-    """An address that refuses connections."""
-    return f"127.0.0.1:{free_port()}"
 
 
 # --- the two ways to be allowed
@@ -199,6 +75,34 @@ def test_without_any_address_the_word_is_enough(readonly: bool, stopped: bool) -
 def test_a_stopped_registry_that_answers_read_only_by_config_too_is_allowed() -> None:
     with serving(READ_ONLY) as server:
         assert check(config(server.addr), stopped=True).allowed
+
+
+@pytest.mark.parametrize(
+    ("timeout", "drains"),
+    [
+        ("60s", True),
+        ("1", True),
+        ("0.5s", True),
+        ("0", False),
+        ("0s", False),
+        ("-3s", False),
+        ("", False),
+        ("later", False),
+    ],
+)
+def test_a_stopped_registry_that_may_drain_is_allowed_and_told_of(
+    tmp_path: Path, timeout: str, drains: bool
+) -> None:
+    file = tmp_path / "config.yml"
+    file.write_text(
+        "version: 0.1\nstorage: {inmemory: {}}\n"
+        f"http: {{addr: '{closed()}', draintimeout: {timeout}}}\n"
+    )
+    for made in (load_config(str(file), {}), replace(config(), http=HttpConfig(drains=drains))):
+        verdict = check(made, stopped=True)
+        assert verdict.allowed
+        assert ("http.draintimeout" in verdict.findings[0].message) is drains
+        assert "http.draintimeout" not in str(check(replace(made, readonly=True)))
 
 
 # --- what refuses
@@ -318,140 +222,7 @@ def test_what_is_silent_or_no_http_is_unknown(answer: bytes | None, code: str) -
     assert (verdict.verdict, codes(verdict)) == ("unknown", [code])
 
 
-def test_a_name_that_cannot_be_resolved_is_unknown() -> None:
-    verdict = check(config(), urls=("http://registry.invalid:5000",))
-    assert (verdict.verdict, codes(verdict)) == ("unknown", ["probe-no-answer"])
-    assert codes(check(config("a..b:5000"))) == ["probe-no-answer"]
-
-
-@pytest.mark.parametrize(
-    ("addr", "net"),
-    [
-        ("5000", ""),
-        ("::1:5000", ""),
-        (":no-such-service", ""),
-        (":0", ""),
-        (":70000", ""),
-        (":", "tcp"),
-        (":5000", "udp"),
-    ],
-)
-def test_an_address_that_cannot_be_asked_is_unknown(addr: str, net: str) -> None:
-    verdict = check(config(addr, net=net))
-    assert (verdict.verdict, codes(verdict)) == ("unknown", ["probe-bad-address"])
-    assert not check(config(addr, net=net), stopped=True).allowed
-
-
-# --- where the registry listens
-
-
-@pytest.mark.parametrize("host", ["", "0.0.0.0", "[::]", "localhost", "127.0.0.1"])
-def test_a_wildcard_address_is_asked_on_this_machine(host: str) -> None:
-    with serving(READ_ONLY) as server:
-        # The server listens on IPv4 only: ::1 refuses, and the answer counts.
-        assert check(config(f"{host}:{server.port}")).allowed
-    with serving(WRITABLE) as server:
-        assert codes(check(config(f"{host}:{server.port}"))) == ["registry-writable"]
-
-
-def test_a_prefix_is_asked_below() -> None:
-    with serving(READ_ONLY) as server:
-        assert check(config(server.addr, prefix="/a/b/"), urls=(f"{server.url}/c/v2/",)).allowed
-    assert [seen.path for seen in server.seen] == [f"/a/b{PROBE}", f"/c{PROBE}"]
-
-
-class UnixServer(ThreadingUnixStreamServer):
-    daemon_threads = True
-
-
-def test_a_unix_socket_is_asked_and_a_missing_one_refuses(tmp_path: Path) -> None:
-    path = tmp_path / "s"
-    seen: list[Seen] = []
-    server = UnixServer(str(path), handler(lambda _: WRITABLE, seen))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        assert codes(check(config(str(path), net="unix"))) == ["registry-writable"]
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-    assert seen[0].path == PROBE
-    # Nobody listens there any more, then the file is gone too.
-    assert check(config(str(path), net="unix", readonly=False), stopped=True).allowed
-    path.unlink()
-    assert check(config(str(path), net="unix"), stopped=True).allowed
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "registry.example.com:5000",
-        "ftp://registry.example.com",
-        "https://",
-        "http://registry.example.com:port",
-        "http://registry.example.com/?x=1",
-        "http://registry.example.com/ x",
-        "http://[::1",
-        "",
-    ],
-)
-def test_a_url_that_is_none_is_a_usage_error(url: str) -> None:
-    with pytest.raises(ConfigError, match="--registry-url"):
-        check(config(), urls=(url,))
-
-
-@pytest.mark.parametrize(
-    "url", ["http://user:s3cret@registry.example.com", "user:s3cret@host", "http://u:s3cret@[x"]
-)
-def test_a_password_in_a_url_is_refused_and_not_shown(url: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        check(config(), urls=(url,))
-    assert "s3cret" not in str(caught.value)
-
-
 # --- TLS
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """A self-signed certificate for the name ``registry.test`` and, where asked, 127.0.0.1."""
-
-    file: Path
-    context: ssl.SSLContext
-
-
-def certificate(folder: Path, *, loopback: bool) -> Certificate:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "registry.test")])
-    names: list[x509.GeneralName] = [x509.DNSName("registry.test")]
-    if loopback:
-        names.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
-    now = datetime.datetime.now(datetime.UTC)
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    file = folder / "registry.pem"
-    file.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        + built.public_bytes(serialization.Encoding.PEM)
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(file)
-    return Certificate(file, context)
 
 
 def test_the_configs_own_address_is_asked_over_tls_whatever_its_certificate_says(
@@ -864,11 +635,6 @@ def registry(tmp_path: Path) -> RealRegistry:
     return RealRegistry(tmp_path)
 
 
-def verdict_of(registry: RealRegistry, **options: Any) -> Verdict:
-    made = load_config(str(registry.config), {})
-    return check(made, **options)
-
-
 def files_below(root: Path) -> list[Path]:
     return [path for path in root.rglob("*") if path.is_file()]
 
@@ -912,28 +678,6 @@ def test_a_real_pull_through_cache_is_refused_though_it_takes_no_push(tmp_path: 
     assert codes(verdict)[0] == "pull-through-cache"
 
 
-def test_a_real_registry_on_a_unix_socket_with_tls_and_a_prefix(tmp_path: Path) -> None:
-    made = certificate(tmp_path, loopback=False)
-    port = free_port()
-    http = {
-        "addr": f"0.0.0.0:{port}",
-        "prefix": "/images/",
-        "secret": "x",
-        "tls": {"certificate": str(made.file), "key": str(made.file)},
-    }
-    with ExitStack() as stack:
-        stack.enter_context(started(RealRegistry(tmp_path / "tcp", extra={"http": http})))
-        verdict = verdict_of(RealRegistry(tmp_path / "tcp", extra={"http": http}), stopped=True)
-        assert codes(verdict) == ["registry-writable"]
-        path = tmp_path / "socket"
-        unix = RealRegistry(
-            tmp_path / "unix", extra={"http": {"addr": str(path), "net": "unix", "secret": "x"}}
-        )
-        stack.enter_context(started(unix))
-        assert codes(verdict_of(unix, stopped=True)) == ["registry-writable"]
-    assert verdict_of(unix, stopped=True).allowed
-
-
 # "user" with "s3cret", as bcrypt makes it.
 HTPASSWD = "$2a$04$kwoSp0CXwt.f8Q4Ov3o3o.xadZPNvcFDQVVlkSH2Xh6ClCeWt5bs6"
 
@@ -951,59 +695,9 @@ def test_a_real_registry_behind_a_password(tmp_path: Path, auth_file: WriteAuth)
         assert verdict_of(registry, auth=path).allowed
 
 
-@contextmanager
-def started(registry: RealRegistry) -> Iterator[None]:
-    """Serve with a config that :class:`RealRegistry` itself could not ask."""
-    process = subprocess.Popen(
-        ["docker-registry", "serve", str(registry.config)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    try:
-        assert any("listening on" in line for line in process.stderr)
-        yield
-    finally:
-        process.terminate()
-        process.communicate()
-
-
 @pytest.mark.parametrize("allow", ["GET, HEAD, OPTIONS", "GET", "HEAD", "OPTIONS"])
 def test_a_front_that_answers_by_itself_says_nothing_of_the_registry(allow: str) -> None:
     with serving((200, [("Allow", allow)])) as server:
         verdict = check(config(server.addr))
     assert not verdict.allowed
     assert verdict.verdict == "unknown"
-
-
-@pytest.mark.parametrize("more", [False, True])
-def test_a_name_with_more_addresses_than_are_asked_is_not_known(
-    monkeypatch: pytest.MonkeyPatch, more: bool
-) -> None:
-    with serving(READ_ONLY) as server:
-        port = server.addr.rpartition(":")[2]
-        count = probe._MOST_ADDRESSES + more
-        found = [
-            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{n}", int(port)))
-            for n in range(1, count + 1)
-        ]
-        resolve = socket.getaddrinfo
-
-        def many(name: Any, *rest: Any, **more: Any) -> Any:
-            return (
-                found if name in ("many.example", b"many.example") else resolve(name, *rest, **more)
-            )
-
-        monkeypatch.setattr(socket, "getaddrinfo", many)
-        answered: list[Any] = []
-
-        def ask(self: probe.Probe, address: Any, target: Any) -> Answer:
-            answered.append(target)
-            return Answer(Kind.READ_ONLY)
-
-        monkeypatch.setattr(probe.Probe, "_ask", ask)
-        verdict = check(config(f"many.example:{port}"))
-    assert len(answered) == probe._MOST_ADDRESSES
-    assert verdict.allowed is not more
-    assert more is any("16 were asked" in finding.message for finding in verdict.findings)

@@ -64,7 +64,8 @@ _REDIS = _keys(
 class HttpConfig(msgspec.Struct, frozen=True):
     """Where the registry listens. ``addr`` is as in the file: ``:5000``, or a socket's path.
 
-    ``server_name`` is the host that its certificate is for, where the config tells.
+    ``server_name`` is the host that its certificate is for, where the config tells. ``drains``: it
+    finishes what is being uploaded after it has closed its port.
     """
 
     addr: str = ""
@@ -73,6 +74,7 @@ class HttpConfig(msgspec.Struct, frozen=True):
     host: str = ""
     tls: bool = False
     server_name: str = ""
+    drains: bool = False
 
 
 class UploadPurging(msgspec.Struct, frozen=True):
@@ -232,7 +234,16 @@ def _http(http: _Section) -> HttpConfig:
         host=host,
         tls=bool(tls.text("certificate") or acme.text("cachefile")),
         server_name=server_name,
+        drains=_drains(http.text("draintimeout")),
     )
+
+
+def _drains(timeout: str) -> bool:
+    try:
+        return parse_duration(timeout) > 0
+    except ValueError:
+        # Go takes a number too, of nanoseconds; with what is no duration no registry starts.
+        return timeout.isdecimal() and int(timeout) > 0
 
 
 def _database(database: _Section) -> Literal["off", "on", "prefer"]:

@@ -20,8 +20,11 @@ import click
 
 LOSSES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """What is written to a disk or a device is lost then, though somebody wanted it."""
-_GO_FLAG = re.compile(r"(-d|--dry-run|-m|--delete-untagged|-q|--quiet)=(.*)", re.DOTALL)
-_LONG = {"-d": "--dry-run", "-m": "--delete-untagged", "-q": "--quiet"}
+# The value is that of the last flag in a word, as in pflag.
+_GO_FLAG = re.compile(
+    r"(?:-([dmqv]*)([dmq])|(--dry-run|--delete-untagged|--quiet))=(.*)", re.DOTALL
+)
+_LONG = {"d": "--dry-run", "m": "--delete-untagged", "q": "--quiet"}
 # Source: Go's strconv.ParseBool.
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
@@ -62,19 +65,20 @@ class DropInCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Turn ``--flag=true`` into ``--flag``, and ``--flag=false`` into ``--no-flag``."""
         end = args.index("--") if "--" in args else len(args)
-        plain = [self._plain(ctx, arg) for arg in args[:end]]
+        plain = [word for arg in args[:end] for word in self._plain(ctx, arg)]
         return super().parse_args(ctx, plain + args[end:])
 
-    def _plain(self, ctx: click.Context, arg: str) -> str:
+    def _plain(self, ctx: click.Context, arg: str) -> list[str]:
         match = _GO_FLAG.fullmatch(arg)
         if match is None:
-            return arg
-        flag, value = match.groups()
-        flag = _LONG.get(flag, flag)
+            return [arg]
+        others, short, long, value = match.groups()
+        flag = long or _LONG[short]
+        before = [f"-{others}"] if others else []
         if value in _TRUE:
-            return flag
+            return [*before, flag]
         if value in _FALSE:
-            return flag.replace("--", "--no-", 1)
+            return [*before, flag.replace("--", "--no-", 1)]
         raise click.BadParameter(f"{value!r} is neither true nor false", ctx, param_hint=flag)
 
 

@@ -43,11 +43,12 @@ OPTIONS = (
     ),
     _option(
         "--registry-stopped", is_flag=True,
-        help="The registry is stopped: go on if every address refuses the connection.",
+        help="The registry is stopped, its process has ended: go on if every address refuses the "
+        "connection.",
     ),
     _option(
         "--stop-command", metavar="COMMAND",
-        help="Stops the registry before the collection, by `sh -c`.",
+        help="Stops the registry before the collection, by `sh -c`, and waits for its end.",
     ),
     _option(
         "--start-command", metavar="COMMAND",

@@ -38,6 +38,7 @@ from registry_gc.collect import Job, Plan, collect, objections
 from registry_gc.config import Config
 from registry_gc.config_file import ConfigError
 from registry_gc.events import Observer
+from registry_gc.guard import DRAINS
 from registry_gc.guard.writable import while_writable
 from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.policy import Policy
@@ -95,6 +96,8 @@ def _run_here(
     try:
         with interrupts.installed(), interrupts.until(options["deadline"]):
             code = _run(options, output, interrupts, doing, commands, service)
+        if options["dry_run"]:  # what it has found out is all that it is for
+            code = output.exit_code(code)
     except Interrupted as interrupt:
         # Before the collection has begun, or while its report is shown.
         code = interrupt.exit_code
@@ -220,6 +223,8 @@ def _job(
     storage = storage_of(config, options["max_requests_per_second"])
     stopped = options["registry_stopped"] or (commands is not None and commands.stops)
     guard = guard_of(config, storage, {**options, "registry_stopped": stopped})
+    if config.http.drains and (stopped or commands is not None):
+        progress.notice(DRAINS)
     run = str(uuid.uuid4())
     sealed = options.get("sealed", False)
     if options["allow_writable"]:

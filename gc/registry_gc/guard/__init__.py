@@ -27,6 +27,10 @@ __all__ = ["Finding", "Guard", "GuardOptions", "Verdict"]
 
 LOCKFILES = "docker/registry/lockfiles/"  # GitLab's, "registry/storage/driver/lockers.go"
 SCHEDULER_STATE = "scheduler-state.json"  # a pull-through cache's, in the storage's root
+DRAINS = (
+    "http.draintimeout is set: a registry that was told to stop refuses connections while it still"
+    " finishes uploads; only when its process has ended is it stopped"
+)
 
 
 class GuardOptions(msgspec.Struct, frozen=True):
@@ -87,7 +91,7 @@ class Guard:
                 self._addresses.append(address)
         except UnusableAddress as error:
             self._unusable = Finding(
-                "probe-bad-address", f"{config.path}: {error}, so the registry cannot be asked"
+                "probe-bad-address", f"{config.path}: the registry cannot be asked: {error}"
             )
         self._addresses += [given_address(url) for url in options.registry_urls]
         self._probe = self._prober() if self._addresses or options.auth_file else None
@@ -165,7 +169,7 @@ class Guard:
         usable = self._unusable is None
         told: list[Finding] = []
         if self._options.registry_stopped and usable and kinds <= {Kind.REFUSES}:
-            told.append(_stopped(answers))
+            told.append(_stopped(answers, drains=self._config.http.drains))
         elif self._config.readonly and usable and kinds <= {Kind.REFUSES, Kind.READ_ONLY}:
             told.append(_readonly(self._config.path, answers))
         known, unknown = ([], []) if told else self._doubts(answers)
@@ -202,11 +206,15 @@ def _assumed(known: list[Finding], unknown: list[Finding]) -> tuple[list[Finding
     return writable, [Finding("assume-readonly", f"--assume-readonly: {message}"), *doubts]
 
 
-def _stopped(answers: list[tuple[Address, Answer]]) -> Finding:
+def _stopped(answers: list[tuple[Address, Answer]], *, drains: bool) -> Finding:
     names = ", ".join(address.name for address, _ in answers)
+    # That its process has ended cannot be seen from here; the operator says so.
+    drained = f"; {DRAINS}" if drains else ""
     if not names:
-        return Finding("nothing-to-probe", "--registry-stopped; no address is known to ask")
-    return Finding("stopped-confirmed", f"--registry-stopped, and {names} refuses the connection")
+        said = f"--registry-stopped; no address is known to ask{drained}"
+        return Finding("nothing-to-probe", said)
+    said = f"--registry-stopped, and {names} refuses the connection{drained}"
+    return Finding("stopped-confirmed", said)
 
 
 def _readonly(path: str, answers: list[tuple[Address, Answer]]) -> Finding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from urllib.parse import urlsplit
 
@@ -11,6 +12,8 @@ import msgspec
 from registry_gc.config import ConfigError, HttpConfig
 
 _LOOPBACK = ("127.0.0.1", "::1")
+# What every registry takes for a name in a header; longer ones fit into no TLS handshake.
+_NAME = re.compile(r"(?!.{254})[\w-]{1,63}(\.[\w-]{1,63})*", re.ASCII)
 
 
 class UnusableAddress(Exception):
@@ -24,7 +27,8 @@ class Address(msgspec.Struct, frozen=True):
     :param hosts: names or IPs, all of them asked; empty with *unix_socket*.
     :param prefix: the path before ``/v2/``, without a ``/`` at its end.
     :param tls: whether it speaks TLS; *verify* is whether its certificate must be right.
-    :param server_name: the name to ask for in TLS, where *hosts* do not say it.
+    :param server_name: the name to ask for in HTTP and TLS, where *hosts* do not say it.
+    :param unix_socket: a path, or ``@`` and the name of an abstract socket.
     :param logins: what it may be called in a file of credentials, best first.
     """
 
@@ -44,10 +48,15 @@ class Address(msgspec.Struct, frozen=True):
         return bool(self.unix_socket) or all(map(_is_loopback, self.hosts))
 
     @property
+    def host(self) -> str:
+        """The name to ask for; an IPv6 address without its zone, which means nothing elsewhere."""
+        host = self.server_name or (self.hosts[0] if self.hosts else "localhost")
+        return host.partition("%")[0]
+
+    @property
     def host_header(self) -> str:
         """What HTTP's ``Host`` says."""
-        host = self.server_name or (self.hosts[0] if self.hosts else "localhost")
-        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def configured_address(http: HttpConfig) -> Address | None:
@@ -60,19 +69,23 @@ def configured_address(http: HttpConfig) -> Address | None:
 
     :raises UnusableAddress: the address cannot be asked.
     """
-    if not http.addr:
-        return None
     prefix = "/" + http.prefix.strip("/") if http.prefix.strip("/") else ""
     public = _public_logins(http.host)
+    # As the certificate is not checked, a name that cannot be sent is not needed either.
+    server_name = _sendable(http.server_name)
     if http.net == "unix":
+        socket_name = _socket_name(http.addr)
         return Address(
-            f"unix:{http.addr}", (), 0, prefix, http.tls, False, http.server_name, http.addr, public
+            f"unix:{socket_name}", (), 0, prefix, http.tls, False, server_name, socket_name, public
         )
+    if not http.addr:
+        return None
     if http.net not in ("", "tcp"):
         raise UnusableAddress(f"http.net is {http.net!r}: only tcp and unix are known")
     host, port = _split(http.addr)
-    hosts = _LOOPBACK if _is_wildcard(host) else (host,)
-    shown = f"[{hosts[0]}]" if ":" in hosts[0] else hosts[0]
+    hosts = _LOOPBACK if _is_wildcard(host) else (_resolvable(host),)
+    named = _LOOPBACK[0] if _is_wildcard(host) else host
+    shown = f"[{named}]" if ":" in named else named
     # A registry on every address is most likely called by one of these on its own machine.
     names = ("localhost", "127.0.0.1", "[::1]") if _is_wildcard(host) else (shown,)
     return Address(
@@ -82,7 +95,7 @@ def configured_address(http: HttpConfig) -> Address | None:
         prefix=prefix,
         tls=http.tls,
         verify=False,
-        server_name=http.server_name,
+        server_name=server_name,
         logins=(*(f"{name}:{port}" for name in names), *public),
     )
 
@@ -105,6 +118,9 @@ def given_address(url: str) -> Address:
         )
     if parts.query or parts.fragment or not url.isascii() or any(c <= " " for c in url):
         raise ConfigError(f"--registry-url {_shown(url)}: has more than host, port and path")
+    if port == 0 or parts.netloc.endswith(":"):
+        # A variable that is not set, most likely; at 80 or 443 may be another registry.
+        raise ConfigError(f"--registry-url {_shown(url)}: write a port after the ':', or none")
     tls = parts.scheme == "https"
     default = 443 if tls else 80
     path = parts.path.rstrip("/").removesuffix("/v2")
@@ -128,19 +144,53 @@ def _shown(url: str) -> str:
     return repr(url.rpartition("@")[2] if "@" in url else url)
 
 
+def _socket_name(addr: str) -> str:
+    """Where a registry with ``net: unix`` listens, as Go reads *addr*."""
+    if not addr:
+        # Linux then gives it a name, another one at each start.
+        raise UnusableAddress("http.net is unix, and http.addr is not set: write a socket's path")
+    if not addr.startswith(("/", "@")):
+        raise UnusableAddress(
+            f"http.addr is {addr!r}, in whatever folder it was started in: write the whole path"
+        )
+    return addr
+
+
 def _split(addr: str) -> tuple[str, int]:
     host, colon, service = addr.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     if not colon or (":" in host and not bracketed):
         raise UnusableAddress(f"http.addr is {addr!r}: it must be [HOST]:PORT")
+    service = service or "0"  # Go takes any free port for both
     try:
         # Go takes names of services too.
         port = int(service) if service.isdecimal() else socket.getservbyname(service, "tcp")
     except (OSError, UnicodeError):
         raise UnusableAddress(f"http.addr is {addr!r}: there is no such port") from None
     if not 0 < port < 65536:
-        raise UnusableAddress(f"http.addr is {addr!r}: that is no fixed port")
+        raise UnusableAddress(f"http.addr is {addr!r}: that is no fixed port, write one")
     return host[1:-1] if bracketed else host, port
+
+
+def _resolvable(host: str) -> str:
+    """*host* as the system's resolver takes it."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return _sendable(host) or host
+    # Only link-local addresses have a zone; of others Linux ignores it, and resolves none with it.
+    return host if address.is_link_local else host.partition("%")[0]
+
+
+def _sendable(name: str) -> str:
+    """*name* as HTTP and TLS take it; empty where they take it in no form."""
+    try:
+        name = name if name.isascii() else name.encode("idna").decode()
+        if not _NAME.fullmatch(name):
+            ipaddress.ip_address(name)
+    except ValueError:
+        return ""
+    return name
 
 
 def _is_wildcard(host: str) -> bool:

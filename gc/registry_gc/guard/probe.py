@@ -35,7 +35,7 @@ class _Target(msgspec.Struct, frozen=True):
     """One socket address of a registry."""
 
     family: int
-    sockaddr: tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes] | str
+    sockaddr: tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes] | bytes
 
 
 class Probe:
@@ -160,8 +160,7 @@ class Probe:
             if not address.verify:
                 context.check_hostname = False
                 context.verify_mode = ssl.CERT_NONE
-            name = address.server_name or (address.hosts[0] if address.hosts else "localhost")
-            return context.wrap_socket(connected, server_hostname=name)
+            return context.wrap_socket(connected, server_hostname=address.host)
         except BaseException:
             connected.close()
             raise
@@ -169,7 +168,9 @@ class Probe:
 
 def _targets(address: Address) -> Iterator[_Target]:
     if address.unix_socket:
-        yield _Target(socket.AF_UNIX, address.unix_socket)
+        path = address.unix_socket.encode()
+        # As in Go, an '@' stands for the NUL that an abstract socket's name begins with.
+        yield _Target(socket.AF_UNIX, b"\0" + path[1:] if path.startswith(b"@") else path)
         return
     seen = set()
     for host in address.hosts:
