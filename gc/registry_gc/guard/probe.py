@@ -10,6 +10,7 @@ about to end, or always to the same node behind a name.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -168,7 +169,7 @@ class Probe:
 
 def _targets(address: Address) -> Iterator[_Target]:
     if address.unix_socket:
-        path = address.unix_socket.encode()
+        path = os.fsencode(address.unix_socket)
         # As in Go, an '@' stands for the NUL that an abstract socket's name begins with.
         yield _Target(socket.AF_UNIX, b"\0" + path[1:] if path.startswith(b"@") else path)
         return
