@@ -175,7 +175,8 @@ storage:
     assert config.storage.parameters == {"region": "eu", "bucket": "c"}
 
 
-def test_numbers_and_dates_that_are_not_written_plainly_stay_text(file: Path) -> None:
+def test_numbers_and_dates_that_are_not_written_plainly_are_kept_as_they_are(file: Path) -> None:
+    # The registry would use 83, 1000 and 1.5; `test_config_yaml` has what the drivers say to that.
     config = load(
         file,
         "storage: {s3: {bucket: 2024-01-01, accesskey: 0123, secretkey: 12:34:56,"

@@ -16,6 +16,30 @@ _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 
 
+class Unquoted(str):
+    """Text without quotes that YAML takes for a number or a boolean, and Go writes otherwise.
+
+    ``0123`` is 83, ``1.10`` is 1.1 and ``yes`` is true; the text is as written, :attr:`value` what
+    the registry has.
+    """
+
+    __slots__ = ("value",)
+    value: bool | int | float
+
+    def __new__(cls, text: str, value: bool | int | float) -> Unquoted:
+        made = super().__new__(cls, text)
+        made.value = value
+        return made
+
+    def __getnewargs__(self) -> tuple[str, bool | int | float]:  # type: ignore[override]  # one more than str has
+        return str(self), self.value
+
+
+def resolved(value: object) -> object:
+    """*value* as the registry has it where it wants no text."""
+    return value.value if isinstance(value, Unquoted) else value
+
+
 class Parameters:
     """Typed access to one driver's parameters; what nobody asks for is ignored.
 
@@ -45,6 +69,14 @@ class Parameters:
             value = self._values.get(name)
             if isinstance(value, Mapping | list):
                 raise self.error(name, "expected text")
+            if isinstance(value, Unquoted):
+                raise self.error(
+                    name,
+                    "is a number, true or false to the registry, in other characters than these:"
+                    " write the text that it uses, in quotes",
+                )
+            if isinstance(value, bool):
+                return "true" if value else "false"
             if value not in (None, ""):
                 return str(value)
         return default
@@ -71,7 +103,7 @@ class Parameters:
 
         :raises DriverConfigError: it is something else.
         """
-        value = self._values.get(name)
+        value = resolved(self._values.get(name))
         if value is None or value == "":
             return default
         if isinstance(value, bool):
@@ -88,6 +120,8 @@ class Parameters:
         :raises DriverConfigError: it is something else.
         """
         value = self._values.get(name)
+        if isinstance(value, Unquoted):
+            value = value.value
         if value is None or value == "":
             return default
         try:

@@ -15,7 +15,15 @@ from urllib.parse import urlsplit
 import msgspec
 
 from registry_drivers.factory import StorageSpec
-from registry_gc.config_file import DEFAULT_PATHS, ConfigError, RawConfig, read_config
+from registry_drivers.parameters import resolved
+from registry_gc.config_file import (
+    DEFAULT_PATHS,
+    KEYS,
+    SECTIONS,
+    ConfigError,
+    RawConfig,
+    read_config,
+)
 from registry_gc.durations import parse_duration
 
 __all__ = [
@@ -56,9 +64,6 @@ _DRIVERS: Mapping[str, frozenset[str]] = {
     "azure_v2": _AZURE,
 }
 _AZURE_CREDENTIALS = _keys("type clientid tenantid secret")
-_REDIS = _keys(
-    "addr addrs username password db tls mastername mainname sentinelusername sentinelpassword"
-)
 
 
 class HttpConfig(msgspec.Struct, frozen=True):
@@ -120,7 +125,7 @@ def load_config(
     """
     raw = read_config(path, environ, defaults)
     top = _Section(raw.path, "", raw.values)
-    top.known({"version", "storage", "http", "proxy", "redis", "database"})
+    top.known(KEYS)
     if top.text("version") not in ("", "0.1"):
         raise top.error("version", "only version 0.1 of the config format is known")
     if raw.values.get("storage") is None:
@@ -133,10 +138,10 @@ def load_config(
         storage=_storage(storage, raw),
         readonly=readonly.flag("enabled", default=False),
         http=_http(top.section("http")),
-        proxy_remote_url=top.section("proxy").known({"remoteurl"}).text("remoteurl") or None,
-        database=_database(top.section("database").known({"enabled"})),
+        proxy_remote_url=top.section("proxy").known(SECTIONS["proxy"]).text("remoteurl") or None,
+        database=_database(top.section("database").known(SECTIONS["database"])),
         blob_descriptor_cache=_cache(storage.section("cache")),
-        redis=top.section("redis").known(_REDIS).values or None,
+        redis=top.section("redis").known(SECTIONS["redis"]).values or None,
         upload_purging=_upload_purging(maintenance.section("uploadpurging")),
         notices=raw.notices,
     )
@@ -173,7 +178,7 @@ class _Section(msgspec.Struct, frozen=True):
         return _Section(self.file, self.where(key), value or {})
 
     def flag(self, key: str, default: bool) -> bool:
-        value = self.values.get(key)
+        value = resolved(self.values.get(key))
         if value is not None and not isinstance(value, bool):
             raise self.error(key, f"is a {_kind(value)}: write true or false, without quotes")
         return default if value is None else value
@@ -188,6 +193,7 @@ class _Section(msgspec.Struct, frozen=True):
 
 
 def _kind(value: object) -> str:
+    value = resolved(value)
     if isinstance(value, dict):
         return "mapping"
     if isinstance(value, list):
@@ -216,7 +222,7 @@ def _storage(storage: _Section, raw: RawConfig) -> StorageSpec:
 
 
 def _http(http: _Section) -> HttpConfig:
-    http.known({"addr", "net", "prefix", "host", "tls"})
+    http.known(SECTIONS["http"])
     tls = http.section("tls").known({"certificate", "key", "letsencrypt"})
     acme = tls.section("letsencrypt").known({"cachefile", "hosts"})
     host = http.text("host")
@@ -247,7 +253,7 @@ def _drains(timeout: str) -> bool:
 
 
 def _database(database: _Section) -> Literal["off", "on", "prefer"]:
-    enabled = database.values.get("enabled")
+    enabled = resolved(database.values.get("enabled"))
     if enabled is None or enabled is False:
         return "off"
     return "prefer" if enabled == "prefer" else "on"
@@ -268,4 +274,6 @@ def _upload_purging(purging: _Section) -> UploadPurging:
     try:
         return UploadPurging(enabled=enabled, age_seconds=parse_duration(purging.text("age")))
     except ValueError as error:
+        if not purging.flag("enabled", default=True):
+            return UploadPurging(enabled=False)  # the registry does not look at the age then
         raise purging.error("age", str(error)) from None

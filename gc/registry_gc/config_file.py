@@ -4,7 +4,7 @@
 
     ConfigError     one line: which file, which key, what is wrong, what to do
 
-What the keys mean is :mod:`registry_gc.config`'s.
+What the keys mean is :mod:`registry_gc.config`'s; YAML is :mod:`registry_gc.config_yaml`'s.
 Follows CNCF Distribution's ``configuration/parser.go``: variables are applied in lexical order,
 each parsed as YAML.
 """
@@ -12,12 +12,12 @@ each parsed as YAML.
 from __future__ import annotations
 
 import getpass
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
+from registry_drivers.parameters import resolved
+from registry_gc.config_yaml import YamlError, load
 
 DEFAULT_PATHS = (
     "/etc/distribution/config.yml",  # Distribution 3
@@ -27,9 +27,18 @@ DEFAULT_PATHS = (
 # No registry's config is near this; a device or a log taken for one is not read to its end.
 _MAX_BYTES = 1 << 20
 
-# What a variable may change. The rest (REGISTRY_AUTH_FILE, which podman reads too, REGISTRY_URL,
-# what Kubernetes sets for a service called "registry") is none of the collector's business.
-_SECTIONS = frozenset({"STORAGE", "HTTP", "PROXY", "REDIS", "DATABASE"})
+# What a variable may change, and the keys there that mean something to the collector; below
+# ``storage`` that is the driver's. The rest (REGISTRY_AUTH_FILE, which podman reads too,
+# REGISTRY_URL, what Kubernetes sets for a service called "registry") is none of its business.
+SECTIONS: Mapping[str, frozenset[str]] = {
+    "storage": frozenset(),
+    "http": frozenset({"addr", "net", "prefix", "host", "tls"}),
+    "proxy": frozenset({"remoteurl"}),
+    "redis": frozenset({"addr", "addrs", "username", "password", "db", "tls"})
+    | {"mastername", "mainname", "sentinelusername", "sentinelpassword"},
+    "database": frozenset({"enabled"}),
+}
+KEYS = frozenset({"version"} | SECTIONS.keys())
 _READONLY = "REGISTRY_STORAGE_MAINTENANCE_READONLY_ENABLED"
 
 
@@ -116,50 +125,12 @@ def _user() -> str:
         return "without a name"
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1, except that a number or date which is not written plainly stays the text it is.
-
-    ``0123``, ``12:34`` and ``2024-01-01`` may well be keys, passwords or buckets. Not libyaml's
-    loader: that one ends the process with a segmentation fault on deeply nested input (measured).
-    """
-
-    def written(self, node: yaml.ScalarNode) -> object:
-        text = str(self.construct_scalar(node))
-        for kind in (int, float):
-            try:
-                if str(kind(text)) == text:
-                    return kind(text)
-            except ValueError:
-                continue
-        return text
-
-
-for _tag in ("int", "float", "timestamp", "value"):
-    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _Loader.written)
-
-
-def _parse(data: bytes | str, where: str) -> object:
-    """The first document in *data*, as Distribution's ``yaml.Unmarshal`` takes it."""
+def _parse(data: bytes | str, where: str, path: Sequence[str] = ()) -> object:
     try:
-        loader = _Loader(data)
-        try:
-            return loader.get_data()
-        finally:
-            loader.dispose()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f" line {mark.line + 1}:" if mark else ""
-        raise ConfigError(f"{where}:{line} is not YAML: {_harmless(error)}") from None
-    except (yaml.YAMLError, UnicodeError):
-        raise ConfigError(f"{where}: is not YAML: it is not text in UTF-8") from None
-    except (RecursionError, ValueError):
-        raise ConfigError(f"{where}: is not YAML that makes sense: simplify it") from None
-
-
-def _harmless(error: yaml.MarkedYAMLError) -> str:
-    # PyYAML quotes aliases, tags and characters, which may be (part of) an unquoted password.
-    problem = re.sub(r"'.*'", "'…'", error.problem or "malformed", flags=re.DOTALL)
-    return " ".join(problem.split())
+        return load(data, path, KEYS)
+    except YamlError as error:
+        line = f" line {error.line}:" if error.line else ""
+        raise ConfigError(f"{where}:{line} {error}") from None
 
 
 def _overridden(
@@ -168,31 +139,68 @@ def _overridden(
     """*values* with the variables laid over, the variables' names, and notices."""
     applied: list[str] = []
     notices: list[str] = []
+    made: set[tuple[str, ...]] = set()
     values = _unfolded(values)
     for name in sorted(environ):
-        parts = name.split("_")
-        if parts[0] != "REGISTRY" or len(parts) < 2 or parts[1] not in _SECTIONS or "" in parts:
+        parts = _parts(name)
+        if not parts:
             continue
-        value = _parse(environ[name], f"environment variable {name}")
-        if name == _READONLY and value is True and _file_decides(values):
-            notices.append(
-                f"{name} is ignored, as the registry ignores it while its file has"
-                " storage.maintenance.readonly: set 'enabled: true' there"
-            )
+        where = f"environment variable {name}"
+        if name != name.upper():
+            # To the registry, ``filesystem`` is another section than the file's, and replaces it.
+            raise ConfigError(f"{where}: write it in upper case")
+        value = _parse(environ[name], where, parts)
+        closed = _closed(values, parts, made)
+        # To believe a variable that takes read-only away only refuses.
+        if closed and (name != _READONLY or resolved(value) is True):
+            if resolved(_at(values, parts)) != resolved(value):
+                notices.append(
+                    f"{name} is ignored, as the registry ignores it while its file has"
+                    f" {'.'.join(closed)}: set {parts[len(closed)]!r} there"
+                )
             continue
-        values = _unfolded(_with(values, parts[1:], value))
+        made |= {parts[:end] for end in range(3, len(parts)) if _at(values, parts[:end]) is None}
+        values = _unfolded(_with(values, parts, value))
         applied.append(name)
     return values, tuple(applied), tuple(notices)
 
 
-def _file_decides(values: dict[str, Any]) -> bool:
-    # Measured on 2.8.2: a variable never reaches into a mapping two levels below ``storage`` that
-    # the file has, so such a registry stays writable. To believe the variable could cost data;
-    # to believe one that says false only refuses.
-    readonly: object = values
-    for key in ("storage", "maintenance", "readonly"):
-        readonly = readonly.get(key) if isinstance(readonly, dict) else None
-    return isinstance(readonly, dict) and readonly.get("enabled") is not True
+def _parts(name: str) -> tuple[str, ...]:
+    """The keys that the variable *name* stands for; none when it is not for the collector."""
+    prefix, *given = name.split("_")
+    parts = tuple(part.lower() for part in given)
+    if prefix != "REGISTRY" or not parts or "" in parts:
+        return ()
+    if given[0] == "STORAGE":
+        return parts
+    # Of these, the registry knows fields, in upper case. The rest may be what Kubernetes sets for
+    # a service called "registry-http".
+    known = SECTIONS.get(parts[0])
+    if known is None or name != name.upper() or not known.issuperset(parts[1:2]):
+        return ()
+    return parts
+
+
+def _closed(
+    values: dict[str, Any], parts: tuple[str, ...], made: set[tuple[str, ...]]
+) -> tuple[str, ...]:
+    """The keys of the mapping on the way to *parts* that no variable reaches into, or none.
+
+    Measured on 2.8.2: below ``storage.<key>``, variables fill a mapping that variables *made*, but
+    never one that was written, in the file or in a variable. To believe a variable there could
+    cost data: a registry that should be read-only stays writable.
+    """
+    if parts[0] == "storage":
+        for end in range(3, len(parts)):
+            if isinstance(_at(values, parts[:end]), dict) and parts[:end] not in made:
+                return parts[:end]
+    return ()
+
+
+def _at(values: Any, parts: tuple[str, ...]) -> object:
+    for part in parts:
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
 
 
 def _unfolded(values: dict[str, Any]) -> dict[str, Any]:
@@ -201,7 +209,7 @@ def _unfolded(values: dict[str, Any]) -> dict[str, Any]:
     return {**values, "storage": {storage: {}}} if isinstance(storage, str) else values
 
 
-def _with(node: Any, parts: list[str], value: object) -> Any:
+def _with(node: Any, parts: tuple[str, ...], value: object) -> Any:
     # Copies on the way down: a YAML alias may have put one mapping in two places.
     if not parts:
         return value
@@ -209,6 +217,5 @@ def _with(node: Any, parts: list[str], value: object) -> Any:
         node = {}
     if not isinstance(node, dict):
         return node  # as in Distribution, there is nothing below a string or a list
-    upper = parts[0]
-    key = next((key for key in node if str(key).upper() == upper), upper.lower())
+    key = next((key for key in node if str(key).lower() == parts[0]), parts[0])
     return {**node, key: _with(node.get(key), parts[1:], value)}

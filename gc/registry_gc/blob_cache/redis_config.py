@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from registry_drivers.parameters import resolved
 from registry_gc.config_file import ConfigError
 
 
@@ -115,13 +116,14 @@ class _Reader:
         return tuple(value or ())
 
     def number(self, key: str) -> int:
-        text = self.text(key)
+        value = resolved(self._values.get(key))
+        text = str(value) if isinstance(value, int) else self.text(key)
         if text and not text.isdecimal():
             raise self.error(key, "write a number")
         return int(text or 0)
 
     def flag(self, key: str) -> bool:
-        value = self._values.get(key)
+        value = resolved(self._values.get(key))
         if value is not None and not isinstance(value, bool):
             raise self.error(key, "write true or false, without quotes")
         return bool(value)
