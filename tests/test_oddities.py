@@ -792,3 +792,80 @@ def test_an_empty_or_wrong_root_is_refused(tmp_path: Path, missing: str) -> None
     result = disk.collect()
     assert result.exit_code == 4
     assert not blob or disk.has_blob(blob)
+
+
+# A folder where a file is to be.
+
+HOLDING = pytest.mark.parametrize("inside", [(), ("stray",)], ids=["empty", "with a file"])
+
+
+def make_folder_of(disk: Disk, path: str, inside: tuple[str, ...]) -> str:
+    place = disk.root / path
+    place.unlink()
+    place.mkdir()
+    for name in inside:
+        (place / name).write_bytes(b"?")
+    return path
+
+
+@HOLDING
+def test_a_tag_whose_current_link_is_a_folder_holds_its_repository(
+    disk: Disk, inside: tuple[str, ...]
+) -> None:
+    disk.tree.image("r", "v1", layers=[b"one"])
+    disk.tree.image("r", None, layers=[b"two"])
+    path = make_folder_of(disk, tag_path("r", "v1"), inside)
+    for _ in range(2):
+        answer = disk.collect("-m")
+        assert answer.exit_code == 3
+        assert [held["repository"] for held in answer.json["held"]] == ["r"]
+        assert path in [damaged["path"] for damaged in answer.json["damaged"]]
+        assert disk.has(blob_path(sha256(b"one")))
+        assert disk.has(blob_path(sha256(b"two")))
+
+
+@HOLDING
+def test_a_revision_whose_link_is_a_folder_keeps_its_image(
+    disk: Disk, inside: tuple[str, ...]
+) -> None:
+    manifest = disk.tree.image("r", None, layers=[b"one"])
+    path = make_folder_of(disk, revision_path("r", manifest), inside)
+    for _ in range(2):
+        answer = disk.collect()
+        assert answer.exit_code == 3
+        assert [damaged["path"] for damaged in answer.json["damaged"]] == [path]
+        assert disk.has(blob_path(sha256(b"one")))
+        assert disk.has(blob_path(manifest))
+
+
+@BOTH
+@HOLDING
+def test_a_manifest_whose_data_is_a_folder_holds_its_repository(
+    disk: Disk, mode: Mode, inside: tuple[str, ...]
+) -> None:
+    manifest = disk.tree.image("r", "v1", layers=[b"one"])
+    make_folder_of(disk, blob_path(manifest), inside)
+    for _ in range(2):
+        answer = disk.collect(*mode)
+        assert answer.exit_code == 3
+        (held,) = answer.json["held"]
+        assert (held["repository"], held["reason"]) == ("r", "its data is a folder")
+        assert disk.has(blob_path(sha256(b"one")))
+
+
+@BOTH
+@HOLDING
+def test_other_links_that_are_folders_end_no_run(
+    disk: Disk, mode: Mode, inside: tuple[str, ...]
+) -> None:
+    manifest = disk.tree.image("r", "v1", layers=[b"one"])
+    for path in (
+        layer_link_path("r", sha256(b"one")),
+        tag_index_path("r", "v1", manifest),
+        blob_path(sha256(b"one")),
+    ):
+        make_folder_of(disk, path, inside)
+    answer = disk.collect(*mode)
+    assert answer.exit_code in (0, 3)
+    assert disk.has(blob_path(manifest))
+    assert disk.has(revision_path("r", manifest))
