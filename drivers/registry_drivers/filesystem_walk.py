@@ -271,6 +271,9 @@ class Walk:
             with os.scandir(f"{self._root}/{folder}") as entries:
                 for plain, others in sorted_out(entries):
                     # Symbolic links may lead nowhere, or to a folder that they lie in.
+                    for entry in others:
+                        if entry.is_dir():
+                            self._watch.passed(folder + entry.name)
                     if others or set(map(len, plain)) != {_LAYER} or not all_digests(plain):
                         return []
                     names += plain
