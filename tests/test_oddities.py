@@ -247,6 +247,101 @@ def test_a_dangling_symlink_fails_the_run_before_anything_is_deleted(disk: Disk)
 
 
 @BOTH
+@pytest.mark.parametrize(
+    ("link", "target"),
+    [
+        ("repositories/c/_layers", "../r/_layers"),
+        ("repositories/c/_layers/sha256", "../../r/_layers/sha256"),
+        ("repositories/c/_manifests", "../r/_manifests"),
+        ("repositories/c/_manifests/revisions", "../../r/_manifests/revisions"),
+        ("repositories/c/_manifests/tags/v1", "../../../r/_manifests/tags/v1"),
+        ("repositories/c/_uploads", "../r/_uploads"),
+        ("repositories/c/_layers/more", "../../../blobs"),
+        ("blobs/sha256/ab", "cd"),
+        ("blobs/sha512", "sha256"),
+    ],
+)
+def test_a_second_name_of_what_is_listed_fails_the_run_before_anything_is_deleted(
+    disk: Disk, mode: Mode, link: str, target: str
+) -> None:
+    disk.tree.image("r", "v1", layers=[b"of r"])
+    orphan = disk.tree.layer("r", b"orphan")
+    disk.write(f"{V2}/repositories/r/_uploads/one/data", b"")
+    disk.write(f"{V2}/blobs/sha256/cd/stray", b"")
+    place = disk.root / V2 / link
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.exists():
+        pytest.skip("chance has made such a blob")
+    place.symlink_to(target, target_is_directory=True)
+    result = disk.collect(*mode)
+    assert result.exit_code == 1
+    assert link in result.json["error"]
+    assert "listed under that name too" in result.json["error"]
+    assert disk.has_layer("r", orphan)
+    assert disk.has_blob(orphan)
+
+
+@BOTH
+def test_a_layer_link_that_leads_to_another_repositorys_fails_the_run(
+    disk: Disk, mode: Mode
+) -> None:
+    disk.tree.image("c", "v1", layers=[b"shared"])
+    disk.tree.layer("r", b"shared")
+    place = (disk.root / layer_link_path("c", sha256(b"shared"))).parent
+    (place / "link").unlink()
+    place.rmdir()
+    place.symlink_to((disk.root / layer_link_path("r", sha256(b"shared"))).parent)
+    result = disk.collect(*mode)
+    assert (result.exit_code, "listed under that name too" in result.json["error"]) == (1, True)
+    assert disk.has_layer("c", sha256(b"shared"))
+
+
+@BOTH
+@pytest.mark.parametrize("part", ["repositories/r/_layers", "repositories/r/_manifests/revisions"])
+@pytest.mark.parametrize("inside", [True, False], ids=["below the root", "on another disk"])
+def test_a_repositorys_part_that_is_elsewhere_is_followed(
+    disk: Disk, mode: Mode, part: str, inside: bool
+) -> None:
+    image = disk.tree.image("r", "v1", layers=[b"of r"])
+    orphan = disk.tree.layer("r", b"orphan")
+    place = disk.root / V2 / part
+    elsewhere = (disk.root if inside else disk.folder) / "elsewhere"
+    place.rename(elsewhere)
+    place.symlink_to(elsewhere, target_is_directory=True)
+    result = disk.collect(*mode)
+    assert result.exit_code == 0
+    assert disk.has_image("r", image)
+    assert not disk.has_blob(orphan)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("link", "target"), [("alias", "r"), ("other", "team"), ("team/x", "../r")]
+)
+def test_an_alias_of_repositories_keeps_what_lives_and_loses_what_is_dead_once(
+    disk: Disk, mode: Mode, link: str, target: str
+) -> None:
+    for name in ("r", "team/a"):
+        disk.tree.image(name, "v1", layers=[b"live in " + name.encode()])
+        disk.tree.image(name, None, layers=[b"dead in " + name.encode()])
+        disk.tree.layer(name, b"orphan of " + name.encode())
+    (disk.root / V2 / "repositories" / link).symlink_to(target, target_is_directory=True)
+    for _ in range(2):
+        result = disk.collect(*mode)
+        assert (result.exit_code, result.json["failed"]) == (0, [])
+        for name in ("r", "team/a"):
+            live, dead = (sha256(word + b" in " + name.encode()) for word in (b"live", b"dead"))
+            orphan = sha256(b"orphan of " + name.encode())
+            assert disk.has_blob(live)
+            assert disk.has_layer(name, live)
+            assert disk.has_blob(dead) is not bool(mode)
+            assert disk.has_layer(name, dead) is not bool(mode)
+            assert not disk.has_blob(orphan)
+            assert not disk.has_layer(name, orphan)
+    assert result.json["blobs"]["deleted"] == result.json["layer_links"]["deleted"] == 0
+
+
+@BOTH
 def test_signatures_live_and_die_with_their_schema_1_image(disk: Disk, mode: Mode) -> None:
     paths = {}
     for tag in ("v1", None):
@@ -792,3 +887,80 @@ def test_an_empty_or_wrong_root_is_refused(tmp_path: Path, missing: str) -> None
     result = disk.collect()
     assert result.exit_code == 4
     assert not blob or disk.has_blob(blob)
+
+
+# A folder where a file is to be.
+
+HOLDING = pytest.mark.parametrize("inside", [(), ("stray",)], ids=["empty", "with a file"])
+
+
+def make_folder_of(disk: Disk, path: str, inside: tuple[str, ...]) -> str:
+    place = disk.root / path
+    place.unlink()
+    place.mkdir()
+    for name in inside:
+        (place / name).write_bytes(b"?")
+    return path
+
+
+@HOLDING
+def test_a_tag_whose_current_link_is_a_folder_holds_its_repository(
+    disk: Disk, inside: tuple[str, ...]
+) -> None:
+    disk.tree.image("r", "v1", layers=[b"one"])
+    disk.tree.image("r", None, layers=[b"two"])
+    path = make_folder_of(disk, tag_path("r", "v1"), inside)
+    for _ in range(2):
+        answer = disk.collect("-m")
+        assert answer.exit_code == 3
+        assert [held["repository"] for held in answer.json["held"]] == ["r"]
+        assert path in [damaged["path"] for damaged in answer.json["damaged"]]
+        assert disk.has(blob_path(sha256(b"one")))
+        assert disk.has(blob_path(sha256(b"two")))
+
+
+@HOLDING
+def test_a_revision_whose_link_is_a_folder_keeps_its_image(
+    disk: Disk, inside: tuple[str, ...]
+) -> None:
+    manifest = disk.tree.image("r", None, layers=[b"one"])
+    path = make_folder_of(disk, revision_path("r", manifest), inside)
+    for _ in range(2):
+        answer = disk.collect()
+        assert answer.exit_code == 3
+        assert [damaged["path"] for damaged in answer.json["damaged"]] == [path]
+        assert disk.has(blob_path(sha256(b"one")))
+        assert disk.has(blob_path(manifest))
+
+
+@BOTH
+@HOLDING
+def test_a_manifest_whose_data_is_a_folder_holds_its_repository(
+    disk: Disk, mode: Mode, inside: tuple[str, ...]
+) -> None:
+    manifest = disk.tree.image("r", "v1", layers=[b"one"])
+    make_folder_of(disk, blob_path(manifest), inside)
+    for _ in range(2):
+        answer = disk.collect(*mode)
+        assert answer.exit_code == 3
+        (held,) = answer.json["held"]
+        assert (held["repository"], held["reason"]) == ("r", "its data is a folder")
+        assert disk.has(blob_path(sha256(b"one")))
+
+
+@BOTH
+@HOLDING
+def test_other_links_that_are_folders_end_no_run(
+    disk: Disk, mode: Mode, inside: tuple[str, ...]
+) -> None:
+    manifest = disk.tree.image("r", "v1", layers=[b"one"])
+    for path in (
+        layer_link_path("r", sha256(b"one")),
+        tag_index_path("r", "v1", manifest),
+        blob_path(sha256(b"one")),
+    ):
+        make_folder_of(disk, path, inside)
+    answer = disk.collect(*mode)
+    assert answer.exit_code in (0, 3)
+    assert disk.has(blob_path(manifest))
+    assert disk.has(revision_path("r", manifest))

@@ -4,6 +4,7 @@
 
     StorageError                  anything a driver raises; str() names the driver and the path
     ├── NotFound                  the object is not there
+    │   └── IsFolder              there is a folder instead
     ├── AlreadyExists             write(if_absent=True) met an object
     ├── TooLarge                  read(limit=…) met a larger object
     ├── AccessDenied              the storage refuses these credentials, or this user
@@ -45,6 +46,10 @@ def _rebuild(kind: type[StorageError], message: str, path: str, driver: str) -> 
 
 class NotFound(StorageError):
     """The object is not there."""
+
+
+class IsFolder(NotFound):
+    """A folder has the object's name, which only a file system can have; it is no object."""
 
 
 class AlreadyExists(StorageError):

@@ -33,7 +33,7 @@ from registry_drivers.base import (
 from registry_drivers.errors import (
     AlreadyExists,
     InvalidPath,
-    NotFound,
+    IsFolder,
     StorageError,
     TooLarge,
 )
@@ -278,8 +278,8 @@ class FilesystemStorage:
             length += len(data)
         return b"".join(chunks)
 
-    def _is_folder(self, path: str) -> NotFound:
-        return NotFound(f"is a folder, below {self.root}", path=path, driver=DRIVER)
+    def _is_folder(self, path: str) -> IsFolder:
+        return IsFolder(f"is a folder, below {self.root}", path=path, driver=DRIVER)
 
     def _no_file(self, path: str) -> StorageError:
         return StorageError(

@@ -17,6 +17,10 @@ Three shortcuts, and what they do not see:
 
 Where the expected file is missing, the folder is walked like any other. Symbolic links are
 followed in both ways.
+
+A folder that is called as a file is to be, ``<hex>/link/``, is damage and not nothing: such a link
+is listed like a file, of no bytes, which says when it is read that it is a folder. It is never
+hollow, as whoever tidied it away would make what is damaged into something that is missing.
 """
 
 from __future__ import annotations
@@ -69,6 +73,14 @@ _WHOLE = ("",)
 # The bits of a mode that say what kind of file it is; inlined, as a call costs 60 ns.
 _KIND = 0o170000
 
+# A folder where a registry has a file; below a quarantine's folder lies the same tree.
+_MISPLACED = re.compile(
+    r"(?:/v2/blobs/[^/]+/[0-9a-f]{2}/[0-9a-f]{32,}/data/"
+    r"|/(?:_layers|_manifests/(?:revisions(?:/[^/]+/[^/]+/signatures)?|tags/[^/]+/index))"
+    r"/[^/]+/[0-9a-f]{32,}/link/"
+    r"|/_manifests/tags/[^/]+/current/link/)\Z"
+)
+
 _Visit = Generator[Page, None, bool]
 
 
@@ -80,6 +92,11 @@ def expected_leaf(folder: str) -> str | None:
     if len(parts) >= 4 and parts[-4] == "blobs" and _TWO_HEX.fullmatch(parts[-2]):
         return LEAVES["blobs"]
     return None
+
+
+def _misplaced(folder: str) -> bool:
+    """Whether a file is to be where *folder* (with ``/``) is."""
+    return folder.endswith(("/link/", "/data/")) and bool(_MISPLACED.search("/" + folder))
 
 
 def all_digests(names: Sequence[str]) -> bool:
@@ -190,6 +207,8 @@ class Walk:
         except OSError as error:
             self._vanished(error, folder)
             return False
+        if ("link/", False) in found or ("link/", True) in found:
+            found += [("link", False)] * _misplaced(folder + "link/")
         found.sort(key=lambda pair: byte_order(pair[0]))
         tags = folder.endswith("/_manifests/tags/")
         holds = False
@@ -216,10 +235,11 @@ class Walk:
             self._refuse_loop(folder)
             self._watch.passed(folder)
         holds = yield from self._visit(folder)
-        if not holds and not link:
-            self._hollow.append(folder[:-1])
         # A link to an empty folder is something: it is never removed.
-        return holds or link
+        holds = holds or link or _misplaced(folder)
+        if not holds:
+            self._hollow.append(folder[:-1])
+        return holds
 
     def _visit_digests(self, folder: str, leaf: str) -> _Visit:
         if self._by_name and folder.endswith(_LAYERS) and (layers := self._layers(folder)):
@@ -251,6 +271,9 @@ class Walk:
             with os.scandir(f"{self._root}/{folder}") as entries:
                 for plain, others in sorted_out(entries):
                     # Symbolic links may lead nowhere, or to a folder that they lie in.
+                    for entry in others:
+                        if entry.is_dir():
+                            self._watch.passed(folder + entry.name)
                     if others or set(map(len, plain)) != {_LAYER} or not all_digests(plain):
                         return []
                     names += plain
@@ -396,6 +419,11 @@ class Walk:
             return False
         # Pipes and devices are listed too, with the size 0 that the system gives them: they are
         # strangers, and are never opened.
+        if S_ISDIR(status.st_mode):
+            self._groups.append((path, _WHOLE, ""))
+            self._sizes.append(0)
+            self._modified.append(status.st_mtime)
+            return True
         self._add(path, status)
         return True
 

@@ -28,6 +28,11 @@ _FOLDERS = (
     f"{_REGISTRY}/v2/blobs/sha256",
     f"{_REGISTRY}/v2/repositories",
 )
+# What belongs to one repository, or to one digest: a second name for it means something else.
+_OWNED = re.compile(
+    _REGISTRY + r"/v2/(?:blobs/.|repositories/(?:.*/)?_(?:layers|manifests|uploads)(?:/|\Z))", re.S
+)
+_LISTED = (f"{_REGISTRY}/v2/blobs", f"{_REGISTRY}/v2/repositories")
 _MOUNTS = Path("/proc/self/mountinfo")
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 # These may number a folder anew when they have forgotten it. What is mounted is told by its
@@ -105,13 +110,17 @@ class Watch:
     def passed(self, folder: str) -> None:
         """A listing passes through *folder*, which may lie on a disk that is not known yet.
 
-        :raises StorageError: it lay on one that was mounted when we began, and is not any more.
+        :raises StorageError: it lay on one that was mounted when we began, and is not any more;
+            or a symbolic link on the way is a second name of what is listed under its own.
         """
         folder = folder.rstrip("/")
         steps = _steps(folder)
-        if not any(os.path.islink(f"{self._root}/{step}") for step in steps):
+        links = [step for step in steps if os.path.islink(f"{self._root}/{step}")]
+        if not links:
             # What is mounted there itself is known from the beginning.
             return
+        for link in links:
+            self._refuse_second_name(link)
         try:
             device = os.stat(f"{self._root}/{folder}/").st_dev
             self._refuse_unmounted(folder, device)
@@ -124,6 +133,25 @@ class Watch:
         if len(self._folders) < _MAX_DEVICES and first not in self._folders:
             self._folders.append(first)
             self._look_at(first)
+
+    def _refuse_second_name(self, link: str) -> None:
+        """Raise where *link* leads from one repository's or digest's folder into another's.
+
+        What nobody needs under one of the names would go, and with it what is live under the
+        other. A link to a whole repository is an alias: all that it holds means the same twice.
+        """
+        if not _OWNED.match(link):
+            return
+        real = os.path.realpath(f"{self._root}/{link}")
+        for listed in _LISTED:
+            if f"{real}/".startswith(os.path.realpath(f"{self._root}/{listed}").rstrip("/") + "/"):
+                raise StorageError(
+                    f"a symbolic link to {real}, which is listed under that name too: what is dead"
+                    " under one name may be live under the other. Replace it by a folder of its"
+                    " own, with a copy of what it leads to",
+                    path=link,
+                    driver=DRIVER,
+                )
 
     def _refuse_unmounted(self, folder: str, device: int) -> None:
         """Raise where a symbolic link leads to what is a mount point no more."""

@@ -2,7 +2,8 @@
 
 Paths are absolute here, errors are plain :class:`OSError`; the driver translates them. What is
 made in a folder belongs to that folder's owner also when root makes it: a registry that runs as
-another user must be able to write into what a restore has put back.
+another user must be able to write into what a restore has put back. What is written is ours, and
+as private as the umask has it; what is moved may be the registry's, which must be able to read it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import errno
 import os
 import shutil
 import uuid
+from collections.abc import Callable
+
+from registry_drivers.filesystem_rights import give_to, make_alike
 
 # What file systems without hard links say: FAT and SMB EPERM, others that it is not supported.
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
@@ -25,7 +29,7 @@ def write_file(target: str, data: bytes, *, if_absent: bool) -> None:
     :raises FileExistsError: *if_absent*, and *target* is there.
     """
     folder = os.path.dirname(target)
-    make_folders(folder)
+    _make_folders(folder, _make_ours)
     temporary = _temporary(folder)
     try:
         _create(temporary, data)
@@ -57,7 +61,7 @@ def move_file(source: str, target: str) -> None:
     if source == target:
         return
     folder = os.path.dirname(target)
-    make_folders(folder)
+    _make_folders(folder, _make_alike)
     try:
         os.rename(source, target)
     except OSError as error:
@@ -83,23 +87,43 @@ def _copy(source: str, target: str) -> None:
     temporary = _temporary(os.path.dirname(target))
     try:
         shutil.copy2(source, temporary)
-        _give_to(temporary, os.stat(source))
+        make_alike(temporary, os.stat(source))
         _sync(temporary, os.O_RDONLY)
         os.rename(temporary, target)
     finally:
         _discard(temporary)
 
 
-def make_folders(folder: str) -> None:
-    """Make *folder* and the parents it lacks, each on disk when this returns."""
+def _make_folders(folder: str, make: Callable[[str, str], None]) -> None:
+    """Have *make* make *folder* and the parents it lacks, each on disk when this returns."""
     if os.path.isdir(folder):
         return
     parent = os.path.dirname(folder)
-    make_folders(parent)
+    _make_folders(parent, make)
     with contextlib.suppress(FileExistsError):
-        os.mkdir(folder)
-        _give_to(folder, os.stat(parent))
+        make(folder, parent)
         sync_folder(parent)
+
+
+def _make_ours(folder: str, parent: str) -> None:
+    os.mkdir(folder)
+    give_to(folder, os.stat(parent))
+
+
+def _make_alike(folder: str, parent: str) -> None:
+    # Under its name only when it is as it is to be: who dies before leaves no folder that the
+    # registry cannot enter, and nobody puts anything into it meanwhile.
+    temporary = _temporary(parent)
+    os.mkdir(temporary)
+    try:
+        make_alike(temporary, os.stat(parent))
+        os.rename(temporary, folder)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.rmdir(temporary)
+        # Somebody else has made it, and has put something into it.
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
 
 
 def sync_folder(folder: str) -> None:
@@ -118,17 +142,10 @@ def _create(path: str, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(handle)
-        _give_to(path, os.stat(os.path.dirname(path)))
+        give_to(path, os.stat(os.path.dirname(path)))
     except BaseException:
         _discard(path)
         raise
-
-
-def _give_to(path: str, owner: os.stat_result) -> None:
-    # Only root can, and only root needs to; some network file systems let nobody.
-    if os.geteuid() == 0:
-        with contextlib.suppress(OSError):
-            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def _sync(path: str, flags: int) -> None:

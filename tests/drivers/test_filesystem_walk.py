@@ -20,6 +20,7 @@ from drivers.folders import (
 )
 from registry_drivers.base import UNASKED, Deletion
 from registry_drivers.errors import (
+    IsFolder,
     StorageError,
 )
 from registry_drivers.filesystem import FilesystemStorage
@@ -359,3 +360,34 @@ def test_among_layers_of_many_repositories_each_is_told_in_turn(
     (page,) = storage.list_among([(folder, [HEX]) for folder in folders])
     assert list(page.paths) == [f"{folders[0]}{HEX}/link", f"{folders[2]}{HEX}/link"]
     assert not [*storage.list_among([])]
+
+
+@pytest.mark.parametrize("inside", ["", "/stray"])
+def test_a_folder_where_a_link_is_to_be_is_listed_as_one_of_no_bytes(
+    root: Path, storage: FilesystemStorage, inside: str
+) -> None:
+    links = [f"{TAGS}v1/current/link", f"{TAGS}v1/index/sha256/{HEX}/link"]
+    for link in links:
+        (root / link).mkdir(parents=True)
+        if inside:
+            make(root, link + inside)
+    expected = [path for link in links for path in ([link, link + inside] if inside else [link])]
+    assert listed(storage) == expected
+    assert hollow(storage) == []
+    sizes = {
+        path: size
+        for page in storage.list("")
+        for path, size in zip(page.paths, page.sizes, strict=True)
+    }
+    assert [sizes[link] for link in links] == [0, 0]
+    with pytest.raises(IsFolder):
+        storage.read(links[0])
+
+
+def test_a_folder_where_the_data_of_a_blob_is_to_be_is_never_tidied_away(
+    root: Path, storage: FilesystemStorage
+) -> None:
+    (root / f"{BLOBS}{HEX}/data").mkdir(parents=True)
+    (root / f"{BLOBS}{OTHER_HEX}/other").mkdir(parents=True)
+    assert listed(storage) == []
+    assert hollow(storage) == [f"{BLOBS}{OTHER_HEX}/other", f"{BLOBS}{OTHER_HEX}"]

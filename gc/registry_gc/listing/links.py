@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry_drivers.base import Reader
-from registry_drivers.errors import NotFound, TooLarge
+from registry_drivers.errors import IsFolder, NotFound, TooLarge
 from registry_gc.digest import InvalidDigest, Keys, check_digest, empty_keys
 
 
@@ -72,6 +72,9 @@ def read_links(reader: Reader, paths: tuple[str, ...]) -> list[tuple[str, str | 
     for path in paths:
         try:
             data = reader.read(path, limit=1024)
+        except IsFolder:
+            found.append((path, None, "a folder, and no link"))
+            continue
         except NotFound:
             continue
         except TooLarge:
