@@ -311,6 +311,18 @@ def repository(storage: MemoryStorage, name: str, policy: Policy) -> AboutReposi
     return about
 
 
+def test_a_link_that_alone_tells_what_is_listed_is_reached_from_the_index(store: Store) -> None:
+    image = store.tree.image("b", layers=[b"one"])
+    listed = [descriptor(OCI_LAYER, image, 9)]
+    store.tree.manifest("a", {"mediaType": OCI_INDEX, "manifests": listed}, "v1")
+    about = explainer(store.storage, UNTAGGED_GO).explain(f"b@{image}")
+    assert isinstance(about, AboutDigest)
+    assert (about.fate, {link.goes for link in about.links}) == (Fate.LIVE, {""})
+    (trail,) = about.trails
+    assert (trail.repository, trail.tag) == ("a", "v1")
+    assert [step.relation for step in trail.steps] == ["", "lists"]
+
+
 def test_a_repository_is_dead_only_when_nothing_of_it_stays(store: Store) -> None:
     patient = Policy(delete_untagged=True, grace=HOUR)
     store.tree.image("a", "v1")

@@ -185,6 +185,33 @@ def test_an_entry_that_is_linked_as_a_manifest_is_one_whatever_its_type_says(
     assert sha256(b"x") in found.digests
 
 
+def test_a_link_that_alone_tells_an_entry_to_be_a_manifest_stays_for_the_next_run(
+    store: Store,
+) -> None:
+    image = store.tree.image("b", None, layers=[b"x"])
+    signature = store.tree.image("b", None, layers=[b"signature"], subject=image)
+    other = store.tree.image("b", None, layers=[b"y"])
+    entries = [{"digest": image, "mediaType": OCI_LAYER, "size": 1}]
+    index = store.tree.manifest("a", {"mediaType": OCI_INDEX, "manifests": entries}, "v1")
+    found = marked(store.storage)
+    assert found.live == {("a", index), ("a", image), ("b", image), ("b", signature)}
+    assert found.dead == {("b", other)}
+    store.remove(tag_path("a", "v1"))
+    assert not marked(store.storage).live
+
+
+def test_a_link_of_what_is_gone_stays_where_an_entry_without_a_type_names_it(store: Store) -> None:
+    image = store.tree.image("b", None, layers=[b"x"])
+    signature = store.tree.image("a", None, layers=[b"signature"], subject=image)
+    store.remove(blob_path(image))
+    index = store.tree.manifest(
+        "a", {"mediaType": OCI_INDEX, "manifests": [{"digest": image, "size": 1}]}, "v1"
+    )
+    found = marked(store.storage)
+    assert found.live == {("a", index), ("a", image), ("a", signature), ("b", image)}
+    assert not found.dead
+
+
 @pytest.mark.parametrize("media_type", [None, "application/x", OCI_LAYER])
 def test_an_unreadable_entry_that_is_linked_as_a_manifest_holds(
     store: Store, media_type: str | None

@@ -263,6 +263,7 @@ class _Marker:
         frontier = frontier[~self.manifests.batch.plain[manifests_of(frontier)]]
         frontier = frontier[np.argsort(manifests_of(frontier))]
         found = [np.empty(0, np.int64)]
+        by_link = [np.empty(0, np.int64)]
         unknown: list[tuple[Pairs, Keys, NDArray[np.uint8]]] = []
         for source, keys, edges in self.manifests.targets_in_parts(manifests_of(frontier)):
             rows = np.flatnonzero(edges != Edge.BLOB)
@@ -270,6 +271,7 @@ class _Marker:
             ids = self.manifests.ids(keys)
             known = ids >= 0
             found.append(self._followed(owners[known], ids[known], edges[known]))
+            by_link.append(self._followed_by_link(ids[known], edges[known]))
             # What nobody may follow is a child only if it is linked, and known then.
             new = ~known & (edges != Edge.LINKED)
             unknown.append((owners[new], keys[new], edges[new]))
@@ -278,6 +280,7 @@ class _Marker:
             owners, keys, edges = map(np.concatenate, zip(*unknown, strict=True))
             self.manifests.load(keys)
             found.append(self._followed(owners, self.manifests.ids(keys), edges))
+        found.append(self._links_to(np.concatenate(by_link)))
         return np.concatenate(found)
 
     def _followed(
@@ -290,6 +293,25 @@ class _Marker:
         maybe = within(self.linked_ids, ids) | ((edges == Edge.MAYBE) & stored)
         kept = (edges == Edge.CHILD) | maybe
         return pairs_of(owners[kept], ids[kept])
+
+    def _followed_by_link(
+        self, ids: NDArray[np.int64], edges: NDArray[np.uint8]
+    ) -> NDArray[np.int64]:
+        """Those that nothing but a repository's link tells to be manifests."""
+        stored = self.manifests.batch.states[ids] == State.OK
+        told = (edges == Edge.CHILD) | ((edges == Edge.MAYBE) & stored)
+        by_link: NDArray[np.int64] = ids[~told & within(self.linked_ids, ids)]
+        return by_link
+
+    def _links_to(self, ids: NDArray[np.int64]) -> Pairs:
+        """Every link of the manifests *ids*, in whatever repository.
+
+        Where a link alone says that an entry is a manifest, it stays: without it the next run
+        would take the entry for a blob, and delete what the manifest needs.
+        """
+        if not len(ids):
+            return ids
+        return self.linked[within(distinct(ids), manifests_of(self.linked))]
 
     def _referrers(self, live: Pairs) -> Pairs:
         """Linked manifests whose subject is live there, or not linked there but live anywhere."""

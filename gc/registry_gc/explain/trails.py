@@ -180,24 +180,36 @@ class Trails:
             level = upper
         return below
 
-    def _above(self, numbers: Iterable[int]) -> dict[int, list[int]]:
-        """The live manifests that list each of some manifests; one look for all of them."""
+    def _above(self, numbers: Iterable[int]) -> dict[int, list[tuple[int, bool]]]:
+        """The live manifests that list each of some manifests; one look for all of them.
+
+        With each, whether only a link tells that what it lists is a manifest.
+        """
         wanted = np.array(sorted(numbers), np.int64)
         keys = self._manifests.batch.keys[wanted]
         order = np.argsort(keys, kind="stable")
         rows = np.flatnonzero(within(keys[order], self._targets) & (self._edges != Edge.BLOB))
-        found: dict[int, list[int]] = {}
-        targets = self._manifests.ids(self._targets[rows]).tolist()
-        for row, target in zip(rows.tolist(), targets, strict=True):
-            found.setdefault(target, []).append(int(self._ids[self._source[row]]))
+        found: dict[int, list[tuple[int, bool]]] = {}
+        targets = self._manifests.ids(self._targets[rows])
+        stored = self._manifests.batch.states[targets] == State.OK
+        told = (self._edges[rows] == Edge.CHILD) | ((self._edges[rows] == Edge.MAYBE) & stored)
+        for row, target, by_link in zip(
+            rows.tolist(), targets.tolist(), (~told).tolist(), strict=True
+        ):
+            found.setdefault(target, []).append((int(self._ids[self._source[row]]), by_link))
         return found
 
-    def _parents(self, pair: Pair, above: dict[int, list[int]]) -> Iterable[tuple[Pair, str]]:
-        """What keeps *pair* alive: indexes of its repository, and its subject."""
+    def _parents(
+        self, pair: Pair, above: dict[int, list[tuple[int, bool]]]
+    ) -> Iterable[tuple[Pair, str]]:
+        """What keeps *pair* alive: indexes, mostly of its repository, and its subject."""
         owner, number = pair
-        for parent in above.get(number, ()):
-            if (owner << 32 | parent) in self._live:
-                yield (owner, parent), "lists"
+        for parent, by_link in above.get(number, ()):
+            # Its link stays for indexes of other repositories too, where that tells what it is.
+            kept = by_link and (owner << 32 | number) in self._linked
+            for other in self._in[parent] if kept else [owner]:
+                if (other << 32 | parent) in self._live:
+                    yield (other, parent), "lists"
         subject = self.subject_of(number)
         if not subject or (owner << 32 | number) not in self._linked:
             return

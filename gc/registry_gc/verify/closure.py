@@ -283,6 +283,8 @@ class _Closing:
         for role, part in self.library[key].parts():
             if self._is_manifest(role, part):
                 self.frontier.add(repository, part)
+                if self._is_known_by_link(role, part):
+                    self._add_links(part)
             if part in self.catalog.names.others and self._is_lost(repository, part):
                 self._hold(repository)
 
@@ -293,6 +295,15 @@ class _Closing:
             return part in self.linked_anywhere or not self.library[part].reason
         # Only an index lists layers that somebody may have linked as manifests.
         return role is Role.LISTED and part in self.linked_anywhere
+
+    def _is_known_by_link(self, role: Role, part: bytes) -> bool:
+        """Whether nothing but a link tells that a part is a manifest; then its links stay."""
+        return role is Role.LISTED or (role is Role.ENTRY and bool(self.library[part].reason))
+
+    def _add_links(self, key: bytes) -> None:
+        for owner, keys in self.linked.items():
+            if key in keys:
+                self.frontier.add(owner, key)
 
     def _is_lost(self, repository: int, key: bytes) -> bool:
         """Whether nobody knows under which name the bytes of a digest are stored."""
