@@ -276,8 +276,8 @@ def expect(
     live: dict[str, set[str]] = {repository: set() for repository in repositories}
     before: object = None
     while before != (before := (held.copy(), {r: set(live[r]) for r in live})):
-        # A subject is a manifest, so layers and configs are not looked at here.
-        anywhere = {digest for repository in repositories for digest in live[repository]}
+        # A subject may be a layer of an artifact as well, or be kept by a hold or its age.
+        anywhere = live_anywhere() | young
         by_link = {d for r in repositories for m in live[r] for d in manifest(m).by_link}
         for repository in repositories:
             own = [link for link in links if link.repository == repository]

@@ -167,9 +167,12 @@ def push_artifact(draw: Draw, registry: Registry) -> None:
     """An artifact manifest, OCI's withdrawn one or ORAS'."""
     repository, tag, layers = _repository(draw), _tag(draw), _layers(draw)
     kind = draw(st.sampled_from((OCI_ARTIFACT, ORAS_ARTIFACT)))
+    blobs = [registry.tree.layer(repository, x) for x in layers]
+    if draw(st.booleans()):
+        blobs.append(_known_manifest(draw, registry))  # carried as a blob
     document: dict[str, object] = {
         "mediaType": kind,
-        "blobs": [descriptor(OCI_LAYER, registry.tree.layer(repository, x), 1) for x in layers],
+        "blobs": [descriptor(OCI_LAYER, digest, 1) for digest in blobs],
     }
     if draw(st.booleans()):
         document["subject"] = descriptor(OCI_MANIFEST, _known_manifest(draw, registry), 1)

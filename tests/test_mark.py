@@ -278,6 +278,23 @@ def test_a_referrer_whose_subject_is_linked_here_and_dead_is_dead_whatever_is_el
     assert found.dead == {("a", image), ("a", signature)}
 
 
+def test_a_referrer_whose_subject_is_not_linked_there_and_lives_as_a_layer_lives(
+    store: Store,
+) -> None:
+    image = store.tree.image("a", None, layers=[b"image"])
+    signature = store.tree.image("a", None, layers=[b"signature"], subject=image)
+    other = store.tree.image("a", None, layers=[b"of that"], subject=signature)
+    carries = {"mediaType": OCI_ARTIFACT, "blobs": [descriptor(OCI_LAYER, image, 1)]}
+    artifact = store.tree.manifest("b", carries, "v1")
+    # Linked there and untagged, it is dead there, whatever is elsewhere.
+    assert marked(store.storage).live == {("b", artifact)}
+    store.remove(revision_path("a", image))
+    found = marked(store.storage)
+    assert found.live == {("b", artifact), ("a", signature), ("a", other)}
+    assert sha256(b"of that") in found.digests
+    assert sha256(b"image") not in found.digests
+
+
 def test_a_referrer_whose_subject_lives_nowhere_is_dead(store: Store) -> None:
     store.tree.image("a", "v1")
     signature = store.tree.image("a", None, layers=[b"x"], subject=sha256(b"never pushed"))

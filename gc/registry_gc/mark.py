@@ -233,6 +233,8 @@ class _Marker:
             live = union(live, frontier)
             reached = [self._children(frontier), self._referrers(live), self._of_held(live)]
             frontier = without(distinct(np.concatenate(reached)), live)
+            if not len(frontier):
+                frontier = self._referrers_to_content(live)
         return self._marking(live)
 
     def _hold_broken_tags(self) -> None:
@@ -325,6 +327,33 @@ class _Marker:
             same = np.repeat(pairs[row : row + 1], len(stored))
             found[row] |= self._is_live_subject(same, stored, live).any()
         return pairs[found]
+
+    def _referrers_to_content(self, live: Pairs) -> Pairs:
+        """Those not live yet whose subject is not linked there, and live as no manifest.
+
+        As a layer of an artifact, for instance. All live keys are looked through, so it is done
+        last, and only where such a referrer is left.
+        """
+        pairs = without(self.referrers, live)
+        if not len(pairs):
+            return pairs
+        subjects = self.manifests.subjects_of(manifests_of(pairs))
+        for row in self._other_names(subjects):
+            stored = pack(sorted(self.aliases.targets(subjects[row].tobytes())))
+            pairs = np.concatenate([pairs, np.repeat(pairs[row : row + 1], len(stored))])
+            subjects = np.concatenate([subjects, stored])
+        ids = self.manifests.ids(subjects)
+        there = pairs_of(repositories_of(pairs), np.maximum(ids, 0))
+        away = (ids < 0) | ~within(self.linked, there)
+        pairs, subjects = pairs[away], subjects[away]
+        if not len(pairs):
+            return pairs
+        index = KeyIndex(distinct_keys(subjects))
+        met = np.zeros(len(index), np.bool_)
+        for keys in self._live_keys(live):
+            at = index.positions(keys)
+            met[at[at >= 0]] = True
+        return distinct(pairs[met[index.positions(subjects)]])
 
     def _is_live_subject(self, pairs: Pairs, subjects: Keys, live: Pairs) -> NDArray[np.bool_]:
         ids = self.manifests.ids(subjects)
