@@ -83,12 +83,16 @@ class Link(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """What a manifest says: all it keeps, the manifests among those, and what it describes."""
+    """What a manifest says: all it keeps, the manifests among those, and what it describes.
+
+    ``by_link``: the children that only some repository's link tells to be manifests.
+    """
 
     references: frozenset[str] = frozenset()
     children: frozenset[str] = frozenset()
     subject: str = ""
     bad: bool = False
+    by_link: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +170,8 @@ def _parse(document: dict[str, Any], known: set[str]) -> Manifest:
     if kind in _INDEXES or (kind is None and "manifests" in document):
         listed = {item["digest"]: item.get("mediaType") for item in document["manifests"]}
         children = {d for d, media_type in listed.items() if media_type in _MANIFESTS or d in known}
-        return Manifest(frozenset(listed), frozenset(children), subject)
+        by_link = {d for d in children if listed[d] not in _MANIFESTS}
+        return Manifest(frozenset(listed), frozenset(children), subject, by_link=frozenset(by_link))
     if kind in _IMAGES or kind is None:
         parts = [document["config"], *document["layers"]]
     elif kind in _ARTIFACTS:
@@ -271,15 +276,18 @@ def expect(
     live: dict[str, set[str]] = {repository: set() for repository in repositories}
     before: object = None
     while before != (before := (held.copy(), {r: set(live[r]) for r in live})):
-        # A subject is a manifest, so layers and configs are not looked at here.
-        anywhere = {digest for repository in repositories for digest in live[repository]}
+        # A subject may be a layer of an artifact as well, or be kept by a hold or its age.
+        anywhere = live_anywhere() | young
+        by_link = {d for r in repositories for m in live[r] for d in manifest(m).by_link}
         for repository in repositories:
             own = [link for link in links if link.repository == repository]
             roots = {name for link in own if is_root(link) for name in link.names}
             roots |= {
                 digest
                 for name, digest in revisions
-                if name == repository and is_live_referrer(name, digest, anywhere)
+                if name == repository
+                # Without such a link the next run would not know that it is a manifest.
+                and (digest in by_link or is_live_referrer(name, digest, anywhere))
             }
             live[repository] |= reach(roots)
             if must_hold(repository):

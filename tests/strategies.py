@@ -167,9 +167,12 @@ def push_artifact(draw: Draw, registry: Registry) -> None:
     """An artifact manifest, OCI's withdrawn one or ORAS'."""
     repository, tag, layers = _repository(draw), _tag(draw), _layers(draw)
     kind = draw(st.sampled_from((OCI_ARTIFACT, ORAS_ARTIFACT)))
+    blobs = [registry.tree.layer(repository, x) for x in layers]
+    if draw(st.booleans()):
+        blobs.append(_known_manifest(draw, registry))  # carried as a blob
     document: dict[str, object] = {
         "mediaType": kind,
-        "blobs": [descriptor(OCI_LAYER, registry.tree.layer(repository, x), 1) for x in layers],
+        "blobs": [descriptor(OCI_LAYER, digest, 1) for digest in blobs],
     }
     if draw(st.booleans()):
         document["subject"] = descriptor(OCI_MANIFEST, _known_manifest(draw, registry), 1)
@@ -198,11 +201,16 @@ def push_schema1(draw: Draw, registry: Registry) -> None:
 
 
 def push_cache(draw: Draw, registry: Registry) -> None:
-    """A BuildKit cache: an index whose children are layers and a config."""
+    """A BuildKit cache: an index whose children are layers and a config.
+
+    What is called a layer may be a manifest, and linked in another repository.
+    """
     repository, tag, layers = _repository(draw), _tag(draw), _layers(draw)
     tree = registry.tree
     children = [descriptor(OCI_LAYER, tree.layer(repository, data), 1) for data in layers]
     children.append(descriptor(BUILDKIT_CONFIG, tree.layer(repository, b"cache"), 1))
+    if draw(st.booleans()):
+        children.append(descriptor(OCI_LAYER, _known_manifest(draw, registry), 1))
     document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": children}
     _pushed(registry, repository, tree.manifest(repository, document, tag), "cache", tag)
 

@@ -163,6 +163,10 @@ def test_schema_1_states_no_sizes() -> None:
         b'{"layers": []}',
         b"\xff\xfe",
         b"[" * 100_000,
+        json.dumps(image()).encode()[:-1] + b', "layers": []}',
+        json.dumps(image())
+        .encode()
+        .replace(b'"digest"', f'"digest": "{LAYER}", "digest"'.encode()),
         json.dumps(image(layers=[{"digest": "sha256:short"}])).encode(),
         json.dumps(image(layers={"digest": LAYER})).encode(),
         json.dumps(image(layers=[5])).encode(),

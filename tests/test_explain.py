@@ -33,6 +33,7 @@ from registry_tree import (
     descriptor,
     layer_link_path,
     repository_path,
+    revision_path,
     sha256,
     sha512,
     tag_path,
@@ -309,6 +310,47 @@ def repository(storage: MemoryStorage, name: str, policy: Policy) -> AboutReposi
     about = explainer(storage, policy).explain(name)
     assert isinstance(about, AboutRepository)
     return about
+
+
+def test_a_link_that_alone_tells_what_is_listed_is_reached_from_the_index(store: Store) -> None:
+    image = store.tree.image("b", layers=[b"one"])
+    listed = [descriptor(OCI_LAYER, image, 9)]
+    store.tree.manifest("a", {"mediaType": OCI_INDEX, "manifests": listed}, "v1")
+    about = explainer(store.storage, UNTAGGED_GO).explain(f"b@{image}")
+    assert isinstance(about, AboutDigest)
+    assert (about.fate, {link.goes for link in about.links}) == (Fate.LIVE, {""})
+    (trail,) = about.trails
+    assert (trail.repository, trail.tag) == ("a", "v1")
+    assert [step.relation for step in trail.steps] == ["", "lists"]
+
+
+def test_what_describes_a_layer_is_reached_from_what_has_that(store: Store) -> None:
+    image = store.tree.image("a", layers=[b"one"])
+    signature = store.tree.image("a", layers=[b"two"], subject=image)
+    store.remove(revision_path("a", image))
+    carries = {"mediaType": OCI_INDEX, "manifests": [], "blobs": [descriptor(OCI_LAYER, image, 1)]}
+    store.tree.manifest("b", carries, "v1")
+    about = explainer(store.storage, UNTAGGED_GO).explain(f"a@{signature}")
+    assert isinstance(about, AboutDigest)
+    assert about.fate is Fate.LIVE
+    (trail,) = about.trails
+    assert (trail.repository, trail.tag) == ("b", "v1")
+    assert [step.relation for step in trail.steps] == ["", "names the subject of"]
+
+
+def test_what_describes_the_layer_of_a_held_repository_is_kept_for_that(store: Store) -> None:
+    image = store.tree.image("a", layers=[b"one"])
+    signature = store.tree.image("a", layers=[b"two"], subject=image)
+    store.remove(revision_path("a", image))
+    store.tree.image("a", "v1", layers=[b"three"])
+    store.tree.link_layer("b", image)
+    store.tree.manifest("b", {}, "damaged")
+    about = explainer(store.storage, UNTAGGED_GO).explain(f"a@{signature}")
+    assert isinstance(about, AboutDigest)
+    assert about.fate is Fate.LIVE
+    (trail,) = about.trails
+    assert (trail.repository, trail.tag) == ("a", None)
+    assert trail.root == "what it describes is kept"
 
 
 def test_a_repository_is_dead_only_when_nothing_of_it_stays(store: Store) -> None:

@@ -334,15 +334,40 @@ def test_of_a_key_that_is_there_twice_in_two_cases_no_reference_is_lost(document
     assert D in found.blobs + found.children + found.maybe
 
 
-def test_a_key_that_is_there_twice_loses_no_reference() -> None:
-    first = encoded([descriptor(OCI_LAYER, D, 1)])
-    second = encoded([descriptor(OCI_LAYER, E, 1)])
-    document = encoded(image())[:-1] + b', "layers": ' + first + b', "layers": ' + second + b"}"
-    try:
-        found = parse(document)
-    except UnreadableManifest:
-        return
-    assert E in found.blobs
+def again(document: Document, key: str, value: object) -> bytes:
+    """*document* with *key* there once more."""
+    return encoded(document)[:-1] + f', "{key}": {json.dumps(value)}}}'.encode()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        again(image(), "layers", [descriptor(OCI_LAYER, E, 1)]),
+        again(image(), "layers", []),
+        again(image(), "config", descriptor(OCI_CONFIG, E, 1)),
+        again(image(subject=descriptor(OCI_MANIFEST, D, 1)), "subject", None),
+        again(index(descriptor(OCI_MANIFEST, A, 1)), "manifests", []),
+        again({"mediaType": OCI_ARTIFACT, "blobs": [{"digest": A}]}, "blobs", None),
+        again({"schemaVersion": 1, "fsLayers": [{"blobSum": A}]}, "fsLayers", []),
+        encoded(image()).replace(b'"digest"', b'"digest": "%s", "digest"' % D.encode(), 1),
+        encoded(index(descriptor(OCI_MANIFEST, A, 1))).replace(
+            b'"digest"', b'"mediaType": "%s", "digest"' % OCI_LAYER.encode()
+        ),
+    ],
+    ids=repr,
+)
+def test_a_key_that_is_there_twice_is_not_decided_upon(data: bytes) -> None:
+    with pytest.raises(UnreadableManifest, match="a key that is there twice"):
+        parse(data)
+
+
+@pytest.mark.parametrize("more", ["", ', "config": "sha256:x"', ', "digest": "x"'])
+def test_keys_that_mean_nothing_may_be_there_twice(more: str) -> None:
+    named = f', "annotations": {{"base": "{D}", "base": "{E}", "digest": "{D}"{more}}}}}'
+    found = parse(encoded(image())[:-1] + named.encode())
+    assert found == parse(encoded(image()))
+    huge = f', "annotations": {{"base": "{D}", "digest": "", "size": {"9" * 5000}}}}}'
+    assert parse(encoded(image())[:-1] + huge.encode()) == found
 
 
 def test_a_key_in_escapes_is_the_key_that_it_spells() -> None:

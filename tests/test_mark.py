@@ -185,6 +185,33 @@ def test_an_entry_that_is_linked_as_a_manifest_is_one_whatever_its_type_says(
     assert sha256(b"x") in found.digests
 
 
+def test_a_link_that_alone_tells_an_entry_to_be_a_manifest_stays_for_the_next_run(
+    store: Store,
+) -> None:
+    image = store.tree.image("b", None, layers=[b"x"])
+    signature = store.tree.image("b", None, layers=[b"signature"], subject=image)
+    other = store.tree.image("b", None, layers=[b"y"])
+    entries = [{"digest": image, "mediaType": OCI_LAYER, "size": 1}]
+    index = store.tree.manifest("a", {"mediaType": OCI_INDEX, "manifests": entries}, "v1")
+    found = marked(store.storage)
+    assert found.live == {("a", index), ("a", image), ("b", image), ("b", signature)}
+    assert found.dead == {("b", other)}
+    store.remove(tag_path("a", "v1"))
+    assert not marked(store.storage).live
+
+
+def test_a_link_of_what_is_gone_stays_where_an_entry_without_a_type_names_it(store: Store) -> None:
+    image = store.tree.image("b", None, layers=[b"x"])
+    signature = store.tree.image("a", None, layers=[b"signature"], subject=image)
+    store.remove(blob_path(image))
+    index = store.tree.manifest(
+        "a", {"mediaType": OCI_INDEX, "manifests": [{"digest": image, "size": 1}]}, "v1"
+    )
+    found = marked(store.storage)
+    assert found.live == {("a", index), ("a", image), ("a", signature), ("b", image)}
+    assert not found.dead
+
+
 @pytest.mark.parametrize("media_type", [None, "application/x", OCI_LAYER])
 def test_an_unreadable_entry_that_is_linked_as_a_manifest_holds(
     store: Store, media_type: str | None
@@ -249,6 +276,23 @@ def test_a_referrer_whose_subject_is_linked_here_and_dead_is_dead_whatever_is_el
     found = marked(store.storage)
     assert found.live == {("b", image)}
     assert found.dead == {("a", image), ("a", signature)}
+
+
+def test_a_referrer_whose_subject_is_not_linked_there_and_lives_as_a_layer_lives(
+    store: Store,
+) -> None:
+    image = store.tree.image("a", None, layers=[b"image"])
+    signature = store.tree.image("a", None, layers=[b"signature"], subject=image)
+    other = store.tree.image("a", None, layers=[b"of that"], subject=signature)
+    carries = {"mediaType": OCI_ARTIFACT, "blobs": [descriptor(OCI_LAYER, image, 1)]}
+    artifact = store.tree.manifest("b", carries, "v1")
+    # Linked there and untagged, it is dead there, whatever is elsewhere.
+    assert marked(store.storage).live == {("b", artifact)}
+    store.remove(revision_path("a", image))
+    found = marked(store.storage)
+    assert found.live == {("b", artifact), ("a", signature), ("a", other)}
+    assert sha256(b"of that") in found.digests
+    assert sha256(b"image") not in found.digests
 
 
 def test_a_referrer_whose_subject_lives_nowhere_is_dead(store: Store) -> None:

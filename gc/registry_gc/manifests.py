@@ -13,6 +13,7 @@ import enum
 import functools
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
@@ -21,7 +22,7 @@ import msgspec
 
 from registry_gc.digest import InvalidDigest, check_digests, plain_keys
 
-RULES_VERSION = 2
+RULES_VERSION = 3
 """Raised whenever the same bytes would yield other references: caches carry it."""
 
 SIZE_LIMIT = 32 << 20
@@ -110,6 +111,10 @@ class _Manifest(msgspec.Struct, gc=False):
 
 
 _DECODER = msgspec.json.Decoder(_Manifest)
+# The name of the type is what msgspec says of it.
+_TWICE = type("a key that is there twice", (), {})()
+_MOST_DIGITS = 1000
+_LISTS = [f'"{name}"'.encode() for name in _Manifest.__struct_fields__ if name != "mediaType"]
 _NAMES = {name.casefold(): name for name in (*_Manifest.__struct_fields__, "digest", "blobSum")}
 
 
@@ -244,7 +249,10 @@ def _decode(data: bytes) -> _Manifest:
     """The fields of *data*, with keys in any case, as Go's decoder and so Distribution takes them.
 
     Looking for such keys takes as long as decoding. So it is done only where something is missing,
-    or where there are more texts that look like digests than were found.
+    or where there are more texts that look like digests than were found. Those may also be what
+    a key said that is there twice, as decoders take the last of them.
+
+    :raises ValueError: one that means something is there twice.
     """
     try:
         manifest = _DECODER.decode(data)
@@ -253,9 +261,11 @@ def _decode(data: bytes) -> _Manifest:
             raise
     else:
         whole = _kind(manifest) is not None and _count(manifest) == data.count(b'"sha')
-        whole = whole and b"\\u" not in data
-        if whole or not _may_have_odd_keys(data):
+        whole = whole and b"\\u" not in data and _types_told_once(manifest, data)
+        if whole:
             return manifest
+        if not _may_have_odd_keys(data):
+            return manifest if _keys_told_once(manifest, data) else _told_once(data)
     return msgspec.convert(json.loads(data, object_pairs_hook=_exact_case), _Manifest)
 
 
@@ -264,6 +274,51 @@ def _count(manifest: _Manifest) -> int:
     lists = _list(manifest.layers), _list(manifest.blobs), _list(manifest.manifests)
     single = (manifest.config is not None) + (manifest.subject is not None)
     return single + sum(map(len, lists)) + len(manifest.fsLayers or ())
+
+
+def _types_told_once(manifest: _Manifest, data: bytes) -> bool:
+    """Whether no entry of an index has two media types, which decide whether it is followed."""
+    entries = _list(manifest.manifests)
+    single = manifest, manifest.config, manifest.subject
+    typed = sum(thing is not None and thing.mediaType is not None for thing in single)
+    typed += sum(entry.mediaType is not None for entry in entries)
+    return not entries or data.count(b'"mediaType"') <= typed
+
+
+def _keys_told_once(manifest: _Manifest, data: bytes) -> bool:
+    """Whether no key that means something can be there twice; a glance, where it suffices.
+
+    Texts that look like digests are ordinary in annotations: images name their base so.
+    """
+    named = data.count(b'"digest"') + data.count(b'"blobSum"')
+    return (
+        named == _count(manifest)
+        and all(data.count(name) < 2 for name in _LISTS)
+        and _types_told_once(manifest, data)
+    )
+
+
+def _told_once(data: bytes) -> _Manifest:
+    """The fields of *data*, of which each key that means something must be there once.
+
+    :raises ValueError: it is not. Keys of what is nothing to us, as annotations, may be.
+    """
+    document = json.loads(data, object_pairs_hook=_with_doubts, parse_int=_integer)
+    return msgspec.convert(document, _Manifest)
+
+
+def _with_doubts(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object in which a key that is there twice has a value that no field of ours takes."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        found |= {key: _TWICE for key, count in counts.items() if count > 1}
+    return found
+
+
+def _integer(digits: str) -> int:
+    # Python refuses to make a number of more than 4,300 digits; none of them means anything.
+    return int(digits) if len(digits) < _MOST_DIGITS else 0
 
 
 def _may_have_odd_keys(data: bytes) -> bool:

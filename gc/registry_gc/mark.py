@@ -233,6 +233,8 @@ class _Marker:
             live = union(live, frontier)
             reached = [self._children(frontier), self._referrers(live), self._of_held(live)]
             frontier = without(distinct(np.concatenate(reached)), live)
+            if not len(frontier):
+                frontier = self._referrers_to_content(live)
         return self._marking(live)
 
     def _hold_broken_tags(self) -> None:
@@ -263,6 +265,7 @@ class _Marker:
         frontier = frontier[~self.manifests.batch.plain[manifests_of(frontier)]]
         frontier = frontier[np.argsort(manifests_of(frontier))]
         found = [np.empty(0, np.int64)]
+        by_link = [np.empty(0, np.int64)]
         unknown: list[tuple[Pairs, Keys, NDArray[np.uint8]]] = []
         for source, keys, edges in self.manifests.targets_in_parts(manifests_of(frontier)):
             rows = np.flatnonzero(edges != Edge.BLOB)
@@ -270,6 +273,7 @@ class _Marker:
             ids = self.manifests.ids(keys)
             known = ids >= 0
             found.append(self._followed(owners[known], ids[known], edges[known]))
+            by_link.append(self._followed_by_link(ids[known], edges[known]))
             # What nobody may follow is a child only if it is linked, and known then.
             new = ~known & (edges != Edge.LINKED)
             unknown.append((owners[new], keys[new], edges[new]))
@@ -278,6 +282,7 @@ class _Marker:
             owners, keys, edges = map(np.concatenate, zip(*unknown, strict=True))
             self.manifests.load(keys)
             found.append(self._followed(owners, self.manifests.ids(keys), edges))
+        found.append(self._links_to(np.concatenate(by_link)))
         return np.concatenate(found)
 
     def _followed(
@@ -291,6 +296,25 @@ class _Marker:
         kept = (edges == Edge.CHILD) | maybe
         return pairs_of(owners[kept], ids[kept])
 
+    def _followed_by_link(
+        self, ids: NDArray[np.int64], edges: NDArray[np.uint8]
+    ) -> NDArray[np.int64]:
+        """Those that nothing but a repository's link tells to be manifests."""
+        stored = self.manifests.batch.states[ids] == State.OK
+        told = (edges == Edge.CHILD) | ((edges == Edge.MAYBE) & stored)
+        by_link: NDArray[np.int64] = ids[~told & within(self.linked_ids, ids)]
+        return by_link
+
+    def _links_to(self, ids: NDArray[np.int64]) -> Pairs:
+        """Every link of the manifests *ids*, in whatever repository.
+
+        Where a link alone says that an entry is a manifest, it stays: without it the next run
+        would take the entry for a blob, and delete what the manifest needs.
+        """
+        if not len(ids):
+            return ids
+        return self.linked[within(distinct(ids), manifests_of(self.linked))]
+
     def _referrers(self, live: Pairs) -> Pairs:
         """Linked manifests whose subject is live there, or not linked there but live anywhere."""
         pairs = self.referrers
@@ -303,6 +327,33 @@ class _Marker:
             same = np.repeat(pairs[row : row + 1], len(stored))
             found[row] |= self._is_live_subject(same, stored, live).any()
         return pairs[found]
+
+    def _referrers_to_content(self, live: Pairs) -> Pairs:
+        """Those not live yet whose subject is not linked there, and live as no manifest.
+
+        As a layer of an artifact, for instance. All live keys are looked through, so it is done
+        last, and only where such a referrer is left.
+        """
+        pairs = without(self.referrers, live)
+        if not len(pairs):
+            return pairs
+        subjects = self.manifests.subjects_of(manifests_of(pairs))
+        for row in self._other_names(subjects):
+            stored = pack(sorted(self.aliases.targets(subjects[row].tobytes())))
+            pairs = np.concatenate([pairs, np.repeat(pairs[row : row + 1], len(stored))])
+            subjects = np.concatenate([subjects, stored])
+        ids = self.manifests.ids(subjects)
+        there = pairs_of(repositories_of(pairs), np.maximum(ids, 0))
+        away = (ids < 0) | ~within(self.linked, there)
+        pairs, subjects = pairs[away], subjects[away]
+        if not len(pairs):
+            return pairs
+        index = KeyIndex(distinct_keys(subjects))
+        met = np.zeros(len(index), np.bool_)
+        for keys in self._live_keys(live):
+            at = index.positions(keys)
+            met[at[at >= 0]] = True
+        return distinct(pairs[met[index.positions(subjects)]])
 
     def _is_live_subject(self, pairs: Pairs, subjects: Keys, live: Pairs) -> NDArray[np.bool_]:
         ids = self.manifests.ids(subjects)

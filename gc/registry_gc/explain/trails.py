@@ -180,34 +180,50 @@ class Trails:
             level = upper
         return below
 
-    def _above(self, numbers: Iterable[int]) -> dict[int, list[int]]:
-        """The live manifests that list each of some manifests; one look for all of them."""
+    def _above(self, numbers: Iterable[int]) -> dict[int, list[tuple[int, bool]]]:
+        """The live manifests that list each of some manifests; one look for all of them.
+
+        With each, whether only a link tells that what it lists is a manifest.
+        """
         wanted = np.array(sorted(numbers), np.int64)
         keys = self._manifests.batch.keys[wanted]
         order = np.argsort(keys, kind="stable")
         rows = np.flatnonzero(within(keys[order], self._targets) & (self._edges != Edge.BLOB))
-        found: dict[int, list[int]] = {}
-        targets = self._manifests.ids(self._targets[rows]).tolist()
-        for row, target in zip(rows.tolist(), targets, strict=True):
-            found.setdefault(target, []).append(int(self._ids[self._source[row]]))
+        found: dict[int, list[tuple[int, bool]]] = {}
+        targets = self._manifests.ids(self._targets[rows])
+        stored = self._manifests.batch.states[targets] == State.OK
+        told = (self._edges[rows] == Edge.CHILD) | ((self._edges[rows] == Edge.MAYBE) & stored)
+        for row, target, by_link in zip(
+            rows.tolist(), targets.tolist(), (~told).tolist(), strict=True
+        ):
+            found.setdefault(target, []).append((int(self._ids[self._source[row]]), by_link))
         return found
 
-    def _parents(self, pair: Pair, above: dict[int, list[int]]) -> Iterable[tuple[Pair, str]]:
-        """What keeps *pair* alive: indexes of its repository, and its subject."""
+    def _parents(
+        self, pair: Pair, above: dict[int, list[tuple[int, bool]]]
+    ) -> Iterable[tuple[Pair, str]]:
+        """What keeps *pair* alive: indexes, mostly of its repository, and its subject."""
         owner, number = pair
-        for parent in above.get(number, ()):
-            if (owner << 32 | parent) in self._live:
-                yield (owner, parent), "lists"
+        for parent, by_link in above.get(number, ()):
+            # Its link stays for indexes of other repositories too, where that tells what it is.
+            kept = by_link and (owner << 32 | number) in self._linked
+            for other in self._in[parent] if kept else [owner]:
+                if (other << 32 | parent) in self._live:
+                    yield (other, parent), "lists"
         subject = self.subject_of(number)
         if not subject or (owner << 32 | number) not in self._linked:
             return
         names = [subject, *sorted(self._catalog.aliases.get(subject, ()))]
-        for found in self._manifests.ids(pack(names)).tolist():
+        for name, found in zip(names, self._manifests.ids(pack(names)).tolist(), strict=True):
             # Linked here it has to be live here; else anywhere.
             here = (owner << 32 | found) in self._linked
             for other in [owner] if here else self._in.get(found, ()):
                 if found >= 0 and (other << 32 | found) in self._live:
                     yield (other, found), "is described by"
+            if not here and found not in self._in:
+                for holder in self._naming(name):
+                    for other in self._in[holder]:
+                        yield (other, holder), "names the subject of"
 
     def _other_root(self, pair: Pair) -> str:
         """Why *pair* is a root although no tag points to it; empty when it is none."""
@@ -219,7 +235,21 @@ class Trails:
         if pair[0] in self._marking.held:
             return "its repository is held"
         key = self._manifests.batch.keys[pair[1] : pair[1] + 1]
-        return "younger than the grace period" if within(self._marking.young, key)[0] else ""
+        if within(self._marking.young, key)[0]:
+            return "younger than the grace period"
+        return "what it describes is kept" if self._describes_kept(pair) else ""
+
+    def _describes_kept(self, pair: Pair) -> bool:
+        """Whether *pair* lives as its subject does, which no live manifest is or names."""
+        subject = self.subject_of(pair[1])
+        if not subject or (pair[0] << 32 | pair[1]) not in self._live:
+            return False
+        names = pack([subject, *sorted(self._catalog.aliases.get(subject, ()))])
+        ids = self._manifests.ids(names).tolist()
+        return not any(
+            number in self._in or (pair[0] << 32 | number) in self._linked or self._naming(name)
+            for number, name in zip(ids, map(np.void.tobytes, names), strict=True)
+        ) and bool(self._marking.live_set.has(names).any())
 
     def _trail(
         self,

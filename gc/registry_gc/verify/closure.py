@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from registry_drivers.base import Reader
 from registry_drivers.errors import NotFound
 from registry_gc.catalog import Catalog
-from registry_gc.compact.arrays import distinct
+from registry_gc.compact.arrays import distinct, within
 from registry_gc.digest import Keys, pack
 from registry_gc.layout import blob_path, revision_folder
 from registry_gc.listing.links import Links
@@ -139,7 +139,7 @@ class _Closing:
 
     def run(self) -> Closure:
         self._begin()
-        while frontier := self.frontier.take():
+        while frontier := self.frontier.take() or self._describing_content():
             self.library.load(key for _, key in frontier)
             self._load_entries(frontier)
             for repository, key in frontier:
@@ -283,8 +283,25 @@ class _Closing:
         for role, part in self.library[key].parts():
             if self._is_manifest(role, part):
                 self.frontier.add(repository, part)
+                if self._is_known_by_link(role, part):
+                    self._add_links(part)
             if part in self.catalog.names.others and self._is_lost(repository, part):
                 self._hold(repository)
+
+    def _describing_content(self) -> list[tuple[int, bytes]]:
+        """What has become live as its subject is, though as no manifest, and not linked there."""
+        away = [
+            (subject, owner, referrer)
+            for subject, referrers in self.referrers.items()
+            for owner, referrer in referrers
+            if subject not in self.linked[owner] and referrer not in self.live.get(owner, ())
+        ]
+        if away:
+            live = within(self._digests(), pack(subject for subject, _, _ in away)).tolist()
+            for (_, owner, referrer), is_live in zip(away, live, strict=True):
+                if is_live:
+                    self.frontier.add(owner, referrer)
+        return self.frontier.take()
 
     def _is_manifest(self, role: Role, part: bytes) -> bool:
         if role is Role.CHILD:
@@ -293,6 +310,15 @@ class _Closing:
             return part in self.linked_anywhere or not self.library[part].reason
         # Only an index lists layers that somebody may have linked as manifests.
         return role is Role.LISTED and part in self.linked_anywhere
+
+    def _is_known_by_link(self, role: Role, part: bytes) -> bool:
+        """Whether nothing but a link tells that a part is a manifest; then its links stay."""
+        return role is Role.LISTED or (role is Role.ENTRY and bool(self.library[part].reason))
+
+    def _add_links(self, key: bytes) -> None:
+        for owner, keys in self.linked.items():
+            if key in keys:
+                self.frontier.add(owner, key)
 
     def _is_lost(self, repository: int, key: bytes) -> bool:
         """Whether nobody knows under which name the bytes of a digest are stored."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +41,7 @@ UNSTATED = -1
 
 _NO_SIZE = 1 << 63
 """Bytes. What states as many states nothing: collections do not read sizes, and no file has it."""
+_TWICE = object()
 _MOST_DIGITS = 1000  # far fewer than the 4,300 at which Python refuses to make a number of them
 
 
@@ -86,10 +88,16 @@ def _integer(digits: str) -> int:
 
 
 def _lower_case(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object with its keys in lower case, since Go's decoder takes them in any."""
+    """An object with its keys in lower case, since Go's decoder takes them in any.
+
+    A key that is there twice in one spelling has a value that nothing of ours may have.
+    """
     folded = {key.casefold(): value for key, value in pairs}
     if len(folded) != len(pairs) and len(folded) != len(dict(pairs)):
         raise Indescribable("a key is there twice, in two spellings")
+    if len(folded) != len(pairs):
+        counts = Counter(key.casefold() for key, _ in pairs)
+        folded |= {key: _TWICE for key, count in counts.items() if count > 1}
     return folded
 
 
