@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from registry_gc.runs.state_dir import IN_MEMORY, temporary_folder
@@ -97,17 +98,18 @@ def connect(path: str) -> sqlite3.Connection:
     return connection
 
 
-def create(path: str, tables: str, schema: int) -> sqlite3.Connection:
-    """A file with all of its tables, which has its name only then.
+def create(path: str, fill: Callable[[sqlite3.Connection], None]) -> sqlite3.Connection:
+    """A file with all that *fill* writes to it, which has its name only then.
 
     A run that is killed while it makes one leaves nothing that stands in the way of the next.
     """
-    new = f"{path}.{os.getpid()}.new"
-    os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    # No process number: in a container the next process often has the same.
+    folder, name = os.path.split(os.path.abspath(path))
+    handle, new = tempfile.mkstemp(".new", f"{name}.", folder)
+    os.close(handle)
     try:
         with contextlib.closing(connect(new)) as connection, connection:
-            connection.executescript(tables)
-            connection.execute(f"PRAGMA user_version = {schema}")
+            fill(connection)
         _name(new, path)
     finally:
         # What a full disk took of it is no run file, and takes room.
