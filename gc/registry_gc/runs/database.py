@@ -89,12 +89,16 @@ def is_full(error: sqlite3.Error) -> bool:
 
 
 def connect(path: str) -> sqlite3.Connection:
-    # The rollback journal keeps everything in this one file between writes.
     connection = sqlite3.connect(path, check_same_thread=False)
     connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
-    connection.execute("PRAGMA journal_mode = TRUNCATE")
-    # Until the plan is whole nothing rests on it; see RunFile.make_durable.
-    connection.execute("PRAGMA synchronous = OFF")
+    try:
+        # The rollback journal keeps everything in this one file between writes.
+        connection.execute("PRAGMA journal_mode = TRUNCATE")
+        # Until the plan is whole nothing rests on it; see RunFile.make_durable.
+        connection.execute("PRAGMA synchronous = OFF")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
