@@ -9,6 +9,8 @@ MAKEFLAGS += --no-print-directory
 
 VENV := .venv
 BIN := $(VENV)/bin
+# Written last of all, so that a half made one is made anew.
+MADE := $(VENV)/.made-in
 AZURITE := $(VENV)/azurite/node_modules/.bin/azurite-blob
 # Twice quiet: errors only, without what pip has to say about its own settings.
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
@@ -22,6 +24,8 @@ EXTRAS :=
 LONG :=
 
 export PIP_ROOT_USER_ACTION := ignore
+# Whatever pip.conf says: no virtual environment takes it.
+export PIP_USER := 0
 # Only what is installed here may be imported.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
@@ -29,6 +33,11 @@ comma := ,
 EXTRAS_STAMP := $(VENV)/.installed$(if $(EXTRAS),-$(subst $(comma),-,$(EXTRAS)))
 
 .PHONY: help run test bench scale readme clean
+
+# The commands of a checkout that was moved name the folder where it was: then all is made anew.
+ifneq ($(shell cat $(MADE) 2>/dev/null),$(CURDIR))
+.PHONY: $(MADE)
+endif
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -41,7 +50,7 @@ run: $(EXTRAS_STAMP) ## install here and show a collection on a demo registry
 ifeq ($(CONFIG),)
 	@$(BIN)/python benchmarks/demo.py
 else
-	$(BIN)/registry-garbage-collect --state-dir .demo/state $(ARGS) --dry-run $(CONFIG)
+	$(BIN)/registry-garbage-collect --state-dir .demo/state $(ARGS) --dry-run "$(CONFIG)"
 endif
 
 test: $(VENV)/.installed-for-tests $(AZURITE) ## install what the tests need and run them all
@@ -75,23 +84,24 @@ clean: ## remove everything that was made here
 	rm -rf $(VENV) .demo .bench dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(BIN)/python:
+$(MADE):
 	@contrib/setup/venv $(VENV)
+	echo "$(CURDIR)" >$@
 
-$(VENV)/.installed: $(BIN)/python pyproject.toml gc/registry_gc/__init__.py
+$(VENV)/.installed: $(MADE) pyproject.toml gc/registry_gc/__init__.py
 	@echo "==> installing registry-garbage-collect into $(VENV)"
 	$(PIP) install --editable .
 	$(COMPILE)
 	touch $@
 
-$(VENV)/.installed-for-tests: $(BIN)/python pyproject.toml gc/registry_gc/__init__.py
+$(VENV)/.installed-for-tests: $(MADE) pyproject.toml gc/registry_gc/__init__.py
 	@echo "==> installing registry-garbage-collect, its extras and what tests it into $(VENV)"
 	$(PIP) install --upgrade 'pip>=25.1'
 	$(PIP) install --editable '.[all]' --group dev
 	$(COMPILE)
 	touch $@ $(VENV)/.installed
 
-$(AZURITE): | $(BIN)/python
+$(AZURITE): | $(MADE)
 	@contrib/setup/packages node=nodejs npm
 	echo "==> installing azurite into $(VENV)"
 	npm install --prefix $(VENV)/azurite --silent --no-audit --no-fund azurite@3.35

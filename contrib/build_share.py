@@ -62,15 +62,17 @@ def pages(context: click.Context) -> Iterator[tuple[str, str]]:
 
 def epilog(command: click.Command) -> str:
     """What follows the options in ``--help``: the exit codes as they stand, and paragraphs."""
-    found = []
+    found, notes = [], []
     for part in cleandoc(command.epilog or "").split("\n\n"):
         plain = part.replace("\\", "\\e").replace("-", "\\-")
-        if part.startswith("\b\n"):
-            title, _, lines = plain.removeprefix("\b\n").partition("\n")
+        title, _, lines = plain.removeprefix("\b\n").partition("\n")
+        if part.startswith("\b\n") and lines:
             title = {"Exit codes:": "EXIT STATUS"}.get(title, title)
             found.append(f".SH {title}\n.nf\n{lines}\n.fi\n")
         elif part:
-            found.append(f".SH NOTES\n{plain}\n")
+            notes.append(plain.removeprefix("\b\n"))
+    if notes:
+        found.append(".SH NOTES\n" + "\n.PP\n".join(notes) + "\n")
     return "".join(found)
 
 

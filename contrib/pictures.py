@@ -34,20 +34,16 @@ WIDTH, LINES = 124, 36
 
 
 def pages() -> None:
-    """The page, in both themes, on a desk; and on a phone."""
+    """The page, in both themes."""
     with TemporaryDirectory() as folder, chromium() as browser:
         path = Path(folder) / "usage.html"
         write_page(str(path), made_up_report())
-        for name, scheme, width, height in (
-            ("report-light", "light", 1280, 1200),
-            ("report-dark", "dark", 1280, 1200),
-            ("report-phone", "light", 400, 860),
-        ):
-            size = {"width": width, "height": height}
+        for scheme in ("light", "dark"):
+            size = {"width": 1280, "height": 1200}
             context = browser.new_context(color_scheme=scheme, viewport=size)
             page = context.new_page()
             page.goto(path.as_uri())
-            page.screenshot(path=PICTURES / f"{name}.png")
+            page.screenshot(path=PICTURES / f"report-{scheme}.png")
             context.close()
 
 

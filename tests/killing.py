@@ -13,6 +13,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
@@ -124,11 +125,10 @@ def reached_by(run_file: Path) -> str:
     """How far the run got that was killed: what its run file says."""
     if not run_file.exists():
         return "nothing written"
-    with sqlite3.connect(run_file) as connection:
+    with closing(sqlite3.connect(run_file)) as connection, connection:
         planned = connection.execute("SELECT 1 FROM meta WHERE key = 'planned'").fetchone()
         finished = connection.execute("SELECT 1 FROM meta WHERE key = 'finished'").fetchone()
         states = {state for (state,) in connection.execute("SELECT state FROM deletions")}
-    connection.close()
     if finished:
         return "finished"
     if not planned:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +88,8 @@ def codes(result: Result) -> set[str]:
 
 def states(file: Path) -> dict[str, int]:
     """How many rows of a plan are in each state."""
-    with sqlite3.connect(file) as connection:
-        found = dict(connection.execute("SELECT state, count(*) FROM deletions GROUP BY state"))
-    connection.close()
-    return found
+    with closing(sqlite3.connect(file)) as connection, connection:
+        return dict(connection.execute("SELECT state, count(*) FROM deletions GROUP BY state"))
 
 
 @pytest.fixture(autouse=True)
@@ -341,10 +340,9 @@ def test_a_blob_that_was_written_anew_stays(disk: Disk, shift: float) -> None:
     done = apply(disk.root, file)
     assert done.exit_code == 0
     assert disk.has(OLD)
-    with sqlite3.connect(file) as connection:
+    with closing(sqlite3.connect(file)) as connection, connection:
         query = "SELECT error FROM deletions WHERE state = 'taken back' AND path = ?"
         assert connection.execute(query, (OLD,)).fetchall() != []
-    connection.close()
 
 
 def test_an_upload_that_goes_on_after_the_plan_stays(disk: Disk) -> None:
@@ -492,18 +490,16 @@ ALTERATIONS = {
 @pytest.mark.parametrize("what", ALTERATIONS)
 def test_a_plan_that_was_altered_is_refused(disk: Disk, what: str) -> None:
     file = plan(disk.root, "-m")
-    with sqlite3.connect(file) as connection:
+    with closing(sqlite3.connect(file)) as connection, connection:
         assert connection.execute(ALTERATIONS[what]).rowcount > 0
-    connection.close()
     refused(disk, file, "plan-altered", "--config", str(write_config(disk.root)))
 
 
 def test_how_far_the_rows_have_come_is_no_alteration(disk: Disk) -> None:
     """And a state that is wrong deletes nothing that is not dead."""
     file = plan(disk.root, "-m")
-    with sqlite3.connect(file) as connection:
+    with closing(sqlite3.connect(file)) as connection, connection:
         connection.execute("UPDATE deletions SET state = 'failed', error = 'x', finished = 1")
-    connection.close()
     assert apply(disk.root, file).exit_code == 0
     assert not disk.has(OLD)
 

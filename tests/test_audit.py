@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +61,9 @@ def read(log: Path) -> list[Line]:
 def rows(result: Result) -> dict[str, dict[str, Any]]:
     """The run file's rows by path, in the order of deletion."""
     query = "SELECT * FROM deletions ORDER BY phase, id"
-    with sqlite3.connect(result.json["run_file"]) as connection:
+    with closing(sqlite3.connect(result.json["run_file"])) as connection, connection:
         connection.row_factory = sqlite3.Row
-        found = {row["path"]: dict(row) for row in connection.execute(query)}
-    connection.close()
-    return found
+        return {row["path"]: dict(row) for row in connection.execute(query)}
 
 
 def orphans(disk: Disk, count: int) -> None:

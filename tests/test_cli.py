@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -442,11 +443,10 @@ def test_no_way_of_closing_stdout_stops_a_sweep(disk: Disk, redirect: str, outpu
     assert disk.has_blob(sha256(b"kept"))
     assert own_folder_is_gone(disk)
     (run_file,) = (state / "runs").glob("*.sqlite")
-    with sqlite3.connect(run_file) as connection:
+    with closing(sqlite3.connect(run_file)) as connection, connection:
         assert connection.execute("SELECT DISTINCT state FROM deletions").fetchall() == [
             ("deleted",)
         ]
-    connection.close()
 
 
 @pytest.mark.parametrize("command", ["verify", "explain", "report", "runs"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import shutil
 import subprocess
@@ -96,6 +97,8 @@ def test_every_variable_that_is_named_is_one_of_ours(path: Path) -> None:
 
 # logrotate
 
+NOBODY = 65534
+
 
 @pytest.mark.parametrize("audit_bytes", [10, 0])
 def test_logrotate_rotates_both_logs(tmp_path: Path, audit_bytes: int) -> None:
@@ -103,15 +106,23 @@ def test_logrotate_rotates_both_logs(tmp_path: Path, audit_bytes: int) -> None:
     logs[1].parent.mkdir()
     config = tmp_path / "config"
     text = ROTATE.read_text().replace("/var/log/", f"{tmp_path}/")
-    # Who runs the tests owns the logs, and need not be root.
-    config.write_text(re.sub(r"create 0640 root adm", "create 0640", text))
+    # Who runs the tests owns the first log, and need not be root.
+    config.write_text(text.replace("create 0640 root adm", "create 0640"))
     config.chmod(0o644)
     logs[0].write_text("said\n")
     logs[1].write_bytes(b"x" * audit_bytes)
+    logs[1].chmod(0o620)
+    if os.geteuid() == 0:
+        os.chown(logs[1], NOBODY, NOBODY)
+    before = logs[1].stat()
     command = [program("logrotate"), "--force", "--state", str(tmp_path / "state"), str(config)]
     subprocess.run(command, check=True)
     assert logs[0].read_text() == ""
     assert (tmp_path / "registry-garbage-collect.log.1").read_text() == "said\n"
+    after = logs[1].stat()
+    # The next run, as whichever user, goes on with it.
+    assert [after.st_mode, after.st_uid] == [before.st_mode, before.st_uid]
+    assert after.st_size == 0
     rotated = list(logs[1].parent.glob("audit.jsonl-*"))
     assert [path.stat().st_size for path in rotated] == ([audit_bytes] if audit_bytes else [])
 

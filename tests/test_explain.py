@@ -292,10 +292,13 @@ def test_what_is_not_there_is_said(store: Store, what: str, said: str) -> None:
 def test_a_repository_is_counted(store: Store) -> None:
     store.tree.image("a", "v1", layers=[b"live"])
     store.tree.image("a", layers=[b"dead"])
+    for name in ("one", "two"):
+        store.tree.upload("a", name, "2020-01-01T00:00:00Z", b"half")
     about = explainer(store.storage, UNTAGGED_GO).explain("a")
     assert isinstance(about, AboutRepository)
     assert (about.fate, about.tags, about.manifests) == (Fate.LIVE, ["v1"], 2)
-    assert about.goes == {"revision": 1, "layer-link": 1}
+    assert about.goes == {"revision": 1, "layer-link": 1, "upload": 2}
+    assert about.uploads == 2
     assert about.frees.blobs == 3
     store.write(tag_path("a", "bad"), b"")
     held = explainer(store.storage, UNTAGGED_GO).explain("a")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from msgspec.structs import replace
@@ -191,17 +192,28 @@ def test_a_run_does_not_wait_for_an_address_that_is_silent(
     answered.set()
 
 
-def test_whoever_asks_oneself_is_not_asked_twice() -> None:
-    asked = threading.Event()
+def test_whoever_asks_oneself_is_not_asked_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted by a clock that goes on only while the watch waits."""
+    now = 0.0
+    looks = []
 
     def check() -> Verdict:
-        asked.set()
+        looks.append(now)
         return ALLOWED
 
-    with GuardWatch(check, seconds=2.0) as watch:
-        end = time.monotonic() + 2.5
-        while time.monotonic() < end:
+    def wait(seconds: float) -> bool:
+        nonlocal now
+        now += seconds / 2
+        if now < 10:
             watch.asked()
-            time.sleep(0.01)
-        assert not asked.is_set()
-        assert asked.wait(30)
+        now += seconds / 2
+        return now > 20
+
+    monkeypatch.setattr(watching, "time", SimpleNamespace(monotonic=lambda: now))
+    watch = GuardWatch(check, seconds=2.0)
+    monkeypatch.setattr(watch._ended, "wait", wait)
+    watch._keep()
+    last = looks[0] - 2.0
+    assert 9 < last < 10, "the first look is two seconds after another's last"
+    assert looks == [last + 2.0 * number for number in range(1, len(looks) + 1)]
+    assert len(looks) == 5

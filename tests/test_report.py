@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,15 @@ from registry_tree import repository_path, sha256
 UNTAGGED_GO = Policy(delete_untagged=True)
 
 
-def plan_of(store: Store, folder: Path, policy: Policy = UNTAGGED_GO) -> Plan:
+def shown(store: Store, folder: Path, verbose: bool) -> list[str]:
     """What a run would show."""
+    with closing(RunFile.create(str(folder / "run.sqlite"))) as run_file:
+        return [*plan_lines(plan_of(store, run_file), verbose)]
+
+
+def plan_of(store: Store, run_file: RunFile, policy: Policy = UNTAGGED_GO) -> Plan:
+    """What a run finds out."""
     found = marked(store.storage, policy)
-    run_file = RunFile.create(str(folder / "run.sqlite"))
     live = LiveSet([found.marking.digests])
     for batch in stream_blobs(store.storage, SerialEngine(store.storage)):
         cutoff = store.storage.now()
@@ -91,7 +97,7 @@ def test_the_lines_are_those_of_distribution_in_sorted_order(store: Store, tmp_p
     for tag in ("v1", "v2"):
         store.tree.tag("a", tag, store.tree.image("a", None, layers=[b"new"]))
     untagged = store.tree.image("b", None, layers=[b"untagged"])
-    lines = "\n".join(plan_lines(plan_of(store, tmp_path), verbose=False)).split("\n")
+    lines = "\n".join(shown(store, tmp_path, verbose=False)).split("\n")
     dead = sorted([old, untagged, sha256(b"old"), sha256(b"untagged")])
     assert lines == [
         "a",
@@ -113,7 +119,7 @@ def test_verbose_lines_name_what_is_marked_with_the_blank_that_distribution_prin
     child = store.tree.image("a", None, layers=[b"layer"])
     index = store.tree.index("a", "v1", [child, sha256(b"never pushed")])
     store.tree.image("b", None)
-    lines = list(plan_lines(plan_of(store, tmp_path), verbose=True))
+    lines = shown(store, tmp_path, verbose=True)
     head = lines[: lines.index("")]
     assert head[0] == "a"
     assert head[-1] == "b"
@@ -131,7 +137,7 @@ def test_a_name_cannot_speak_to_a_terminal(store: Store, tmp_path: Path, verbose
     store.tree.image("a", "v1", layers=[b"kept"])
     for name in ("a", "odd\x1b[31m", "two\nlines"):
         store.tree.image(name, None, layers=[b"dead"])
-    text = "\n".join(plan_lines(plan_of(store, tmp_path), verbose))
+    text = "\n".join(shown(store, tmp_path, verbose=verbose))
     assert all(line.isprintable() for line in text.split("\n"))
     for name in ("a", "odd\\x1b[31m", "two\\nlines"):
         assert f"\n{name}: layer link eligible for deletion: {sha256(b'dead')}" in text
@@ -141,12 +147,12 @@ def test_a_name_cannot_speak_to_a_terminal(store: Store, tmp_path: Path, verbose
 def test_each_blob_is_named_once_in_a_repository(store: Store, tmp_path: Path) -> None:
     for number in range(3):
         store.tree.image("a", f"v{number}", layers=[b"%d" % number, b"shared"])
-    lines = list(plan_lines(plan_of(store, tmp_path), verbose=True))
+    lines = shown(store, tmp_path, verbose=True)
     assert lines.count(f"a: marking blob {sha256(b'shared')}") == 1
 
 
 def test_a_registry_with_nothing_has_only_the_count(store: Store, tmp_path: Path) -> None:
-    assert list(plan_lines(plan_of(store, tmp_path), verbose=True)) == [
+    assert shown(store, tmp_path, verbose=True) == [
         "",
         "0 blobs marked, 0 blobs and 0 manifests eligible for deletion",
     ]
@@ -159,8 +165,8 @@ def test_signatures_entries_and_uploads_have_no_line_of_their_own(
     store.tree.tag("a", "v1", sha256(b"2"))
     store.tree.upload("a", "u", "2020-01-01T00:00:00Z")
     assert store.age == OLD
-    assert len(list(plan_lines(plan_of(store, tmp_path), verbose=False))) == 3
-    assert repository_path("a") not in "".join(plan_lines(plan_of(store, tmp_path / "x"), False))
+    assert len(shown(store, tmp_path, verbose=False)) == 3
+    assert repository_path("a") not in "".join(shown(store, tmp_path / "x", verbose=False))
 
 
 # The summary

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -130,18 +130,16 @@ def test_a_run_that_was_stopped_goes_on_from_where_it_was(
 ) -> None:
     assert stop_after(case, deletes).exit_code == 143
     assert len(case.gone) == deletes
-    with sqlite3.connect(case.run_file) as connection:
+    with closing(sqlite3.connect(case.run_file)) as connection, connection:
         query = "SELECT path, finished FROM deletions WHERE state = 'deleted'"
         before = dict(connection.execute(query))
-    connection.close()
     assert len(before) == deletes
     again = WAYS[way](case)
     assert again.exit_code == 0, again.errors
     assert case.gone == case.expected.dead
     assert not empty_folders(case.root)
-    with sqlite3.connect(case.run_file) as connection:
+    with closing(sqlite3.connect(case.run_file)) as connection, connection:
         after = dict(connection.execute(query))
-    connection.close()
     assert before.items() <= after.items(), "what was done is not done again"
     assert states(case.run_file) == {"deleted": len(case.expected.dead)}
     # The report is about the whole run, both halves of it.
@@ -177,6 +175,37 @@ def test_a_run_that_died_before_it_had_a_plan_begins_anew_with_its_file(case: Ca
     refused = case.apply("--config", str(case.config))
     assert refused.exit_code == 4
     assert not case.gone
+    assert case.command().exit_code == 0
+    assert case.gone == case.expected.dead
+
+
+KILLED_WHEN_IT_HAS_ITS_NAME = """
+import os, signal, sys
+link = os.link
+def killed(new, path):
+    link(new, path)
+    if path == sys.argv[1]:
+        os.kill(os.getpid(), signal.SIGKILL)
+os.link = killed
+from registry_gc.cli.main import registry_garbage_collect
+registry_garbage_collect(sys.argv[2:])
+"""
+
+
+def test_a_run_that_was_killed_just_when_its_file_had_a_name_begins_anew_with_it(
+    case: Case,
+) -> None:
+    """What a file says first is in it before it has its name."""
+    file = str(case.run_file)
+    state = str(case.root.with_name("state"))
+    arguments = ("--registry-stopped", "--state-dir", state, "--run-file", file, str(case.config))
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_WHEN_IT_HAS_ITS_NAME, file, *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(place for place in sys.path if place)},
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert case.run_file.exists()
     assert case.command().exit_code == 0
     assert case.gone == case.expected.dead
 

@@ -7,6 +7,8 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,13 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def run_file(path: Path) -> Iterator[RunFile]:
+    """A new one, closed at the end."""
+    with closing(RunFile.create(str(path))) as new:
+        yield new
+
+
+@pytest.fixture
 def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where files go that find no room on a disk."""
     folder = tmp_path / "memory"
@@ -38,8 +47,7 @@ def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_rows_come_back_as_they_were(path: Path) -> None:
-    run_file = RunFile.create(str(path))
+def test_rows_come_back_as_they_were(run_file: RunFile) -> None:
     rows = [row(number, kind, "a/b", number) for number in range(3) for kind in Kind]
     rows.append(Row(Kind.BLOB, None, None, "x", 7, None, "no digest"))
     run_file.add(rows)
@@ -68,19 +76,17 @@ def columns(count: int, kind: Kind, repository: str | None = None) -> Rows:
 @pytest.mark.parametrize("repository", [None, "a/b", "a/\udcff"])
 @pytest.mark.parametrize("count", [0, 1, 99, 100, 250])
 def test_columns_are_written_as_the_rows_that_they_are(
-    path: Path, count: int, repository: str | None, monkeypatch: pytest.MonkeyPatch
+    run_file: RunFile, count: int, repository: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_CHUNK", 120)
     rows = columns(count, Kind.LAYER_LINK, repository)
     assert len([*rows]) == len(rows) == count
-    run_file = RunFile.create(str(path))
     run_file.add(RowParts([rows, iter([row(1)])]))
     assert sorted(run_file.rows(Kind.LAYER_LINK)) == sorted(rows)
     assert [*run_file.rows(Kind.BLOB)] == [row(1)]
 
 
-def test_what_is_counted_while_rows_are_written_is_what_the_file_holds(path: Path) -> None:
-    run_file = RunFile.create(str(path))
+def test_what_is_counted_while_rows_are_written_is_what_the_file_holds(run_file: RunFile) -> None:
     run_file.add([row(number, Kind.REVISION, size=3) for number in range(7)])
     run_file.add(columns(230, Kind.BLOB))
     run_file.record_meta(version="1")
@@ -112,18 +118,16 @@ def test_what_is_counted_while_rows_are_written_is_what_the_file_holds(path: Pat
     assert counted() == in_file()
 
 
-def test_rows_are_shown_by_repository_digest_and_path(path: Path) -> None:
-    run_file = RunFile.create(str(path))
+def test_rows_are_shown_by_repository_digest_and_path(run_file: RunFile) -> None:
     rows = [row(2, repository="b"), row(1, repository="b"), row(3, repository="a")]
     run_file.add(rows)
     assert list(run_file.rows(Kind.BLOB)) == [rows[2], rows[1], rows[0]]
 
 
-def test_revisions_come_in_order_with_the_tag_entries_beside_them(path: Path) -> None:
+def test_revisions_come_in_order_with_the_tag_entries_beside_them(run_file: RunFile) -> None:
     def entry(kind: Kind, repository: str, digest: str, name: str) -> Row:
         return Row(kind, repository, digest, name, 0, 1.5, "why not")
 
-    run_file = RunFile.create(str(path))
     run_file.add(
         [
             entry(Kind.TAG_INDEX, "b", "sha256:1", "b/v 2"),
@@ -146,8 +150,7 @@ def test_revisions_come_in_order_with_the_tag_entries_beside_them(path: Path) ->
     ]
 
 
-def test_facts_about_the_run_come_back_as_they_were(path: Path) -> None:
-    run_file = RunFile.create(str(path))
+def test_facts_about_the_run_come_back_as_they_were(run_file: RunFile) -> None:
     run_file.record_meta(run="x", cutoff=1.5, releases=["a@"], guard={"verdict": "allowed"})
     run_file.record_meta(cutoff=2.5, root="\udcff\N{SNOWMAN}")
     assert run_file.meta() == {
@@ -159,8 +162,7 @@ def test_facts_about_the_run_come_back_as_they_were(path: Path) -> None:
     }
 
 
-def test_names_that_are_no_utf8_are_kept_byte_for_byte(path: Path) -> None:
-    run_file = RunFile.create(str(path))
+def test_names_that_are_no_utf8_are_kept_byte_for_byte(run_file: RunFile) -> None:
     odd = Row(Kind.UPLOAD, "r\udcff", "u\udcfe", "r\udcff/_uploads/u\udcfe/data", 1, 2.0, "\udcfd")
     run_file.add([odd])
     assert list(run_file.rows(Kind.UPLOAD)) == [odd]
@@ -172,8 +174,9 @@ def test_names_that_are_no_utf8_are_kept_byte_for_byte(path: Path) -> None:
     assert run_file.uploads() == 1
 
 
-def test_batches_hold_what_is_still_to_be_done_in_the_order_it_was_planned(path: Path) -> None:
-    run_file = RunFile.create(str(path))
+def test_batches_hold_what_is_still_to_be_done_in_the_order_it_was_planned(
+    run_file: RunFile,
+) -> None:
     run_file.add([row(number) for number in (5, 3, 9, 1, 7)])
     run_file.add([row(8, Kind.REVISION)])
     seen = []
@@ -184,8 +187,7 @@ def test_batches_hold_what_is_still_to_be_done_in_the_order_it_was_planned(path:
     assert next(run_file.batches(Kind.BLOB, 10)) == [(2, "blob/3"), (4, "blob/1")]
 
 
-def test_outcomes_are_counted_by_state(path: Path) -> None:
-    run_file = RunFile.create(str(path))
+def test_outcomes_are_counted_by_state(run_file: RunFile) -> None:
     run_file.add([row(number, size=10) for number in range(4)])
     run_file.record(
         [(1, RowState.DELETED, ""), (2, RowState.GONE_ALREADY, ""), (3, RowState.FAILED, "denied")]
@@ -198,8 +200,7 @@ def test_outcomes_are_counted_by_state(path: Path) -> None:
     assert [one.path for one in run_file.rows(Kind.BLOB, RowState.GONE_ALREADY)] == ["blob/1"]
 
 
-def test_uploads_are_counted_once_each_whatever_they_consist_of(path: Path) -> None:
-    run_file = RunFile.create(str(path))
+def test_uploads_are_counted_once_each_whatever_they_consist_of(run_file: RunFile) -> None:
     run_file.add(
         Row(Kind.UPLOAD, repository, uuid, f"{repository}/{uuid}/{name}", 1, None, "old")
         for repository, uuid in (("a", "1"), ("a", "2"), ("b", "1"))
@@ -210,34 +211,32 @@ def test_uploads_are_counted_once_each_whatever_they_consist_of(path: Path) -> N
     assert (run_file.uploads(RowState.DELETED), run_file.uploads(RowState.PLANNED)) == (1, 2)
 
 
-def test_rows_that_are_not_dead_after_all_are_taken_back(path: Path) -> None:
-    run_file = RunFile.create(str(path))
+def test_rows_that_are_not_dead_after_all_are_taken_back(run_file: RunFile) -> None:
     run_file.add([row(1), row(2), row(1, Kind.LAYER_LINK)])
     run_file.drop(Kind.BLOB, [row(1).digest or "", "sha256:unknown"])
     assert list(run_file.rows(Kind.BLOB)) == [row(2)]
     assert run_file.count(Kind.LAYER_LINK).rows == 1
 
 
-def test_rows_are_added_all_or_none(path: Path) -> None:
-    run_file = RunFile.create(str(path))
+def test_rows_are_added_all_or_none(run_file: RunFile) -> None:
     broken = Row(Kind.BLOB, None, None, None, 1, None, "x")  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(RunFileError):
         run_file.add([row(1), broken])
     assert run_file.count(Kind.BLOB).rows == 0
 
 
-def test_sqlite3_reads_it_with_the_tables_that_are_documented(path: Path) -> None:
-    run_file = RunFile.create(str(path))
+def test_sqlite3_reads_it_with_the_tables_that_are_documented(
+    path: Path, run_file: RunFile
+) -> None:
     run_file.add([row(1, repository="a")])
     run_file.record([(1, RowState.FAILED, "denied")])
     run_file.close()
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         found = connection.execute(
             "SELECT phase, kind, repository, digest, path, size, modified, reason, state, error, "
             "typeof(path), typeof(repository), finished > 0 FROM deletions"
         ).fetchall()
         assert connection.execute("PRAGMA user_version").fetchall() == [(module.SCHEMA,)]
-    connection.close()
     texts = ("text", "text", 1)
     assert found == [
         (5, "blob", "a", row(1).digest, "blob/1", 1, 1.5, "why not", "failed", "denied", *texts)
@@ -271,8 +270,8 @@ def test_a_file_that_is_there_already_is_never_touched(path: Path) -> None:
 def test_a_dangling_link_is_not_followed(path: Path, memory: Path) -> None:
     path.parent.mkdir()
     path.symlink_to(path.parent / "elsewhere")
-    run_file = RunFile.create(str(path))
-    assert Path(run_file.path).is_relative_to(memory)
+    with closing(RunFile.create(str(path))) as run_file:
+        assert Path(run_file.path).is_relative_to(memory)
     assert not (path.parent / "elsewhere").exists()
 
 
@@ -288,8 +287,8 @@ def test_where_it_cannot_be_written_it_lies_in_memory_and_says_so(
             raise OSError(30, "Read-only file system")
 
         monkeypatch.setattr(os, "makedirs", refuse)
-    run_file = RunFile.create(str(path))
-    run_file.add([row(1)])
+    with closing(RunFile.create(str(path))) as run_file:
+        run_file.add([row(1)])
     assert Path(run_file.path).is_relative_to(memory)
     (notice,) = run_file.notices
     assert str(path) in notice
@@ -317,9 +316,8 @@ def fill_the_disk(run_file: RunFile) -> None:
 
 
 def test_a_disk_that_fills_up_moves_it_to_memory_with_all_that_was_written(
-    path: Path, memory: Path
+    run_file: RunFile, memory: Path
 ) -> None:
-    run_file = RunFile.create(str(path))
     run_file.record_meta(run="x")
     run_file.add([row(1), row(2)])
     fill_the_disk(run_file)
@@ -334,15 +332,13 @@ def test_a_disk_that_fills_up_moves_it_to_memory_with_all_that_was_written(
     assert "full" in notice
     assert run_file.path in notice
     run_file.close()
-    with sqlite3.connect(run_file.path) as moved:
+    with closing(sqlite3.connect(run_file.path)) as moved, moved:
         assert moved.execute("SELECT count(*) FROM deletions").fetchone() == (1992,)
-    moved.close()
 
 
 def test_when_memory_is_full_too_it_says_so(
-    path: Path, memory: Path, monkeypatch: pytest.MonkeyPatch
+    run_file: RunFile, memory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_file = RunFile.create(str(path))
     fill_the_disk(run_file)
     memory.rmdir()
 
@@ -369,16 +365,17 @@ def test_a_file_that_a_full_disk_let_begin_is_not_left_behind(
         return connection
 
     monkeypatch.setattr(database, "connect", full)
-    run_file = RunFile.create(str(path))
-    assert Path(run_file.path).is_relative_to(memory)
+    with closing(RunFile.create(str(path))) as run_file:
+        assert Path(run_file.path).is_relative_to(memory)
     assert not path.exists()
 
 
 # Damage
 
 
-def test_a_file_that_is_overwritten_ends_the_run_with_a_message(path: Path) -> None:
-    run_file = RunFile.create(str(path))
+def test_a_file_that_is_overwritten_ends_the_run_with_a_message(
+    path: Path, run_file: RunFile
+) -> None:
     run_file.add([row(number) for number in range(2000)])
     path.write_bytes(b"\0" * 100_000)
     for attempt in (
@@ -417,15 +414,12 @@ def test_what_was_written_survives_a_kill(path: Path) -> None:
         [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": places}, check=False
     )
     assert done.returncode == -9
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         states = dict(connection.execute("SELECT state, count(*) FROM deletions GROUP BY state"))
-    connection.close()
     assert states == {"deleted": 99, "planned": 4901}
 
 
-def test_once_durable_each_write_waits_for_the_disk(path: Path, memory: Path) -> None:
-    run_file = RunFile.create(str(path))
-
+def test_once_durable_each_write_waits_for_the_disk(run_file: RunFile, memory: Path) -> None:
     def synchronous() -> int:
         (level,) = run_file._connection.execute("PRAGMA synchronous").fetchone()
         return int(level)
@@ -438,8 +432,7 @@ def test_once_durable_each_write_waits_for_the_disk(path: Path, memory: Path) ->
     assert synchronous() == 2
 
 
-def test_no_journal_is_left_behind(path: Path) -> None:
-    run_file = RunFile.create(str(path))
+def test_no_journal_is_left_behind(path: Path, run_file: RunFile) -> None:
     run_file.add([row(number) for number in range(2000)])
     run_file.close()
     left = {name.name: name.stat().st_size for name in path.parent.iterdir()}

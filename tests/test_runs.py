@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +64,10 @@ def write_run(
         report |= {"blobs": {"total": 7}, "error": "it went wrong" if exit_code else None}
         run_file.record_meta(**ending(number + 1.0, report))
     run_file.close()
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.executemany(
             "UPDATE deletions SET state = ? WHERE id = ?", zip(states, batch, strict=True)
         )
-    connection.close()
     return path
 
 
@@ -203,17 +203,17 @@ def damage_cut_off(path: Path) -> None:
 
 
 def damage_other_schema(path: Path) -> None:
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("PRAGMA user_version = 99")
 
 
 def damage_facts(path: Path) -> None:
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("INSERT OR REPLACE INTO meta VALUES ('report', '[1]')")
 
 
 def damage_json(path: Path) -> None:
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("INSERT OR REPLACE INTO meta VALUES ('report', '{')")
 
 
@@ -248,9 +248,8 @@ def test_a_time_that_no_calendar_has_is_damage_and_the_others_are_listed(
 ) -> None:
     path = write_run(tmp_path, 1, RowState.DELETED)
     write_run(tmp_path, 2, RowState.DELETED, root="/odd\udcff \ud800")
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE meta SET value = ? WHERE key = ?", (value, name))
-    connection.close()
     assert [run.state for run in past_runs(str(tmp_path))] == [
         RunState.FINISHED,
         RunState.DAMAGED,
@@ -262,9 +261,8 @@ def test_a_time_that_no_calendar_has_is_damage_and_the_others_are_listed(
 
 def test_seconds_without_end_are_damage(tmp_path: Path) -> None:
     path = write_run(tmp_path, 1, RowState.DELETED)
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE meta SET value = replace(value, '1.5', '1e999')")
-    connection.close()
     assert past_runs(str(tmp_path))[0].state is RunState.DAMAGED
 
 

@@ -46,6 +46,13 @@ def test_a_man_page_has_no_errors(page: Path) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "")
+    assert not re.search(r"\.nf\n\s*\.fi", page.read_text()), "a heading with nothing below it"
+
+
+def test_every_command_says_what_its_exit_codes_mean() -> None:
+    pages = {page.name: page.read_text() for page in PAGES}
+    del pages["registry-gc.1"]  # the group; nothing else is without any
+    assert [name for name, text in pages.items() if ".SH EXIT STATUS\n" not in text] == []
 
 
 def test_the_man_page_has_every_option_and_exit_code() -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -86,8 +87,9 @@ def rows(kind: Kind, count: int, size: int = 10) -> list[Row]:
 
 
 @pytest.fixture
-def run_file(tmp_path: Path) -> RunFile:
-    return RunFile.create(str(tmp_path / "run.sqlite"))
+def run_file(tmp_path: Path) -> Iterator[RunFile]:
+    with closing(RunFile.create(str(tmp_path / "run.sqlite"))) as new:
+        yield new
 
 
 def states(run_file: RunFile) -> dict[RowState, int]:
@@ -371,8 +373,7 @@ def test_a_guard_that_cannot_be_asked_lets_no_batch_go_out_again(run_file: RunFi
 def test_stopped_anywhere_and_taken_up_again_everything_goes_once(
     after: int, objects: bool, batch: int
 ) -> None:
-    with TemporaryDirectory() as folder:
-        run_file = RunFile.create(f"{folder}/run.sqlite")
+    with TemporaryDirectory() as folder, closing(RunFile.create(f"{folder}/run")) as run_file:
         for kind in OBJECT_KINDS:
             run_file.add(rows(kind, 4))
         capabilities = OBJECTS if objects else FOLDERS
@@ -390,7 +391,6 @@ def test_stopped_anywhere_and_taken_up_again_everything_goes_once(
         run(run_file, storage, capabilities)
         assert len(storage.deleted) == len(set(storage.deleted)) == 24
         assert states(run_file) == {RowState.DELETED: 24}
-        run_file.close()
 
 
 @BOTH

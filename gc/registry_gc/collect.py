@@ -165,8 +165,8 @@ class SealedCollection(Session):
             discard_begun(self.job.run_file)
         elif self.purpose == "plan":
             discard_begun_plan(self.job.run_file)
-        run_file = PlanFile.create(self.job.run_file)
-        run_file.record_meta(
+        return PlanFile.create(
+            self.job.run_file,
             run=self.job.run,
             purpose=self.purpose,
             # A plan is no dry run to those who clear old files away: it is still to be carried out.
@@ -174,7 +174,6 @@ class SealedCollection(Session):
             created=time.time(),
             **beginning(),
         )
-        return run_file
 
     def _record(self, listed: float, cutoff: float) -> None:
         """Write down what this run was asked for, and what it has found beside its rows."""

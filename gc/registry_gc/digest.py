@@ -63,11 +63,6 @@ def stored_digest(algorithm: str, encoded: str) -> str:
     return check_digest(f"{algorithm}:{encoded}")
 
 
-def is_sha256(text: str) -> bool:
-    """Tell whether the digest *text* is one of sha256, whose key is its own bytes."""
-    return text.startswith("sha256:")
-
-
 def key_of(text: str) -> bytes:
     """The key of a digest that :func:`check_digest` has passed."""
     if text.startswith("sha256:"):

@@ -15,7 +15,7 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Self
 
@@ -55,6 +55,7 @@ CREATE TABLE deletions (
 # Names that are no UTF-8 cannot be bound as text; as bytes that are cast to text they can.
 _COLUMNS = "(phase, kind, repository, digest, path, size, modified, reason)"
 _INSERT = f"INSERT INTO deletions {_COLUMNS} VALUES (?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608  # above
+_SAY = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
 _CHUNK = 10_000  # rows that are in memory at once
 _LINES = 1_000  # lines that are one text
 # What all of them share is no parameter. Many rows at once: the sqlite3 module lets go of the
@@ -83,29 +84,42 @@ _CACHED_PHASES = json.dumps([kind.phase for kind in (Kind.REVISION, Kind.LAYER_L
 class RunFile(Database):
     """A run file that is being written; see :class:`Database` for where that is."""
 
-    def __init__(self, path: str, connection: sqlite3.Connection | None = None) -> None:
-        super().__init__(path, connection or create(path, _TABLES, SCHEMA))
+    def __init__(self, path: str, connection: sqlite3.Connection) -> None:
+        super().__init__(path, connection)
         # Known as long as this process has written every row; a pass over millions takes seconds.
-        self._counts: dict[tuple[int, str], Count] | None = None if connection else {}
+        self._counts: dict[tuple[int, str], Count] | None = None
 
     @classmethod
-    def create(cls, path: str) -> Self:
+    def create(cls, path: str, **meta: Any) -> Self:
         """A new run file at *path*, or on memory-backed storage where that cannot be written.
 
+        :param meta: facts about the run, as of :meth:`record_meta`, that it says from the moment
+            it is there: of a file that says nothing nobody would know whose it was.
         :raises RunFileError: *path* exists already, or no place can be written.
         """
         if os.path.exists(path):
             raise RunFileError(already_there(path))
         try:
             os.makedirs(os.path.dirname(os.path.abspath(path)), mode=0o700, exist_ok=True)
-            return cls(path)
+            return cls._new(path, meta)
         except (OSError, sqlite3.Error) as error:
-            fallback = cls(memory_path(os.path.basename(path)))
+            fallback = cls._new(memory_path(os.path.basename(path)), meta)
             fallback.notices.append(
                 f"{path} cannot be written ({error}); the run file is {fallback.path}, "
                 "which does not survive a reboot"
             )
             return fallback
+
+    @classmethod
+    def _new(cls, path: str, meta: Mapping[str, Any]) -> Self:
+        def fill(connection: sqlite3.Connection) -> None:
+            connection.executescript(_TABLES)
+            connection.executemany(_SAY, _facts(meta))
+            connection.execute(f"PRAGMA user_version = {SCHEMA}")
+
+        file = cls(path, create(path, fill))
+        file._counts = {}
+        return file
 
     @classmethod
     def existing(cls, path: str) -> RunFile:
@@ -130,8 +144,7 @@ class RunFile(Database):
 
     def record_meta(self, **meta: Any) -> None:
         """Record facts about the run, as JSON values."""
-        rows = [(key, json.dumps(value)) for key, value in meta.items()]
-        self._write("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows, recount=False)
+        self._write(_SAY, _facts(meta), recount=False)
 
     def make_durable(self) -> None:
         """From now on, what is written survives a loss of power: plan, and journal of deletes.
@@ -443,6 +456,10 @@ def read_totals(path: str) -> dict[tuple[str, str], Count] | None:
             }
     except sqlite3.Error as error:
         raise RunFileError(f"{path}: {error}") from error
+
+
+def _facts(meta: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(key, json.dumps(value)) for key, value in meta.items()]
 
 
 def _encoded(value: Any) -> Any:

@@ -20,7 +20,8 @@ clock that was set, a crash of the run itself. So nothing is taken from the plan
 Rows are only ever taken back: what has become garbage since is left to the next plan. That is why
 even a plan made while the registry was in use, or from a listing that was wrong, deletes nothing
 but what a collection made now would delete too. A repository that has to be held now has all of
-its rows taken back by the same rule.
+its rows taken back by the same rule; save that a manifest which was damaged after the plan had read
+it is not seen to be (point 2): it holds nothing, and what it references stays.
 """
 
 from __future__ import annotations

@@ -20,7 +20,19 @@ _OPTIONS: Sequence[str] = (
 )  # fmt: skip
 
 
-@click.command("apply", cls=DropInCommand)
+_EPILOG = """\b
+Exit codes:
+  0    done, also if nothing was left to do
+  1    failed; what was deleted is in FILE, and all of it was dead
+  2    usage or config error
+  3    done, but something was held, damaged, or could not be deleted
+  4    refused: somebody may be writing, a limit was hit, or FILE is no plan for this
+  5    stopped on the way: by the guard, the lock or a deadline; safe to go on later
+  130  interrupted (143 by SIGTERM); safe to go on later
+"""
+
+
+@click.command("apply", cls=DropInCommand, epilog=_EPILOG)
 @click.option(
     "--config", type=click.Path(dir_okay=False), metavar="CONFIG",
     help="The registry's config. Default: the one that the plan was made with.",

@@ -21,6 +21,14 @@ Exit codes:
   130  interrupted (143 by SIGTERM)
 """
 
+_UNLOCK_EPILOG = """\b
+Exit codes:
+  0    unlocked, or there was no lock
+  1    failed: the storage could not be read or written
+  2    usage or config error
+  4    refused: the run that holds the lock is at work
+"""
+
 _EXPLAIN_EPILOG = """\b
 Exit codes:
   0    answered
@@ -30,7 +38,7 @@ Exit codes:
 """
 
 
-@click.command()
+@click.command(epilog=_UNLOCK_EPILOG)
 @click.argument("config", required=False, type=click.Path(), metavar="[CONFIG]")
 def unlock(config: str | None) -> None:
     """Remove the lock that a run left behind on a machine that is gone.
@@ -65,7 +73,12 @@ def verify(**options: Any) -> None:
 
 
 @click.command(epilog=_EXPLAIN_EPILOG)
-@chosen("delete_untagged", "grace", "releases", "output", "workers", "max_requests_per_second")
+@chosen(
+    "delete_untagged", "grace", "releases", "output", "workers", "max_requests_per_second",
+    delete_untagged="As if manifests that no tag leads to were deleted too.",
+    releases="As if this repository were not held, although something in it is damaged. "
+    "Repeatable.",
+)  # fmt: skip
 @click.argument("config", type=click.Path())
 @click.argument("what", metavar="DIGEST|REPOSITORY[:TAG|@DIGEST]")
 def explain(**options: Any) -> None:

@@ -224,13 +224,18 @@ def _name(option: Callable[[Any], Any]) -> str:
     return str(probe.params[0].name)
 
 
-def chosen(*names: str) -> Callable[[Command], Command]:
-    """Those of a collection's options that another command has too, by their parameters' names."""
+def chosen(*names: str, **helps: str) -> Callable[[Command], Command]:
+    """Those of a collection's options that another command has too, by their parameters' names.
+
+    :param helps: what an option's help says there instead, where it does something else.
+    """
     by_name = {_name(option): option for option in OPTIONS}
 
     def decorate(command: Command) -> Command:
         for name in reversed(names):
             command = by_name[name](command)
+            if name in helps:
+                command.__dict__["__click_params__"][-1].help = helps[name]
         return command
 
     return decorate

@@ -13,6 +13,15 @@ from registry_gc.cli.flags import DropInCommand, FileType
 from registry_gc.cli.options import chosen, defaults
 
 _EPILOG = """\b
+Exit codes:
+  0    done: the plan is written
+  1    failed, or FILE exists already; there is no plan
+  2    usage or config error
+  3    done, but something is held or damaged, and not in the plan
+  5    stopped on the way by a deadline; there is no plan
+  130  interrupted (143 by SIGTERM); there is no plan
+
+\b
 registry-gc plan show FILE [--format text|csv|jsonl] prints a plan.
 
 A config file that is called show is named ./show.

@@ -26,14 +26,19 @@ nothing is dead that is younger."""
 
 _CODES = """\b
 Exit codes:
-  0    done; or a dry run that found out what it was asked
-  1    failed, or there is nothing of that in quarantine
+  0    done; or a dry run that found out what it was asked%s
+  1    failed%s
   2    usage or config error
   3    done, but something was lost, held, or could not be moved or deleted
   4    refused: another run holds the lock%s
   5    stopped on the way; safe to run again
   130  interrupted (143 by SIGTERM); safe to run again
 """
+
+_AUDIT_LOG = (
+    "Append a JSON line for each object that %s to this file, or send it to syslog; WHERE is a "
+    "facility, a socket's path, or [tcp:]HOST[:PORT]."
+)
 
 
 def check_quarantine(options: Mapping[str, Any]) -> None:
@@ -64,7 +69,7 @@ def caution(config: Config, progress: Progress) -> None:
         )
 
 
-@click.command(epilog=_CODES % "")
+@click.command(epilog=_CODES % ("", ", or there is nothing of that in quarantine", ""))
 @click.option("-d", "--dry-run", is_flag=True, help="Move nothing; say what would come back.")
 @click.option(
     "--allow-empty",
@@ -81,6 +86,8 @@ def caution(config: Config, progress: Progress) -> None:
     "pushgateway",
     "audit_log",
     "log_format",
+    verbose="Also name each object that came back.",
+    audit_log=_AUDIT_LOG % "comes back from a quarantine",
 )
 @click.argument("config", type=click.Path())
 @click.argument("what", required=False)
@@ -98,7 +105,7 @@ def restore(**options: Any) -> None:
     sys.exit(run_restore(options))
 
 
-@click.command(epilog=_CODES % ", or somebody may be writing")
+@click.command(epilog=_CODES % ("; also if nothing was due", "", ", or somebody may be writing"))
 @click.option("-d", "--dry-run", is_flag=True, help="Delete nothing; say what would go.")
 @click.option(
     "--older-than",
@@ -126,6 +133,7 @@ def restore(**options: Any) -> None:
     "capacity",
     "audit_log",
     "log_format",
+    audit_log=_AUDIT_LOG % "is deleted from a quarantine, or comes back",
 )
 @click.argument("config", required=False, type=click.Path(), metavar="[CONFIG]")
 def purge(**options: Any) -> None:

@@ -13,6 +13,22 @@ from registry_gc.cli.options import collection_options
 _OF_A_COLLECTION = {option.name: option for option in collection_options(click.Command("")).params}
 """The options of a collection by their names: what means the same here is the same."""
 
+_REPORT_EPILOG = """\b
+Exit codes:
+  0    reported
+  1    failed: something could not be read, or the report not be written
+  2    usage or config error
+  130  interrupted (143 by SIGTERM)
+"""
+
+_RUNS_EPILOG = """\b
+Exit codes:
+  0    listed, also if a run's file is damaged or there is none
+  1    failed: the state directory could not be read, or the list not be written
+  2    usage error
+  130  interrupted (143 by SIGTERM)
+"""
+
 
 def _shared(*names: str) -> list[click.Parameter]:
     return [_OF_A_COLLECTION[name] for name in names]
@@ -34,6 +50,7 @@ def _list_runs(**options: Any) -> None:
 
 report = click.Command(
     "report",
+    epilog=_REPORT_EPILOG,
     callback=_run_report,
     help="""Show who uses the storage, and what a collection would free.
 
@@ -87,6 +104,7 @@ report = click.Command(
 
 runs = click.Command(
     "runs",
+    epilog=_RUNS_EPILOG,
     callback=_list_runs,
     help="""List past runs from the state directory, and what each freed.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,7 @@ from registry_gc.manifest_reader import State
 from registry_gc.plan import dead_links
 from registry_gc.quarantine.aside import asides, hidden_by
 from registry_gc.references import Manifests
-from registry_gc.runs.rows import Row
+from registry_gc.runs.rows import Kind, Row
 from registry_gc.usage.freed import Freed, Marker, without_repository, without_tag
 
 
@@ -76,7 +76,10 @@ class AboutTag:
 
 @dataclass(frozen=True, slots=True)
 class AboutRepository:
-    """What is known of a repository. ``goes``: how many links of each kind would be deleted."""
+    """What is known of a repository.
+
+    ``goes``: how many links, or uploads, of each kind would be deleted.
+    """
 
     repository: str
     fate: Fate
@@ -320,7 +323,15 @@ class Explainer:
             manifests=int(np.count_nonzero(catalog.revisions.owner == number)),
             layer_links=sum(map(len, catalog.layers.of([number]))),
             uploads=sum(upload.repository == number for upload in catalog.uploads),
-            goes=dict(Counter(row.kind.label for row in going)),
+            goes=_counts(going),
             frees=self._marker.freed(catalog, without_repository(catalog, number)),
             reasons=reasons,
         )
+
+
+def _counts(going: Iterable[Row]) -> dict[str, int]:
+    """How many of each kind; an upload, whose digest is its name, has a row for each file."""
+    things = dict.fromkeys(
+        (row.kind.label, row.digest if row.kind is Kind.UPLOAD else row.path) for row in going
+    )
+    return dict(Counter(kind for kind, _ in things))

@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from registry_gc.runs.state_dir import IN_MEMORY, temporary_folder
@@ -88,26 +89,31 @@ def is_full(error: sqlite3.Error) -> bool:
 
 
 def connect(path: str) -> sqlite3.Connection:
-    # The rollback journal keeps everything in this one file between writes.
     connection = sqlite3.connect(path, check_same_thread=False)
     connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
-    connection.execute("PRAGMA journal_mode = TRUNCATE")
-    # Until the plan is whole nothing rests on it; see RunFile.make_durable.
-    connection.execute("PRAGMA synchronous = OFF")
+    try:
+        # The rollback journal keeps everything in this one file between writes.
+        connection.execute("PRAGMA journal_mode = TRUNCATE")
+        # Until the plan is whole nothing rests on it; see RunFile.make_durable.
+        connection.execute("PRAGMA synchronous = OFF")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
-def create(path: str, tables: str, schema: int) -> sqlite3.Connection:
-    """A file with all of its tables, which has its name only then.
+def create(path: str, fill: Callable[[sqlite3.Connection], None]) -> sqlite3.Connection:
+    """A file with all that *fill* writes to it, which has its name only then.
 
     A run that is killed while it makes one leaves nothing that stands in the way of the next.
     """
-    new = f"{path}.{os.getpid()}.new"
-    os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    # No process number: in a container the next process often has the same.
+    folder, name = os.path.split(os.path.abspath(path))
+    handle, new = tempfile.mkstemp(".new", f"{name}.", folder)
+    os.close(handle)
     try:
         with contextlib.closing(connect(new)) as connection, connection:
-            connection.executescript(tables)
-            connection.execute(f"PRAGMA user_version = {schema}")
+            fill(connection)
         _name(new, path)
     finally:
         # What a full disk took of it is no run file, and takes room.
