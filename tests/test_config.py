@@ -323,7 +323,7 @@ def test_no_file_at_all_names_those_that_were_tried(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_says_why_and_for_whom(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"user .* cannot read it: Is a directory"):
+    with pytest.raises(ConfigError, match=r": cannot read it: Is a directory"):
         load_config(str(tmp_path), {})
     with pytest.raises(ConfigError, match="cannot read it"):
         load_config("bad\0name", {})

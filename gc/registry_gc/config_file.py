@@ -112,7 +112,9 @@ def _read(path: str) -> bytes:
         raise
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ConfigError(f"{path}: user {_user()} cannot read it: {reason}") from error
+        # To whom a folder or a broken disk cannot be read is no matter.
+        who = f"user {_user()} " if isinstance(error, PermissionError) else ""
+        raise ConfigError(f"{path}: {who}cannot read it: {reason}") from error
     if len(data) > _MAX_BYTES:
         raise ConfigError(f"{path}: is larger than 1 MiB: no config file")
     return data
