@@ -45,8 +45,14 @@ def _started(folder: Path) -> Iterator[S3Server]:
         return False
 
     # Asked to end it waits ten seconds for nobody; what it keeps is not wanted any more.
-    with running(command, list(ports.values()), folder=folder, patience=0.1, ready=ready):
-        yield server
+    try:
+        with running(command, list(ports.values()), folder=folder, patience=0.1, ready=ready):
+            yield server
+    finally:
+        # Killed, it leaves its sockets; where they are is not for us to choose.
+        for port in ports.values():
+            for socket in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                socket.unlink()
 
 
 def _identity(folder: Path) -> Path:
