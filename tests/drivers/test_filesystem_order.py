@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -40,6 +41,10 @@ FOLDERS = st.sampled_from(
         "",
     ]
 )
+LINK = re.compile(
+    r".*/(_layers|_manifests/(revisions|tags/[^/]+/index))/[^/]+/[0-9a-f]{32,}/link"
+    r"|.*/_manifests/tags/[^/]+/current/link"
+)
 PATHS = st.builds(
     lambda folder, names: "/".join(filter(None, [folder, *names])),
     FOLDERS,
@@ -58,6 +63,12 @@ def build(root: Path, paths: Iterable[str]) -> list[str]:
                 file.write_bytes(b"")
                 made.append(path)
     return made
+
+
+def misplaced(paths: list[str]) -> set[str]:
+    """The folders above *paths* that have the name of a link, in its place: listed as files too."""
+    above = {path[:at] for path in paths for at, letter in enumerate(path) if letter == "/"}
+    return {folder for folder in above if LINK.fullmatch(folder)}
 
 
 def seen(paths: list[str]) -> set[str]:
@@ -84,7 +95,7 @@ def seen(paths: list[str]) -> set[str]:
                 usual = f"{folder}/current/link" in there and below and plain
                 if usual and path != f"{folder}/current/link" and not path.startswith(index):
                     hidden.add(path)
-    return there - hidden
+    return there - hidden | misplaced(paths)
 
 
 @settings(max_examples=80, deadline=None)
