@@ -44,8 +44,10 @@ def disk(tmp_path: Path) -> Disk:
 
 def is_set_aside(event: str, arguments: object) -> bool:
     """Whether an audit event is a move into quarantine, of what is the registry's."""
-    where = str(arguments).partition(f"{FOLDER}/")[2]
-    return event == "os.rename" and "/docker/registry/v2/" in where
+    said = str(arguments)
+    where = said.partition(f"{FOLDER}/")[2]
+    is_folder = ".registry-gc-" in said  # made there under a name of its own
+    return event == "os.rename" and "/docker/registry/v2/" in where and not is_folder
 
 
 def content(disk: Disk) -> dict[str, bytes]:

@@ -390,3 +390,18 @@ def test_a_variable_that_says_what_the_file_says_is_not_worth_a_notice(folder: P
     config = load(folder, text, {"REGISTRY_STORAGE_MAINTENANCE_READONLY_ENABLED": "yes"})
     assert config.readonly
     assert not config.notices
+
+
+@pytest.mark.parametrize(
+    "http",
+    ["{headers: {A: [b]}, addr: ':5000', headers: {A: [c]}}", "{addr: ':5000', secret: !vault x}"],
+)
+def test_what_nobody_asks_for_may_be_read_in_more_than_one_way(folder: Path, http: str) -> None:
+    agree(folder, f"{VERSION}storage: {{filesystem: {{rootdirectory: a}}}}\nhttp: {http}\n", "a")
+
+
+def test_a_number_of_nanoseconds_without_end_is_a_time_to_drain(folder: Path) -> None:
+    text = f"{VERSION}storage: {{filesystem: {{rootdirectory: a}}}}\nhttp: {{draintimeout: %s}}\n"
+    for digits, drains in (("9" * 5000, True), ("0" * 5000, False)):
+        (folder / "config.yml").write_text(text % f"'{digits}'")
+        assert load_config("config.yml", {}).http.drains is drains

@@ -251,7 +251,7 @@ class Walk:
             return False
         try:
             try:
-                names = os.listdir(handle)
+                names = self._names(folder, handle)
             except OSError as error:
                 self._vanished(error, folder)
                 return False
@@ -261,6 +261,18 @@ class Walk:
             return (yield from self._add_digests(folder, leaf, names, handle))
         finally:
             os.close(handle)
+
+    def _names(self, folder: str, handle: int) -> list[str]:
+        """All names in an open folder; what its symbolic links lead to is watched."""
+        names: list[str] = []
+        with os.scandir(handle) as entries:
+            for plain, others in sorted_out(entries):
+                names += plain
+                for entry in others:
+                    names.append(entry.name)
+                    if entry.is_symlink():
+                        self._watch.passed(folder + entry.name)
+        return names
 
     def _layers(self, folder: str) -> list[str]:
         """The names of all folders in *folder*, which are digests; none where anything is not."""

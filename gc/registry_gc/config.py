@@ -249,7 +249,7 @@ def _drains(timeout: str) -> bool:
         return parse_duration(timeout) > 0
     except ValueError:
         # Go takes a number too, of nanoseconds; with what is no duration no registry starts.
-        return timeout.isdecimal() and int(timeout) > 0
+        return timeout.isdecimal() and bool(timeout.strip("0"))
 
 
 def _database(database: _Section) -> Literal["off", "on", "prefer"]:

@@ -32,13 +32,13 @@ _MAX_BYTES = 1 << 20
 # REGISTRY_URL, what Kubernetes sets for a service called "registry") is none of its business.
 SECTIONS: Mapping[str, frozenset[str]] = {
     "storage": frozenset(),
-    "http": frozenset({"addr", "net", "prefix", "host", "tls"}),
+    "http": frozenset({"addr", "net", "prefix", "host", "tls", "draintimeout"}),
     "proxy": frozenset({"remoteurl"}),
     "redis": frozenset({"addr", "addrs", "username", "password", "db", "tls"})
     | {"mastername", "mainname", "sentinelusername", "sentinelpassword"},
     "database": frozenset({"enabled"}),
 }
-KEYS = frozenset({"version"} | SECTIONS.keys())
+KEYS: Mapping[str, frozenset[str]] = {"version": frozenset(), **SECTIONS}
 _READONLY = "REGISTRY_STORAGE_MAINTENANCE_READONLY_ENABLED"
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -40,10 +40,11 @@ class YamlError(Exception):
         self.line = line
 
 
-def load(data: bytes | str, path: Sequence[str], read: frozenset[str]) -> object:
+def load(data: bytes | str, path: Sequence[str], read: Mapping[str, frozenset[str]]) -> object:
     """The first document in *data*, as Distribution's ``yaml.Unmarshal`` takes it.
 
-    *path* is where in the config it stands, *read* the keys at the top that anyone asks for.
+    *path* is where in the config it stands, *read* the keys at the top that anyone asks for,
+    with those below them; none where that is all of them.
     A scalar that the registry takes for something else than is written is an :class:`Unquoted`.
 
     :raises YamlError: it is no YAML, or YAML that could be read in more than one way.
@@ -165,7 +166,7 @@ _Loader.add_constructor(None, _Loader.untagged)
 class _Check:
     """Refuses what could be read in more than one way, where the collector reads it."""
 
-    def __init__(self, loader: _Loader, read: frozenset[str]) -> None:
+    def __init__(self, loader: _Loader, read: Mapping[str, frozenset[str]]) -> None:
         self._loader = loader
         self._read = read
         self._seen: set[tuple[yaml.Node, bool]] = set()
@@ -184,11 +185,17 @@ class _Check:
             for item in node.value:
                 self.node(item, path)
 
+    def _is_read(self, path: tuple[str, ...], key: str) -> bool:
+        if not path:
+            return key in self._read
+        known = self._read.get(path[0]) if len(path) == 1 else None
+        return not known or key in known
+
     def _mapping(self, node: yaml.MappingNode, path: tuple[str, ...], struct: bool) -> None:
         given: dict[str, list[_Pair]] = {}
         for pair in self._loader.pairs(node):
             key = pair.key.value
-            if not isinstance(key, str) or (not path and key not in self._read):
+            if not isinstance(key, str) or not self._is_read(path, key):
                 continue
             for earlier in given.setdefault(key, []):
                 problem = _conflict(earlier, pair, struct)
