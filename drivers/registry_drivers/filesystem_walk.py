@@ -270,8 +270,10 @@ class Walk:
                 names += plain
                 for entry in others:
                     names.append(entry.name)
-                    if entry.is_symlink():
-                        self._watch.passed(folder + entry.name)
+                    # One that leads nowhere, or round and round, is told of where it is asked.
+                    path = folder + entry.name
+                    if entry.is_symlink() and os.path.isdir(f"{self._root}/{path}"):
+                        self._watch.passed(path)
         return names
 
     def _layers(self, folder: str) -> list[str]:

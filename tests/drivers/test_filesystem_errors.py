@@ -224,10 +224,15 @@ def test_a_folder_that_fails_once_it_is_open_is_said(
 ) -> None:
     make(root, f"{folder}{HEX}/data")
 
-    def broken(path: Any) -> list[str]:
+    scandir = os.scandir
+
+    def broken(path: Any) -> Any:
+        if isinstance(path, str) and not path.endswith(folder):
+            return scandir(path)
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "listdir", broken)
+    monkeypatch.setattr(os, "scandir", broken)
     with pytest.raises(StorageError) as caught:
         listed(storage)
     assert caught.value.path == folder[:-1]

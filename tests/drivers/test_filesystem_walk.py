@@ -18,6 +18,7 @@ from drivers.folders import (
     make,
     result,
 )
+from registry_drivers import filesystem_walk
 from registry_drivers.base import UNASKED, Deletion
 from registry_drivers.errors import (
     IsFolder,
@@ -41,8 +42,8 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     scandir = os.scandir
 
-    def spy(path: str) -> Any:
-        names.append(path)
+    def spy(path: Any) -> Any:
+        names.append(str(path))
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", spy)
@@ -195,8 +196,9 @@ def test_what_vanishes_between_listing_and_asking_is_no_error(
         make(root, path)
     scandir = os.scandir
 
-    def purge(path: str) -> Any:
+    def purge(path: Any) -> Any:
         entries = scandir(path)
+        path = str(path)
         if path.endswith("u/"):
             for name in ("1/data", "1/startedat"):
                 (root / "u" / name).unlink()
@@ -213,12 +215,13 @@ def test_a_digests_folder_that_vanishes_is_no_error(
     root: Path, storage: FilesystemStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(root, f"{BLOBS}{HEX}/data")
-    listdir = os.listdir
+    sorted_out = filesystem_walk.sorted_out
 
-    def more(path: Any) -> list[str]:
-        return [*listdir(path), OTHER_HEX]
+    def more(entries: Any) -> Any:
+        for plain, others in sorted_out(entries):
+            yield [*plain, OTHER_HEX], others
 
-    monkeypatch.setattr(os, "listdir", more)
+    monkeypatch.setattr(filesystem_walk, "sorted_out", more)
     assert listed(storage, BLOBS) == [f"{BLOBS}{HEX}/data"]
 
 
