@@ -35,7 +35,7 @@ class Unquoted(str):
         return str(self), self.value
 
 
-def resolved(value: object) -> object:
+def resolved(value: object) -> Any:
     """*value* as the registry has it where it wants no text."""
     return value.value if isinstance(value, Unquoted) else value
 
@@ -119,9 +119,7 @@ class Parameters:
 
         :raises DriverConfigError: it is something else.
         """
-        value = self._values.get(name)
-        if isinstance(value, Unquoted):
-            value = value.value
+        value = resolved(self._values.get(name))
         if value is None or value == "":
             return default
         try:
