@@ -268,13 +268,16 @@ class Walk:
         with os.scandir(handle) as entries:
             for plain, others in sorted_out(entries):
                 names += plain
-                for entry in others:
-                    names.append(entry.name)
-                    # One that leads nowhere, or round and round, is told of where it is asked.
-                    path = folder + entry.name
-                    if entry.is_symlink() and os.path.isdir(f"{self._root}/{path}"):
-                        self._watch.passed(path)
+                names += [entry.name for entry in others]
+                self._pass_links(folder, others)
         return names
+
+    def _pass_links(self, folder: str, entries: Sequence[os.DirEntry[str]]) -> None:
+        for entry in entries:
+            # One that leads nowhere, or round and round, is told of where it is asked.
+            path = folder + entry.name
+            if entry.is_symlink() and os.path.isdir(f"{self._root}/{path}"):
+                self._watch.passed(path)
 
     def _layers(self, folder: str) -> list[str]:
         """The names of all folders in *folder*, which are digests; none where anything is not."""
@@ -285,9 +288,7 @@ class Walk:
             with os.scandir(f"{self._root}/{folder}") as entries:
                 for plain, others in sorted_out(entries):
                     # Symbolic links may lead nowhere, or to a folder that they lie in.
-                    for entry in others:
-                        if entry.is_dir():
-                            self._watch.passed(folder + entry.name)
+                    self._pass_links(folder, others)
                     if others or set(map(len, plain)) != {_LAYER} or not all_digests(plain):
                         return []
                     names += plain
