@@ -1,4 +1,4 @@
-"""Layer links that are told by name: of which the age is asked for, and what that changes."""
+"""Links that are told by name: of which the age is asked for, and what that changes."""
 
 from __future__ import annotations
 
@@ -12,32 +12,46 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from registry_drivers.base import Named, Page
+from registry_drivers.base import Entry, Named, Page
 from registry_drivers.filesystem import FilesystemStorage
 from registry_gc.cli.main import registry_gc
-from registry_tree import layer_link_path, repository_path, revision_path, sha256, sha512
+from registry_tree import (
+    blob_path,
+    layer_link_path,
+    repository_path,
+    revision_path,
+    sha256,
+    sha512,
+    tag_index_path,
+    tag_path,
+)
 from running import Disk, Result, collect, write_config
 from windows import windows
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    """A registry that is as one with very many layer links to those who list it."""
+    """A registry that is as one with very many links to those who list it."""
     with windows({"link_ages.FEW": 0}):
         yield Disk(tmp_path)
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The layers whose links were looked at, by their digests."""
+    """What the links name that were looked at."""
     found: list[str] = []
-    among = FilesystemStorage.list_among
+    among, stat_many = FilesystemStorage.list_among, FilesystemStorage.stat_many
 
     def spy(self: FilesystemStorage, named: Sequence[Named]) -> Iterator[Page]:
         found.extend(f"sha256:{name}" for _, names in named for name in names)
         return among(self, named)
 
+    def spy_stat(self: FilesystemStorage, paths: Sequence[str]) -> Sequence[Entry | None]:
+        found.extend(f"sha256:{path[-69:-5]}" for path in paths if path.endswith("/link"))
+        return stat_many(self, paths)
+
     monkeypatch.setattr(FilesystemStorage, "list_among", spy)
+    monkeypatch.setattr(FilesystemStorage, "stat_many", spy_stat)
     return found
 
 
@@ -287,3 +301,169 @@ def test_a_repository_of_nothing_but_dead_links_is_emptied(disk: Disk) -> None:
     result = run(disk)
     assert result.json["repositories"] == {"total": 2, "emptied": 1}
     assert not (disk.root / repository_path("only/layers")).exists()
+
+
+def test_entries_of_histories_are_not_looked_at_where_what_they_name_lives_on(
+    disk: Disk, asked: list[str]
+) -> None:
+    old = disk.tree.image("a", "v1", layers=[b"old"])
+    new = disk.tree.image("a", "v1", layers=[b"new"])
+    disk.age()
+    assert run(disk, "--dry-run").exit_code == 0
+    assert asked == []
+    # With -m the old one goes, unless somebody has set the tag to it lately.
+    result = run(disk, "-m")
+    assert asked == [old, sha256(b"old")] or asked == [sha256(b"old"), old]
+    assert result.exit_code == 0
+    assert result.json["manifests"]["deleted"] == 1
+    assert not (disk.root / tag_index_path("a", "v1", old)).parent.exists()
+    assert disk.has(tag_index_path("a", "v1", new))
+
+
+def test_a_young_entry_of_a_history_keeps_what_it_names(disk: Disk) -> None:
+    """In whatever repository, linked there or not: as a manifest, and with all that it needs."""
+    old = disk.tree.image("a", "v1", layers=[b"old"])
+    unlinked = disk.tree.image("a", "v2", layers=[b"unlinked"])
+    gone = disk.tree.image("a", "v3", layers=[b"gone"])
+    for tag in ("v1", "v2", "v3"):
+        disk.tree.image("a", tag, layers=[b"new"])
+    copy = disk.tree.image("b", layers=[b"old"])
+    assert copy == old
+    disk.remove(revision_path("a", unlinked))
+    disk.age()
+    touch(disk, tag_index_path("a", "v1", old))
+    touch(disk, tag_index_path("a", "v2", unlinked))
+    run(disk, "-m", "--grace", "1h")
+    assert disk.has_image("a", old)
+    assert disk.has(revision_path("b", old))
+    assert disk.has_blob(unlinked)
+    assert disk.has_blob(sha256(b"unlinked"))
+    assert not disk.has_blob(gone)
+    assert not disk.has_blob(sha256(b"gone"))
+
+
+def test_an_entry_that_lives_keeps_the_manifest_that_is_dead_elsewhere(disk: Disk) -> None:
+    """Where it is young: nothing of a young digest goes, in no repository."""
+    image = disk.tree.image("a", "v1", layers=[b"layer"])
+    disk.tree.image("b", layers=[b"layer"])
+    disk.age()
+    touch(disk, tag_index_path("a", "v1", image))
+    assert run(disk, "-m", "--grace", "1h", "--dry-run").json["manifests"]["eligible"] == 0
+    disk.age()
+    assert run(disk, "-m", "--grace", "1h", "--dry-run").json["manifests"]["eligible"] == 1
+
+
+def test_an_entry_that_lives_keeps_a_layer_link_to_its_manifest(disk: Disk) -> None:
+    image = disk.tree.image("a", "v1", layers=[b"layer"])
+    disk.tree.link_layer("b", image)
+    disk.age()
+    touch(disk, tag_index_path("a", "v1", image))
+    assert run(disk, "--grace", "1h", "--dry-run").json["layer_links"]["eligible"] == 0
+    disk.age()
+    assert run(disk, "--grace", "1h", "--dry-run").json["layer_links"]["eligible"] == 1
+
+
+def test_whether_a_lost_target_was_ever_pushed_is_told_by_its_link(disk: Disk) -> None:
+    """Not by the folder that a link had: who holds the tag's repository keeps too much."""
+    image = disk.tree.image("a", "v1", layers=[b"layer"])
+    disk.tree.layer("a", b"dead")
+    encoded = image.partition(":")[2]
+    disk.remove(f"docker/registry/v2/blobs/sha256/{encoded[:2]}/{encoded}/data")
+    disk.age()
+    assert run(disk, "--dry-run").held == set()
+    disk.remove(tag_index_path("a", "v1", image))
+    assert run(disk, "--dry-run").held == {"a"}
+
+
+@pytest.mark.parametrize("content", [b"", None], ids=["empty", "missing"])
+def test_a_damaged_entry_of_a_history_is_told_where_it_would_go(
+    disk: Disk, content: bytes | None
+) -> None:
+    old = disk.tree.image("a", "v1", layers=[b"old"])
+    new = disk.tree.image("a", "v1", layers=[b"new"])
+    for digest in (old, new):
+        path = tag_index_path("a", "v1", digest)
+        disk.remove(path) if content is None else disk.write(path, content)
+    disk.age()
+    told = [tag_index_path("a", "v1", old)] * (content is not None)
+    assert [row["path"] for row in run(disk, "--dry-run", "-m").json["damaged"]] == told
+    result = run(disk, "-m")
+    assert result.json["manifests"]["deleted"] == 1
+    assert not (disk.root / tag_index_path("a", "v1", old)).parent.exists()
+    assert disk.has(tag_path("a", "v1"))
+    assert disk.has_image("a", new)
+
+
+def test_what_is_where_an_entry_was_stays_and_keeps_the_repository(disk: Disk) -> None:
+    old = disk.tree.image("a", "v1", layers=[b"old"])
+    disk.tree.image("a", "v1", layers=[b"new"])
+    path = tag_index_path("a", "v1", old)
+    disk.remove(path)
+    disk.write(path.removesuffix("link") + "other", b"not ours")
+    disk.age()
+    result = run(disk, "-m")
+    assert result.exit_code == 0
+    assert result.json["strangers"] == 1
+    assert disk.has(path.removesuffix("link") + "other")
+    assert not disk.has(revision_path("a", old))
+
+
+@pytest.mark.parametrize("level", [1, 2, 3, 4, 5], ids=["link", "digest", "sha256", "index", "tag"])
+def test_a_history_that_vanishes_before_it_is_asked_for_makes_nothing_dead(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, level: int
+) -> None:
+    old = disk.tree.image("a", "v1", layers=[b"old"])
+    disk.tree.image("a", "v1", layers=[b"new"])
+    disk.age()
+    stat_many = FilesystemStorage.stat_many
+    lost = disk.root / tag_index_path("a", "v1", old)
+
+    def lose(self: FilesystemStorage, paths: Sequence[str]) -> Sequence[Entry | None]:
+        if lost.exists():
+            lost.unlink()
+            if level > 1:
+                shutil.rmtree(lost.parents[level - 2])
+        return stat_many(self, paths)
+
+    monkeypatch.setattr(FilesystemStorage, "stat_many", lose)
+    assert run(disk, "-m").exit_code == 0
+    assert disk.has_image("a", old) == (level > 1)
+
+
+def test_many_histories_are_looked_at_in_their_folders(disk: Disk) -> None:
+    """Some of very many tags, of several repositories, with names in an order of their own."""
+    kept = []
+    for name in ("a", "a-b", "a/b", "é"):
+        for tag in ("B", "a", "a.b", "a_b", "b" * 128):
+            old = disk.tree.image(name, tag, layers=[f"{name} {tag}".encode()])
+            disk.tree.image(name, tag, layers=[b"new", f"{name} {tag}".encode()])
+            kept.append((name, tag, old))
+    disk.age()
+    young = kept[::3]
+    for name, tag, old in young:
+        touch(disk, tag_index_path(name, tag, old))
+    run(disk, "-m", "--grace", "1h")
+    left = [(name, tag, old) for name, tag, old in kept if disk.has(tag_index_path(name, tag, old))]
+    assert left == young
+    assert [found for found in kept if disk.has(revision_path(found[0], found[2]))] == young
+
+
+def test_of_a_signature_that_came_back_from_a_backup_no_link_goes(disk: Disk) -> None:
+    """Its blob is young, and nothing of a young digest is dead, whatever it signed."""
+    document = {"schemaVersion": 1, "fsLayers": [{"blobSum": disk.tree.layer("a", b"signed")}]}
+    image = disk.tree.manifest("a", document, "v1")
+    signature = disk.tree.blob(b"signature")
+    encoded = signature.partition(":")[2]
+    path = revision_path("a", image).removesuffix("link") + f"signatures/sha256/{encoded}/link"
+    disk.write(path, signature.encode())
+    disk.tree.image("a", "v1", layers=[b"new"])
+    disk.age()
+    touch(disk, blob_path(signature))
+    run(disk, "-m", "--grace", "1h")
+    assert not disk.has(revision_path("a", image))
+    assert disk.has(path)
+    assert disk.has_blob(signature)
+    disk.age()
+    run(disk, "-m", "--grace", "1h")
+    assert not disk.has(path)
+    assert not disk.has_blob(signature)

@@ -340,14 +340,16 @@ Named = tuple[str, Sequence[str]]
 class FolderReader(Protocol):
     """What a reader has beside, where the size and age of a file cost a look at it.
 
-    Nearly all files of a registry's repositories are links to layers, each the only one in a
-    folder that is called like the digest in it. Most are of no further interest.
+    Nearly all files of a registry's repositories are links to layers and entries in tags'
+    histories, each the only one in a folder that is called like the digest in it. Most are of no
+    further interest.
     """
 
     def list_unasked(self, prefix: str) -> Iterator[Page]:
-        """As ``list``, but links to layers are told by the names of their folders alone.
+        """As ``list``, but such links are told by the names of their folders alone.
 
-        A folder ``_layers/sha256/<64 hex>`` stands for the ``link`` in it, which may be missing.
+        A folder ``_layers/sha256/<64 hex>``, or ``index/sha256/<64 hex>`` of a tag, stands for the
+        ``link`` in it, which may be missing.
         """
 
     def list_among(self, named: Sequence[Named]) -> Iterator[Page]:

@@ -160,11 +160,15 @@ def _signature_rows(
     catalog: Catalog, manifests: Manifests, marking: Marking, cutoff: float
 ) -> Iterator[Row]:
     """Signature links of revisions that do not live, linked still or no more."""
+    young = KeyIndex(marking.young)
     for signature in catalog.signatures:
         (number,) = manifests.ids(pack([catalog.names.key(signature.revision)])).tolist()
         pair = np.array([signature.repository << 32 | max(number, 0)], np.int64)
         alive = number >= 0 and bool(within(marking.live, pair)[0])
         if alive or signature.repository in marking.held or signature.modified > cutoff:
+            continue
+        # Of a digest that is young nothing goes.
+        if young.has(pack([catalog.names.key(signature.digest)]))[0]:
             continue
         yield Row(
             kind=Kind.SIGNATURE,

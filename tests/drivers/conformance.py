@@ -344,13 +344,16 @@ class DriverConformance:
         assert stat_many(storage, []) == []
         assert stat_many(storage, ["missing/a", "missing/b"]) == [None, None]
 
-    def test_layer_links_may_be_told_by_name_and_asked_for_later(
-        self, storage: Storage, put: Put
+    @pytest.mark.parametrize("kind", ["_layers", "_manifests/tags/t/index"])
+    def test_links_may_be_told_by_name_and_asked_for_later(
+        self, storage: Storage, put: Put, kind: str
     ) -> None:
-        head = "docker/registry/v2/repositories/r/_layers/"
+        repository = "docker/registry/v2/repositories/r/"
+        head = f"{repository}{kind}/"
         names = [f"{number:02x}" * 32 for number in (7, 200, 31)]
         layers = [f"{head}sha256/{name}/link" for name in sorted(names)]
-        others = [f"{head}sha512/{'ab' * 64}/link", f"{head[:-9]}/_uploads/x/data"]
+        others = [f"{head}sha512/{'ab' * 64}/link", f"{repository}_uploads/x/data"]
+        others.append(f"{repository}_manifests/tags/t/current/link")
         for path in (*layers, *others):
             put(path, path.encode())
         listed = {entry.path: entry for page in storage.list("") for entry in page.entries()}
@@ -367,7 +370,7 @@ class DriverConformance:
             listed[path] for path in layers if path.split("/")[-2] in some
         ]
         assert not [
-            page for page in list_among(storage, [("missing/_layers/sha256/", some)]) if page
+            page for page in list_among(storage, [(f"missing/{kind}/sha256/", some)]) if page
         ]
         assert not [page for page in list_unasked(storage, "missing/") if len(page)]
 

@@ -286,6 +286,77 @@ def test_by_name_no_layer_link_is_looked_at(
     assert [path for path in looked if path.endswith("/link")] == [f"{HEX}/link"]
 
 
+def test_by_name_no_entry_of_a_tags_history_is_looked_at(
+    root: Path, storage: FilesystemStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither of a short history, which is listed at once, nor of a long one."""
+    many = [f"{number:064x}" for number in range(40)]
+    for tag, names in (("few", [OTHER_HEX, HEX]), ("many", many)):
+        make(root, f"{TAGS}{tag}/current/link", b"sha256:" + HEX.encode())
+        for name in names:
+            make(root, f"{TAGS}{tag}/index/sha256/{name}/link")
+    make(root, f"{TAGS}other/current/link", b"sha256:" + HEX.encode())
+    make(root, f"{TAGS}other/index/sha256/{HEX}/link")
+    make(root, f"{TAGS}other/index/sha512/{HEX * 2}/link")
+    expected = [
+        (f"{TAGS}few/current/link", True),
+        *((f"{TAGS}few/index/sha256/{name}/link", False) for name in sorted((HEX, OTHER_HEX))),
+        (f"{TAGS}many/current/link", True),
+        *((f"{TAGS}many/index/sha256/{name}/link", False) for name in many),
+        (f"{TAGS}other/current/link", True),
+        (f"{TAGS}other/index/sha256/{HEX}/link", False),
+        (f"{TAGS}other/index/sha512/{HEX * 2}/link", True),
+    ]
+    assert told(storage) == expected
+    assert [path for path, _ in expected] == listed(storage)
+    # A system that does not count the folders in a folder changes nothing.
+    monkeypatch.setattr("registry_drivers.filesystem_walk._ONE_FOLDER", 0)
+    assert told(storage) == expected
+    assert [path for path, _ in expected] == listed(storage)
+
+
+@pytest.mark.parametrize("odd", ["file", "short", "link", "sha512", "empty", "none", "a file"])
+def test_a_history_with_something_odd_is_listed_whole(
+    root: Path, storage: FilesystemStorage, tmp_path_factory: pytest.TempPathFactory, odd: str
+) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    index = root / TAGS / "a" / "index"
+    make(root, f"{TAGS}a/current/link", b"sha256:" + HEX.encode())
+    if odd not in ("sha512", "none", "a file"):
+        make(root, f"{TAGS}a/index/sha256/{HEX}/link")
+    found = [f"{HEX}/link"]
+    match odd:
+        case "file":
+            make(root, f"{TAGS}a/index/sha256/{OTHER_HEX}")
+            found.append(OTHER_HEX)
+        case "short":
+            make(root, f"{TAGS}a/index/sha256/abcd/link")
+            found.append("abcd/link")
+        case "link":
+            (outside / "link").write_bytes(b"x")
+            (index / "sha256" / OTHER_HEX).symlink_to(outside)
+            found.append(f"{OTHER_HEX}/link")
+        case "empty":
+            (index / "sha256" / OTHER_HEX).mkdir()
+        case "sha512":
+            make(root, f"{TAGS}a/index/sha512/{HEX * 2}/link")
+        case "none":
+            index.mkdir()
+        case "a file":
+            make(root, f"{TAGS}a/index/stray")
+    paths = {
+        "sha512": [f"{TAGS}a/index/sha512/{HEX * 2}/link"],
+        "none": [],
+        "a file": [f"{TAGS}a/index/stray"],
+    }.get(odd, [f"{TAGS}a/index/sha256/{name}" for name in sorted(found)])
+    assert listed(storage) == [f"{TAGS}a/current/link", *paths]
+    # By its name, an empty folder stands for the link in it.
+    missing = [f"{TAGS}a/index/sha256/{OTHER_HEX}/link"] if odd == "empty" else []
+    assert [path for path, _ in told(storage)] == sorted([*listed(storage), *missing])
+    if odd in ("file", "short", "link"):
+        assert all(looked for _, looked in told(storage))
+
+
 @pytest.mark.parametrize("odd", ["file", "capitals", "short", "long", "link", "dangling"])
 def test_beside_something_odd_every_layer_link_is_looked_at(
     root: Path,
