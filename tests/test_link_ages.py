@@ -467,3 +467,21 @@ def test_of_a_signature_that_came_back_from_a_backup_no_link_goes(disk: Disk) ->
     run(disk, "-m", "--grace", "1h")
     assert not disk.has(path)
     assert not disk.has_blob(signature)
+
+
+@pytest.mark.parametrize("others", [True, False], ids=["beside others", "alone"])
+def test_what_is_only_young_keeps_what_refers_to_it(disk: Disk, others: bool) -> None:
+    """A restored manifest that nobody links, also where nothing at all is live."""
+    if others:
+        disk.tree.image("b", "v1", layers=[b"live"])
+    subject = disk.tree.image("a", layers=[b"subject"])
+    referrer = disk.tree.image("a", layers=[b"sbom"], subject=subject)
+    disk.remove(revision_path("a", subject))
+    disk.age()
+    touch(disk, blob_path(subject))
+    run(disk, "-m", "--grace", "1h", "--allow-empty")
+    assert disk.has_image("a", referrer)
+    assert disk.has_blob(subject)
+    disk.age()
+    run(disk, "-m", "--grace", "1h", "--allow-empty")
+    assert not disk.has_blob(referrer)

@@ -229,12 +229,11 @@ class _Marker:
         self._hold_broken_tags()
         live = np.empty(0, np.int64)
         frontier = distinct(np.concatenate([self._roots(), self._of_held(live)]))
-        while len(frontier):
+        # Without any root something may still be young, and so keep what refers to it.
+        while len(frontier) or len(frontier := self._referrers_to_content(live)):
             live = union(live, frontier)
             reached = [self._children(frontier), self._referrers(live), self._of_held(live)]
             frontier = without(distinct(np.concatenate(reached)), live)
-            if not len(frontier):
-                frontier = self._referrers_to_content(live)
         return self._marking(live)
 
     def _hold_broken_tags(self) -> None:
