@@ -345,8 +345,10 @@ class FolderReader(Protocol):
     further interest.
     """
 
-    def list_unasked(self, prefix: str) -> Iterator[Page]:
-        """As ``list``, but such links are told by the names of their folders alone.
+    def list_unasked(self, *prefixes: str) -> Iterator[Page]:
+        """As ``list``, of several prefixes one after the other, which may share a page.
+
+        But such links are told by the names of their folders alone.
 
         A folder ``_layers/sha256/<64 hex>``, or ``index/sha256/<64 hex>`` of a tag, stands for the
         ``link`` in it, which may be missing.
@@ -359,11 +361,17 @@ class FolderReader(Protocol):
         """
 
 
-def list_unasked(reader: Reader, prefix: str) -> Iterator[Page]:
+def list_unasked(reader: Reader, *prefixes: str) -> Iterator[Page]:
     """See :meth:`FolderReader.list_unasked`, of any *reader*; others look at every file."""
     if isinstance(reader, FolderReader):
-        return reader.list_unasked(prefix)
-    return reader.list(prefix)
+        return reader.list_unasked(*prefixes)
+    return list_whole(reader, *prefixes)
+
+
+def list_whole(reader: Reader, *prefixes: str) -> Iterator[Page]:
+    """As :func:`list_unasked`, by the reader's ``list`` and nothing else."""
+    for prefix in prefixes:
+        yield from reader.list(prefix)
 
 
 def list_among(reader: Reader, named: Sequence[Named]) -> Iterator[Page]:

@@ -79,6 +79,12 @@ def open_filesystem(parameters: Mapping[str, Any]) -> FilesystemStorage:
     return FilesystemStorage(root)
 
 
+def _above(folders: Sequence[str]) -> str:
+    """The folder in which all *folders* lie, which is the only one itself; with ``/``, or empty."""
+    common = os.path.commonprefix(folders)  # noqa: RUF071 - cut below
+    return common[: common.rfind("/") + 1]
+
+
 class FilesystemStorage:
     """A :class:`~registry_drivers.base.Storage` below a folder.
 
@@ -122,17 +128,18 @@ class FilesystemStorage:
         check_prefix(prefix, DRIVER)
         return self._list(prefix, lambda walk: walk.pages(prefix), start_after or "")
 
-    def list_unasked(self, prefix: str) -> Iterator[Page]:
+    def list_unasked(self, *prefixes: str) -> Iterator[Page]:
         """See :class:`~registry_drivers.base.FolderReader`. Raises what :meth:`list` raises."""
-        check_prefix(prefix, DRIVER)
-        return self._list(prefix, lambda walk: walk.unasked(prefix))
+        for prefix in prefixes:
+            check_prefix(prefix, DRIVER)
+        return self._list(_above(prefixes), lambda walk: walk.unasked(prefixes))
 
     def list_among(self, named: Sequence[Named]) -> Iterator[Page]:
         """See :class:`~registry_drivers.base.FolderReader`. Raises what :meth:`list` raises."""
         for folder, _ in named:
             check_prefix(folder, DRIVER)
-        common = os.path.commonprefix([folder for folder, _ in named])  # noqa: RUF071 - cut below
-        return self._list(common[: common.rfind("/") + 1], lambda walk: walk.among(named))
+        above = _above([folder for folder, _ in named])
+        return self._list(above, lambda walk: walk.among(named))
 
     def _list(
         self, prefix: str, pages: Callable[[Walk], Iterator[Page]], after: str = ""

@@ -153,10 +153,10 @@ class Walk:
         self._contents: dict[int, bytes] = {}
         self._by_name = False
 
-    def unasked(self, prefix: str) -> Iterator[Page]:
+    def unasked(self, prefixes: Sequence[str]) -> Iterator[Page]:
         """As :meth:`pages`, but links to layers and in tags' histories by folders' names alone."""
         self._by_name = True
-        return self.pages(prefix)
+        return self.pages(*prefixes)
 
     def among(self, named: Sequence[Named]) -> Iterator[Page]:
         """As :meth:`pages`, of no folders but those that are *named*, which are digests."""
@@ -182,11 +182,15 @@ class Walk:
         finally:
             os.close(handle)
 
-    def pages(self, prefix: str) -> Iterator[Page]:
-        """The files below *prefix*, which is empty or ends with ``/``."""
+    def pages(self, *prefixes: str) -> Iterator[Page]:
+        """The files below each of *prefixes*, which is empty or ends with ``/``."""
         try:
-            if not (yield from self._visit(prefix)) and prefix:
-                self._hollow.append(prefix[:-1])
+            for prefix in prefixes:
+                if len(prefixes) > 1:
+                    self._watch.passed(prefix)
+                holds = yield from self._visit(prefix)
+                if not holds and prefix and os.path.isdir(f"{self._root}/{prefix}"):
+                    self._hollow.append(prefix[:-1])
             if self._sizes or self._hollow:
                 yield self._page()
         finally:

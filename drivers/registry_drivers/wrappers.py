@@ -28,6 +28,7 @@ from registry_drivers.base import (
     list_among,
     list_each,
     list_unasked,
+    list_whole,
     stat_each,
     stat_many,
 )
@@ -65,12 +66,12 @@ class ReadOnly:
         """As the wrapped storage."""
         return self._reader.list(prefix, start_after=start_after)
 
-    def list_unasked(self, prefix: str) -> Iterator[Page]:
+    def list_unasked(self, *prefixes: str) -> Iterator[Page]:
         """As the wrapped storage."""
         # As with ``stat_many``: whoever does something to each listing is not passed by.
         if type(self).list is not ReadOnly.list:
-            return self.list(prefix)
-        return list_unasked(self._reader, prefix)
+            return list_whole(self, *prefixes)
+        return list_unasked(self._reader, *prefixes)
 
     def list_among(self, named: Sequence[Named]) -> Iterator[Page]:
         """As the wrapped storage."""

@@ -11,7 +11,7 @@ from registry_drivers.base import Reader
 from registry_gc.digest import Keys, empty_keys
 from registry_gc.engine import Engine
 from registry_gc.layout import BLOBS, SHA256_BLOBS
-from registry_gc.listing.blobs import BlobBatch, list_blobs, name_blobs, stat_blobs
+from registry_gc.listing.blobs import BlobBatch, BlobKeys, list_blobs, name_blobs, stat_blobs
 from registry_gc.listing.ranges import Range, even_ranges, first_ranges
 from registry_gc.listing.units import cut_blobs, still_to_list
 from registry_gc.live_set import LiveSet
@@ -71,7 +71,6 @@ def _stream_unreached(reader: Reader, engine: Engine, live: LiveSet) -> Iterator
     yield replace(_NO_BLOBS, strangers=len(top.files) + len(sha256.files), live=counted)
     keys = np.concatenate([_NO_BLOBS.keys, *unreached])
     size = max(1, min(_BLOBS_A_UNIT, -(-len(keys) // (4 * engine.workers))))
-    yield from engine.run(
-        stat_blobs, [keys[at : at + size].tobytes() for at in range(0, len(keys), size)]
-    )
+    starts = range(0, len(keys), size)
+    yield from engine.run(stat_blobs, [BlobKeys(keys[at : at + size].tobytes()) for at in starts])
     yield from engine.run(list_blobs, [Range((folder,)) for folder in sorted(whole)])

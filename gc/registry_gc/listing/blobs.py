@@ -13,6 +13,7 @@ from registry_drivers.base import Entry, Reader, stat_many
 from registry_gc.digest import KEY, InvalidDigest, Keys, Names, empty_keys, pack, stored_digest
 from registry_gc.layout import BLOBS, Run, blob_paths, split
 from registry_gc.listing.ranges import Range, Walk
+from registry_gc.overlap import size_of_parts
 
 _BUCKET = re.compile(re.escape(BLOBS) + "sha256/([0-9a-f]{2})/")
 
@@ -130,8 +131,21 @@ def _decoded(names: Sequence[str], bucket: str) -> bytes:
     return keys if keys.hex() == encoded else b""
 
 
-def stat_blobs(reader: Reader, keys: bytes) -> BlobBatch:
+class BlobKeys(msgspec.Struct, frozen=True):
+    """Some sha256 blobs to look at, by their keys, one after the other."""
+
+    keys: bytes
+
+    def parts(self, count: int) -> list[BlobKeys]:
+        """See :class:`registry_gc.overlap.Divisible`."""
+        size = 32 * size_of_parts(len(self.keys) // 32, count)
+        starts = range(0, len(self.keys), size)
+        return [BlobKeys(self.keys[at : at + size]) for at in starts] or [self]
+
+
+def stat_blobs(reader: Reader, unit: BlobKeys) -> BlobBatch:
     """Size and age of some sha256 blobs; a folder without its file is none."""
+    keys = unit.keys
     found: list[bytes] = []
     entries: list[Entry] = []
     lone: list[str] = []

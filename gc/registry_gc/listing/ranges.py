@@ -18,6 +18,7 @@ from registry_drivers.base import NameReader, Page, Paths, Reader
 from registry_drivers.errors import StorageError
 from registry_gc.layout import BLOBS, SHA256_BLOBS
 from registry_gc.listing.orders import ORDERS, still_possible
+from registry_gc.overlap import THREADS, size_of_parts
 
 PAGES = 10
 # What is expected are the live ones, of which a page holds a thousand. A range of more pages than
@@ -69,6 +70,14 @@ class Range(msgspec.Struct, frozen=True):
     level: str | None = None
     folders: tuple[str, ...] = ()
     names: Names | None = None
+
+    def parts(self, count: int) -> list[Range]:
+        """See :class:`registry_gc.overlap.Divisible`."""
+        if len(self.prefixes) < 2:
+            return [self]
+        size = size_of_parts(len(self.prefixes), count)
+        starts = range(0, len(self.prefixes), size)
+        return [replace(self, prefixes=self.prefixes[at : at + size]) for at in starts]
 
     def cut_short(self, last: str) -> Range:
         """What is left after a listing of this range has ended with the path *last*."""
@@ -198,11 +207,13 @@ def first_ranges(reader: Reader, prefix: str, workers: int) -> tuple[list[Range]
         names = None if reader.capabilities.seekable else Names()
         return [Range((prefix,), pages=PAGES, names=names)], []
     wanted = 4 * workers if workers > 1 else 1
+    # More folders than there are units, so that a unit has parts (:mod:`registry_gc.overlap`).
+    enough = THREADS * wanted if workers > 1 else 1
     done: list[str] = []
     frontier = [prefix]
     strays: list[str] = []
     for _ in range(_DEEPEST):
-        if not frontier or len(frontier) + len(done) >= wanted:
+        if not frontier or len(frontier) + len(done) >= enough:
             break
         deeper: list[str] = []
         for folder in frontier:

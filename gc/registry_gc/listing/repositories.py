@@ -94,9 +94,8 @@ def list_repositories(reader: Reader, unit: Range) -> RepositoryBatch:
 def name_repositories(reader: Reader, folders: tuple[str, ...]) -> RepositoryBatch:
     """List what is below some folders; layer links may be of an age that nobody has asked for."""
     builder = _RepositoryBuilder()
-    for folder in folders:
-        for page in list_unasked(reader, folder):
-            builder.page(page)
+    for page in list_unasked(reader, *folders):
+        builder.page(page)
     return builder.batch(None)
 
 

@@ -17,7 +17,7 @@ from registry_gc.digest import Keys, empty_keys, pack
 from registry_gc.engine import Engine
 from registry_gc.layout import blob_path
 from registry_gc.listing.blob_stream import stream_blobs
-from registry_gc.listing.blobs import stat_blobs
+from registry_gc.listing.blobs import BlobKeys, stat_blobs
 from registry_gc.listing.link_store import LinkStore, Revisions
 from registry_gc.listing.links import Links
 from registry_gc.listing.tags import TagColumns, Tags
@@ -152,7 +152,8 @@ class Marker:
         odd = [key.tobytes() for key in keys if key.tobytes() in others] if others else []
         plain = without(keys, pack(sorted(odd))) if odd else keys
         units = [
-            plain[at : at + _BLOBS_A_UNIT].tobytes() for at in range(0, len(plain), _BLOBS_A_UNIT)
+            BlobKeys(plain[at : at + _BLOBS_A_UNIT].tobytes())
+            for at in range(0, len(plain), _BLOBS_A_UNIT)
         ]
         found = [_Stats(empty_keys(), np.empty(0, np.int64), np.empty(0, np.float64))]
         found += [
