@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -262,3 +264,24 @@ def test_a_run_that_is_ended_before_it_has_a_job_still_has_a_document_and_metric
     assert result.json["error"] == "interrupted by SIGTERM"
     assert result.json["storage"] == {"driver": "filesystem", "root": str(tmp_path / "registry")}
     assert " 143.0" in metrics.read_text()
+
+
+@pytest.mark.parametrize("command", ["registry_garbage_collect", "registry_gc"])
+def test_an_interrupt_while_python_imports_is_no_traceback(command: str) -> None:
+    script = (
+        "import sys\n"
+        "before = set(sys.modules)\n"
+        f"from registry_gc.cli.entry import {command} as run\n"
+        "print(*sorted(set(sys.modules) - before))\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == 'click':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "sys.exit(run())\n"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (130, "error: interrupted by SIGINT\n")
+    # Whatever else it imported would come before it can say so.
+    own = {"registry_gc", "registry_gc.cli", "registry_gc.cli.entry", "__future__"}
+    assert set(found.stdout.split()) <= own
