@@ -19,6 +19,8 @@ COMPILE := $(BIN)/python -m compileall -q gc drivers
 PYTEST_ARGS ?= -n 2
 # From the command line only, never from the environment: CONFIG names what `make run` looks at.
 CONFIG :=
+# Not every shell puts the home there, as ~ is not at the beginning of the word.
+CONFIG_FILE = $(if $(filter ~/%,$(firstword $(CONFIG))),$(HOME)/$(patsubst ~/%,%,$(CONFIG)),$(CONFIG))
 ARGS :=
 EXTRAS :=
 LONG :=
@@ -50,7 +52,7 @@ run: $(EXTRAS_STAMP) ## install here and show a collection on a demo registry
 ifeq ($(CONFIG),)
 	@$(BIN)/python benchmarks/demo.py
 else
-	$(BIN)/registry-garbage-collect --state-dir .demo/state $(ARGS) --dry-run "$(CONFIG)"
+	$(BIN)/registry-garbage-collect --state-dir .demo/state $(ARGS) --dry-run "$(CONFIG_FILE)"
 endif
 
 test: $(VENV)/.installed-for-tests $(AZURITE) ## install what the tests need and run them all

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
@@ -508,3 +509,25 @@ def test_the_demo_shows_a_collection_and_leaves_every_tag_whole(tmp_path: Path) 
     assert "A second run finds nothing more to delete." in done.stdout
     for what in ("index of 2.0", "night 1", "signature of 2.1", "upload begun"):
         assert what in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "file"),
+    [
+        ("/etc/a.yml", "/etc/a.yml"),
+        ("/etc/my  own.yml", "/etc/my  own.yml"),
+        ("~/my own.yml", "/home/me/my own.yml"),
+        ("a~/b.yml", "a~/b.yml"),
+    ],
+)
+def test_make_run_takes_the_config_as_it_is_named(given: str, file: str) -> None:
+    """With ``~`` also where the shell leaves that as it is, as most do in such a word."""
+    told = subprocess.run(
+        ["make", "-n", "run", f"CONFIG={given}"],
+        cwd=ROOT,
+        env={**os.environ, "HOME": "/home/me"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.splitlines()[-1].endswith(f' --dry-run "{file}"')
