@@ -15,7 +15,6 @@ from servers.process import START_SECONDS, free_port, running
 from servers.tls import Tls
 
 POLL_SECONDS = 0.05
-_MOST_FOR_A_NODE = 65535 - 10000  # nodes talk to each other on a port that is 10,000 higher
 
 
 class RedisServer:
@@ -95,9 +94,9 @@ class RedisServer:
 @contextmanager
 def cluster(folder: Path, *options: str) -> Iterator[RedisServer]:
     """A cluster of one node that has all slots."""
-    server = RedisServer(folder, "--cluster-enabled", "yes", *options)
-    while server.port > _MOST_FOR_A_NODE:
-        server.port = free_port()
+    # Where its nodes talk to each other; by itself it takes one that may be in use.
+    bus = ["--cluster-port", str(free_port())]
+    server = RedisServer(folder, "--cluster-enabled", "yes", *bus, *options)
     with server.running():
         server.send("CLUSTER", "ADDSLOTS", *map(str, range(16384)))
         _wait(lambda: "cluster_state:ok" in str(server.send("CLUSTER", "INFO")))
