@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -295,6 +296,21 @@ def test_the_file_of_the_run_that_prunes_stays(tmp_path: Path) -> None:
     paths = [write_run(tmp_path, number) for number in range(1, 4)]
     prune(str(tmp_path), 1, str(paths[0]))
     assert files(tmp_path) == names(1, 3)
+
+
+def test_what_a_killed_run_has_half_made_goes_after_a_day(tmp_path: Path) -> None:
+    path = write_run(tmp_path, 1)
+    old, new, other = (path.with_name(f"{path.name}{end}") for end in (".a_1.new", ".b.new", ".b"))
+    journal = path.with_name(f"{path.name}.a_1.new-journal")
+    for half in (old, new, other, journal):
+        half.write_bytes(b"x")
+    for half in (old, other, journal):
+        os.utime(half, (time.time() - 90_000, time.time() - 90_000))
+    pruned = prune(str(tmp_path), 1, None)
+    assert sorted(pruned.removed) == sorted(map(str, (old, journal)))
+    assert sorted(file.name for file in path.parent.iterdir()) == sorted(
+        file.name for file in (path, new, other)
+    )
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import math
 import os
 import re
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -23,6 +24,9 @@ from registry_gc.runs.rows import Kind, RowState
 from registry_gc.service.processes import Process
 
 _NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}\.sqlite")
+# What a run that was killed while it made its file has left, see :mod:`registry_gc.runs.database`.
+_HALF_MADE = re.compile(rf"{_NAME.pattern}\.[^.]+\.new(?:-journal)?")
+_HALF_MADE_AGE = 24 * 3600.0  # seconds; one is made in a moment
 _BESIDE = ("-journal", "-wal", "-shm")
 # A quarantine tells by itself what is in it: nothing there needs the run file.
 _SETTLED = frozenset(RowState) - {RowState.PLANNED}
@@ -251,7 +255,7 @@ class Pruned(msgspec.Struct, frozen=True):
 
 
 def prune(state_dir: str, keep: int, current: str | None) -> Pruned:
-    """Remove old run files but for the *keep* newest.
+    """Remove old run files but for the *keep* newest, and what never became one.
 
     Never removed: *current*; the file of a run that goes on, or of which nobody can tell; a
     damaged file; one that alone says what has still to be removed from the registry's Redis; and
@@ -271,7 +275,21 @@ def prune(state_dir: str, keep: int, current: str | None) -> Pruned:
             removed.append(run.path)
         except OSError as error:
             failed.append((run.path, error.strerror or str(error)))
+    for path in _half_made(folder_of(state_dir)):
+        # Who is quicker has removed it.
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+            removed.append(path)
     return Pruned(tuple(removed), tuple(failed))
+
+
+def _half_made(folder: str) -> Iterator[str]:
+    now = time.time()
+    with contextlib.suppress(FileNotFoundError):
+        for name in sorted(os.listdir(folder)):
+            path = os.path.join(folder, name)
+            if _HALF_MADE.fullmatch(name) and now - os.lstat(path).st_mtime > _HALF_MADE_AGE:
+                yield path
 
 
 def removable(run: PastRun, later: Sequence[PastRun]) -> bool:
