@@ -485,3 +485,43 @@ def test_what_is_only_young_keeps_what_refers_to_it(disk: Disk, others: bool) ->
     disk.age()
     run(disk, "-m", "--grace", "1h", "--allow-empty")
     assert not disk.has_blob(referrer)
+
+
+def test_a_young_entry_keeps_old_ones_where_the_manifest_is_no_longer_linked(disk: Disk) -> None:
+    image = disk.tree.image("a", "v1", layers=[b"layer"])
+    disk.tree.image("b", "v1", layers=[b"layer"])
+    disk.tree.image("b", "v1", layers=[b"other"])
+    disk.remove(revision_path("b", image))
+    disk.age()
+    touch(disk, tag_index_path("a", "v1", image))
+    for words in ([], ["-m"]):
+        run(disk, "--grace", "1h", *words)
+        assert disk.has(tag_index_path("b", "v1", image))
+    disk.age()
+    run(disk, "--grace", "1h")
+    assert not disk.has(tag_index_path("b", "v1", image))
+    assert disk.has_image("a", image)
+
+
+@pytest.mark.parametrize("how", ["layer", "entry"])
+def test_a_young_link_of_what_lives_elsewhere_keeps_a_signature_link(disk: Disk, how: str) -> None:
+    disk.tree.image("a", "v1", layers=[b"signature"])
+    image = disk.tree.image("a", "v2", layers=[b"x"])
+    named = image if how == "entry" else sha256(b"signature")
+    document = {"schemaVersion": 1, "fsLayers": [], "history": []}
+    signed = disk.tree.manifest("b", document)
+    path = revision_path("b", signed).removesuffix("link")
+    path += f"signatures/{named.replace(':', '/')}/link"
+    disk.write(path, named.encode())
+    disk.age()
+    young = tag_index_path("a", "v2", image) if how == "entry" else layer_link_path("a", named)
+    touch(disk, young)
+    result = run(disk, "-m", "--grace", "1h")
+    assert disk.has(path)
+    assert not disk.has_blob(signed)
+    # And the repository in which it lies.
+    assert result.json["repositories"] == {"total": 2, "emptied": 0}
+    disk.age()
+    result = run(disk, "-m", "--grace", "1h")
+    assert not disk.has(path)
+    assert result.json["repositories"] == {"total": 2, "emptied": 1}

@@ -26,6 +26,7 @@ WINDOWS = {
     "listing.links_seen.AT_ONCE": 1 << 9,
     "link_ages.FEW": 0,
     "link_ages._AT_ONCE": 1 << 8,
+    "link_ages._ROWS_AT_ONCE": 1 << 8,
     "dead_layers._WORDS_AT_ONCE": 1 << 10,
     "dead_layers._PART": 1 << 8,
     "dead_layers._PAIRS_AT_ONCE": 1 << 8,

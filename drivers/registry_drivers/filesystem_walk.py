@@ -15,7 +15,8 @@ Four shortcuts, and what they do not see:
 * A tag's folder is taken to hold ``current/link`` and ``index/<algorithm>/…`` and nothing else
   when both are there. Its link is read at once: opened anyway, it need not be asked about first.
 * Where the system counts one folder in a tag's ``index``, and ``index/sha256`` is one, ``index``
-  is not listed: a file or a symbolic link beside that is not seen.
+  is not listed: a file or a symbolic link beside that is not seen, nor what a union of several
+  folders has in one of them and does not count.
 
 Where the expected file is missing, the folder is walked like any other. Symbolic links are
 followed in both ways.

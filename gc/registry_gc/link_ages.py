@@ -9,7 +9,7 @@ A young link keeps what it names. That changes something only where what it name
 otherwise, in whatever repository: a layer link, a manifest, a blob, an entry in a tag's history.
 All layer links to such a digest are looked at, those in the repositories that need it too. What no
 link is looked at for is live for other reasons. An entry in a tag's history is looked at unless
-what it names is a manifest that lives in its repository, is there, and is dead in no other.
+what it names is a manifest that lives wherever something like that names it, and is there.
 
 In a registry with few links, which costs little, and in one that has something else to be careful
 about, all are looked at; so damaged links of what is live are found there. In others it
@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from registry_drivers.base import UNASKED_AGE
@@ -42,6 +43,7 @@ from registry_gc.references import Manifests
 FEW = 10_000
 """Links that are always looked at: 30 ms, or some tenths of a second on an idle disk."""
 _AT_ONCE = 1 << 10
+_ROWS_AT_ONCE = 1 << 14
 
 _Unit = tuple[tuple[str, bytes], ...]
 
@@ -72,9 +74,9 @@ class LinkAges:
             # What a held repository would free without its hold depends on every link there.
             self._learn(None, unasked)
         else:
-            layers = self._unneeded(manifests, marking)
-            unasked &= ~self._lives_on(manifests, marking, layers)
-            self._learn(self._doubtful(layers), unasked)
+            going = self._going(manifests, marking)
+            unasked &= ~self._lives_on(manifests, marking, going)
+            self._learn(self._doubtful(going), unasked)
             if self._surprised:
                 # Another name for a digest, or a tag that leads nowhere: what matters is another.
                 self._learn(None, self._unasked())
@@ -85,36 +87,47 @@ class LinkAges:
         unasked: NDArray[np.bool_] = self._catalog.tag_index.modified == UNASKED_AGE
         return unasked
 
-    def _unneeded(self, manifests: Manifests, marking: Marking) -> NDArray[np.uint64]:
-        """The beginnings of the digests to which layer links would go."""
-        words = [prefixes(keys) for keys in unneeded_layers(self._catalog, manifests, marking)]
-        return distinct(np.concatenate([np.empty(0, np.uint64), *words]))
+    def _going(self, manifests: Manifests, marking: Marking) -> NDArray[np.uint64]:
+        """The beginnings of the digests of which links of layers or signatures might go."""
+        catalog = self._catalog
+        words = [prefixes(keys) for keys in unneeded_layers(catalog, manifests, marking)]
+        words.append(prefixes(pack(catalog.names.key(link.digest) for link in catalog.signatures)))
+        return distinct(np.concatenate(words))
 
-    def _doubtful(self, unneeded: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    def _doubtful(self, going: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """The beginnings of all digests of which something might go."""
         catalog = self._catalog
         # Registries before 2.1 linked manifests under _layers too. There are few beside layers.
-        words = [unneeded, prefixes(catalog.revisions.keys), prefixes(catalog.tag_index.keys)]
+        words = [going, prefixes(catalog.revisions.keys), prefixes(catalog.tag_index.keys)]
         words.append(prefixes(catalog.tags.keys[catalog.tags.known]))
         words += [prefixes(pack(sorted(stored))) for stored in catalog.aliases.values()]
         return distinct(np.concatenate(words))
 
     def _lives_on(
-        self, manifests: Manifests, marking: Marking, unneeded: NDArray[np.uint64]
+        self, manifests: Manifests, marking: Marking, going: NDArray[np.uint64]
     ) -> NDArray[np.bool_]:
         """Which entries in tags' histories change nothing, however young they are."""
         index = self._catalog.tag_index
-        if self._catalog.aliases:
-            # A young link of one name keeps what is stored under another.
-            return np.zeros(len(index), np.bool_)
-        ids = manifests.ids(index.keys)
-        known = np.maximum(ids, 0)
-        owners = self._catalog.tag_folders.owner[index.owner]
-        lives = (ids >= 0) & within(marking.live, pairs_of(owners, known))
+        lives = np.zeros(len(index), np.bool_)
+        # A young link of one name keeps what is stored under another.
+        if self._catalog.aliases or not len(manifests):
+            return lives
+        numbers = np.zeros(len(index), np.int32)
+        dead = [manifests_of(marking.dead)]
+        for rows in _some(len(index)):
+            ids = manifests.ids(index.keys[rows])
+            owners = self._catalog.tag_folders.owner[index.owner[rows]]
+            known = np.maximum(ids, 0)
+            alive = (ids >= 0) & within(marking.live, pairs_of(owners, known))
+            # A young entry keeps those to the same manifest where that is not linked any more.
+            dead.append(distinct(known[~alive]))
+            numbers[rows], lives[rows] = known, alive
         # Whether a tag's target was ever pushed is told by its history where it is not stored.
-        lives &= manifests.in_state(State.OK)[known] if len(manifests) else False
-        lives &= ~within(distinct(manifests_of(marking.dead)), known)
-        lives &= ~within(unneeded, prefixes(index.keys))
+        doubtful = ~manifests.in_state(State.OK)
+        doubtful[np.concatenate(dead)] = True
+        for rows in _some(len(index)):
+            lives[rows] &= ~doubtful[numbers[rows]]
+            lives[rows] &= ~within(going, prefixes(index.keys[rows]))
         return lives
 
     def _learn(self, doubtful: NDArray[np.uint64] | None, wanted: NDArray[np.bool_]) -> None:
@@ -122,7 +135,7 @@ class LinkAges:
 
         :param doubtful: beginnings of digests; None to look at all.
         """
-        names = len(self._catalog.aliases)
+        names = self._other_names()
         odd: list[OddLink] = []
         if self._catalog.layers.unasked:
             odd += self._learn_layers(doubtful)
@@ -130,7 +143,10 @@ class LinkAges:
             odd += self._learn_entries(np.flatnonzero(wanted))
         learn_links(self._engine, self._catalog, odd)
         self._odd |= bool(odd)
-        self._surprised |= len(self._catalog.aliases) > names
+        self._surprised |= self._other_names() > names
+
+    def _other_names(self) -> int:
+        return sum(map(len, self._catalog.aliases.values()))
 
     def _learn_layers(self, doubtful: NDArray[np.uint64] | None) -> Iterator[OddLink]:
         catalog = self._catalog
@@ -182,10 +198,13 @@ class LinkAges:
             yield from found.odd
             self._observer.advance(len(asked))
         self._observer.finish()
+        index = replace(index, modified=modified)
         there = ~np.isnan(modified)
-        self._youngest = max(self._youngest, modified[there].max(initial=UNASKED_AGE))
-        self._surprised |= not there.all()
-        catalog.tag_index = Links(index.owner[there], index.keys[there], modified[there])
+        if not there.all():
+            self._surprised = True
+            index = Links(index.owner[there], index.keys[there], modified[there])
+        self._youngest = max(self._youngest, index.modified.max(initial=UNASKED_AGE))
+        catalog.tag_index = index
 
     def _entries(self, rows: NDArray[np.intp]) -> Iterator[Entries]:
         """The links in *rows* of tags' histories, as work units."""
@@ -210,6 +229,12 @@ class LinkAges:
         catalog.strangers += batch.strangers
         catalog.with_strangers.update(int(owners[owner]) for owner in batch.with_strangers)
         catalog.names.others.update(batch.others)
+
+
+def _some(count: int) -> Iterator[slice]:
+    """Some rows at a time, of columns of which there is no room for copies."""
+    for start in range(0, count, _ROWS_AT_ONCE):
+        yield slice(start, start + _ROWS_AT_ONCE)
 
 
 def _by_owner(owners: NDArray[np.int32], keys: Keys) -> Iterator[tuple[int, Keys]]:

@@ -23,7 +23,7 @@ from registry_gc.layout import (
 )
 from registry_gc.listing.blobs import BlobBatch
 from registry_gc.listing.links import Links
-from registry_gc.listing.repositories import Upload
+from registry_gc.listing.repositories import Signature, Upload
 from registry_gc.live_set import LiveSet
 from registry_gc.mark import Marking, pairs_of
 from registry_gc.policy import Policy
@@ -80,15 +80,16 @@ def dead_links(
     layers = dead_layers(catalog, manifests, marking, resolver)
     entries = _dead_tag_entries(catalog, manifests, marking, resolver)
     revisions = _dead_revisions(catalog, manifests, marking, resolver)
+    signatures = _dead_signatures(catalog, manifests, marking, cutoff)
     uploads = abandoned_uploads(catalog, policy, cutoff)
     rows: Iterable[Iterable[Row]] = chain(
         [_tag_index_rows(catalog, entries)],
-        [_signature_rows(catalog, manifests, marking, cutoff)],
+        [_signature_rows(catalog, signatures)],
         _revision_rows(catalog, manifests, revisions),
         _layer_rows(catalog, layers),
         [_upload_rows(catalog, uploads)],
     )
-    kept = _kept_repositories(catalog, marking, revisions, layers, entries, uploads)
+    kept = _kept_repositories(catalog, marking, revisions, layers, entries, signatures, uploads)
     emptied = (catalog.repositories[at] for at in np.flatnonzero(~kept).tolist())
     return DeadLinks(RowParts(rows), frozenset(emptied))
 
@@ -156,20 +157,24 @@ def _tag_index_rows(catalog: Catalog, dead: NDArray[np.bool_]) -> Iterator[Row]:
             )
 
 
-def _signature_rows(
+def _dead_signatures(
     catalog: Catalog, manifests: Manifests, marking: Marking, cutoff: float
-) -> Iterator[Row]:
-    """Signature links of revisions that do not live, linked still or no more."""
-    young = KeyIndex(marking.young)
-    for signature in catalog.signatures:
-        (number,) = manifests.ids(pack([catalog.names.key(signature.revision)])).tolist()
-        pair = np.array([signature.repository << 32 | max(number, 0)], np.int64)
-        alive = number >= 0 and bool(within(marking.live, pair)[0])
-        if alive or signature.repository in marking.held or signature.modified > cutoff:
-            continue
-        # Of a digest that is young nothing goes.
-        if young.has(pack([catalog.names.key(signature.digest)]))[0]:
-            continue
+) -> list[Signature]:
+    """The signature links of revisions that do not live, linked still or no more."""
+    signatures = catalog.signatures
+    ids = manifests.ids(pack(catalog.names.key(link.revision) for link in signatures))
+    owners = np.array([link.repository for link in signatures], np.int64)
+    alive = (ids >= 0) & within(marking.live, pairs_of(owners, np.maximum(ids, 0)))
+    alive |= among(owners, marking.held)
+    # Of a digest that is young nothing goes.
+    named = pack(catalog.names.key(link.digest) for link in signatures)
+    alive |= KeyIndex(marking.young).has(named)
+    alive |= np.array([link.modified > cutoff for link in signatures], np.bool_)
+    return [signatures[row] for row in np.flatnonzero(~alive).tolist()]
+
+
+def _signature_rows(catalog: Catalog, dead: Sequence[Signature]) -> Iterator[Row]:
+    for signature in dead:
         yield Row(
             kind=Kind.SIGNATURE,
             repository=catalog.repositories[signature.repository],
@@ -323,15 +328,18 @@ def _kept_repositories(
     revisions: NDArray[np.bool_],
     layers: DeadLayers,
     entries: NDArray[np.bool_],
+    signatures: Sequence[Signature],
     uploads: Sequence[Upload],
 ) -> NDArray[np.bool_]:
-    """Tell of which repositories at least one file stays; the arrays tell what goes."""
+    """Tell of which repositories at least one file stays; the arguments tell what goes."""
     going = {(upload.repository, upload.uuid) for upload in uploads}
+    signing = {signature.path for signature in signatures}
     kept = layers.kept.copy()
     kept[catalog.tags.owner] = True
     kept[[*catalog.with_strangers, *marking.held]] = True
     kept[catalog.revisions.owner[~revisions]] = True
     kept[_index_owners(catalog)[~entries]] = True
+    kept[[link.repository for link in catalog.signatures if link.path not in signing]] = True
     staying = [
         upload.repository
         for upload in catalog.uploads
