@@ -48,16 +48,22 @@ def boto_client(session: Any, given: Parameters, region: str) -> S3Client:
     accelerate = given.flag("accelerate", False)
     if accelerate and endpoint:
         raise given.error("accelerate", "only Amazon has it: leave out regionendpoint")
-    # Distribution 2.8 and GitLab use path style when an endpoint is named; Distribution 3 always,
-    # which fails for buckets of newer regions, where "auto" lets boto3 see what fits.
+    # Distribution 2.8, 3.0 and GitLab use path style when an endpoint is named; 3.1 only when told
+    # to, which few stores but Amazon's understand. Not boto3's "auto": with that it gives the
+    # address of no region, which newer regions and private endpoints do not answer. Names that no
+    # host may have (with dots, as no certificate would fit) it asks by path anyway.
     path_style = given.flag("forcepathstyle", given.flag("pathstyle", bool(endpoint)))
-    style: Literal["path", "virtual", "auto"] = "virtual"
-    if not accelerate:
-        style = "path" if path_style else "virtual" if endpoint else "auto"
+    style: Literal["path", "virtual"] = "path" if path_style and not accelerate else "virtual"
     config = Config(
         signature_version="s3v4",
-        s3={"addressing_style": style, "use_accelerate_endpoint": accelerate},
+        s3={
+            "addressing_style": style,
+            "use_accelerate_endpoint": accelerate,
+            "us_east_1_regional_endpoint": "regional",
+        },
         use_dualstack_endpoint=given.flag("usedualstack", False),
+        # Who names an endpoint has chosen.
+        use_fips_endpoint=given.flag("usefipsendpoint", False) and not endpoint,
         retries={"total_max_attempts": 1},
         max_pool_connections=CONNECTIONS,
         connect_timeout=CONNECT_SECONDS,

@@ -43,8 +43,8 @@ def _keys(names: str) -> frozenset[str]:
 _BESIDE_DRIVERS = _keys("maintenance cache delete redirect tag")
 _S3 = _keys(
     "accesskey secretkey sessiontoken region regionendpoint bucket rootdirectory encrypt keyid"
-    " secure skipverify v4auth forcepathstyle pathstyle accelerate usedualstack storageclass"
-    " maxrequestspersecond maxretries parallelwalk chunksize objectacl loglevel"
+    " secure skipverify v4auth forcepathstyle pathstyle accelerate usedualstack usefipsendpoint"
+    " storageclass maxrequestspersecond maxretries parallelwalk chunksize objectacl loglevel"
 )
 _AZURE = _keys(
     "accountname accountkey connectionstring container realm serviceurl rootdirectory credentials"

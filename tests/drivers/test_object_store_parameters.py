@@ -98,6 +98,31 @@ def test_a_root_directory_may_have_slashes_around_it(driver: str, root: Any, fol
 
 
 @pytest.mark.parametrize(
+    ("more", "host"),
+    [
+        # Newer regions answer nowhere else, and private endpoints to no other name.
+        ({}, "bucket.s3.us-east-1.amazonaws.com"),
+        ({"region": "ap-east-1"}, "bucket.s3.ap-east-1.amazonaws.com"),
+        ({"region": "cn-north-1"}, "bucket.s3.cn-north-1.amazonaws.com.cn"),
+        ({"region": "ap-east-1", "bucket": "a.b"}, "s3.ap-east-1.amazonaws.com"),
+        ({"region": "ap-east-1", "forcepathstyle": True}, "s3.ap-east-1.amazonaws.com"),
+        ({"usedualstack": True}, "bucket.s3.dualstack.us-east-1.amazonaws.com"),
+        ({"usefipsendpoint": True, "region": "eu-a-1"}, "bucket.s3-fips.eu-a-1.amazonaws.com"),
+        ({"accelerate": True}, "bucket.s3-accelerate.amazonaws.com"),
+        ({"accelerate": True, "forcepathstyle": True}, "bucket.s3-accelerate.amazonaws.com"),
+        ({"regionendpoint": "http://store:9000"}, "store:9000"),
+        ({"regionendpoint": "store:9000", "secure": False}, "store:9000"),
+        ({"regionendpoint": "http://store:9000", "usefipsendpoint": True}, "store:9000"),
+        ({"regionendpoint": "http://store:9000", "forcepathstyle": False}, "bucket.store:9000"),
+        ({"regionendpoint": "http://store:9000", "pathstyle": "false"}, "bucket.store:9000"),
+    ],
+)
+def test_the_config_says_where_a_bucket_is_asked(more: Mapping[str, Any], host: str) -> None:
+    with closing(opened("s3", **more)) as storage:
+        assert storage.root == f"s3://{host}/{more.get('bucket', 'bucket')}"
+
+
+@pytest.mark.parametrize(
     ("driver", "more", "times", "first"),
     [
         ("s3", {}, Retry().times, Retry().first),
