@@ -24,18 +24,22 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
+# Linux counts what is read from disks in blocks of this many bytes, see getrusage(2).
+_BLOCK = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
     """One run: seconds by the clock and on the processors, and the largest resident set.
 
-    ``cut`` is true when it was ended at its limit; the figures are then lower bounds.
+    ``read_bytes``: what had to be fetched from a disk. ``cut`` is true when it was ended at its
+    limit; the figures are then lower bounds.
     """
 
     seconds: float
     cpu_seconds: float
     peak_rss_bytes: int
+    read_bytes: int
     cut: bool = False
 
 
@@ -46,6 +50,7 @@ class Median:
     seconds: float
     cpu_seconds: float
     peak_rss_bytes: int
+    read_bytes: int
     runs: int
     lowest: float
     highest: float
@@ -59,6 +64,7 @@ class Median:
             seconds=statistics.median(seconds),
             cpu_seconds=statistics.median(run.cpu_seconds for run in runs),
             peak_rss_bytes=int(statistics.median(run.peak_rss_bytes for run in runs)),
+            read_bytes=int(statistics.median(run.read_bytes for run in runs)),
             runs=len(runs),
             lowest=min(seconds),
             highest=max(seconds),
@@ -97,7 +103,13 @@ def measure(command: Sequence[str], limit: float) -> Run:
             errors.seek(0)
             said = errors.read()[-2000:].decode(errors="replace")
             raise SystemExit(f"{' '.join(command)}\nended with {process.returncode}:\n{said}")
-    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, cut.is_set())
+    return Run(
+        seconds,
+        usage.ru_utime + usage.ru_stime,
+        usage.ru_maxrss * 1024,
+        usage.ru_inblock * _BLOCK,
+        cut.is_set(),
+    )
 
 
 def forget_files() -> None:
