@@ -64,6 +64,8 @@ def boto_client(session: Any, given: Parameters, region: str) -> S3Client:
         use_dualstack_endpoint=given.flag("usedualstack", False),
         # Who names an endpoint has chosen.
         use_fips_endpoint=given.flag("usefipsendpoint", False) and not endpoint,
+        # AWS_ENDPOINT_URL and profiles may name another store; the registry does not look at them.
+        ignore_configured_endpoint_urls=True,  # type: ignore[call-arg]  # not in the stubs
         retries={"total_max_attempts": 1},
         max_pool_connections=CONNECTIONS,
         connect_timeout=CONNECT_SECONDS,

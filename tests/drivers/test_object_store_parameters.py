@@ -122,6 +122,15 @@ def test_the_config_says_where_a_bucket_is_asked(more: Mapping[str, Any], host: 
         assert storage.root == f"s3://{host}/{more.get('bucket', 'bucket')}"
 
 
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+def test_the_environment_names_no_other_store_than_the_registrys(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "http://elsewhere:9000")
+    with closing(opened("s3")) as storage:
+        assert storage.root == "s3://bucket.s3.us-east-1.amazonaws.com/bucket"
+
+
 @pytest.mark.parametrize(
     ("driver", "more", "times", "first"),
     [
