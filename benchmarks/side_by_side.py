@@ -1,6 +1,6 @@
 """Times a dry run beside the stock command's and beside ``find``, on the same trees.
 
-    python benchmarks/side_by_side.py [--trees many-300 deep] [--rounds 5] [--record]
+    python benchmarks/side_by_side.py [--trees many-300 deep] [--also PATH] [--record]
 
 The commands take turns, so that what else the machine does falls on all of them. Each figure is
 the median of its rounds. A command that passes ``--limit`` is ended, run once, and stands as a
@@ -101,13 +101,17 @@ def prepare(name: str, folder: Path) -> Path:
     return config
 
 
-def commands(name: str, mode: str, folder: Path) -> dict[str, list[str]]:
+def commands(name: str, mode: str, folder: Path, also: Sequence[str]) -> dict[str, list[str]]:
     """What takes turns on the tree *name*."""
     config = str(folder / f"{name}.yml")
     ours = [tool(OURS), "--dry-run", *MODES[mode], "--state-dir"]
+    theirs = {STOCK: STOCK} | {f"{STOCK} {version(path)}": path for path in also}
     return {
         OURS: [*ours, str(folder / "state"), config],
-        STOCK: [STOCK, "garbage-collect", "--dry-run", *MODES[mode], config],
+        **{
+            command: [path, "garbage-collect", "--dry-run", *MODES[mode], config]
+            for command, path in theirs.items()
+        },
         # With a slash at its end, so that a tree elsewhere can be linked here.
         FIND: [FIND, f"{folder / name}/", "-name", "data", "-printf", "%s\\n"],
     }
@@ -115,7 +119,7 @@ def commands(name: str, mode: str, folder: Path) -> dict[str, list[str]]:
 
 def side_by_side(name: str, mode: str, caches: str, arguments: argparse.Namespace) -> Iterator[Row]:
     """Let the commands take turns on one tree."""
-    running = commands(name, mode, arguments.folder)
+    running = commands(name, mode, arguments.folder, arguments.also)
     runs: dict[str, list[Run]] = {command: [] for command in running}
     state = arguments.folder / "state"
     for _ in range(arguments.rounds):
@@ -216,13 +220,11 @@ def markdown(rows: Sequence[Row], about: dict[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def versions() -> dict[str, str]:
-    """Which commands were compared."""
-    found = {}
-    for name, line in ((OURS, [tool(OURS), "--version"]), (STOCK, [STOCK, "--version"])):
-        said = subprocess.run(line, capture_output=True, text=True, check=True).stdout
-        found[name] = said.split()[-1]
-    return found
+def version(command: str) -> str:
+    """What *command* says of itself, such as ``3.1.1``."""
+    line = [command, "--version"]
+    said = subprocess.run(line, capture_output=True, text=True, check=True).stdout
+    return said.split()[-1].removeprefix("v").removesuffix("+unknown")
 
 
 def parse() -> argparse.Namespace:
@@ -236,6 +238,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--limit", type=float, default=310.0, help="seconds for one run")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the trees are kept")
+    parser.add_argument(
+        "--also", nargs="+", default=[], metavar="PATH", help=f"other builds of {STOCK}"
+    )
     parser.add_argument("--record", action="store_true", help="put the figures into the README")
     return parser.parse_args()
 
@@ -256,7 +261,8 @@ def main() -> None:
         for kind in caches:
             for mode in arguments.modes:
                 rows += side_by_side(name, mode, kind, arguments)
-    about = {"measured": f"{datetime.now(UTC):%Y-%m-%d}", **machine(folder), **versions()}
+    about = {"measured": f"{datetime.now(UTC):%Y-%m-%d}", **machine(folder)}
+    about |= {name: version(tool(name)) for name in (OURS, STOCK)}
     del about[_FILE_SYSTEM]  # each row says its own
     print(markdown(rows, about))
     if arguments.record:

@@ -137,7 +137,8 @@ def machine(folder: Path) -> dict[str, str]:
         "processors": f"{os.cpu_count()} x {cpu[1].strip() if cpu else platform.machine()}",
         "memory": f"{int(memory[1]) / 1024**2:.0f} GiB" if memory else "unknown",
         "kernel": platform.release().partition("-")[0],
-        "file system": kind.stdout.strip() or "unknown",
+        # A line for each mount that lies there, the one on top last.
+        "file system": (kind.stdout.split() or ["unknown"])[-1],
         "python": platform.python_version(),
     }
 
