@@ -9,6 +9,7 @@ MAKEFLAGS += --no-print-directory
 
 VENV := .venv
 BIN := $(VENV)/bin
+OLDEST := $(VENV)/oldest
 # Written last of all, so that a half made one is made anew.
 MADE := $(VENV)/.made-in
 AZURITE := $(VENV)/azurite/node_modules/.bin/azurite-blob
@@ -34,7 +35,7 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 comma := ,
 EXTRAS_STAMP := $(VENV)/.installed$(if $(EXTRAS),-$(subst $(comma),-,$(EXTRAS)))
 
-.PHONY: help run test bench scale readme clean
+.PHONY: help run test oldest bench scale readme clean
 
 # The commands of a checkout that was moved name the folder where it was: then all is made anew.
 ifneq ($(shell cat $(MADE) 2>/dev/null),$(CURDIR))
@@ -69,6 +70,16 @@ test: $(VENV)/.installed-for-tests $(AZURITE) ## install what the tests need and
 	contrib/setup/dist $(BIN)/python dist
 	echo "==> pytest $(PYTEST_ARGS)$(if $(LONG), --long)"
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(PYTEST_ARGS) $(if $(LONG),--long)
+
+# What is asked for by name is installed first, as old as may be; what tests it does not renew that.
+oldest: $(VENV)/.installed-for-tests $(AZURITE) ## run the tests with the oldest libraries allowed
+	@$(PIP) install uv
+	$(BIN)/python -m venv --clear $(OLDEST)
+	export VIRTUAL_ENV="$(CURDIR)/$(OLDEST)"
+	$(BIN)/uv pip install --quiet --resolution lowest-direct --requirement pyproject.toml --all-extras
+	$(BIN)/uv pip freeze >$(OLDEST)/oldest.txt
+	$(BIN)/uv pip install --quiet --constraint $(OLDEST)/oldest.txt --editable . --group dev
+	PATH="$(CURDIR)/$(OLDEST)/bin:$(CURDIR)/$(BIN):$$PATH" $(OLDEST)/bin/python -m pytest $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed ## measure against docker-registry and find (takes long)
 	@contrib/setup/packages docker-registry

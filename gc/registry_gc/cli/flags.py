@@ -14,9 +14,20 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from click import ParamType
+else:
+
+    class ParamType(click.ParamType):
+        """Before click 8.4 it was no generic class."""
+
+        def __class_getitem__(cls, item: object) -> type:
+            return cls
+
 
 LOSSES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """What is written to a disk or a device is lost then, though somebody wanted it."""
@@ -82,7 +93,7 @@ class DropInCommand(click.Command):
         raise click.BadParameter(f"{value!r} is neither true nor false", ctx, param_hint=flag)
 
 
-class DurationType(click.ParamType[float]):
+class DurationType(ParamType[float]):
     """A duration as Go writes it, with ``d`` and ``w`` too; its value is seconds.
 
     :param least: seconds; less is refused.
@@ -110,7 +121,7 @@ class DurationType(click.ParamType[float]):
         return seconds
 
 
-class DeadlineType(click.ParamType[float]):
+class DeadlineType(ParamType[float]):
     """A time of day, a date and time, or a duration; its value is seconds from now."""
 
     name = "time|duration"
@@ -129,7 +140,7 @@ class DeadlineType(click.ParamType[float]):
             self.fail(str(error), param, ctx)
 
 
-class LimitType(click.ParamType[Any]):
+class LimitType(ParamType[Any]):
     """A count, or a percentage."""
 
     name = "n|p%"
@@ -144,7 +155,7 @@ class LimitType(click.ParamType[Any]):
             self.fail(str(error), param, ctx)
 
 
-class ReleaseType(click.ParamType[Any]):
+class ReleaseType(ParamType[Any]):
     """A repository, or one digest in it."""
 
     name = "repository[@digest]"
@@ -173,7 +184,7 @@ class FileType(click.Path):
         return path
 
 
-class SizeType(click.ParamType[int]):
+class SizeType(ParamType[int]):
     """A size with its unit, decimal (``2TB``) or binary (``2TiB``); its value is bytes."""
 
     name = "size"
