@@ -75,6 +75,7 @@ test: $(VENV)/.installed-for-tests $(AZURITE) ## install what the tests need and
 oldest: $(VENV)/.installed-for-tests $(AZURITE) ## run the tests with the oldest libraries allowed
 	@$(PIP) install uv
 	$(BIN)/python -m venv --clear $(OLDEST)
+	ln -s ../azurite $(OLDEST)/azurite
 	export VIRTUAL_ENV="$(CURDIR)/$(OLDEST)"
 	$(BIN)/uv pip install --quiet --resolution lowest-direct --requirement pyproject.toml --all-extras
 	$(BIN)/uv pip freeze >$(OLDEST)/oldest.txt
