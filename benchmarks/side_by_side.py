@@ -50,7 +50,7 @@ class Row:
     caches: str
     command: str
     median: Median
-    file_system: str = ""
+    file_system: str
 
 
 @dataclass(frozen=True, slots=True)

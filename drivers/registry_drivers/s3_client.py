@@ -49,9 +49,9 @@ def boto_client(session: Any, given: Parameters, region: str) -> S3Client:
     if accelerate and endpoint:
         raise given.error("accelerate", "only Amazon has it: leave out regionendpoint")
     # Distribution 2.8, 3.0 and GitLab use path style when an endpoint is named; 3.1 only when told
-    # to, which few stores but Amazon's understand. Not boto3's "auto": with that it gives the
-    # address of no region, which newer regions and private endpoints do not answer. Names that no
-    # host may have (with dots, as no certificate would fit) it asks by path anyway.
+    # to, and then many stores are not found. Not boto3's "auto", which gives the address of no
+    # region: newer regions and private endpoints do not answer there. Buckets with dots in their
+    # name, for which no certificate would fit, boto3 asks by path anyway.
     path_style = given.flag("forcepathstyle", given.flag("pathstyle", bool(endpoint)))
     style: Literal["path", "virtual"] = "path" if path_style and not accelerate else "virtual"
     config = Config(

@@ -14,20 +14,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-
-if TYPE_CHECKING:
-    from click import ParamType
-else:
-
-    class ParamType(click.ParamType):
-        """Before click 8.4 it was no generic class."""
-
-        def __class_getitem__(cls, item: object) -> type:
-            return cls
-
 
 LOSSES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """What is written to a disk or a device is lost then, though somebody wanted it."""
@@ -93,7 +82,7 @@ class DropInCommand(click.Command):
         raise click.BadParameter(f"{value!r} is neither true nor false", ctx, param_hint=flag)
 
 
-class DurationType(ParamType[float]):
+class DurationType(click.ParamType[float]):
     """A duration as Go writes it, with ``d`` and ``w`` too; its value is seconds.
 
     :param least: seconds; less is refused.
@@ -121,7 +110,7 @@ class DurationType(ParamType[float]):
         return seconds
 
 
-class DeadlineType(ParamType[float]):
+class DeadlineType(click.ParamType[float]):
     """A time of day, a date and time, or a duration; its value is seconds from now."""
 
     name = "time|duration"
@@ -140,7 +129,7 @@ class DeadlineType(ParamType[float]):
             self.fail(str(error), param, ctx)
 
 
-class LimitType(ParamType[Any]):
+class LimitType(click.ParamType[Any]):
     """A count, or a percentage."""
 
     name = "n|p%"
@@ -155,7 +144,7 @@ class LimitType(ParamType[Any]):
             self.fail(str(error), param, ctx)
 
 
-class ReleaseType(ParamType[Any]):
+class ReleaseType(click.ParamType[Any]):
     """A repository, or one digest in it."""
 
     name = "repository[@digest]"
@@ -184,7 +173,7 @@ class FileType(click.Path):
         return path
 
 
-class SizeType(ParamType[int]):
+class SizeType(click.ParamType[int]):
     """A size with its unit, decimal (``2TB``) or binary (``2TiB``); its value is bytes."""
 
     name = "size"
