@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from servers.process import STARTS, answers, first_that_starts, free_port, running
+from servers.service import Service
 
 LISTENS = """
 import socket, sys
@@ -47,3 +51,23 @@ def test_a_server_that_ends_at_its_start_is_started_again(tmp_path: Path, fails:
         with pytest.raises(RuntimeError, match="no room"), first_that_starts(start, tmp_path):
             pass
     assert folders == [f"start-{number}" for number in range(1, min(fails + 1, STARTS) + 1)]
+
+
+def test_a_registry_is_started_when_its_port_is_free_at_last(tmp_path: Path) -> None:
+    with Service(tmp_path).over() as service:
+        port, log = service.registry.port, tmp_path / "log"
+        with socket.create_server(("127.0.0.1", port)):
+            process = subprocess.Popen([service.path("start")], stdout=subprocess.DEVNULL)
+            while not (log.exists() and b"address already in use" in log.read_bytes()):
+                assert process.poll() is None
+                time.sleep(0.01)
+        assert process.wait() == 0
+        assert service.up
+
+
+def test_a_registry_that_cannot_start_is_told(tmp_path: Path) -> None:
+    with Service(tmp_path).over() as service:
+        service.registry.config.write_text("version: 0.1\nstorage: {}\n")
+        done = subprocess.run([service.path("start")], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "configuration error" in done.stderr

@@ -23,12 +23,23 @@ stop() {{
     if up; then kill "$(cat {folder}/pid)"; fi
     while up; do sleep 0.02; done
 }}
-start() {{
-    if up; then return; fi
+listens() {{
     : >{folder}/log
     {registry} serve {config} >>{folder}/log 2>&1 &
     echo $! >{folder}/pid
-    until grep -q 'listening on' {folder}/log; do up || exit 1; sleep 0.02; done
+    until grep -q 'listening on' {folder}/log; do up || return 1; sleep 0.02; done
+}}
+# One that ends is not up when its memory is gone, which is before its port is free.
+start() {{
+    tries=0
+    until up || listens; do
+        tries=$((tries + 1))
+        if [ $tries = 100 ] || ! grep -q 'address already in use' {folder}/log; then
+            cat {folder}/log >&2
+            exit 1
+        fi
+        sleep 0.02
+    done
 }}
 switch() {{ sed -i "/readonly/,/enabled/s/enabled: .*/enabled: $1/" {config}; }}
 echo "said by $(basename "$0")"
