@@ -72,10 +72,15 @@ class Registry:
         with self.place.opened() as storage:
             list(storage.delete(paths))
 
+    @property
+    def ahead(self) -> float:
+        """How far the storage's clock is ahead of this machine's, in seconds."""
+        return self.later + (0.0 if self.place is None else LATER)
+
     @contextmanager
     def clock(self) -> Iterator[None]:
         """The storage's clock, as far ahead as the test has it."""
-        ahead = self.later + (0.0 if self.place is None else LATER)
+        ahead = self.ahead
         with pytest.MonkeyPatch.context() as patch:
             if self.place is not None:
                 self.place.prepare(patch)

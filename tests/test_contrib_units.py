@@ -82,15 +82,15 @@ def variables() -> set[str]:
 
 @pytest.mark.parametrize(
     "path",
-    [
-        *(path for path in (ROOT / "contrib").glob("*/*") if path.is_file()),
-        *(ROOT / "docs").glob("*.md"),
-    ],
+    # Of all processes the same, whichever of them is the first to compile a module.
+    sorted(
+        path
+        for path in [*(ROOT / "contrib").glob("*/*"), *(ROOT / "docs").glob("*.md")]
+        if path.is_file() and path.parent.name != "__pycache__"
+    ),
     ids=lambda path: str(path.relative_to(ROOT)),
-)  # fmt: skip
+)
 def test_every_variable_that_is_named_is_one_of_ours(path: Path) -> None:
-    if b"\0" in path.read_bytes():
-        return
     named = set(re.findall(r"\bRGC_[A-Z_]+", path.read_text())) - {"RGC_"}
     assert named <= variables()
 

@@ -31,6 +31,7 @@ from registry_gc.durations import parse_deadline, parse_duration
         ("10\N{GREEK SMALL LETTER MU}s", 0.00001),
         (" 7d ", 604800.0),
         ("1m1ms", 60.001),
+        ("106751d", 106751 * 86400.0),
     ],
 )
 def test_a_duration_is_read_as_go_reads_it_with_days_and_weeks(text: str, seconds: float) -> None:
@@ -53,6 +54,7 @@ def test_a_duration_is_read_as_go_reads_it_with_days_and_weeks(text: str, second
         ("1H", "no duration"),
         ("..5s", "no duration"),
         ("\N{ARABIC-INDIC DIGIT FIVE}h", "no duration"),
+        ("106752d", "too long"),
         ("9" * 30 + "w", "too long"),
         ("9" * 400 + "h", "too long"),
     ],

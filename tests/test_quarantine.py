@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -154,3 +157,33 @@ def test_the_history_of_a_tag_is_no_upload_whatever_it_is_called(tmp_path: Path,
     registry.quarantine()
     assert registry.can_pull("app", newer)
     assert any(path.endswith(entry) for path in registry.own())
+
+
+# --- a report ---------------------------------------------------------------------------------
+
+
+def test_a_report_says_what_waits(registry: Registry) -> None:
+    def waiting() -> dict[str, Any]:
+        command = ["report", "--state-dir", str(registry.folder / "state")]
+        found: dict[str, Any] = registry.command(*command).json["quarantine"]
+        return found
+
+    nothing = {"objects": 0, "bytes": 0, "hidden": 0, "runs": []}
+    assert waiting() == nothing
+    before = registry.files()
+    done = registry.quarantine().json
+    gone = {path: before[path] for path in before.keys() - registry.files().keys()}
+    sizes = [len(data) for path, data in gone.items() if "/_uploads/" not in path]
+    if done["quarantine"]["delete_markers"]:
+        expected = {"objects": 0, "bytes": 0, "hidden": len(sizes)}
+    else:
+        expected = {"objects": len(sizes), "bytes": sum(sizes), "hidden": 0}
+    found = waiting()
+    (run,) = found["runs"]
+    until = datetime.fromisoformat(run.pop("until")).timestamp()
+    assert abs(until - time.time() - registry.ahead - 7 * DAY) < DAY
+    assert run == {"run": done["run"], **expected}
+    assert found == {**expected, "runs": [run]}
+    registry.later = 8 * DAY
+    registry.purge()
+    assert waiting() == nothing

@@ -19,6 +19,7 @@ from registry_gc.report.usage_document import UsageReport
 from registry_gc.report.usage_html import page, write_page
 from registry_gc.usage.figures import DAY
 from registry_gc.usage.growth import Growth
+from registry_gc.usage.waiting import Waiting
 from servers.browser import chromium
 from test_usage_report import HOSTILE
 
@@ -338,3 +339,13 @@ def test_an_empty_registry_is_a_page_too(visit: Open) -> None:
     shown = visit(UsageReport("s3", "b", report.usage, Growth((), ()), 10))
     assert "Nothing here takes any room" in shown.inner_text("#map")
     assert names_shown(shown) == []
+
+
+def test_what_waits_in_quarantine_is_a_tile(visit: Open) -> None:
+    report = made_up_report(3)
+    assert "quarantine" not in visit(report).inner_text("#tiles").lower()
+    waiting = (Waiting("one", 2, 3000, 0, None), Waiting("two", 1, 1000, 5, None))
+    tiles = visit(replace(report, waiting=waiting)).locator("#tiles .tile")
+    (tile,) = [text for text in tiles.all_inner_texts() if "quarantine" in text.lower()]
+    assert "4.0 kB" in tile
+    assert "3 objects, and versions of 5 more, of 2 runs" in tile

@@ -7,19 +7,22 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
 
-from demo_usage import made_up_report
+from demo_usage import NOW, made_up_report
 from registry_gc.report.names import cell, shown
 from registry_gc.report.tables import Look
 from registry_gc.report.usage_document import usage_csv, usage_json
 from registry_gc.report.usage_text import age_of, usage_lines
 from registry_gc.usage.figures import DAY
 from registry_gc.usage.growth import Growth, Point, read_growth, remember
+from registry_gc.usage.waiting import Waiting
 from running import Disk, write_config
 
 HOSTILE = (
@@ -104,6 +107,30 @@ def test_the_tables_name_repositories_groups_images_and_blobs(disk: Disk) -> Non
     ):  # fmt: skip
         assert words in text
     assert "\x1b" not in text
+
+
+@pytest.mark.parametrize(
+    ("runs", "words"),
+    [
+        ([(2, 3000, 0, NOW + DAY), (1, 1, 0, NOW + 9 * DAY)], "3.0 kB  in 3 objects of 2 runs; {}"),
+        ([(0, 0, 7, NOW + DAY)], "0 Bytes  in 0 objects of 1 run, and the versions of 7 more; {}"),
+        ([(1, 9, 0, NOW)], "9 Bytes  in 1 object of 1 run; registry-gc purge frees now"),
+        ([(1, 9, 0, None)], "9 Bytes  in 1 object of 1 run"),
+    ],
+)
+def test_what_waits_in_quarantine_is_a_line(
+    runs: list[tuple[int, int, int, float | None]], words: str
+) -> None:
+    waiting = tuple(Waiting(f"run-{at}", *run) for at, run in enumerate(runs))
+    lines = list(usage_lines(replace(made_up_report(3), waiting=waiting), Look(200, False)))
+    (line,) = [line for line in lines if "in quarantine" in line]
+    due = datetime.fromtimestamp(NOW + DAY, UTC)
+    expected = words.format(f"registry-gc purge frees from {due:%Y-%m-%d %H:%M} UTC on")
+    assert line.split() == f"in quarantine {expected}".split()
+
+
+def test_without_a_quarantine_there_is_no_word_of_one(disk: Disk) -> None:
+    assert "in quarantine" not in Answer(disk).text
 
 
 def test_only_the_largest_are_in_the_tables(disk: Disk) -> None:

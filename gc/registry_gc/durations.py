@@ -11,6 +11,7 @@ import durationpy
 # years, signs, and skips what it does not know in the middle: too kind for an age to delete by.
 _UNITS = "ns|us|\N{MICRO SIGN}s|\N{GREEK SMALL LETTER MU}s|ms|s|m|h|d|w"
 _DURATION = re.compile(rf"(?:(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:{_UNITS}))+")
+_LONGEST = (1 << 63) / 1e9  # of Go's durations, in seconds: 292 years
 _LIKE = "write it like 90s, 1h30m, 36h or 1w2d"
 
 
@@ -30,9 +31,12 @@ def parse_duration(text: str) -> float:
     if not _DURATION.fullmatch(wanted):
         raise ValueError(f"{text!r} is no duration: {_LIKE}")
     try:
-        return durationpy.from_str(wanted).total_seconds()
-    except ValueError as error:
-        raise ValueError(f"{text!r} is too long for a duration: {_LIKE}") from error
+        seconds = durationpy.from_str(wanted).total_seconds()
+    except ValueError:
+        seconds = _LONGEST
+    if seconds >= _LONGEST:
+        raise ValueError(f"{text!r} is too long for a duration: 292 years are the most")
+    return seconds
 
 
 def parse_deadline(text: str, now: datetime) -> float:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from registry_drivers.base import Deletion, Outcome
 from registry_gc.audit.sinks import NoRoom, Sink
 from registry_gc.guard import Finding, Verdict
 from registry_gc.mark import Hold
+from registry_gc.moments import utc
 from registry_gc.run_file import RunFile
 from registry_gc.runs.database import RunFileError
 
@@ -109,9 +109,7 @@ class AuditLog:
 
     def add(self, event: str, when: float | None = None, **facts: Any) -> None:
         """Have a line written with the next batch; *when* in seconds since the epoch, else now."""
-        time = datetime.fromtimestamp(self._clock() if when is None else when, UTC).isoformat(
-            timespec="microseconds"
-        )
+        time = utc(self._clock() if when is None else when).isoformat(timespec="microseconds")
         line = {"time": time, "run": self._run, "event": event, **facts}
         # ASCII, so that names that are no UTF-8 break no reader; they are escaped.
         self._waiting.append(json.dumps(line).encode() + b"\n")

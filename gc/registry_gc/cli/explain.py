@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
 import humanize
@@ -25,6 +24,7 @@ from registry_gc.explain.explainer import (
 from registry_gc.explain.fates import Fate
 from registry_gc.explain.lookup import Unknown
 from registry_gc.explain.trails import Trail
+from registry_gc.moments import to_the_minute
 from registry_gc.policy import Policy
 from registry_gc.progress import Progress
 from registry_gc.report.counts import counted
@@ -93,7 +93,7 @@ def _lines(about: About, policy: Policy) -> Iterator[str]:
 def _digest_lines(about: AboutDigest, policy: Policy) -> Iterator[str]:
     size = "not in the store"
     if about.size is not None and about.modified is not None:
-        when = datetime.fromtimestamp(about.modified, UTC).strftime("%Y-%m-%d %H:%M")
+        when = to_the_minute(about.modified)
         size = f"{humanize.naturalsize(about.size)}, written {when} UTC"
     where = f"{about.repository}@" if about.repository else ""
     yield f"{where}{about.digest}: {about.fate}"

@@ -6,13 +6,13 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import humanize
 
 from registry_gc.cli.output import Output
 from registry_gc.cli.wiring import complain
+from registry_gc.moments import utc
 from registry_gc.report.names import shown
 from registry_gc.runs.database import RunFileError
 from registry_gc.runs.plan_file import PlanFile
@@ -60,7 +60,7 @@ def _text(plan: PlanFile) -> Iterator[str]:
 
 def _heading(meta: Mapping[str, Any]) -> Iterator[str]:
     def when(name: str) -> str:
-        return datetime.fromtimestamp(meta[name], UTC).isoformat(" ", "seconds")
+        return utc(meta[name]).isoformat(" ", "seconds")
 
     yield f"storage   {meta.get('driver', '?')} {meta.get('root', '?')}"
     yield f"config    {meta.get('config') or '?'}"
@@ -71,7 +71,7 @@ def _heading(meta: Mapping[str, Any]) -> Iterator[str]:
     if not meta.get("planned"):
         yield "sealed    no: this cannot be applied"
     for applied in meta.get("applied", ()):
-        began = datetime.fromtimestamp(applied["began"], UTC)
+        began = utc(applied["began"])
         yield f"applied   {began.isoformat(' ', 'seconds')} by run {applied['run']}"
     if meta.get("finished"):
         yield f"finished  {when('finished')}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import humanize
@@ -40,6 +39,7 @@ from registry_gc.guard import Guard
 from registry_gc.guard.watch import GuardWatch
 from registry_gc.interrupts import Interrupts
 from registry_gc.limits import Limits
+from registry_gc.moments import to_the_minute
 from registry_gc.policy import Policy
 from registry_gc.progress import Progress
 from registry_gc.quarantine.bring_back import Look, Result
@@ -269,4 +269,4 @@ def _row(purged: Purged) -> dict[str, Any]:
 
 
 def _time(moment: float) -> str:
-    return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M} UTC"
+    return f"{to_the_minute(moment)} UTC"

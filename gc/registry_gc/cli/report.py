@@ -29,6 +29,7 @@ from registry_gc.report.usage_text import usage_lines
 from registry_gc.usage.figures import Usage, usage_of
 from registry_gc.usage.growth import Growth, point_of, read_growth, remember
 from registry_gc.usage.inventory import take_inventory
+from registry_gc.usage.waiting import waiting_in
 
 
 def run_report(options: Mapping[str, Any]) -> int:
@@ -47,12 +48,14 @@ def _run(options: Mapping[str, Any], output: Output) -> int:
     try:
         refuse_empty(storage)
         usage = _usage(options, config, storage, state_dir, progress)
+        progress.phase("listing quarantines", None, "runs")
+        waiting = waiting_in(ReadOnly(storage))
     finally:
         progress.finish()
         storage.close()
     growth = _growth(state_dir, storage, usage, progress)
     report = UsageReport(
-        storage.driver, storage.root, usage, growth, options["top"], options["grace"]
+        storage.driver, storage.root, usage, growth, options["top"], options["grace"], waiting
     )
     if options["output"] == "json" or not options["quiet"]:
         output.lines(_lines(report, options["output"]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import humanize
@@ -26,6 +25,7 @@ from registry_gc.cli.working import (
 )
 from registry_gc.interrupts import Interrupts
 from registry_gc.layout import REPOSITORIES, SHA256_BLOBS
+from registry_gc.moments import to_the_minute
 from registry_gc.progress import Progress
 from registry_gc.quarantine.aside import Aside, Kept, asides
 from registry_gc.quarantine.bring_back import Back, BringingBack, exists, meaning_of
@@ -236,4 +236,4 @@ def _run_lines(found: Sequence[Aside]) -> Iterator[str]:
 
 
 def _time(moment: float) -> str:
-    return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M} UTC"
+    return f"{to_the_minute(moment)} UTC"

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import humanize
 from rich.text import Text
 
+from registry_gc.moments import rfc3339, to_the_minute
 from registry_gc.report.names import shown
 from registry_gc.report.tables import Column, Look, lines_of, table
-from registry_gc.report.usage_document import moment
 from registry_gc.runs.past import PastRun, RunState
 
 SCHEMA = 1
@@ -54,8 +53,8 @@ def _document(run: PastRun) -> dict[str, Any]:
         "storage": {"driver": run.driver or None, "root": run.root or None},
         "dry_run": run.dry_run,
         "delete_untagged": run.delete_untagged,
-        "began": moment(run.created),
-        "ended": moment(run.ended),
+        "began": rfc3339(run.created),
+        "ended": rfc3339(run.ended),
         "seconds": run.seconds,
         "exit_code": run.exit_code,
         "blobs": run.blobs,
@@ -122,7 +121,7 @@ def _freed(run: PastRun) -> str:
 
 
 def _when(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}"
+    return "-" if seconds is None else to_the_minute(seconds)
 
 
 def _count(value: int | None) -> str:

@@ -6,16 +6,17 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
 from registry_gc import __version__
+from registry_gc.moments import rfc3339
 from registry_gc.report.names import cell
 from registry_gc.usage.figures import Blob, Share, Usage, group_of
 from registry_gc.usage.growth import Growth
 from registry_gc.usage.images import Image
+from registry_gc.usage.waiting import Waiting
 
 SCHEMA = 1
 
@@ -23,7 +24,8 @@ SCHEMA = 1
 class UsageReport(msgspec.Struct, frozen=True):
     """All that is to be shown: whose storage, what is in it, how it has grown.
 
-    ``top``: how many of the largest and oldest to name.
+    ``top``: how many of the largest and oldest to name. ``waiting``: what each run has in
+    quarantine, which is in no other figure.
     """
 
     driver: str
@@ -32,13 +34,7 @@ class UsageReport(msgspec.Struct, frozen=True):
     growth: Growth
     top: int
     grace: float = 0.0
-
-
-def moment(seconds: float | None) -> str | None:
-    """A time as RFC 3339 has it, UTC, to the second."""
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    waiting: tuple[Waiting, ...] = ()
 
 
 def by_size(shares: Sequence[Share], top: int) -> list[Share]:
@@ -59,7 +55,7 @@ def usage_document(report: UsageReport) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "version": __version__,
-        "made": moment(usage.made),
+        "made": rfc3339(usage.made),
         "storage": {"driver": report.driver, "root": report.root},
         "grace": report.grace,
         "group_depth": usage.group_depth,
@@ -112,10 +108,19 @@ def usage_document(report: UsageReport) -> dict[str, Any]:
             "blobs": [_blob(blob) for blob in usage.oldest_blobs],
         },
         "held": [msgspec.structs.asdict(hold) for hold in usage.holds],
+        "quarantine": {
+            "objects": sum(waiting.objects for waiting in report.waiting),
+            "bytes": sum(waiting.bytes for waiting in report.waiting),
+            "hidden": sum(waiting.hidden for waiting in report.waiting),
+            "runs": [
+                {**msgspec.structs.asdict(waiting), "until": rfc3339(waiting.until)}
+                for waiting in report.waiting
+            ],
+        },
         "growth": {
             "reports": [
                 {
-                    "time": moment(point.time),
+                    "time": rfc3339(point.time),
                     "stored_bytes": point.stored,
                     "blobs": point.blobs,
                     "repositories": point.repositories,
@@ -125,7 +130,7 @@ def usage_document(report: UsageReport) -> dict[str, Any]:
                 for point in report.growth.points
             ],
             "runs": [
-                {"time": moment(run.time), "run": run.run, "freed_bytes": run.bytes}
+                {"time": rfc3339(run.time), "run": run.run, "freed_bytes": run.bytes}
                 for run in report.growth.freed
             ],
         },
@@ -147,8 +152,8 @@ def _share(share: Share) -> dict[str, Any]:
         "reclaimable_untagged_bytes": share.reclaimable_untagged,
         "uploads": share.uploads,
         "upload_bytes": share.upload_bytes,
-        "oldest_push": moment(share.oldest),
-        "newest_push": moment(share.newest),
+        "oldest_push": rfc3339(share.oldest),
+        "newest_push": rfc3339(share.newest),
         "held": share.held,
     }
 
@@ -159,7 +164,7 @@ def _image(image: Image) -> dict[str, Any]:
         "digest": image.digest,
         "tags": list(image.tags),
         "bytes": image.bytes,
-        "pushed": moment(image.pushed),
+        "pushed": rfc3339(image.pushed),
     }
 
 
@@ -167,7 +172,7 @@ def _blob(blob: Blob) -> dict[str, Any]:
     return {
         "digest": blob.digest,
         "bytes": blob.bytes,
-        "modified": moment(blob.modified),
+        "modified": rfc3339(blob.modified),
         "repositories": blob.repositories,
         "repository": blob.repository,
         "fate": blob.fate,

@@ -21,8 +21,9 @@ from typing import Any
 
 import humanize
 
+from registry_gc.moments import rfc3339
 from registry_gc.report.names import shown
-from registry_gc.report.usage_document import UsageReport, moment, usage_document
+from registry_gc.report.usage_document import UsageReport, usage_document
 
 # In the order in which they need each other; unmodified, see page/README.md.
 _D3 = (
@@ -96,7 +97,7 @@ def page(report: UsageReport) -> str:
         data=_data(report),
         root=html.escape(shown(report.root)),
         driver=html.escape(report.driver),
-        made=html.escape(moment(report.usage.made) or ""),
+        made=html.escape(rfc3339(report.usage.made) or ""),
         summary=html.escape(
             f"{humanize.naturalsize(totals.stored)} in {totals.blobs:,} blobs, used by "
             f"{totals.repositories:,} repositories. A collection would free "
@@ -137,7 +138,7 @@ def _data(report: UsageReport) -> str:
     return text
 
 
-_WHOLE = ("version", "made", "storage", "totals", "ages", "held", "growth")
+_WHOLE = ("version", "made", "storage", "totals", "ages", "held", "quarantine", "growth")
 
 
 def _rows(shares: Sequence[dict[str, Any]]) -> list[list[Any]]:

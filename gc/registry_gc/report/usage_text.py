@@ -8,12 +8,14 @@ import humanize
 from rich.table import Table
 from rich.text import Text
 
+from registry_gc.moments import to_the_minute
 from registry_gc.report.counts import counted
 from registry_gc.report.names import shown
 from registry_gc.report.tables import Column, Look, lines_of, table
 from registry_gc.report.usage_document import UsageReport, by_age, by_size
 from registry_gc.usage.figures import DAY, Blob, Share, Usage
 from registry_gc.usage.images import Image
+from registry_gc.usage.waiting import Waiting
 
 _DIGEST = 19  # characters of one that are shown: "sha256:" and twelve more
 
@@ -23,7 +25,7 @@ def usage_lines(report: UsageReport, look: Look) -> Iterator[str]:
     usage, top = report.usage, report.top
     drawn: list[Table | Text] = [
         _heading(report),
-        _totals(usage, look),
+        _totals(report, look),
         Text(),
         _shares(_title("Groups", usage.groups, top), by_size(usage.groups, top), usage.made, look),
         _shares(
@@ -63,7 +65,8 @@ def _heading(report: UsageReport) -> Text:
     return heading
 
 
-def _totals(usage: Usage, look: Look) -> Table:
+def _totals(report: UsageReport, look: Look) -> Table:
+    usage = report.usage
     totals = usage.totals
     size = humanize.naturalsize
     rows = [
@@ -88,6 +91,9 @@ def _totals(usage: Usage, look: Look) -> Table:
             f"in {counted(totals.groups, 'group')}, with {counted(totals.tags, 'tag')}",
         ),
     ]
+    if report.waiting:
+        size_waiting = sum(waiting.bytes for waiting in report.waiting)
+        rows.append(("in quarantine", size(size_waiting), _waiting(report.waiting, usage.made)))
     if totals.held or totals.damaged or totals.strangers:
         text = f"repositories; {totals.damaged:,} objects damaged, {totals.strangers:,} strangers"
         rows.append(("held", f"{totals.held:,}", text))
@@ -105,6 +111,19 @@ def _totals(usage: Usage, look: Look) -> Table:
 def _sharing(usage: Usage) -> str:
     totals = usage.totals
     return f"sharing saves {size_of(totals.logical - (totals.stored - totals.unused))}"
+
+
+def _waiting(runs: Sequence[Waiting], now: float) -> str:
+    objects = sum(run.objects for run in runs)
+    text = f"in {counted(objects, 'object')} of {counted(len(runs), 'run')}"
+    if hidden := sum(run.hidden for run in runs):
+        text += f", and the versions of {hidden:,} more"
+    moments = [run.until for run in runs if run.until is not None]
+    if not moments:
+        return text
+    due = min(moments)
+    when = "now" if due <= now else f"from {to_the_minute(due)} UTC on"
+    return f"{text}; registry-gc purge frees {when}"
 
 
 def size_of(count: int) -> str:

@@ -38,12 +38,17 @@
       element("div", { className: "more" }, more),
     );
   }
+  function waiting({ runs, objects, bytes, hidden }) {
+    const of = hidden ? `${counted(objects, "object")}, and versions of ${count(hidden)} more` : counted(objects, "object");
+    return runs.length ? [tile("In quarantine", size(bytes), `${of}, of ${counted(runs.length, "run")}`)] : [];
+  }
   const more = totals.reclaimable_untagged_bytes;
   byId("tiles").append(
     tile("Stored", size(totals.stored_bytes), counted(totals.blobs, "blob")),
     tile("Reclaimable now", size(totals.reclaimable_bytes), `${percent(totals.reclaimable_bytes, totals.stored_bytes + totals.upload_bytes)} of it`),
     tile("Reclaimable with -m", size(more), `${percent(more, totals.stored_bytes + totals.upload_bytes)} of it`, more ? "goes" : ""),
     tile("Saved by sharing", size(totals.logical_bytes - totals.stored_bytes + totals.unused_bytes), `${percent(totals.logical_bytes - totals.stored_bytes + totals.unused_bytes, totals.logical_bytes)} of logical bytes`),
+    ...waiting(data.quarantine),
     tile("Repositories", count(totals.repositories), `${counted(totals.groups, "group")}, ${counted(totals.tags, "tag")}`),
     tile("Manifests", count(totals.manifests), `${count(totals.untagged)} untagged`),
   );
