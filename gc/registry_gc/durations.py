@@ -60,7 +60,10 @@ def parse_deadline(text: str, now: datetime) -> float:
         aware = moment if moment.tzinfo is not None else moment.astimezone()
         if aware <= now:
             raise ValueError(f"{text!r} has passed already")
-        return (aware - now).total_seconds()
+        seconds = (aware - now).total_seconds()
+        if seconds >= _LONGEST:
+            raise ValueError(f"{text!r} is too far away: 292 years are the most")
+        return seconds
     try:
         return parse_duration(wanted)
     except ValueError as error:

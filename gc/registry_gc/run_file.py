@@ -103,7 +103,10 @@ class RunFile(Database):
             os.makedirs(os.path.dirname(os.path.abspath(path)), mode=0o700, exist_ok=True)
             return cls._new(path, meta)
         except (OSError, sqlite3.Error) as error:
-            fallback = cls._new(memory_path(os.path.basename(path)), meta)
+            try:
+                fallback = cls._new(memory_path(os.path.basename(path)), meta)
+            except (OSError, sqlite3.Error) as second:
+                raise RunFileError(f"{path}: {error}; nor elsewhere: {second}") from second
             fallback.notices.append(
                 f"{path} cannot be written ({error}); the run file is {fallback.path}, "
                 "which does not survive a reboot"

@@ -187,7 +187,7 @@ class SizeType(click.ParamType[int]):
         text = str(value).strip()
         try:
             found = int(bitmath.parse_string(f"{text} B" if text.isdigit() else text).bytes)
-        except ValueError:
+        except (ValueError, OverflowError):
             found = 0
         if found <= 0:
             self.fail(f"{value!r} is no size such as 500GB or 2TiB", param, ctx)

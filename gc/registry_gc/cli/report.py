@@ -13,8 +13,8 @@ from registry_gc.cli.output import Output, look
 from registry_gc.cli.wiring import (
     cache_path,
     complain,
+    config_of,
     is_terminal,
-    read_config,
     state_folder,
     storage_of,
 )
@@ -42,7 +42,7 @@ def run_report(options: Mapping[str, Any]) -> int:
 
 def _run(options: Mapping[str, Any], output: Output) -> int:
     progress = Progress(bars=not options["quiet"] and is_terminal())
-    config = read_config(options["config"], progress)
+    config = config_of(options, progress)
     storage = storage_of(config, options["max_requests_per_second"])
     state_dir = state_folder(options, progress)
     try:

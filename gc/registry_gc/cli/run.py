@@ -24,13 +24,13 @@ from registry_gc.cli.wiring import (
     cache_path,
     close,
     complain,
+    config_of,
     dask_engine,
     guard_of,
     is_terminal,
     log_as_json,
     logs_json,
     note,
-    read_config,
     state_folder,
     storage_of,
 )
@@ -219,7 +219,7 @@ def _job(
     commands: Commands | None,
     service: Service | None,
 ) -> Job:
-    config = read_config(options["config"], progress)
+    config = config_of(options, progress)
     storage = storage_of(config, options["max_requests_per_second"])
     stopped = options["registry_stopped"] or (commands is not None and commands.stops)
     guard = guard_of(config, storage, {**options, "registry_stopped": stopped})

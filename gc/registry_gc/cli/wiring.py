@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
@@ -64,6 +64,29 @@ def read_config(path: str | None, progress: Progress) -> Config:
         progress.notice(f"using {config.path}")
     for notice in config.notices:
         progress.notice(notice)
+    return config
+
+
+_WRITTEN = {
+    "cache": "--cache",
+    "run_file": "the run file",
+    "metrics_file": "--metrics-file",
+    "audit_log": "--audit-log",
+    "html": "--html",
+}
+
+
+def config_of(options: Mapping[str, Any], progress: Progress) -> Config:
+    """The config that *options* name, as :func:`read_config`; nothing is to be written over it.
+
+    :raises ConfigError: as there, or an option that names an output names the config.
+    """
+    config = read_config(options["config"], progress)
+    for name, shown in _WRITTEN.items():
+        # No path, or none that is there: the option's own check says so.
+        with suppress(OSError, ValueError):
+            if options.get(name) and os.path.samefile(str(options[name]), config.path):
+                raise ConfigError(f"{config.path}: {shown} names the config itself")
     return config
 
 

@@ -13,7 +13,7 @@ from registry_drivers.errors import DriverConfigError, StorageError
 from registry_gc import __version__
 from registry_gc.catalog import is_registry
 from registry_gc.cli.output import Output
-from registry_gc.cli.wiring import complain, read_config, storage_of
+from registry_gc.cli.wiring import complain, config_of, storage_of
 from registry_gc.compact.spool import SpoolError
 from registry_gc.config import Config
 from registry_gc.config_file import ConfigError
@@ -93,7 +93,7 @@ def registry_at(options: Mapping[str, Any], progress: Progress) -> Iterator[tupl
 
     :raises ConfigError: the config, or its storage, cannot be understood.
     """
-    config = read_config(options["config"], progress)
+    config = config_of(options, progress)
     storage = storage_of(config, options["max_requests_per_second"])
     try:
         yield config, storage
