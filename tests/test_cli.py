@@ -217,6 +217,7 @@ def test_the_command_line_overrides_the_variables(
         (["--max-delete", "101%"], "neither a count nor a percentage"),
         (["--workers", "0"], "--workers"),
         (["--max-requests-per-second", "0"], "--max-requests-per-second"),
+        (["--max-requests-per-second", "nan"], "no number"),
         (["--output", "yaml"], "yaml"),
         (["--registry-auth-file", "/no/such/file"], "/no/such/file"),
         (["--registry-url", "not a url"], "not a url"),
@@ -659,3 +660,24 @@ def test_a_help_that_nobody_can_store_ends_with_a_line(asked: list[str]) -> None
         )
     assert done.returncode == 1
     assert done.stderr.decode().splitlines() == ["error: [Errno 28] No space left on device"]
+
+
+def test_a_config_that_may_not_be_read_is_told_in_our_words(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_config(disk.root)
+
+    def refuse(path: object, *_: object, **__: object) -> bool:
+        return str(path) != str(config)
+
+    # What click asks, and would say nothing of the user.
+    monkeypatch.setattr(os, "access", refuse)
+
+    def denied(path: str, *_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("registry_gc.config_file.open", denied, raising=False)
+    answer = CliRunner().invoke(registry_garbage_collect, ["--dry-run", str(config)])
+    assert answer.exit_code == 2
+    assert answer.stderr.startswith(f"error: {config}: user ")
+    assert answer.stderr.count("\n") == 1

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -23,6 +26,7 @@ from registry_gc.engine import (
     WorkerLost,
     engine_for,
 )
+from registry_gc.interrupts import Interrupted, Interrupts
 
 Make = Callable[[Reader], Engine]
 
@@ -244,6 +248,32 @@ def test_all_workers_have_ended_when_the_engine_has(reader: MemoryStorage) -> No
     for number in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(number, 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("worker", [1, 2])
+def test_a_signal_while_workers_begin_is_raised_when_they_have_ended(
+    reader: MemoryStorage, number: int, worker: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spawn: Any = ProcessPoolExecutor._spawn_process  # type: ignore[attr-defined]  # not public
+    begun: list[int] = []
+
+    def spawned(self: ProcessPoolExecutor) -> None:
+        spawn(self)
+        begun.append(1)
+        if len(begun) == worker:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "_spawn_process", spawned)
+    interrupts = Interrupts()
+    with (
+        interrupts.installed(),
+        pytest.raises(Interrupted),
+        ProcessEngine(reader, 2) as engine,
+    ):
+        list(engine.run(pid, [1]))
+    assert len(begun) == 2
+    assert multiprocessing.active_children() == []
 
 
 def test_workers_die_with_a_parent_that_is_killed() -> None:

@@ -20,9 +20,10 @@ from registry_gc.cli.main import registry_garbage_collect, registry_gc
 from registry_gc.collect import Job, collect
 from registry_gc.events import Silence
 from registry_gc.guard import Verdict
-from registry_gc.interrupts import Interrupted, Interrupts
+from registry_gc.interrupts import Interrupted, Interrupts, signals_held
 from registry_gc.lock import Lock, blocker
 from registry_gc.policy import Policy
+from running import Disk
 from running import collect as collect_disk
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -285,3 +286,71 @@ def test_an_interrupt_while_python_imports_is_no_traceback(command: str) -> None
     # Whatever else it imported would come before it can say so.
     own = {"registry_gc", "registry_gc.cli", "registry_gc.cli.entry", "__future__"}
     assert set(found.stdout.split()) <= own
+
+
+def test_a_signal_held_back_is_handled_at_the_end_of_what_must_not_be_left() -> None:
+    interrupts = Interrupts()
+    done: list[str] = []
+
+    def work() -> None:
+        with signals_held():
+            send(signal.SIGTERM)
+            done.append("held")
+        done.append("never")
+
+    with interrupts.installed(), pytest.raises(Interrupted):
+        work()
+    assert done == ["held"]
+    assert interrupts.number == signal.SIGTERM
+
+
+def test_signals_are_held_back_in_the_main_thread_only() -> None:
+    def hold() -> None:
+        with signals_held():
+            pass
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    thread.join()
+
+
+def test_an_end_that_is_asked_for_when_all_is_deleted_is_a_run_that_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(tmp_path)
+    disk.tree.image("a", "1", layers=[b"layer"])
+    digest = disk.tree.blob(b"orphan")
+    disk.age()
+
+    def tidied(*_: object, **__: object) -> None:
+        send(signal.SIGTERM)
+
+    monkeypatch.setattr("registry_gc.session.tidy", tidied)
+    result = collect_disk(disk.root)
+    assert (result.exit_code, result.json["error"]) == (0, None)
+    assert not disk.has_blob(digest)
+
+
+def test_ctrl_c_when_the_work_is_done_ends_the_process_as_the_signal_does(tmp_path: Path) -> None:
+    # Python's own handler would raise in whatever is left, and click say "Aborted!" with code 1.
+    script = (
+        "import os, signal, sys\n"
+        "from registry_gc.cli import entry, run\n"
+        "def done(*ignored):\n"
+        "    return 0\n"
+        "run._run = done\n"
+        "close = run.Output.close\n"
+        "def closed(self):\n"
+        "    close(self)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "run.Output.close = closed\n"
+        "sys.argv = ['registry-garbage-collect', sys.argv[1]]\n"
+        "entry.registry_garbage_collect()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        check=False,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")

@@ -18,7 +18,7 @@ from registry_drivers.errors import AccessDenied, NotFound
 from registry_drivers.filesystem import FilesystemStorage
 from registry_drivers.memory import MemoryStorage
 from registry_drivers.wrappers import Wrapper
-from registry_gc.catalog import Catalog, is_registry, read_catalog
+from registry_gc.catalog import Catalog, is_registry, read_catalog, read_texts
 from registry_gc.digest import key_of
 from registry_gc.engine import Engine, SerialEngine, ThreadEngine
 from registry_gc.events import Silence
@@ -474,6 +474,13 @@ def test_links_that_vanish_are_left_out() -> None:
     storage = MemoryStorage()
     storage.put("there", sha256(b"x").encode() + b"\n")
     assert read_links(storage, ("there", "gone")) == [("there", sha256(b"x"), "")]
+
+
+def test_links_under_keys_that_are_no_paths_are_damaged() -> None:
+    ((path, digest, reason),) = read_links(MemoryStorage(), ("a//b/link",))
+    assert (path, digest) == ("a//b/link", None)
+    assert "no path" in reason
+    assert read_texts(MemoryStorage(), ("a//b/_uploads/u/startedat",)) == []
 
 
 class _Vanishing(Wrapper):

@@ -42,8 +42,13 @@ def bucket_of(registry: Registry) -> str:
 
 def versions(server: S3Server, registry: Registry) -> set[str]:
     """The keys of which the bucket keeps any bytes."""
+    return {row["Key"] for row in rows_of(server, registry)}
+
+
+def rows_of(server: S3Server, registry: Registry) -> list[dict[str, Any]]:
+    """What the bucket says of each version."""
     answer: Any = server.client.list_object_versions(Bucket=bucket_of(registry))
-    return {row["Key"] for row in answer.get("Versions", ())}
+    return list(answer.get("Versions", ()))
 
 
 def test_nothing_is_copied(server: S3Server, registry: Registry) -> None:
@@ -77,9 +82,14 @@ def test_a_purge_deletes_the_versions_and_nothing_that_is_in_use(
     again = {blob_path(sha256(GONE)): GONE}
     registry.write(again)
     hidden = versions(server, registry) - registry.read().keys()
+    sizes = {row["VersionId"]: row["Size"] for row in rows_of(server, registry)}
     registry.later = 8 * DAY
+    (shown,) = registry.purge("--dry-run").json["runs"]
+    assert (shown["deleted"], shown["deleted_bytes"]) == (shown["hidden"], 0)
     done = registry.purge()
     assert done.json["runs"][0]["failed"] == []
+    gone = sizes.keys() - {row["VersionId"] for row in rows_of(server, registry)}
+    assert done.json["runs"][0]["deleted_bytes"] == sum(sizes[number] for number in gone) > 0
     assert done.json["runs"][0]["deleted"] > 20
     left = versions(server, registry)
     assert not {path for path in hidden if "/_uploads/" not in path and "lock" not in path} & left

@@ -69,6 +69,8 @@ def test_no_address_is_no_redis() -> None:
         ({"addrs": ["s3::cret:1"]}, "redis.addrs"),
         ({"addrs": {"s3cret": 1}}, "redis.addrs"),
         ({"addr": "a:1", "db": "s3cret"}, "redis.db"),
+        ({"addr": "a:1", "db": "9" * 5000}, "redis.db"),
+        ({"addr": "s3cret:" + "9" * 5000}, "redis.addr"),
         ({"addr": "a:1", "password": ["s3cret"]}, "redis.password"),
         ({"addr": "a:1", "tls": "s3cret"}, "redis.tls"),
         ({"addr": "a:1", "tls": {"enabled": "s3cret"}}, "redis.tls.enabled"),

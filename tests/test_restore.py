@@ -174,6 +174,54 @@ def test_a_link_whose_blob_is_nowhere_stays_aside(registry: Registry) -> None:
     assert lost in registry.quarantined()
 
 
+def damage(registry: Registry, digest: str, data: bytes) -> str:
+    """Spoil a blob that the only run has set aside; returns its path."""
+    (path,) = (path for path in registry.own() if path.endswith(blob_path(digest)))
+    (registry.root / path).write_bytes(data)
+    return blob_path(digest)
+
+
+@pytest.mark.parametrize("spoil", ["cut", "other"])
+@pytest.mark.parametrize("by", ["digest", "tag", "repository"])
+def test_a_manifest_that_is_damaged_stays_aside_with_its_links(
+    registry: Registry, spoil: str, by: str
+) -> None:
+    tree = registry.tree()
+    whole = tree.image("a", "v1", layers=[b"layer"], config=b'"a"')
+    digest = tree.image("a", "v1", layers=[b"layer", b"more"], config=b'"b"')
+    tree.image("a", "v1", layers=[b"kept"], config=b'"c"')
+    data = registry.files()[blob_path(digest)]
+    registry.quarantine()
+    bad = data[:50] if spoil == "cut" else data.replace(b"application", b"applicatiom")
+    path = damage(registry, digest, bad)
+    before = registry.files()
+    what = {"digest": f"a@{digest}", "tag": "a:v1", "repository": "a"}[by]
+    for option in ["--dry-run"], []:
+        done = registry.command("restore", what, *option)
+        assert [row["path"] for row in done.json["lost"]] == [path]
+        assert "digest" in done.json["lost"][0]["reason"]
+        assert done.exit_code == (0 if option else 3)
+    assert registry.can_pull("a", whole) is (by != "digest")
+    after = registry.files()
+    assert not {path, revision_path("a", digest)} & after.keys()
+    assert {path, revision_path("a", digest)} <= registry.quarantined()
+    assert registry.collect("--dry-run").json["held"] == []
+    if by == "digest":
+        assert after == before
+
+
+def test_a_digest_in_a_repository_that_never_had_it_is_nowhere(registry: Registry) -> None:
+    digest = registry.tree().image("a", layers=[b"layer"], config=b'"a"')
+    registry.quarantine()
+    before = registry.files()
+    for name in ("no/such", "app"):
+        done = registry.command("restore", f"{name}@{digest}")
+        assert done.exit_code == 1
+        assert "nothing of that is in quarantine" in done.errors
+    assert registry.files() == before
+    assert registry.command("restore", f"a@{digest}").exit_code == 0
+
+
 def test_what_was_set_aside_twice_comes_back_once(registry: Registry) -> None:
     tree = registry.tree()
     digest = tree.image("a", layers=[b"layer"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -144,7 +145,17 @@ def test_small_numbers_may_halve_large_ones_may_not(
     assert bool(Seen(*before).lost(Seen(*after))) is shrunk
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"repositories": null, "tags": 1}'])
+WRONG = [
+    b"",
+    b"{",
+    b"[]",
+    b'{"repositories": null, "tags": 1}',
+    b'{"repositories": 1e999, "tags": 1}',
+    b"[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("content", WRONG)
 def test_a_memory_that_cannot_be_read_is_told_and_stops_nothing(disk: Disk, content: bytes) -> None:
     (file,) = (disk.folder / "registry.state/seen").iterdir()
     file.write_bytes(content)
@@ -162,6 +173,18 @@ def test_a_memory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     assert "could not be remembered" in remember(path, Seen(1, 1), "filesystem", "/x")
     assert remembered(memory_path(str(tmp_path / "none"), "s3", "b")) == (NOTHING, "")
     assert os.listdir(tmp_path) == ["seen"]
+
+
+def test_a_memory_for_which_there_is_no_room_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(json, "dump", full)
+    path = memory_path(str(tmp_path), "filesystem", "/root")
+    assert "No space left" in remember(path, Seen(1, 1), "filesystem", "/root")
+    assert [*Path(path).parent.iterdir()] == []
 
 
 def test_a_memory_belongs_to_driver_and_root(tmp_path: Path) -> None:

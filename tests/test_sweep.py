@@ -212,7 +212,35 @@ def test_a_failed_delete_does_not_stop_the_rest(
     paths = [row.path for kind in OBJECT_KINDS for row in rows(kind, 5)]
     failed = {path: Outcome(path, Deletion.FAILED, "no") for path in paths[:10]}
     run(run_file, Storage(answers=failed), capabilities)
-    assert states(run_file) == {RowState.FAILED: 10, RowState.DELETED: 20}
+    # With them the five blobs that they lead to.
+    assert states(run_file) == {RowState.FAILED: 15, RowState.DELETED: 15}
+
+
+@BOTH
+def test_a_blob_to_which_a_link_stays_is_left(
+    run_file: RunFile, capabilities: Capabilities
+) -> None:
+    for kind in (Kind.REVISION, Kind.LAYER_LINK, Kind.BLOB):
+        run_file.add(rows(kind, 5))
+    denied = ["revision/1/link", "layer-link/3/link"]
+    storage = Storage(answers={path: Outcome(path, Deletion.FAILED, "no") for path in denied})
+    told: list[str] = []
+    sweep(
+        run_file,
+        storage,
+        capabilities,
+        lambda: None,
+        lambda: False,
+        Watcher(),
+        settled=[lambda _, outcomes: told.extend(done.path for _, done in outcomes)],
+    )
+    assert {path for path in storage.deleted if path.startswith("blob/")} == {
+        f"blob/{number}/link" for number in (0, 2, 4)
+    }
+    reasons = dict(run_file.failures())
+    assert reasons.keys() == {*denied, "blob/1/link", "blob/3/link"}
+    assert reasons["blob/1/link"] == "a link to it could not be deleted"
+    assert len(told) == len(set(told)) == 15
 
 
 def test_nothing_planned_is_nothing_asked(run_file: RunFile) -> None:

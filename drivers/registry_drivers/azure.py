@@ -82,6 +82,9 @@ def open_azure(parameters: Mapping[str, Any], *, driver: str = "azure") -> Azure
         service = given.text("serviceurl", default=f"https://{account}.blob.{realm}")
         if "://" not in service:
             service = f"https://{service}"
+        place = urlsplit(service)
+        if place.query or "@" in place.netloc:
+            raise given.error("serviceurl", "expected a URL without a signature, user or password")
         credential = credential_of(given, account, realm)
     return AzureStorage(given, account, container, service.rstrip("/"), credential)
 
@@ -261,7 +264,7 @@ class AzureStorage(ObjectStorage):
         return self._request("GET", query=query)
 
     def _fetch(self, path: str, key: str, limit: int | None) -> bytes:
-        if self._store is not None:
+        if self._store is not None and addressable(key):
             return self._fetch_fast(self._store, path, key, limit)
         return self._request("GET", key, path=path, limit=limit).data
 

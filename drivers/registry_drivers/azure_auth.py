@@ -253,6 +253,10 @@ def connection_string(given: Parameters) -> tuple[str, str, Credential]:
         protocol = values.get("defaultendpointsprotocol", "https")
         suffix = values.get("endpointsuffix", "core.windows.net")
         service = f"{protocol}://{account}.blob.{suffix}"
+    if "?" in service or "@" in service:
+        raise given.error(
+            "connectionstring", "BlobEndpoint: expected a URL without a signature, user or password"
+        )
     if key := values.get("accountkey"):
         given.secrets.append(key)
         if not account:

@@ -124,6 +124,8 @@ class AzureVersions(ObjectVersions[AzureStorage]):
                 root = ElementTree.fromstring(answer.data)  # noqa: S314  # expat loads nothing
             except ElementTree.ParseError as error:
                 raise MalformedListing(f"the answer is not XML: {error}") from error
+            if root.tag != "StorageServiceProperties":
+                raise MalformedListing("the answer is no account's settings")
             policy = root.find("DeleteRetentionPolicy")
             if policy is None or policy.findtext("Enabled") != "true":
                 return _SoftDelete(0, False)

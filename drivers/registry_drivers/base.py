@@ -202,11 +202,15 @@ class Deletion(enum.Enum):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What became of one path; ``error`` says why it failed, in the storage's own words."""
+    """What became of one path; ``error`` says why it failed, in the storage's own words.
+
+    ``bytes``: what deleted versions took; of an object nobody asks at its delete.
+    """
 
     path: str
     result: Deletion
     error: str = ""
+    bytes: int = 0
 
 
 class Capabilities(msgspec.Struct, frozen=True):

@@ -176,8 +176,11 @@ def _entity(match: re.Match[bytes]) -> bytes:
     name = match[1]
     if name[:1] != b"#":
         return _NAMED[name]
-    number = int(name[2:], 16) if name[1:2] == b"x" else int(name[1:])
-    return chr(number).encode("utf-8", "surrogatepass")
+    try:
+        number = int(name[2:], 16) if name[1:2] == b"x" else int(name[1:])
+        return chr(number).encode("utf-8", "surrogatepass")
+    except (ValueError, OverflowError) as error:
+        raise MalformedListing(f"no character: {name[:20]!r}") from error
 
 
 def times(column: Column) -> NDArray[np.float64]:
@@ -319,7 +322,14 @@ def md5s_of_base64(column: Column) -> NDArray[np.void]:
         if len(decoded) == 18 * len(column):
             digests = np.frombuffer(decoded, np.uint8).reshape(-1, 18)[:, :16]
             return np.ascontiguousarray(digests).view("V16").ravel()
-    return _md5s(binascii.a2b_base64(text) if len(text) == 24 else UNKNOWN_MD5 for text in column)
+    return _md5s(map(_md5_of_base64, column))
+
+
+def _md5_of_base64(text: bytes) -> bytes:
+    try:
+        return binascii.a2b_base64(text) if len(text) == 24 else UNKNOWN_MD5
+    except binascii.Error:
+        return UNKNOWN_MD5
 
 
 def _md5s(digests: Iterable[bytes]) -> NDArray[np.void]:

@@ -18,6 +18,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from registry_drivers.base import Capabilities, Entry
 from registry_drivers.columns import (
+    MalformedListing,
     bytes_of,
     integer,
     integers,
@@ -213,7 +214,7 @@ class GCSStorage(ObjectStorage):
         return self._request("GET", f"{self._objects}?fields=kind&maxResults=1", place=True)
 
     def _fetch(self, path: str, key: str, limit: int | None) -> bytes:
-        if self._store is not None:
+        if self._store is not None and addressable(key):
             return self._fetch_fast(self._store, path, key, limit)
         return self._request("GET", f"{self._object(key)}?alt=media", path=path, limit=limit).data
 
@@ -286,7 +287,8 @@ class GCSStorage(ObjectStorage):
             if result.done:
                 return
             # Large objects between classes or regions are copied piece by piece.
-            token = result.token
+            if not (token := result.token):
+                raise MalformedListing("the answer says neither that it is done nor how to go on")
             self.requests.add(write=1)
 
     def close(self) -> None:

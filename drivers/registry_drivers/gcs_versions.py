@@ -59,6 +59,8 @@ class _Bucket(msgspec.Struct, rename="camel"):
     retention_policy: _Retention | None = None
     default_event_based_hold: bool = False
     object_retention: _ObjectRetention = msgspec.field(default_factory=_ObjectRetention)
+    # There is none in a bucket; an answer that is one has it, whatever its status.
+    error: msgspec.Raw | None = None
 
 
 class _Item(msgspec.Struct, rename="camel"):
@@ -104,7 +106,10 @@ class GCSVersions(ObjectVersions[GCSStorage]):
         url = f"{storage._objects.rpartition('/')[0]}?fields={_SETTINGS}"
 
         def ask() -> _Bucket:
-            return decoded(_decode_bucket, storage._request("GET", url, place=True).data)
+            bucket = decoded(_decode_bucket, storage._request("GET", url, place=True).data)
+            if bucket.error is not None:
+                raise MalformedListing("the answer is no bucket's settings")
+            return bucket
 
         return self._ask(ask, "", read=1)
 

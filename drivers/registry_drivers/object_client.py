@@ -34,6 +34,7 @@ from registry_drivers.retry import Retry
 from registry_drivers.web import CA_HINT, Answer, Web
 
 _STATUS = re.compile(r"status(?: code)?:? (\d{3})")
+_ADDRESS = re.compile(r"https?://[^\s\")]*")
 _STATUS_IN_DEBUG = re.compile(r"status: (\d{3}),")
 # Beside what the config calls secret: tokens and signatures, should a store say them back.
 _SECRET_WORDS = re.compile(
@@ -252,9 +253,11 @@ class ObjectClient(abc.ABC):
             status = 404
         elif status == 0:
             reason = self._clean(text.partition("\n")[0])
-            if "InvalidCertificate" in text:
+            # What stands in an address, as a repository's name, is no reason.
+            without = _ADDRESS.sub("", text)
+            if "InvalidCertificate" in without:
                 raise StorageError(f"{reason}; {CA_HINT}", path=path, driver=self.driver) from None
-            if "redirect" in text:
+            if "redirect" in without:
                 raise StorageError(reason, path=path, driver=self.driver) from None
             # No answer: a time-out, a broken connection, a body that was cut.
             raise Unavailable(reason, path=path, driver=self.driver) from None
@@ -277,9 +280,13 @@ def opening(driver: str) -> Iterator[None]:
         raise DriverConfigError(str(error).partition("\n")[0], driver=driver) from None
 
 
-def addressable(folder: str) -> bool:
-    """Whether obstore can name the keys below *folder*: not with empty parts."""
-    return not folder.startswith("/") and "//" not in folder
+# Empty parts, and what it takes for a control character.
+_NOT_ADDRESSABLE = re.compile(r"^/|//|[\x00-\x1f\x7f]")
+
+
+def addressable(key: str) -> bool:
+    """Whether obstore can name a key, or those below a folder."""
+    return _NOT_ADDRESSABLE.search(key) is None
 
 
 NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted"})

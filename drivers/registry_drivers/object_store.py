@@ -18,6 +18,7 @@ from registry_drivers.errors import (
     AccessDenied,
     AlreadyExists,
     InvalidPath,
+    NotFound,
     StorageError,
     TooLarge,
     Unavailable,
@@ -288,7 +289,18 @@ class ObjectStorage(ObjectClient):
             self._copy(entry, source_key, target_key)
 
         self._call(ask)
-        copied = self.stat(target)
+
+        def look() -> Entry:
+            self.requests.add(read=1)
+            try:
+                return self._head(target, target_key)
+            except NotFound as error:
+                # No word on the source. Some stores take a while to show what was written.
+                raise Unavailable(
+                    f"the copy of {source} is not there", path=target, driver=self.driver
+                ) from error
+
+        copied: Entry = self._call(look)
         if copied.size != entry.size or (entry.md5 and copied.md5 and copied.md5 != entry.md5):
             raise StorageError(
                 f"the copy of {source} differs from it", path=target, driver=self.driver

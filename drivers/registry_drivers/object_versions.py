@@ -128,7 +128,7 @@ class ObjectVersions(abc.ABC, Generic[Storage]):
 
     def _leftover(self, key: str, versions: Sequence[Version]) -> Leftover | None:
         path = key[len(self._storage.folder) :]
-        if not self._is_hidden(versions) or not _is_path(path):
+        if not self._is_hidden(versions) or not is_path(path):
             return None
         going = [version for version in versions if version.state is not State.RETAINED]
         staying = [version for version in versions if version.state is State.RETAINED]
@@ -214,9 +214,12 @@ class ObjectVersions(abc.ABC, Generic[Storage]):
             broken = caught
         open_keys = {version.key for version in unknown}
         for key in going:
-            if key in failed or key not in open_keys:
-                result = Deletion.FAILED if key in failed else Deletion.DELETED
-                outcomes[keys[key]] = Outcome(keys[key], result, failed.get(key, ""))
+            path = keys[key]
+            if key in failed:
+                outcomes[path] = Outcome(path, Deletion.FAILED, failed[key])
+            elif key not in open_keys:
+                size = sum(version.size for version in going[key])
+                outcomes[path] = Outcome(path, Deletion.DELETED, bytes=size)
         for path in batch:
             if path in outcomes:
                 yield outcomes[path]
@@ -349,7 +352,8 @@ class ObjectVersions(abc.ABC, Generic[Storage]):
 _CURRENT = "it has a current object, which has to be deleted first"
 
 
-def _is_path(path: str) -> bool:
+def is_path(path: str) -> bool:
+    """Whether a key, as a listing has it, is one that a driver can be asked for."""
     try:
         check_path(path).encode()
     except (InvalidPath, UnicodeEncodeError):

@@ -78,7 +78,12 @@ class Parameters:
             if isinstance(value, bool):
                 return "true" if value else "false"
             if value not in (None, ""):
-                return str(value)
+                text = str(value)
+                try:
+                    text.encode("utf-8", "surrogateescape")
+                except UnicodeEncodeError as error:
+                    raise self.error(name, "has half of a character") from error
+                return text
         return default
 
     def required(self, name: str) -> str:

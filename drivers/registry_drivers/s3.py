@@ -32,9 +32,16 @@ from registry_drivers.errors import (
     StorageError,
     Unavailable,
 )
-from registry_drivers.object_client import Answered, Level, Listed
+from registry_drivers.object_client import Answered, Level, Listed, addressable
 from registry_drivers.parameters import Parameters
-from registry_drivers.s3_answers import delete_body, errors_of, names_of, next_token, xml_holds
+from registry_drivers.s3_answers import (
+    delete_body,
+    errors_of,
+    is_not_there,
+    names_of,
+    next_token,
+    xml_holds,
+)
 from registry_drivers.s3_client import S3Requests, boto_client
 from registry_drivers.web import Answer, date_of
 
@@ -158,7 +165,7 @@ class S3Storage(S3Requests):
         return self._request("GET", query=[("list-type", "2"), ("max-keys", "1")])
 
     def _fetch(self, path: str, key: str, limit: int | None) -> bytes:
-        if self._store is not None:
+        if self._store is not None and addressable(key):
             return self._fetch_fast(self._store, path, key, limit)
         return self._request("GET", key, path=path, limit=limit).data
 
@@ -228,7 +235,12 @@ class S3Storage(S3Requests):
         return {key: answered[key] for key in keys}
 
     def _delete_key(self, key: str) -> Outcome:
-        self._request("DELETE", key)
+        try:
+            self._request("DELETE", key)
+        except NotFound as error:
+            if not is_not_there(error.message):
+                raise
+            return Outcome(key, Deletion.GONE_ALREADY)
         return Outcome(key, Deletion.DELETED)
 
     def _look(self, key: str) -> Outcome:

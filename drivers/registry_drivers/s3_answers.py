@@ -16,6 +16,25 @@ _WHITE = {"\r": "&#13;", "\n": "&#10;", "\t": "&#9;"}
 _NOT_IN_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
+_NOT_THERE = frozenset({"NoSuchKey", "NoSuchVersion", "NoSuchUpload"})
+
+_ERROR = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?<Error[\s>]")
+
+
+def is_not_there(said: str) -> bool:
+    """Whether an error's code or message says that an object is gone, a version or an upload.
+
+    Amazon's store says nothing against deleting what is gone; a proxy's own "not found" is no word
+    on the object.
+    """
+    return said.partition(":")[0] in _NOT_THERE
+
+
+def is_error(document: bytes) -> bool:
+    """Whether an answer is an error, whatever its status: S3 sends 200 before it knows."""
+    return _ERROR.match(document) is not None
+
+
 def xml_holds(key: str) -> bool:
     """Whether XML can name *key*; one that it cannot would spoil a whole request."""
     return not _NOT_IN_XML.search(key)
@@ -85,5 +104,8 @@ def errors_of(document: bytes) -> Answered:
         name = key_of(unescape(key))
         said = unescape(code).decode("utf-8", "replace")
         text = f"{said}: {unescape(message).decode('utf-8', 'replace')}".rstrip(": ")
-        found[name] = text if is_passing(200, said) else Outcome(name, Deletion.FAILED, text)
+        if is_not_there(said):
+            found[name] = Outcome(name, Deletion.GONE_ALREADY)
+        else:
+            found[name] = text if is_passing(200, said) else Outcome(name, Deletion.FAILED, text)
     return found

@@ -7,6 +7,7 @@ botocore and sent here, see :mod:`registry_drivers.object_client`.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, urlsplit
@@ -23,6 +24,7 @@ from registry_drivers.object_client import addressable, opening
 from registry_drivers.object_store import ObjectStorage
 from registry_drivers.parameters import Parameters
 from registry_drivers.retry import Retry
+from registry_drivers.s3_answers import is_error
 from registry_drivers.web import (
     CA_HINT,
     CONNECT_SECONDS,
@@ -45,6 +47,8 @@ def boto_client(session: Any, given: Parameters, region: str) -> S3Client:
     endpoint = given.text("regionendpoint")
     if endpoint and "://" not in endpoint:
         endpoint = ("https://" if given.flag("secure", True) else "http://") + endpoint
+    # Requests are signed: a user's name in it is of no use, and a password would be shown.
+    endpoint = re.sub(r"(?<=://)[^/?#]*@", "", endpoint)
     accelerate = given.flag("accelerate", False)
     if accelerate and endpoint:
         raise given.error("accelerate", "only Amazon has it: leave out regionendpoint")
@@ -193,6 +197,10 @@ class S3Requests(ObjectStorage):
             self.capabilities = replace(self.capabilities, seekable=False)
         if answer.status >= 300:
             self._refused(answer, path, place=not key)
+        if (method != "GET" or not key) and is_error(answer.data):
+            code, message = text_of(answer.data, b"Code"), text_of(answer.data, b"Message")
+            said = self._clean(f"{code}: {message} (in an answer of HTTP {answer.status})")
+            raise Unavailable(said, path=path, driver=self.driver)
         return answer
 
     def _refused(self, answer: Answer, path: str, *, place: bool) -> None:
@@ -244,6 +252,9 @@ def _quote(text: str, safe: str = "") -> str:
 
 def _meaning(answer: Answer) -> str:
     """A HEAD has no body to explain itself."""
-    return {401: "not signed in", 403: "access denied", 404: "not found"}.get(
-        answer.status, "the storage refused"
-    )
+    return {
+        400: "the storage refused: are the credentials still good, and the region?",
+        401: "not signed in",
+        403: "access denied: are the credentials right, what they allow, and this clock?",
+        404: "not found",
+    }.get(answer.status, "the storage refused")

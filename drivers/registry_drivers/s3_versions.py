@@ -17,7 +17,14 @@ from registry_drivers.columns import (
     times,
     unescape,
 )
-from registry_drivers.errors import AccessDenied, NotFound, StorageError, Unavailable, Unsupported
+from registry_drivers.errors import (
+    AccessDenied,
+    InvalidPath,
+    NotFound,
+    StorageError,
+    Unavailable,
+    Unsupported,
+)
 from registry_drivers.object_client import is_passing
 from registry_drivers.object_versions import (
     Denied,
@@ -28,14 +35,26 @@ from registry_drivers.object_versions import (
     State,
     Version,
     Versions,
+    is_path,
 )
 from registry_drivers.paging import PageTokens
 from registry_drivers.paths import check_prefix
 from registry_drivers.s3 import S3Storage
-from registry_drivers.s3_answers import is_truncated, names_of, next_key, xml_holds
+from registry_drivers.s3_answers import is_not_there, is_truncated, names_of, next_key, xml_holds
 from registry_drivers.versions import Keep, MultipartUpload
 
 _VERSION = (b"Key", b"VersionId", b"IsLatest", b"LastModified", b"Size")
+# In the name of the root of each setting's document, which is not everywhere Amazon's.
+_ROOTS = {"versioning": b"Versioning", "object-lock": b"ObjectLock", "lifecycle": b"Lifecycle"}
+# Other than "there is no such setting", which stores other than Amazon's say with 400 too.
+_ABOUT_CREDENTIALS = (
+    "AuthorizationHeaderMalformed",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "RequestTimeTooSkewed",
+    "TokenRefreshRequired",
+)
 _MARKERS = 10
 _DAY = 86400
 _PURGE = "--purge-versions deletes them"
@@ -58,33 +77,42 @@ class S3Versions(ObjectVersions[S3Storage]):
         return (*self._versioning(), *self._object_lock())
 
     def _setting(self, name: str) -> bytes | Keep | None:
-        """The document of a setting; None where the store has none, or does not know of it."""
+        """The document of a setting; None where the store has none, or does not know of it.
+
+        What is no such document is no "off": a :class:`Keep` says that nobody knows.
+        """
         storage = self._storage
 
         def ask() -> bytes:
             return storage._request("GET", query=[(name, "")]).data
 
-        try:
-            return self._ask(ask, "", read=1)
-        except AccessDenied as error:
+        def unknown(why: str) -> Keep:
             message = (
-                f"nobody knows whether the bucket keeps what is deleted: its setting {name!r} "
-                f"may not be read: {error.message}"
+                f"nobody knows whether the bucket keeps what is deleted: its setting {name!r} {why}"
             )
             return Keep("unknown", message, listed=name == "versioning")
+
+        try:
+            document = self._ask(ask, "", read=1)
+        except AccessDenied as error:
+            return unknown(f"may not be read: {error.message}")
         except Unsupported:
             return None
         except NotFound as error:
             if "NoSuchBucket" in error.message:
                 raise
-            return None
+            # A store names what there is not; a page of a proxy's says nothing.
+            return unknown(f"is not told: {error.message}") if _is_nameless(error) else None
         except StorageError as error:
             # Stores other than Amazon's say so in one of these ways.
-            if isinstance(error, Unavailable) or not any(
-                said in error.message for said in ("HTTP 400", "HTTP 405")
+            if (
+                isinstance(error, Unavailable)
+                or error.message.startswith(_ABOUT_CREDENTIALS)
+                or not any(said in error.message for said in ("HTTP 400", "HTTP 405"))
             ):
                 raise
             return None
+        return document if _ROOTS[name] in document else unknown("is not told as S3 does")
 
     def _versioning(self) -> Iterator[Keep]:
         document = self._setting("versioning")
@@ -221,7 +249,7 @@ class S3Versions(ObjectVersions[S3Storage]):
         except Unavailable as error:
             return Passing(error.message)
         except StorageError as error:
-            return Denied(error.message)
+            return Gone() if is_not_there(error.message) else Denied(error.message)
         return Gone()
 
     def _remove_at_once(
@@ -265,9 +293,16 @@ class S3Versions(ObjectVersions[S3Storage]):
         after: tuple[str, str] | None = ("", "")
         tokens = PageTokens(prefix, self._storage.driver, after)
         while after is not None:
-            uploads, following = self._uploads(prefix, *after)
+            try:
+                uploads, following = self._uploads(prefix, *after)
+            except StorageError as error:
+                # Stores that do not know of this keep none that anybody could abort.
+                if isinstance(error, Unsupported) or "HTTP 405" in error.message:
+                    return
+                raise
             for key, upload, initiated in uploads:
-                if initiated < before and key.startswith(prefix):
+                inside = key.startswith(prefix) and is_path(key[len(self._storage.folder) :])
+                if initiated < before and inside:
                     found = self._look_at(key, upload, initiated)
                     if found is not None and found.youngest < before:
                         yield found
@@ -333,7 +368,10 @@ class S3Versions(ObjectVersions[S3Storage]):
 
     def _abort(self, upload: MultipartUpload) -> Outcome:
         storage = self._storage
-        key = storage._key(upload.path)
+        try:
+            key = storage._key(upload.path)
+        except InvalidPath as error:
+            return Outcome(upload.path, Deletion.FAILED, error.message)
 
         def ask() -> None:
             storage.requests.add(delete=1)
@@ -341,9 +379,9 @@ class S3Versions(ObjectVersions[S3Storage]):
 
         try:
             storage._call(ask)
-        except NotFound:
-            return Outcome(upload.path, Deletion.GONE_ALREADY)
         except StorageError as error:
+            if is_not_there(error.message):
+                return Outcome(upload.path, Deletion.GONE_ALREADY)
             return Outcome(upload.path, Deletion.FAILED, error.message)
         return Outcome(upload.path, Deletion.DELETED)
 
@@ -397,12 +435,19 @@ def _deleted(document: bytes) -> tuple[set[tuple[str, str]], int]:
     return named, len(keys) - len(named)
 
 
-def _errors(document: bytes) -> dict[tuple[str, str], Denied | Passing]:
+def _is_nameless(error: StorageError) -> bool:
+    return error.message.startswith("error:") or ": error:" in error.message
+
+
+def _errors(document: bytes) -> dict[tuple[str, str], Gone | Denied | Passing]:
     """What the answer says against keys and versions; where it names no version, against all."""
-    found: dict[tuple[str, str], Denied | Passing] = {}
+    found: dict[tuple[str, str], Gone | Denied | Passing] = {}
     wanted = [b"Key", b"VersionId", b"Code", b"Message"]
     told = (_texts(column) for column in columns(document, b"Error", wanted))
     for key, number, code, message in zip(*told, strict=True):
         text = f"{code}: {message}".rstrip(": ")
-        found[key, number] = Passing(text) if is_passing(200, code) else Denied(text)
+        if is_not_there(code):
+            found[key, number] = Gone()
+        else:
+            found[key, number] = Passing(text) if is_passing(200, code) else Denied(text)
     return found

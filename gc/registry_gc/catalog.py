@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from registry_drivers.base import Paths, Reader
-from registry_drivers.errors import NotFound, TooLarge
+from registry_drivers.errors import InvalidPath, NotFound, TooLarge
 from registry_gc.digest import Keys, Names
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
@@ -407,7 +407,8 @@ def read_texts(reader: Reader, paths: tuple[str, ...]) -> list[tuple[str, str]]:
     for path in paths:
         try:
             found.append((path, reader.read(path, limit=4096).decode("utf-8", "replace").strip()))
-        except (NotFound, TooLarge):
-            # A read-only registry still purges uploads; and what is no time says nothing.
+        except (NotFound, TooLarge, InvalidPath):
+            # A read-only registry still purges uploads; and what is no time, or lies under a key
+            # that is no path, says nothing.
             continue
     return found

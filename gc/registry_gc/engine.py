@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 from registry_drivers.base import Reader
+from registry_gc.interrupts import signals_held
 from registry_gc.overlap import Overlap
 
 Unit = TypeVar("Unit")
@@ -247,9 +248,15 @@ class ProcessEngine(_PoolEngine):
             initializer=_begin_worker,
             initargs=(self._reader, os.getpid()),
         )
-        # The first task forks all workers, now, while there is no other thread.
-        for _ in self.run(_nothing, [None]):
-            pass
+        # The first task forks all workers, now, while there is no other thread. Who is interrupted
+        # between two of them would wait for those that are there, and they for work, for ever.
+        try:
+            with signals_held():
+                for _ in self.run(_nothing, [None]):
+                    pass
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def _submit(self, work: Work[Any, Any], unit: Any) -> Future[Any]:
@@ -275,7 +282,8 @@ def _begin_worker(reader: Reader, parent: int) -> None:
     global _worker_reader
     _worker_reader = reader
     # Ctrl-C reaches the whole group; the parent decides, and workers only ever read.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGALRM):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
 

@@ -16,6 +16,34 @@ from types import FrameType
 from typing import Any
 
 _AGAIN_SECONDS = 0.05
+_NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
+
+ends_with_the_work = False
+"""Whether this process is there for one command. Then SIGINT ends it at once when that is done:
+Python's own handler would raise ``KeyboardInterrupt`` in whatever is left."""
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Signals that come in this block are handled at its end; only in the main thread.
+
+    For what must not be left half-way, by whoever does not know who handles them.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    found = [(number, signal.getsignal(number)) for number in _NUMBERS]
+    before = {number: handler for number, handler in found if callable(handler)}
+    for number in before:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for caught in came:
+            before[signal.Signals(caught)](caught, None)
 
 
 class Interrupted(Exception):  # not an error: somebody asked
@@ -65,7 +93,8 @@ class Interrupts:
         finally:
             sys.unraisablehook = told
             for number, handler in before.items():
-                signal.signal(number, handler)
+                last = ends_with_the_work and handler is signal.default_int_handler
+                signal.signal(number, signal.SIG_DFL if last else handler)
 
     @contextmanager
     def until(self, seconds: float | None) -> Iterator[None]:

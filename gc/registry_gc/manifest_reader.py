@@ -198,12 +198,13 @@ def _read_one(reader: Reader, digest: str, stored: tuple[str, ...]) -> _Read:
         except TooLarge:
             reason = f"over {SIZE_LIMIT >> 20} MiB: too large for a manifest"
             return State.UNREADABLE, b"", reason
-        mismatch = _mismatch(data, digest)
-        return (State.MISMATCH, b"", mismatch) if mismatch else (State.OK, data, "")
+        wrong = mismatch(data, digest)
+        return (State.MISMATCH, b"", wrong) if wrong else (State.OK, data, "")
     return State.MISSING, b"", "its manifest is not in the store"
 
 
-def _mismatch(data: bytes, digest: str) -> str:
+def mismatch(data: bytes, digest: str) -> str:
+    """What is wrong with *data* as the content of *digest*; empty where nothing is."""
     algorithm, _, encoded = digest.partition(":")
     try:
         # hashlib.new costs four times as much as the hash of a small manifest.

@@ -442,7 +442,7 @@ class _Marker:
         tags = np.flatnonzero(self.catalog.tags.known)
         for at in np.flatnonzero(lost).tolist():
             found.add(Damage(self.catalog.tags.path(int(tags[at])), batch.reasons[int(ids[at])]))
-        return tuple(sorted(found, key=lambda damage: damage.path))
+        return tuple(sorted(found, key=lambda damage: (damage.path, damage.reason)))
 
     def _live_set(self, live: Pairs) -> LiveSet:
         return LiveSet.gathered(self._live_keys(live), self._live_at_most(live))

@@ -159,7 +159,9 @@ class RunFile(Database):
 
     def meta(self) -> dict[str, Any]:
         """What :meth:`record_meta` recorded."""
-        return {key: json.loads(value) for key, value in self._read("SELECT key, value FROM meta")}
+        # All at once: a value that is none must not leave a cursor open in a file that is closed.
+        rows = [*self._read("SELECT key, value FROM meta")]
+        return {key: json.loads(value) for key, value in rows}
 
     def add(self, rows: Iterable[Row]) -> None:
         """Append rows, some at a time; after an error the file is worth nothing."""
@@ -355,6 +357,18 @@ class RunFile(Database):
                 return
             after = batch[-1][0]
             yield batch
+
+    def blobs_of_failed_links(self) -> list[tuple[int, str]]:
+        """Number and path of blobs still to be deleted to which a link stays that was to go."""
+        if not self._has_any(RowState.FAILED):
+            return []
+        return list(
+            self._read(
+                "SELECT id, path FROM deletions WHERE phase = ?1 AND state = ?2 AND digest IN "
+                "(SELECT digest FROM deletions WHERE phase < ?1 AND state = ?3) ORDER BY id",
+                (Kind.BLOB.phase, RowState.PLANNED, RowState.FAILED),
+            )
+        )
 
     def record(self, outcomes: Sequence[tuple[int, RowState, str]]) -> None:
         """Write down what became of rows: number, state, error; durable when this returns."""

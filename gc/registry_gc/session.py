@@ -338,7 +338,9 @@ class Session:
                 self._notices()
         if swept.stopped is Stop.REFUSED:
             raise StoppedByGuard(self.stop_reason)
-        self.interrupts.check()
+        if swept.stopped is not None:
+            # Who asks for an end when all is done has it.
+            self.interrupts.check()
 
     def _tidy(self, folders: set[str]) -> None:
         if self.policy.allow_writable:

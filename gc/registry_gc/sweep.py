@@ -43,6 +43,7 @@ class Stop(enum.Enum):
 
 
 _BATCHES_AT_ONCE = 8
+_LINKED = "a link to it could not be deleted"
 _SILENT = "the storage does not say what became of it"
 
 Look = Callable[[], Stop | None]
@@ -94,6 +95,9 @@ def sweep(
         for kind in Kind:
             if kind is Kind.VERSIONS and purge:
                 run_file.add_versions_of_deleted()
+            if kind is Kind.BLOB and (staying := run_file.blobs_of_failed_links()):
+                kept = [Outcome(path, Deletion.FAILED, _LINKED) for _, path in staying]
+                _record(_Batch(staying, kept, None), run_file, swept, observer, settled)
             planned = run_file.count(kind, RowState.PLANNED).rows
             if not planned:
                 continue

@@ -10,6 +10,7 @@ import pytest
 from drivers.conformance import paths_of
 from registry_drivers.base import Deletion
 from registry_drivers.errors import AccessDenied, AlreadyExists, NotFound, StorageError, Unavailable
+from registry_drivers.moving import Mover
 from registry_drivers.object_store import ObjectStorage
 from registry_drivers.retry import Retry
 from servers.fault_proxy import Answer, Broken, Cut, Fault, FaultProxy, Lost, Request, Shortened
@@ -190,6 +191,27 @@ class FaultConformance:
             ask(storage)
         assert len(proxy.requests) == 1
         self.holds_no_secret(caught.value)
+
+    def test_a_copy_that_is_not_there_says_nothing_of_its_source(
+        self, storage: ObjectStorage, proxy: FaultProxy
+    ) -> None:
+        asked: list[Request] = []
+
+        def rule(request: Request) -> Fault | None:
+            if request.method in ("HEAD", "GET") and "copied" in request.path:
+                asked.append(request)
+                return Answer(404)
+            return None
+
+        proxy.rule = rule
+        with pytest.raises(Unavailable, match="the copy of a/1 is not there"):
+            storage.copy("a/1", "b/copied")
+        assert len(asked) == TIMES + 1
+        (outcome,) = Mover(storage).move([("a/2", "b/2")])
+        assert outcome.result is Deletion.MOVED
+        assert storage.read("a/1") == b"a/1"
+        with pytest.raises(NotFound):
+            storage.copy("a/none", "b/none")
 
     def test_a_denied_batch_is_one_failure_for_each_path(
         self, storage: ObjectStorage, proxy: FaultProxy

@@ -230,3 +230,15 @@ def test_rows_of_json_are_cut_as_they_would_be_parsed_or_not_at_all(
 )
 def test_rows_of_json_of_another_form_are_left_to_a_parser(rows: bytes) -> None:
     assert json_columns(rows, NAMES) is None
+
+
+def test_a_text_of_the_length_of_an_md5_that_is_none_is_unknown() -> None:
+    good = base64.b64encode(b"0123456789abcdef")
+    found = md5s_of_base64([b"a" * 23 + b"=", b"====" * 6, good])
+    assert [md5.tobytes() for md5 in found] == [UNKNOWN_MD5, UNKNOWN_MD5, b"0123456789abcdef"]
+
+
+@pytest.mark.parametrize("entity", [b"&#x110000;", b"&#1114112;", b"&#" + b"9" * 5000 + b";"])
+def test_an_entity_that_is_no_character_is_malformed(entity: bytes) -> None:
+    with pytest.raises(MalformedListing, match="no character"):
+        unescape(b"a" + entity)

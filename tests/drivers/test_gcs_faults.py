@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from drivers.conformance import paths_of
-from drivers.faults import FaultConformance
+from drivers.faults import TIMES, FaultConformance
 from registry_drivers.base import Deletion
+from registry_drivers.errors import Unavailable
 from registry_drivers.gcs import open_gcs
 from registry_drivers.object_store import ObjectStorage
 from servers.fake_gcs import GCSServer, fake_gcs
@@ -55,6 +56,15 @@ class TestGCSFaults(FaultConformance):
 
     def is_delete(self, request: Request) -> bool:
         return request.path.startswith("/batch/")
+
+    @pytest.mark.parametrize("answer", [b"{}", b'{"error": {"message": "later"}}'])
+    def test_a_copy_that_does_not_say_how_to_go_on_ends(
+        self, storage: ObjectStorage, proxy: FaultProxy, answer: bytes
+    ) -> None:
+        proxy.rule = lambda request: Answer(200, answer) if "rewriteTo" in request.path else None
+        with pytest.raises(Unavailable, match="how to go on"):
+            storage.copy("a/1", "b/1")
+        assert sum("rewriteTo" in request.path for request in proxy.requests) == TIMES + 1
 
     def test_each_key_has_its_own_outcome(self, storage: ObjectStorage, proxy: FaultProxy) -> None:
         held = "Object 'a/2' is under active Event-Based hold and cannot be deleted."

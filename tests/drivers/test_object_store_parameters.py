@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from registry_drivers.errors import DriverConfigError
+from registry_drivers.errors import DriverConfigError, Unavailable
 from registry_drivers.factory import StorageSpec, open_storage
 from registry_drivers.object_store import ObjectStorage
 from registry_drivers.retry import Retry
@@ -182,3 +182,37 @@ def test_what_is_closed_is_let_go_of(driver: str) -> None:
     del storage
     gc.collect()
     assert seen() is None
+
+
+@pytest.mark.parametrize("endpoint", ["http://user:pass-word@127.0.0.1:9", "user:pass-word@host:9"])
+def test_a_password_in_an_endpoint_is_shown_nowhere(endpoint: str) -> None:
+    with closing(opened("s3", regionendpoint=endpoint)) as storage:
+        storage.retry = Retry(times=0)
+        assert "pass-word" not in storage.root
+        assert "pass-word" not in repr(storage)
+        if "127.0.0.1" in endpoint:
+            with pytest.raises(Unavailable) as caught:
+                storage.stat("a")
+            assert "pass-word" not in str(caught.value)
+            with pytest.raises(Unavailable) as caught:
+                storage.read("a")
+            assert "pass-word" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "service", ["https://host/?sv=1&sig=pass-word", "https://u:pass-word@host"]
+)
+@pytest.mark.parametrize("name", ["serviceurl", "connectionstring"])
+def test_a_signature_in_a_service_url_is_refused(service: str, name: str) -> None:
+    given = {"serviceurl": service}
+    if name == "connectionstring":
+        text = f"AccountName={ACCOUNT};AccountKey={KEY};BlobEndpoint={service}"
+        given = {"connectionstring": text}
+    with pytest.raises(DriverConfigError, match=name) as caught:
+        opened("azure", **given)
+    assert "pass-word" not in str(caught.value)
+
+
+def test_half_a_character_is_no_text() -> None:
+    with pytest.raises(DriverConfigError, match=r"storage\.azure\.container"):
+        opened("azure", container="\ud800")

@@ -17,7 +17,7 @@ from registry_drivers.errors import DriverConfigError, StorageError, Unavailable
 from registry_drivers.object_store import ObjectStorage
 from registry_drivers.s3 import open_s3
 from registry_drivers.web import CA_VARIABLES
-from servers.fault_proxy import Answer, FaultProxy, Request, fault_proxy
+from servers.fault_proxy import Answer, Broken, FaultProxy, Request, fault_proxy
 from servers.moto import SECRET_KEY, S3Server, moto
 from servers.tls import Tls, make_tls
 
@@ -67,6 +67,43 @@ class TestS3Faults(FaultConformance):
         assert b"a/3" in proxy.requests[1].body
         assert b"a/2" not in proxy.requests[1].body
         assert paths_of(storage.list("")) == ["a/1", "a/2", "a/4", "a/5"]
+
+    def test_what_was_gone_already_is_told_as_that(
+        self, storage: ObjectStorage, proxy: FaultProxy
+    ) -> None:
+        error = b"<Error><Key>a/1</Key><Code>NoSuchKey</Code></Error>"
+        proxy.fail(Answer(200, b"<DeleteResult>" + error + b"</DeleteResult>"))
+        (outcome,) = storage.delete(["a/1"])
+        assert outcome.result is Deletion.GONE_ALREADY
+        # A key that XML cannot name is deleted alone.
+        proxy.fail(Answer(404, b"<Error><Code>NoSuchKey</Code></Error>"))
+        assert [o.result for o in storage.delete(["a/\x01"])] == [Deletion.GONE_ALREADY]
+        proxy.fail(Answer(404, b"<html>nothing here</html>"))
+        assert [o.result for o in storage.delete(["a/\x01"])] == [Deletion.FAILED]
+
+    def test_one_delete_that_is_answered_with_an_error_and_status_200_is_tried_again(
+        self, storage: ObjectStorage, proxy: FaultProxy
+    ) -> None:
+        proxy.fail(Answer(200, b"<Error><Code>InternalError</Code></Error>"))
+        assert [o.result for o in storage.delete(["a/\x01"])] == [Deletion.DELETED]
+        assert storage.requests.retries == 1
+
+    @pytest.mark.parametrize("name", ["redirector", "InvalidCertificate"])
+    def test_a_name_in_an_address_is_no_reason_to_give_up(
+        self, storage: ObjectStorage, proxy: FaultProxy, name: str
+    ) -> None:
+        storage.write(f"a/{name}", b"data")
+        retries = storage.requests.retries
+        proxy.fail(Broken())
+        assert storage.read(f"a/{name}") == b"data"
+        assert storage.requests.retries == retries + 1
+
+    @pytest.mark.parametrize("key", ["a/\x01", "a/\x1f", "a/\x7f"])
+    def test_keys_with_control_characters_are_read(
+        self, storage: ObjectStorage, proxy: FaultProxy, key: str
+    ) -> None:
+        storage.write(key, b"data")
+        assert storage.read(key) == b"data"
 
     def test_an_answer_that_names_no_key_counts_when_it_is_complete(
         self, storage: ObjectStorage, proxy: FaultProxy

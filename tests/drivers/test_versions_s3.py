@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from drivers.conformance import ODD_NAMES, paths_of
 from registry_drivers.base import Deletion, Outcome
@@ -164,6 +165,35 @@ class TestKeeps:
         assert storage.requests.retries == 1
         proxy.always(Answer(503))
         with pytest.raises(Unavailable):
+            S3Versions(storage).keeps()
+
+    @pytest.mark.parametrize(
+        "answer",
+        [Answer(200), Answer(200, b"<html>welcome</html>"), Answer(404, b"<html>no</html>")],
+        ids=["empty", "a page", "a proxy's 404"],
+    )
+    def test_what_is_no_setting_does_not_say_off(
+        self, storage: S3Storage, proxy: FaultProxy, answer: Answer
+    ) -> None:
+        proxy.always(answer)
+        keeps = [(keep.code, keep.listed) for keep in S3Versions(storage).keeps()]
+        assert keeps == [("unknown", True), ("unknown", False)]
+        assert not S3Versions(storage).keeps_for(1)
+
+    def test_an_error_in_an_answer_of_status_200_is_no_setting(
+        self, storage: S3Storage, proxy: FaultProxy
+    ) -> None:
+        error = Answer(200, b"<?xml version='1.0'?>\n<Error><Code>InternalError</Code></Error>")
+        proxy.fail(error)
+        assert [keep.code for keep in S3Versions(storage).keeps()] == ["versioning"]
+        assert storage.requests.retries == 1
+
+    @pytest.mark.parametrize("code", ["ExpiredToken", "AuthorizationHeaderMalformed"])
+    def test_credentials_that_are_refused_are_no_setting(
+        self, storage: S3Storage, proxy: FaultProxy, code: str
+    ) -> None:
+        proxy.always(Answer(400, f"<Error><Code>{code}</Code></Error>".encode()))
+        with pytest.raises(StorageError, match=code):
             S3Versions(storage).keeps()
 
     def test_a_missing_bucket_is_no_answer(self, server: S3Server) -> None:
@@ -380,7 +410,7 @@ class TestDeletingVersions:
         answers = [None, Answer(200, document.encode()), Answer(400, expired)]
         proxy.rule = lambda request: answers.pop(0) if request.method == "POST" else None
         outcomes = S3Versions(storage).delete_versions(["a", "b"])
-        assert next(outcomes) == Outcome("a", Deletion.DELETED)
+        assert next(outcomes) == Outcome("a", Deletion.DELETED, bytes=1)
         with pytest.raises(StorageError, match="ExpiredToken"):
             next(outcomes)
 
@@ -457,6 +487,35 @@ class TestUploadsInParts:
             assert [o.result for o in versions.abort(uploads)] == [Deletion.DELETED]
             assert [o.result for o in versions.abort(uploads)] == [Deletion.GONE_ALREADY]
             assert self.found(storage) == []
+
+    @pytest.mark.parametrize("status", [405, 501])
+    def test_a_store_that_knows_of_none_has_none(
+        self, storage: S3Storage, proxy: FaultProxy, status: int
+    ) -> None:
+        proxy.always(Answer(status, b"<Error><Code>NotImplemented</Code></Error>"))
+        assert self.found(storage) == []
+
+    @pytest.mark.parametrize("key", ["a//b/_uploads/u/data", "a/_uploads/u/"])
+    def test_one_of_a_key_that_is_no_path_is_nobodys(self, server: S3Server, key: str) -> None:
+        bucket = server.bucket()
+        server.client.create_multipart_upload(Bucket=bucket, Key=key)
+        server.client.create_multipart_upload(Bucket=bucket, Key="a/_uploads/u/data")
+        with opened(server, bucket) as storage:
+            (upload,) = self.found(storage)
+            assert upload.path == "a/_uploads/u/data"
+            (outcome,) = S3Versions(storage).abort([replace(upload, path=key)])
+            assert outcome.result is Deletion.FAILED
+            assert outcome.path == key
+
+    def test_an_error_in_an_answer_of_status_200_aborts_nothing(
+        self, server: S3Server, storage: S3Storage, proxy: FaultProxy
+    ) -> None:
+        server.client.create_multipart_upload(Bucket=storage.bucket, Key="a/_uploads/u/data")
+        uploads = self.found(storage)
+        error = Answer(200, b"<Error><Code>InternalError</Code></Error>")
+        proxy.rule = lambda request: error if request.method == "DELETE" else None
+        assert [o.result for o in S3Versions(storage).abort(uploads)] == [Deletion.FAILED]
+        assert len(self.found(storage)) == 1
 
     def test_one_that_may_not_be_aborted_fails(
         self, server: S3Server, storage: S3Storage, proxy: FaultProxy

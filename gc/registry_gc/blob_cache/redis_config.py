@@ -16,6 +16,8 @@ from typing import Any
 from registry_drivers.parameters import resolved
 from registry_gc.config_file import ConfigError
 
+_MOST_DIGITS = 10  # Python refuses to read numbers of thousands
+
 
 @dataclass(frozen=True, slots=True)
 class RedisConfig:
@@ -118,7 +120,7 @@ class _Reader:
     def number(self, key: str) -> int:
         value = resolved(self._values.get(key))
         text = str(value) if isinstance(value, int) else self.text(key)
-        if text and not text.isdecimal():
+        if text and not (text.isdecimal() and len(text) < _MOST_DIGITS):
             raise self.error(key, "write a number")
         return int(text or 0)
 
@@ -142,9 +144,10 @@ class _Reader:
             return text, 0
         host, _, port = text.rpartition(":")
         bracketed = host.startswith("[") and host.endswith("]")
-        if not port.isdecimal() or not 0 < int(port) < 65536 or (":" in host and not bracketed):
+        number = int(port) if port.isdecimal() and len(port) < _MOST_DIGITS else 0
+        if not 0 < number < 65536 or (":" in host and not bracketed):
             raise self.error(key, "write each address like redis.example.com:6379")
-        return (host[1:-1] if bracketed else host) or "localhost", int(port)
+        return (host[1:-1] if bracketed else host) or "localhost", number
 
 
 def _shown(host: str, port: int) -> str:

@@ -26,8 +26,10 @@ def registry_gc() -> None:
 
 def _command(name: str) -> Command:
     try:
+        from registry_gc import interrupts
         from registry_gc.cli import main
 
+        interrupts.ends_with_the_work = True
         found: Command = getattr(main, name)
     except KeyboardInterrupt:
         sys.stderr.write("error: interrupted by SIGINT\n")

@@ -159,6 +159,27 @@ class ReleaseType(click.ParamType[Any]):
             self.fail(str(error), param, ctx)
 
 
+class ConfigType(click.Path):
+    """Where the config is; whoever reads it says whether that is possible, and to whom."""
+
+    def __init__(self) -> None:
+        super().__init__(readable=False)
+
+
+class RateType(click.FloatRange):
+    """A number above 0."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read a rate."""
+        rate = super().convert(value, param, ctx)
+        if rate != rate:
+            self.fail(f"{value!r} is no number", param, ctx)
+        return rate
+
+
 class FileType(click.Path):
     """A regular file, or a path where nothing is yet: what is written there takes its place."""
 

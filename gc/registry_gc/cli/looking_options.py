@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from registry_gc.cli.flags import ConfigType
 from registry_gc.cli.options import chosen
 
 _VERIFY_EPILOG = """\b
@@ -39,7 +40,7 @@ Exit codes:
 
 
 @click.command(epilog=_UNLOCK_EPILOG)
-@click.argument("config", required=False, type=click.Path(), metavar="[CONFIG]")
+@click.argument("config", required=False, type=ConfigType(), metavar="[CONFIG]")
 def unlock(config: str | None) -> None:
     """Remove the lock that a run left behind on a machine that is gone.
 
@@ -60,7 +61,7 @@ def unlock(config: str | None) -> None:
     help="Count it as a fault when an index lists a manifest that its repository does not have.",
 )
 @chosen("output", "quiet", "workers", "max_requests_per_second")
-@click.argument("config", required=False, type=click.Path(), metavar="[CONFIG]")
+@click.argument("config", required=False, type=ConfigType(), metavar="[CONFIG]")
 def verify(**options: Any) -> None:
     """Look whether every tag can be pulled whole: manifests, blobs, sizes, links.
 
@@ -79,7 +80,7 @@ def verify(**options: Any) -> None:
     releases="As if this repository were not held, although something in it is damaged. "
     "Repeatable.",
 )  # fmt: skip
-@click.argument("config", type=click.Path())
+@click.argument("config", type=ConfigType())
 @click.argument("what", metavar="DIGEST|REPOSITORY[:TAG|@DIGEST]")
 def explain(**options: Any) -> None:
     """Say why something is live, dead, held, young or absent.

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from registry_gc import __version__
-from registry_gc.cli.flags import DropInCommand
+from registry_gc.cli.flags import ConfigType, DropInCommand
 from registry_gc.cli.lazy import LazyGroup
 from registry_gc.cli.options import collection_options
 
@@ -49,7 +49,7 @@ uploads. Refuses to delete while a registry can still write there; a dry run is 
 )
 @collection_options
 @click.version_option(__version__, "-V", "--version", prog_name="registry-garbage-collect")
-@click.argument("config", required=False, type=click.Path(), metavar="[CONFIG]")
+@click.argument("config", required=False, type=ConfigType(), metavar="[CONFIG]")
 def registry_garbage_collect(**options: Any) -> None:
     """Collect; what ``--help`` says is :data:`HELP`."""
     # numpy starts a thread on each core for linear algebra, of which there is none here, and

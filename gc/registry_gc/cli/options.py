@@ -12,6 +12,7 @@ from registry_gc.cli.flags import (
     DurationType,
     FileType,
     LimitType,
+    RateType,
     ReleaseType,
     SizeType,
 )
@@ -143,7 +144,7 @@ OPTIONS = (
         "tcp://scheduler:8786. Object stores only.",
     ),
     _option(
-        "--max-requests-per-second", type=click.FloatRange(min=0, min_open=True), metavar="N",
+        "--max-requests-per-second", type=RateType(), metavar="N",
         help="Ask the storage no more often than this.",
     ),
     _option(

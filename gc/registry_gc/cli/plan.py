@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from registry_gc.cli.flags import DropInCommand, FileType
+from registry_gc.cli.flags import ConfigType, DropInCommand, FileType
 from registry_gc.cli.options import chosen, defaults
 
 _EPILOG = """\b
@@ -71,7 +71,7 @@ _OPTIONS: Sequence[str] = (
     help="Where to write the plan.",
 )  # fmt: skip
 @chosen("grace", *_OPTIONS)
-@click.argument("config", required=False, type=click.Path(), metavar="[CONFIG]")
+@click.argument("config", required=False, type=ConfigType(), metavar="[CONFIG]")
 def plan(**options: Any) -> None:
     """Find out what would go, and write it down for `registry-gc apply`. Deletes nothing.
 

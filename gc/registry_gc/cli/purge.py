@@ -249,7 +249,10 @@ class _Purging:
                 continue
             size = humanize.naturalsize(purged.bytes)
             line = f"{purged.run}  {counted(purged.objects, 'object')} {would}deleted"
-            yield f"{line}, {size} {would}freed" + (f", {purged.kept} kept" if purged.kept else "")
+            line += f", {size} {would}freed"
+            if purged.hidden:
+                line += f", and what the versions of {purged.hidden:,} of them take"
+            yield line + (f", {purged.kept} kept" if purged.kept else "")
             yield from (f"  not deleted   {path}: {error}" for path, error in purged.failed)
         if ended and not self._purged:
             yield "nothing is in quarantine"
@@ -263,6 +266,7 @@ def _row(purged: Purged) -> dict[str, Any]:
         "due": purged.due,
         "deleted": purged.objects,
         "deleted_bytes": purged.bytes,
+        "hidden": purged.hidden,
         "kept": purged.kept,
         "failed": [{"path": path, "error": error} for path, error in purged.failed],
     }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from registry_gc.cli.flags import DurationType
+from registry_gc.cli.flags import ConfigType, DurationType
 from registry_gc.cli.options import chosen
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def caution(config: Config, progress: Progress) -> None:
     verbose="Also name each object that came back.",
     audit_log=_AUDIT_LOG % "comes back from a quarantine",
 )
-@click.argument("config", type=click.Path())
+@click.argument("config", type=ConfigType())
 @click.argument("what", required=False)
 def restore(**options: Any) -> None:
     """Bring back what a run with --quarantine has set aside.
@@ -135,7 +135,7 @@ def restore(**options: Any) -> None:
     "log_format",
     audit_log=_AUDIT_LOG % "is deleted from a quarantine, or comes back",
 )
-@click.argument("config", required=False, type=click.Path(), metavar="[CONFIG]")
+@click.argument("config", required=False, type=ConfigType(), metavar="[CONFIG]")
 def purge(**options: Any) -> None:
     """Delete what has waited in quarantine long enough.
 

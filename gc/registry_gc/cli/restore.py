@@ -55,14 +55,17 @@ def _run(options: Mapping[str, Any], output: Output, interrupts: Interrupts) -> 
             progress.finish()
 
 
-def _selected(options: Mapping[str, Any], storage: Storage) -> list[Kept]:
+def _selected(options: Mapping[str, Any], storage: Storage, done: Restored) -> list[Kept]:
+    """What shall come back; what is damaged is lost in *done*."""
     known = [name for aside in asides(storage) for name in aside.ids]
     try:
         what = What.parse(options["what"], known)
     except UnknownWhat as error:
         raise Failed(str(error)) from error
-    items = select(storage, versions_of(storage), what)
-    if not items:
+    damaged: dict[str, str] = {}
+    items = select(storage, versions_of(storage), what, damaged)
+    done.lost += damaged.items()
+    if not items and not damaged:
         raise Failed(f"{what.text}: nothing of that is in quarantine")
     return items
 
@@ -84,7 +87,7 @@ def _restore(
         with locked(storage, interrupts, progress) as lock:
             within = 0.0 if storage.capabilities.folders else _LOOK_AGAIN
             look = StillAllowed(lock, interrupts, telling.guarded(), within)
-            items = _selected(options, storage)
+            items = _selected(options, storage, done)
             if not options["allow_empty"]:
                 _refuse_unmounted(storage, items)
             progress.phase("bringing back", len(items), "objects")
@@ -181,7 +184,7 @@ def _show(options: Mapping[str, Any], storage: Storage, output: Output) -> int:
     items = []
     code, why = 0, ""
     try:
-        for kept in _selected(options, storage):
+        for kept in _selected(options, storage, done):
             if exists(storage, kept.path):
                 done.there += 1
                 continue

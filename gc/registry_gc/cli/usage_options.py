@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from registry_gc.cli.flags import ConfigType
 from registry_gc.cli.options import collection_options
 
 _OF_A_COLLECTION = {option.name: option for option in collection_options(click.Command("")).params}
@@ -59,7 +60,7 @@ report = click.Command(
     and the age. Reads only; allowed while the registry is in use.
     """,
     params=[
-        click.Argument(["config"], required=False, type=click.Path(), metavar="[CONFIG]"),
+        click.Argument(["config"], required=False, type=ConfigType(), metavar="[CONFIG]"),
         click.Option(
             ["--output"],
             type=click.Choice(["text", "json", "csv"]),

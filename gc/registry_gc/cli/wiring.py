@@ -96,11 +96,12 @@ def storage_of(config: Config, requests_per_second: float | None = None) -> Stor
     :raises ConfigError: its section cannot be understood, or its extra is not installed.
     """
     try:
+        given = Parameters(config.driver, config.storage.parameters)
+        own = given.number("maxrequestspersecond", 0)
         storage = open_storage(config.storage)
     except DriverConfigError as error:
         raise ConfigError(f"{config.path}: {error}") from error
-    given = Parameters(config.driver, config.storage.parameters)
-    rates = [requests_per_second, given.number("maxrequestspersecond", 0)]
+    rates = [requests_per_second, own]
     wanted = [rate for rate in rates if rate and rate > 0]
     if not wanted:
         return storage

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry_drivers.base import Reader
-from registry_drivers.errors import IsFolder, NotFound, TooLarge
+from registry_drivers.errors import InvalidPath, IsFolder, NotFound, TooLarge
 from registry_gc.digest import InvalidDigest, Keys, check_digest, empty_keys
 
 
@@ -76,6 +76,10 @@ def read_links(reader: Reader, paths: tuple[str, ...]) -> list[tuple[str, str | 
             found.append((path, None, "a folder, and no link"))
             continue
         except NotFound:
+            continue
+        except InvalidPath:
+            # Object stores may have keys such as "a//b"; no registry would read them either.
+            found.append((path, None, "a key that is no path"))
             continue
         except TooLarge:
             found.append((path, None, "a link of over 1024 bytes"))

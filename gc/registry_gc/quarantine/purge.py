@@ -26,8 +26,9 @@ class Purged(msgspec.Struct):
 
     ``since``: when the last of it came there, in seconds since the epoch by the storage's clock;
     None where nobody knows. ``due``: it has waited long enough. ``objects`` and ``bytes`` are
-    deleted, or on a dry run would be; of what a delete marker hides no size is known. ``kept``
-    belongs to held repositories, or is live.
+    deleted, or on a dry run would be; of those objects ``hidden`` are hidden by a delete marker,
+    and what their versions take is known when they are deleted. ``kept`` belongs to held
+    repositories, or is live.
     """
 
     run: str
@@ -36,6 +37,7 @@ class Purged(msgspec.Struct):
     due: bool
     objects: int = 0
     bytes: int = 0
+    hidden: int = 0
     kept: int = 0
     failed: list[tuple[str, str]] = msgspec.field(default_factory=list)
 
@@ -147,6 +149,7 @@ class Purge:
         marked = self._not_current(marked)
         if self._look is None:
             found.objects += len(moved) + len(marked)
+            found.hidden += len(marked)
             found.bytes += sum(kept.size for kept in moved.values())
             return
         self._look()
@@ -178,7 +181,7 @@ class Purge:
                     found.failed.append((outcome.path, outcome.error))
                     continue
                 found.objects += 1
-                found.bytes += kept.size
+                found.bytes += outcome.bytes if kept.marked else kept.size
         finally:
             # Also where the storage stops answering half-way: what is gone, is gone, and is told.
             if self._settled is not None:

@@ -26,6 +26,7 @@ from registry_gc.layout import (
     revision_link,
     tag_current,
 )
+from registry_gc.manifest_reader import mismatch
 from registry_gc.manifests import SIZE_LIMIT, References, UnreadableManifest, parse
 from registry_gc.quarantine.aside import Kept, asides, contents
 from registry_gc.quarantine.bring_back import (
@@ -114,9 +115,15 @@ class Restored(msgspec.Struct):
             where.append((result.kept.path, result.error))
 
 
-def select(reader: Reader, versions: object | None, what: What) -> list[Kept]:
+def select(
+    reader: Reader, versions: object | None, what: What, damaged: dict[str, str] | None = None
+) -> list[Kept]:
     """All that has to come back for *what*, each path once, from its youngest run.
 
+    A manifest whose bytes are not those of its digest stays where it is, with its links: nobody
+    knows what it named.
+
+    :param damaged: gets the paths of such, and what is wrong with each.
     :raises StorageError: the quarantine, or a manifest in it, could not be read.
     """
     if what.run:
@@ -124,12 +131,16 @@ def select(reader: Reader, versions: object | None, what: What) -> list[Kept]:
     store = Quarantined(reader, versions)
     repositories = [what.repository] if what.repository else store.repositories_with(what.digest)
     items: dict[str, Kept] = {}
-    for repository in repositories:
-        found = _Closure(store, repository, store.links(repository)).select(what)
-        items.update((kept.path, kept) for kept in found)
-    if not repositories:
+    closures = [_Closure(store, name, store.links(name)) for name in repositories]
+    if what.repository and what.digest and not closures[0].links_to(what.digest):
+        return []
+    if not closures:
         # No link to it was set aside: somebody else deleted them. Its bytes can come back.
-        items.update((kept.path, kept) for kept in _Closure(store, "", ()).select(what))
+        closures = [_Closure(store, "", ())]
+    for closure in closures:
+        items.update((kept.path, kept) for kept in closure.select(what))
+        if damaged is not None:
+            damaged.update((blob_path(name), reason) for name, reason in closure.damaged.items())
     return list(items.values())
 
 
@@ -163,6 +174,8 @@ class Quarantined:
         self.reader = reader
         self._undeleter = versions if isinstance(versions, Undeleter) else None
         self._asides = asides(reader)
+        self.damaged: dict[str, str] = {}
+        """Manifests whose bytes are not those of their digest, and what is wrong with each."""
         self.blobs = {
             meaning.digest: kept for meaning, kept in self._below(BLOBS) if meaning.order == BLOB
         }
@@ -217,6 +230,9 @@ class Quarantined:
                 if digest not in self.blobs:
                     return None
                 data = self.read(self.blobs[digest], SIZE_LIMIT)
+            if wrong := mismatch(data, digest):
+                self.damaged[digest] = wrong
+                return None
             return parse(data)
         except (NotFound, TooLarge, UnreadableManifest):
             return None
@@ -236,6 +252,15 @@ class _Closure:
         }
         self._subjects: dict[str, str | None] = {}
         self._wanted: set[str] = set()
+        self.damaged: dict[str, str] = {}
+        """Of what is wanted, what is left where it is, and why."""
+
+    def links_to(self, digest: str) -> bool:
+        """Whether the repository has a link to *digest*, here or in quarantine."""
+        if any(digest in (meaning.digest, meaning.signs) for meaning, _ in self._links):
+            return True
+        places = (revision_link(self._repository, digest), layer_link(self._repository, digest))
+        return any(exists(self._store.reader, place) for place in places)
 
     def select(self, what: What) -> list[Kept]:
         """The links and blobs for *what*, which names this repository, or a digest anywhere."""
@@ -280,6 +305,8 @@ class _Closure:
             seen.add(digest)
             references = self._store.references(digest)
             if references is None:
+                if digest in self._store.damaged:
+                    self.damaged[digest] = self._store.damaged[digest]
                 continue
             self._subjects[digest] = references.subject
             self._wanted.update(references.blobs)
@@ -305,10 +332,11 @@ class _Closure:
 
     def _items(self, *, every: bool) -> list[Kept]:
         """What of the quarantine is wanted; all links of the repository, or those to that."""
+        self._wanted -= self.damaged.keys()
         items: list[Kept] = []
         for meaning, kept in self._links:
             about = meaning.signs or meaning.digest
-            if not every and about not in self._wanted:
+            if about in self.damaged or (not every and about not in self._wanted):
                 continue
             items.append(kept)
             self._wanted.add(meaning.digest)

@@ -8,6 +8,7 @@ blobs look dead.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 
@@ -63,7 +64,15 @@ def remembered(path: str | None) -> tuple[Seen, str]:
         return Seen(int(found["repositories"]), int(found["tags"]), missing), ""
     except FileNotFoundError:
         return NOTHING, ""
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         # It never lets anything go that another check would keep, so the run goes on without.
         return NOTHING, f"{path}: how large the registry was is not known: {error}"
 
@@ -71,12 +80,14 @@ def remembered(path: str | None) -> tuple[Seen, str]:
 def remember(path: str, seen: Seen, driver: str, root: str) -> str:
     """Write down *seen*, whole or not at all; returns a notice where that is not possible."""
     document = {"driver": driver, "root": root, **msgspec.structs.asdict(seen)}
+    temporary = f"{path}.{os.getpid()}"
     try:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        temporary = f"{path}.{os.getpid()}"
         with open(temporary, "w", encoding="utf-8") as file:
             json.dump(document, file)
         os.replace(temporary, path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
         return f"how large the registry is could not be remembered: {error}"
     return ""
