@@ -272,8 +272,12 @@ def test_a_storage_error_while_deleting_is_exit_code_1(case: Case, at: int) -> N
     case.finish()
 
 
-def test_what_cannot_be_deleted_is_told_and_the_rest_goes(case: Case) -> None:
-    stays = sorted(path for path in case.dead if path.startswith(REPOSITORIES))[0]
+@pytest.mark.parametrize("below", [REPOSITORIES, BLOBS])
+def test_what_cannot_be_deleted_is_told_and_the_rest_goes(case: Case, below: str) -> None:
+    stays = sorted(path for path in case.dead if path.startswith(below))[0]
+    # No link is left that leads to nothing.
+    led_to = {path for path in case.dead - {stays} if path.split("/")[-2] == stays.split("/")[-2]}
+    blobs = {path for path in led_to if below == REPOSITORIES and path.startswith(BLOBS)}
 
     class Denying(Wrapper):
         def delete(self, paths: Iterable[str]) -> Iterator[Outcome]:
@@ -285,8 +289,10 @@ def test_what_cannot_be_deleted_is_told_and_the_rest_goes(case: Case) -> None:
 
     report = case.collect(storage=Denying(case.storage))
     assert report.exit_code == 3
-    assert report.failed == ((stays, "held"),)
-    assert case.left == case.kept | {stays}
+    reasons = dict.fromkeys(blobs, "a link to it could not be deleted")
+    assert dict(report.failed) == {stays: "held", **reasons}
+    assert len(blobs) == (below == REPOSITORIES)
+    assert case.left == case.kept | {stays} | blobs
     case.finish()
 
 
