@@ -289,7 +289,7 @@ def test_what_cannot_be_deleted_is_told_and_the_rest_goes(case: Case, below: str
 
     report = case.collect(storage=Denying(case.storage))
     assert report.exit_code == 3
-    reasons = dict.fromkeys(blobs, "a link to it could not be deleted")
+    reasons = dict.fromkeys(blobs, "a link to it could not be deleted: held")
     assert dict(report.failed) == {stays: "held", **reasons}
     assert len(blobs) == (below == REPOSITORIES)
     assert case.left == case.kept | {stays} | blobs

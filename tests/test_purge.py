@@ -63,9 +63,20 @@ def test_older_than_stands_above_what_a_run_was_told(registry: Registry) -> None
     assert registry.own() == set()
 
 
-def test_what_nobody_knows_the_age_of_goes_on_the_operators_word_only(registry: Registry) -> None:
+DAMAGED = (
+    "{cut sho",
+    '{"run": "x", "began": 1, "moved": 1, "seconds": -604800}',
+    '{"run": "x", "began": 1, "moved": -1e300, "seconds": 1}',
+    '{"run": "x", "began": 1, "moved": 1, "seconds": 1e999}',
+)
+
+
+@pytest.mark.parametrize("note", DAMAGED)
+def test_what_nobody_knows_the_age_of_goes_on_the_operators_word_only(
+    registry: Registry, note: str
+) -> None:
     run = registry.quarantine().json["run"]
-    note_of(registry, run).write_text("{cut sho")
+    note_of(registry, run).write_text(note)
     registry.later = 1000 * DAY
     row = registry.purge().json["runs"][0]
     assert (row["due"], row["since"], row["until"]) == (False, None, None)

@@ -218,7 +218,13 @@ def damage_json(path: Path) -> None:
         connection.execute("INSERT OR REPLACE INTO meta VALUES ('report', '{')")
 
 
+def damage_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 DAMAGES = (
+    damage_pipe,
     damage_nothing_in_it,
     damage_no_database,
     damage_cut_off,

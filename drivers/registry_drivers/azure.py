@@ -82,8 +82,7 @@ def open_azure(parameters: Mapping[str, Any], *, driver: str = "azure") -> Azure
         service = given.text("serviceurl", default=f"https://{account}.blob.{realm}")
         if "://" not in service:
             service = f"https://{service}"
-        place = urlsplit(service)
-        if place.query or "@" in place.netloc:
+        if "?" in service or "@" in service:
             raise given.error("serviceurl", "expected a URL without a signature, user or password")
         credential = credential_of(given, account, realm)
     return AzureStorage(given, account, container, service.rstrip("/"), credential)

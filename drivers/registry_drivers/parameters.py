@@ -78,22 +78,21 @@ class Parameters:
             if isinstance(value, bool):
                 return "true" if value else "false"
             if value not in (None, ""):
-                text = str(value)
-                try:
-                    text.encode("utf-8", "surrogateescape")
-                except UnicodeEncodeError as error:
-                    raise self.error(name, "has half of a character") from error
-                return text
+                return str(value)
         return default
 
     def required(self, name: str) -> str:
         """The text of *name*.
 
-        :raises DriverConfigError: it is missing or empty.
+        :raises DriverConfigError: it is missing, empty, or no text.
         """
         value = self.text(name)
         if not value:
             raise self.error(name, "missing; the driver needs it")
+        try:
+            value.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError as error:
+            raise self.error(name, "has half of a character") from error
         return value
 
     def secret(self, *names: str) -> str:

@@ -358,17 +358,20 @@ class RunFile(Database):
             after = batch[-1][0]
             yield batch
 
-    def blobs_of_failed_links(self) -> list[tuple[int, str]]:
-        """Number and path of blobs still to be deleted to which a link stays that was to go."""
+    def blobs_of_failed_links(self) -> list[tuple[int, str, str]]:
+        """Blobs still to be deleted to which a link stays that was to go.
+
+        Of each number, path, and why the link (of several, one of them) could not be deleted.
+        """
         if not self._has_any(RowState.FAILED):
             return []
-        return list(
-            self._read(
-                "SELECT id, path FROM deletions WHERE phase = ?1 AND state = ?2 AND digest IN "
-                "(SELECT digest FROM deletions WHERE phase < ?1 AND state = ?3) ORDER BY id",
-                (Kind.BLOB.phase, RowState.PLANNED, RowState.FAILED),
-            )
+        query = (
+            "SELECT id, path, why FROM deletions JOIN "
+            "(SELECT digest, min(coalesce(error, '')) AS why FROM deletions "
+            "WHERE phase < ?1 AND state = ?3 GROUP BY digest) USING (digest) "
+            "WHERE phase = ?1 AND state = ?2 ORDER BY id"
         )
+        return list(self._read(query, (Kind.BLOB.phase, RowState.PLANNED, RowState.FAILED)))
 
     def record(self, outcomes: Sequence[tuple[int, RowState, str]]) -> None:
         """Write down what became of rows: number, state, error; durable when this returns."""

@@ -43,7 +43,7 @@ class Stop(enum.Enum):
 
 
 _BATCHES_AT_ONCE = 8
-_LINKED = "a link to it could not be deleted"
+_LINKED = "a link to it could not be deleted: "
 _SILENT = "the storage does not say what became of it"
 
 Look = Callable[[], Stop | None]
@@ -96,8 +96,9 @@ def sweep(
             if kind is Kind.VERSIONS and purge:
                 run_file.add_versions_of_deleted()
             if kind is Kind.BLOB and (staying := run_file.blobs_of_failed_links()):
-                kept = [Outcome(path, Deletion.FAILED, _LINKED) for _, path in staying]
-                _record(_Batch(staying, kept, None), run_file, swept, observer, settled)
+                rows = [(number, path) for number, path, _ in staying]
+                kept = [Outcome(path, Deletion.FAILED, _LINKED + why) for _, path, why in staying]
+                _record(_Batch(rows, kept, None), run_file, swept, observer, settled)
             planned = run_file.count(kind, RowState.PLANNED).rows
             if not planned:
                 continue

@@ -277,7 +277,8 @@ class RedisCache:
                 rows += len(left)
             run_file.record_meta(blob_cache="forgotten")
             self._journals.done(path)
-            self._observer.notice(f"removed from Redis what the run of {path} had left: {rows}")
+            if rows:
+                self._observer.notice(f"removed from Redis what the run of {path} had left: {rows}")
             return True
         except _Unreachable:
             return False  # the check that follows says so

@@ -14,6 +14,7 @@ That is all that a restore needs; the run file may be lost. A quarantine frees n
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -119,6 +120,9 @@ def read_aside(reader: Reader, run: str) -> Aside:
         data = reader.read(f"{aside.home}{_NOTE}", limit=_NOTE_LIMIT)
         note = msgspec.json.decode(data, type=_Note)
     except (NotFound, msgspec.DecodeError):
+        return aside
+    if not (0 <= note.moved < math.inf and 0 <= note.seconds < math.inf):
+        # Nobody has written that: it would be due at once, or never.
         return aside
     return replace(aside, moved=note.moved, seconds=note.seconds, plan=note.plan)
 

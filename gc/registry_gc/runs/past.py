@@ -12,6 +12,7 @@ import math
 import os
 import re
 import sqlite3
+import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -141,6 +142,9 @@ _Counts = list[tuple[str, str, int, int]]
 
 
 def _read(path: str) -> tuple[dict[str, Any], _Counts]:
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        # SQLite would wait for somebody at the other end of a pipe.
+        raise ValueError("no regular file")
     try:
         return _query(path, "ro")
     except sqlite3.OperationalError as error:
