@@ -6,8 +6,9 @@ import base64
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -214,12 +215,42 @@ def speaking(answer: bytes | None) -> Iterator[str]:
         (b"", "probe-no-answer"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "probe-odd-answer"),
         (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n", "probe-odd-answer"),
+        # Cut: who knows what else is allowed?
+        (b"HTTP/1.1 200", "probe-no-answer"),
+        (b"HTTP/1.1 200 OK\r\nAllow: GET, HEAD", "probe-no-answer"),
+        (b"HTTP/1.1 200 OK\r\nAllow: GET, HEAD\r\n", "probe-no-answer"),
+        (b"HTTP/1.1 200 OK\r\nAllow: GET, HEAD\r", "probe-no-answer"),
     ],
 )
 def test_what_is_silent_or_no_http_is_unknown(answer: bytes | None, code: str) -> None:
     with speaking(answer) as addr:
         verdict = check(config(addr), timeout=0.3)
     assert (verdict.verdict, codes(verdict)) == ("unknown", [code])
+
+
+def test_who_answers_a_bit_at_a_time_is_heard_no_longer_than_others() -> None:
+    sent = 0
+    pieces = 3000
+
+    def drip(listener: socket.socket) -> None:
+        nonlocal sent
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nAllow: GET, HEAD\r\nX: ")
+            while sent < pieces:
+                connection.sendall(b"y")
+                sent += 1
+                time.sleep(0.01)
+            connection.sendall(b"\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip, args=(listener,))
+        thread.start()
+        verdict = check(config(f"127.0.0.1:{listener.getsockname()[1]}"), timeout=0.3)
+        thread.join()
+    assert (verdict.verdict, codes(verdict)) == ("unknown", ["probe-no-answer"])
+    assert sent < pieces
 
 
 # --- TLS

@@ -43,7 +43,7 @@ class Probe:
     """Asks registries; safe to use from several threads.
 
     :param credentials: for registries that answer 401; without, that stays unknown.
-    :param timeout: seconds to wait for a connection, and for each piece of an answer.
+    :param timeout: seconds to wait for a connection, and for an answer.
     """
 
     def __init__(self, credentials: Credentials | None, timeout: float) -> None:
@@ -130,16 +130,17 @@ class Probe:
         if authorization:
             headers["Authorization"] = authorization
         with self._connect(address, target) as connected:
-            # Imported only when somebody is there to talk to: it takes as long as a small registry.
-            import http.client
+            from http.client import HTTPException
 
-            connection = http.client.HTTPConnection("registry", timeout=self._timeout)
-            connection.sock = connected
+            from registry_gc.guard.whole_answer import connection, cut_after
+
             path = f"{address.prefix}/v2/{PROBE_NAME}/blobs/uploads/"
+            asking = connection(connected, self._timeout)
             try:
-                connection.request("OPTIONS", path, headers=headers)
-                response = connection.getresponse()
-            except http.client.HTTPException as error:
+                with cut_after(connected, self._timeout):
+                    asking.request("OPTIONS", path, headers=headers)
+                    response = asking.getresponse()
+            except HTTPException as error:
                 if isinstance(error, OSError):  # the connection was closed without an answer
                     raise
                 return Answer(Kind.ODD, "answers something that is not HTTP"), []
