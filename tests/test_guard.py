@@ -215,6 +215,10 @@ def speaking(answer: bytes | None) -> Iterator[str]:
         (b"", "probe-no-answer"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "probe-odd-answer"),
         (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n", "probe-odd-answer"),
+        (
+            b"HTTP/1.1 200 OK\r\nAllow: GET, HEAD\r\nbroken\r\nAllow: POST\r\n\r\n",
+            "probe-odd-answer",
+        ),
         # Cut: who knows what else is allowed?
         (b"HTTP/1.1 200", "probe-no-answer"),
         (b"HTTP/1.1 200 OK\r\nAllow: GET, HEAD", "probe-no-answer"),
@@ -250,6 +254,7 @@ def test_who_answers_a_bit_at_a_time_is_heard_no_longer_than_others() -> None:
         verdict = check(config(f"127.0.0.1:{listener.getsockname()[1]}"), timeout=0.3)
         thread.join()
     assert (verdict.verdict, codes(verdict)) == ("unknown", ["probe-no-answer"])
+    assert "takes too long" in verdict.findings[0].message
     assert sent < pieces
 
 

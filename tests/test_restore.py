@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from aside import Registry
+from aside import DAY, Registry
 from registry_drivers.filesystem import FilesystemStorage
 from registry_gc.lock import Lock
 from registry_gc.quarantine.restore import UnknownWhat, What
@@ -208,6 +208,53 @@ def test_a_manifest_that_is_damaged_stays_aside_with_its_links(
     assert registry.collect("--dry-run").json["held"] == []
     if by == "digest":
         assert after == before
+
+
+def place_of(registry: Registry, run: str, digest: str) -> str:
+    return f"docker/registry/registry-gc/quarantine/{run}/{blob_path(digest)}"
+
+
+def test_an_empty_blob_in_the_place_of_another_is_none(registry: Registry) -> None:
+    """As Azure leaves where a copy fails."""
+    tree = registry.tree()
+    digest = tree.image("a", layers=[b"layer", b""], config=b'"a"')
+    registry.quarantine()
+    layer = blob_path(sha256(b"layer"))
+    registry.write({layer: b""})
+    assert registry.command("restore", digest, "--dry-run").json["already_there"] == 0
+    done = registry.command("restore", digest)
+    assert (done.exit_code, done.json["lost"]) == (0, [])
+    assert registry.files()[layer] == b"layer"
+    assert registry.files()[blob_path(sha256(b""))] == b""
+    assert registry.can_pull("a", digest)
+
+
+def test_what_is_live_takes_the_place_of_an_empty_blob_before_a_purge(registry: Registry) -> None:
+    digest = registry.tree().image("a", layers=[b"layer"], config=b'"a"')
+    registry.quarantine()
+    # Tagged again, and the copy that was to bring its layer back has failed.
+    layer = blob_path(sha256(b"layer"))
+    registry.write({tag_path("a", "back"): digest.encode(), layer: b""})
+    registry.later = 8 * DAY
+    purged = registry.purge()
+    assert (purged.exit_code, purged.json["recalled"]) == (0, 6)
+    assert registry.files()[layer] == b"layer"
+    assert registry.can_pull("a", digest)
+
+
+def test_what_was_set_aside_whole_comes_back_whoever_failed_to(registry: Registry) -> None:
+    digest = registry.tree().image("a", layers=[b"layer"], config=b'"a"')
+    run = registry.quarantine().json["run"]
+    layer = sha256(b"layer")
+    hollow = {place_of(registry, "younger", layer): b""}
+    note = {"run": "younger", "began": 4e9, "moved": 4e9, "seconds": 1e6}
+    home = "docker/registry/registry-gc/quarantine/younger/"
+    registry.write({**hollow, home + "run.json": json.dumps(note).encode()})
+    assert registry.command("restore", "younger").exit_code == 3
+    done = registry.command("restore", digest)
+    assert (done.exit_code, done.json["lost"]) == (0, [])
+    assert registry.can_pull("a", digest)
+    assert place_of(registry, run, layer) not in registry.own()
 
 
 def test_a_digest_in_a_repository_that_never_had_it_is_nowhere(registry: Registry) -> None:

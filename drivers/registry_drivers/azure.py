@@ -12,6 +12,7 @@ other from sight.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -37,6 +38,7 @@ from registry_drivers.errors import (
     MissingExtra,
     NotFound,
     StorageError,
+    Unavailable,
 )
 from registry_drivers.multipart import Part, batch_of, parts_of
 from registry_drivers.object_client import Answered, Level, Listed, addressable, opening
@@ -51,10 +53,13 @@ from registry_drivers.web import (
     ca_certificates,
     date_of,
 )
+from registry_drivers.withdrawal import is_withdrawn
 
 DELETE_BATCH = 256
 PAGE = 5000
 COPY_POLL_SECONDS = 1.0
+COPY_POLLS_A_LOOK = 5
+"""After so many it is asked whether the copy is wanted still."""
 # What a registry always has below its root; our own lock does not lie there.
 REGISTRY = "docker/registry/v2/"
 
@@ -336,7 +341,10 @@ class AzureStorage(ObjectStorage):
                 self._fail(answer.status, code, message, path=entry.path)
             # A try before this one began it, and its answer was lost.
             answer = self._request("HEAD", target, path=entry.path)
+        polls = itertools.count(1)
         while (status := answer.headers.get("x-ms-copy-status", "success")) == "pending":
+            if next(polls) % COPY_POLLS_A_LOOK == 0 and is_withdrawn():
+                raise Unavailable("is being copied still", path=entry.path, driver=self.driver)
             self.retry.sleep(COPY_POLL_SECONDS)
             self.requests.add(read=1)
             answer = self._request("HEAD", target, path=entry.path)

@@ -35,6 +35,9 @@ Exit codes:
   130  interrupted (143 by SIGTERM); safe to run again
 """
 
+_NOTHING = ", or there is nothing of that in quarantine"
+_WRITING = ", somebody may be writing, or a check says no"
+
 _AUDIT_LOG = (
     "Append a JSON line for each object that %s to this file, or send it to syslog; WHERE is a "
     "facility, a socket's path, or [tcp:]HOST[:PORT]."
@@ -69,7 +72,7 @@ def caution(config: Config, progress: Progress) -> None:
         )
 
 
-@click.command(epilog=_CODES % ("", ", or there is nothing of that in quarantine", ""))
+@click.command(epilog=_CODES % ("", _NOTHING, ", or a check says no"))
 @click.option("-d", "--dry-run", is_flag=True, help="Move nothing; say what would come back.")
 @click.option(
     "--allow-empty",
@@ -105,7 +108,7 @@ def restore(**options: Any) -> None:
     sys.exit(run_restore(options))
 
 
-@click.command(epilog=_CODES % ("; also if nothing was due", "", ", or somebody may be writing"))
+@click.command(epilog=_CODES % ("; also if nothing was due", "", _WRITING))
 @click.option("-d", "--dry-run", is_flag=True, help="Delete nothing; say what would go.")
 @click.option(
     "--older-than",
@@ -133,7 +136,7 @@ def restore(**options: Any) -> None:
     "capacity",
     "audit_log",
     "log_format",
-    audit_log=_AUDIT_LOG % "is deleted from a quarantine, or comes back",
+    audit_log=_AUDIT_LOG % "comes back or is deleted from a quarantine",
 )
 @click.argument("config", required=False, type=ConfigType(), metavar="[CONFIG]")
 def purge(**options: Any) -> None:

@@ -252,10 +252,13 @@ def _doubt(address: Address, answer: Answer, *, stopped: bool) -> Finding | None
             " --registry-auth-file",
         )
     if answer.kind is Kind.SILENT:
+        remedy = "make it reachable from here, or stop it"
+        if "certificate is not trusted" in answer.detail:
+            remedy = "name the authority's file in SSL_CERT_FILE, or add it to the system's"
         return Finding(
             "probe-no-answer",
             f"{address.name} does not answer: {answer.detail}; whether it takes writes stays"
-            " unknown: make it reachable from here, or stop it",
+            f" unknown: {remedy}",
         )
     if answer.kind is Kind.ODD:
         return Finding(

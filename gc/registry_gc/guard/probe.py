@@ -144,6 +144,10 @@ class Probe:
                 if isinstance(error, OSError):  # the connection was closed without an answer
                     raise
                 return Answer(Kind.ODD, "answers something that is not HTTP"), []
+            if response.headers.defects:
+                # What stands below a line that is no header is not among the headers.
+                response.close()
+                return Answer(Kind.ODD, "answers something that is not HTTP"), []
             with response:
                 allow = response.headers.get_all("Allow") or []
                 offers = response.headers.get_all("WWW-Authenticate") or []
@@ -218,7 +222,7 @@ def _why(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
-        return f"TLS fails: {error.reason}"
+        return f"TLS fails: {error.reason or 'no handshake'}"
     if isinstance(error, TimeoutError):
         return "it takes too long"
     if isinstance(error, OSError) and error.strerror:

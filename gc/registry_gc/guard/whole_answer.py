@@ -58,9 +58,14 @@ def connection(connected: socket.socket, timeout: float) -> http.client.HTTPConn
 
 @contextmanager
 def cut_after(connected: socket.socket, seconds: float) -> Iterator[None]:
-    """Whoever has not answered in so many seconds is heard no more, however often it says a bit."""
+    """Whoever has not answered in so many seconds is heard no more, however often it says a bit.
+
+    :raises TimeoutError: so it was.
+    """
+    late = threading.Event()
 
     def cut() -> None:
+        late.set()
         with suppress(OSError):
             # Not by ssl's own method, which would have the rest read without TLS.
             socket.socket.shutdown(connected, socket.SHUT_RDWR)
@@ -70,5 +75,9 @@ def cut_after(connected: socket.socket, seconds: float) -> Iterator[None]:
     timer.start()
     try:
         yield
+    except (OSError, http.client.HTTPException) as error:
+        if late.is_set():
+            raise TimeoutError from error
+        raise
     finally:
         timer.cancel()

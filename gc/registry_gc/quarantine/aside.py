@@ -107,7 +107,14 @@ def anything_waits(reader: Reader) -> bool:
 def asides(reader: Reader) -> list[Aside]:
     """Every run's quarantine, the youngest first; one listing where there is none."""
     found = [read_aside(reader, run) for run in reader.children(QUARANTINE).folders]
+    if not reader.capabilities.folders:
+        # Some gateways list a folder in which nothing is left.
+        found = [aside for aside in found if aside.moved is not None or _holds(reader, aside)]
     return sorted(found, key=lambda aside: (-(aside.moved or 0.0), aside.run))
+
+
+def _holds(reader: Reader, aside: Aside) -> bool:
+    return any(len(page) for page in reader.list(aside.home))
 
 
 def read_aside(reader: Reader, run: str) -> Aside:

@@ -8,6 +8,7 @@ named by its content, or says what the registry itself would write there.
 from __future__ import annotations
 
 import enum
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -152,6 +153,8 @@ class BringingBack:
         for (meaning, kept), is_there, whole in zip(rows, there, leads, strict=True):
             if is_there:
                 yield Result(kept, meaning, Back.THERE)
+            elif not kept.marked and is_hollow(kept.path, kept.size):
+                yield Result(kept, meaning, Back.LOST, "it was set aside by a copy that failed")
             elif not whole:
                 yield Result(kept, meaning, Back.LOST, f"the blob {meaning.digest} is not there")
             else:
@@ -199,9 +202,21 @@ def leads_somewhere(reader: Reader, meaning: Meaning) -> bool:
 
 
 def exists(reader: Reader, path: str) -> bool:
-    """Whether there is an object at *path*."""
+    """Whether there is an object at *path*; what is hollow is none, see :func:`is_hollow`."""
     try:
-        reader.stat(path)
+        size = reader.stat(path).size
     except NotFound:
         return False
-    return True
+    return not is_hollow(path, size)
+
+
+def is_hollow(path: str, size: int) -> bool:
+    """Whether a blob is empty that cannot be, as its path names its content.
+
+    Source: Azure's "Copy Blob": a copy that fails or is aborted leaves a blob without content.
+    """
+    found = _BLOB.fullmatch(path) if not size else None
+    return found is not None and found["hex"] not in _OF_NOTHING
+
+
+_OF_NOTHING = frozenset({hashlib.sha256().hexdigest(), hashlib.sha512().hexdigest()})

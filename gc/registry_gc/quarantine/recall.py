@@ -35,6 +35,7 @@ from registry_gc.quarantine.bring_back import (
     Meaning,
     Result,
     exists,
+    is_hollow,
     meaning_of,
 )
 from registry_gc.quarantine.restore import Quarantined
@@ -129,7 +130,9 @@ class _Needs:
 
     def add(self, batch: list[Kept]) -> None:
         """Look at more of what is in quarantine."""
-        rows = [(meaning_of(kept.path), kept) for kept in batch]
+        # Another run may have set aside the same blob, and whole.
+        whole = (kept for kept in batch if kept.marked or not is_hollow(kept.path, kept.size))
+        rows = [(meaning_of(kept.path), kept) for kept in whole]
         known = [row for row in rows if row[0].digest]
         keys = pack(self._catalog.names.key(meaning.digest) for meaning, _ in known)
         live = self._marking.live_set.has(keys)

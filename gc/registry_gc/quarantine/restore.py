@@ -38,6 +38,7 @@ from registry_gc.quarantine.bring_back import (
     Meaning,
     Result,
     exists,
+    is_hollow,
     meaning_of,
 )
 
@@ -186,6 +187,8 @@ class Quarantined:
         for aside in self._asides:
             for batch in contents(self.reader, aside, folder):
                 for kept in batch:
+                    if not kept.marked and is_hollow(kept.path, kept.size):
+                        continue
                     if kept.path not in seen:
                         seen.add(kept.path)
                         yield meaning_of(kept.path), kept
