@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 
 from registry_drivers.base import Deletion, Outcome, Storage
 from registry_drivers.errors import NotFound, StorageError, Unavailable
-from registry_drivers.withdrawal import asked_as_here
+from registry_drivers.withdrawal import asked_as_here, is_withdrawn
 
 Move = tuple[str, str]
 """From where to where."""
@@ -111,6 +111,12 @@ class Mover:
                 down = down or error
             else:
                 yield Outcome(source, Deletion.FAILED, error.message)
+        if copied and is_withdrawn():
+            # Copies may take minutes, and what was allowed when they began may be no more.
+            for source, target in copied.items():
+                reason = f"was copied to {target} but not deleted: that is not allowed any more"
+                yield Outcome(source, Deletion.FAILED, reason)
+            copied = {}
         for outcome in self._storage.delete(list(copied)):
             if outcome.result is Deletion.FAILED:
                 reason = f"was copied to {copied[outcome.path]} but not deleted: {outcome.error}"

@@ -148,3 +148,23 @@ class RetryingCopies(Retrying):
         assert isinstance(self._storage, Copying)
         copying = self._storage
         self._call(lambda: copying.copy(source, target))
+
+
+def test_what_is_allowed_no_more_when_the_copies_are_made_deletes_nothing() -> None:
+    storage = Copying()
+    storage.put("a", b"data")
+    allowed = [True]
+
+    class Slow(Copying):
+        def copy(self, source: str, target: str) -> None:
+            storage.copy(source, target)
+            allowed[0] = False
+
+        def delete(self, paths: Iterable[str]) -> Iterator[Outcome]:
+            return storage.delete(paths)
+
+    with unless_withdrawn(lambda: allowed[0]):
+        outcome = moved(Slow(), "a")["a"]
+    assert outcome.result is Deletion.FAILED
+    assert "was copied to to/a but not deleted" in outcome.error
+    assert storage.snapshot() == {"a": b"data", "to/a": b"data"}
