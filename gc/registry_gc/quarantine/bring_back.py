@@ -1,4 +1,4 @@
-"""Puts back what was set aside: blobs before the links that lead to them, and over nothing.
+"""Puts back what was set aside: blobs before links, and over nothing but blobs that are hollow.
 
 Safe to stop after any single move: what is back early is garbage until its links are back too,
 and what is left is still in quarantine. A running registry is not harmed by it. What appears is
