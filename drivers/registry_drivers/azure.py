@@ -22,6 +22,7 @@ from registry_drivers.azure_answers import level_in, outcome_of, page_in, told, 
 from registry_drivers.azure_auth import (
     API_VERSION,
     Credential,
+    check_service,
     connection_string,
     credential_of,
 )
@@ -87,8 +88,7 @@ def open_azure(parameters: Mapping[str, Any], *, driver: str = "azure") -> Azure
         service = given.text("serviceurl", default=f"https://{account}.blob.{realm}")
         if "://" not in service:
             service = f"https://{service}"
-        if "?" in service or "@" in service:
-            raise given.error("serviceurl", "expected a URL without a signature, user or password")
+        check_service(given, "serviceurl", service)
         credential = credential_of(given, account, realm)
     return AzureStorage(given, account, container, service.rstrip("/"), credential)
 

@@ -235,6 +235,16 @@ def shared_key(given: Parameters, account: str, key: str) -> SharedKey:
     return signer
 
 
+def check_service(given: Parameters, key: str, service: str, part: str = "") -> None:
+    """No secret is to be shown with a service's URL: it may hold none.
+
+    :param part: what of the value of *key* the URL is, with ``: `` after it.
+    :raises DriverConfigError: the URL has a signature, a user or a password.
+    """
+    if "?" in service or "@" in service:
+        raise given.error(key, f"{part}expected a URL without a signature, user or password")
+
+
 def connection_string(given: Parameters) -> tuple[str, str, Credential]:
     """Account, service URL and credential of ``connectionstring``.
 
@@ -253,10 +263,7 @@ def connection_string(given: Parameters) -> tuple[str, str, Credential]:
         protocol = values.get("defaultendpointsprotocol", "https")
         suffix = values.get("endpointsuffix", "core.windows.net")
         service = f"{protocol}://{account}.blob.{suffix}"
-    if "?" in service or "@" in service:
-        raise given.error(
-            "connectionstring", "BlobEndpoint: expected a URL without a signature, user or password"
-        )
+    check_service(given, "connectionstring", service, "BlobEndpoint: ")
     if key := values.get("accountkey"):
         given.secrets.append(key)
         if not account:

@@ -167,6 +167,11 @@ def text_of(document: bytes, name: bytes) -> str:
     return unescape(match[1]).decode("utf-8", "replace") if match else ""
 
 
+def texts_of(column: Column) -> list[str]:
+    """All texts of a column; bytes that are no UTF-8 are replaced."""
+    return [unescape(text).decode("utf-8", "replace") for text in column]
+
+
 def unescape(text: bytes) -> bytes:
     """*text* without XML's entities."""
     return _ENTITY.sub(_entity, text) if b"&" in text else text
