@@ -381,3 +381,42 @@ def test_a_worker_that_is_killed_is_exit_code_1(
     assert (report.exit_code, report.error) == (1, "a worker process was killed")
     monkeypatch.undo()
     case.finish()
+
+
+class SlowClock(Wrapper):
+    """A file server whose clock is *behind* this machine's."""
+
+    def __init__(self, storage: Any, behind: float) -> None:
+        super().__init__(storage)
+        self.behind = behind
+
+    def write(self, path: str, data: bytes, *, if_absent: bool = False) -> None:
+        super().write(path, data, if_absent=if_absent)
+        set_back(Path(self.root) / path, self.behind)
+
+
+def set_back(path: Path, seconds: float) -> None:
+    status = path.stat()
+    os.utime(path, (status.st_atime, status.st_mtime - seconds))
+
+
+@pytest.mark.parametrize(
+    ("behind", "age", "goes"),
+    [
+        (7200.0, 600.0, False),
+        (7200.0, 3700.0, True),
+        (0.0, 600.0, False),
+        (0.0, 3700.0, True),
+        (-7200.0, 3700.0, False),
+        (50 * 365 * 86400.0, 600.0, True),  # no clock at all: files are of 1970 for ever
+    ],
+)
+def test_what_is_young_is_so_by_the_clock_of_the_file_server(
+    case: Case, behind: float, age: float, goes: bool
+) -> None:
+    for path in case.dead | case.kept:
+        set_back(case.folder / "registry" / path, behind + age)
+    storage = SlowClock(case.storage, behind)
+    report = case.collect(Policy(delete_untagged=True, grace=3600.0), storage=storage)
+    assert report.exit_code == 0
+    assert case.left == (case.kept if goes else case.kept | case.dead)

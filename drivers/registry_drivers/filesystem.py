@@ -344,7 +344,7 @@ class FilesystemStorage:
         return found
 
     def now(self) -> float:
-        """This machine's clock; a file server may have another."""
+        """This machine's clock; a file server may have another, of which its files tell."""
         return time.time()
 
     def close(self) -> None:

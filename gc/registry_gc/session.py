@@ -28,7 +28,8 @@ from registry_gc.guard import Finding, Verdict
 from registry_gc.guard.watch import GuardWatch
 from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.limits import Limits
-from registry_gc.lock import Lock, LockError, blocker, clock
+from registry_gc.lock import REFRESH_SECONDS, Lock, LockError, blocker, clock
+from registry_gc.locking.holder import LOCK
 from registry_gc.mark import Marking
 from registry_gc.policy import Policy
 from registry_gc.quarantine.collecting import SettingAside
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
 
 _LOOK_AGAIN = 10.0
 """Seconds after which guard and lock are looked at again, at the latest."""
+# Seconds: a lock is no older where clocks agree; and no server's clock is as wrong as that.
+_CLOCKS_AGREE = 2 * REFRESH_SECONDS
+_NO_CLOCK = 365 * 86400.0
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -288,8 +292,20 @@ class Session:
     # Quarantine
 
     def _surveyor(self, engine: Engine) -> Surveyor:
-        cutoff = self.storage.now() - self.policy.grace
+        cutoff = self._now() - self.policy.grace
         return Surveyor(self.reader, engine, self.policy, cutoff, self.observer, self.job.cache)
+
+    def _now(self) -> float:
+        """The storage's time: by the clock of a file server where that is behind this machine's."""
+        now = self.storage.now()
+        if self.lock is None or not self.reader.capabilities.folders:
+            return now
+        try:
+            written = self.reader.stat(LOCK).modified
+        except StorageError:
+            return now  # a full disk holds no lock object
+        # Not where every file is of 1970.
+        return written if _CLOCKS_AGREE < now - written < _NO_CLOCK else now
 
     def _look_back(self, engine: Engine) -> None:
         """A registry that takes writes may have reached what this run was setting aside."""
