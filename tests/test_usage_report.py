@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -228,6 +229,16 @@ def test_colour_is_for_terminals() -> None:
 def test_lines_are_no_longer_than_the_terminal_is_wide(width: int) -> None:
     report = made_up_report(30, names=["a" * 300])
     assert max(map(len, usage_lines(report, Look(width)))) <= width
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 71, 72, 73, 119, 120])
+def test_numbers_are_whole_on_any_terminal(width: int) -> None:
+    report = made_up_report(3, names=["a" * 300, "b", "c"])
+    lines = [*usage_lines(report, Look(width))]
+    assert not [line for line in lines if "…" in line]
+    assert any(line.endswith("last push") for line in lines)
+    row = next(line for line in lines if line.startswith(" b "))
+    assert re.search(r" (today|\d+ (d|mo|y))$", row)
 
 
 @pytest.mark.parametrize(

@@ -197,7 +197,7 @@ class _Purging:
         reasons = "; ".join(finding.message for finding in objections(verdict.findings))
         if not self._dry_run:
             raise Refused(f"refused, nothing was deleted: {reasons}")
-        note(f"a purge would be refused ({verdict.verdict}): {reasons}")
+        note(f"a purge would be refused: {reasons}")
 
     def _doubts(self, survey: Survey) -> str:
         """Half a tree, or a wrong one, has nothing that is live: all in quarantine would go."""

@@ -287,7 +287,7 @@ def _say(report: Report) -> None:
         complain(report.error)
     elif report.dry_run and report.verdict != "allowed":
         reasons = "; ".join(finding.message for finding in objections(report.findings))
-        note(f"a collection would be refused ({report.verdict}): {reasons}")
+        note(f"a collection would be refused: {reasons}")
     if report.forgotten.restart:
         note(
             "restart the registry before it takes writes: it remembers deleted blobs"

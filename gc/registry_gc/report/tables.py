@@ -15,6 +15,9 @@ from rich.text import Text
 from registry_gc.report.names import shown
 
 _WIDE = 120  # columns of a terminal
+_FOLDED = 8
+# The box and the padding beside each column.
+_BESIDE = 2
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -48,6 +51,7 @@ def table(
 ) -> Table:
     """A table; every cell is shown as it is, and never read as markup."""
     shown_here = [look.wide or not column.wide for column in columns]
+    cells = [[Text(shown(value)) for value in compress(row, shown_here)] for row in rows]
     drawn = Table(
         title=Text(title, style="bold"),
         title_justify="left",
@@ -57,25 +61,32 @@ def table(
         collapse_padding=True,
         pad_edge=False,
     )
-    for column in compress(columns, shown_here):
+    for at, column in enumerate(compress(columns, shown_here)):
+        widest = max([len(column.heading), *(row[at].cell_len for row in cells)])
         drawn.add_column(
             column.heading,
             justify="right" if column.number else "left",
             style=column.style,
             no_wrap=not column.fold,
             overflow="fold" if column.fold else "ellipsis",
-            min_width=14 if column.fold else None,
+            # A number that is cut is a wrong one.
+            min_width=min(widest, _FOLDED) if column.fold else widest if column.number else None,
         )
-    for row in rows:
-        drawn.add_row(*(Text(shown(value)) for value in compress(row, shown_here)))
+    for row in cells:
+        drawn.add_row(*row)
     return drawn
 
 
 def lines_of(look: Look, *drawn: Table | Text) -> Iterator[str]:
-    """What was drawn, line by line."""
+    """What was drawn, line by line; longer ones than *look* has room for, where numbers need it."""
+    needed = [
+        sum(column.min_width or 0 for column in part.columns) + _BESIDE * len(part.columns)
+        for part in drawn
+        if isinstance(part, Table)
+    ]
     console = Console(
         file=io.StringIO(),
-        width=look.width,
+        width=max([look.width, *needed]),
         force_terminal=look.colour,
         no_color=None if look.colour else True,
         highlight=False,
