@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,3 +79,16 @@ def test_a_release_is_of_a_repository_or_of_one_digest_in_it() -> None:
     digest = "sha256:" + "0" * 64
     assert Release.parse("a/b") == Release("a/b")
     assert Release.parse(f"a/b@{digest}") == Release("a/b", digest)
+
+
+@pytest.mark.parametrize("name", ["grace", "upload_age", "quarantine"])
+@pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf"), -float("inf")])
+def test_with_no_duration_nothing_would_be_young(name: str, seconds: float) -> None:
+    with pytest.raises(ValueError, match=name):
+        _with(name, seconds)
+    assert getattr(_with(name, 0.0), name) == 0.0
+
+
+def _with(name: str, seconds: float) -> Policy:
+    given: dict[str, Any] = {name: seconds}
+    return Policy(**given)

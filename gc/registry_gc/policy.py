@@ -72,6 +72,8 @@ class Policy(msgspec.Struct, frozen=True):
     delete what the storage keeps of what is deleted, now or before. ``quarantine``: seconds for
     which what is deleted is set aside instead; None to delete it. ``allow_writable``: a registry
     may be writing meanwhile.
+
+    :raises ValueError: a duration is negative, or no number: nothing would be young.
     """
 
     delete_untagged: bool = False
@@ -86,6 +88,12 @@ class Policy(msgspec.Struct, frozen=True):
     quarantine: float | None = None
     allow_writable: bool = False
     releases: tuple[Release, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("grace", "upload_age", "quarantine"):
+            seconds = getattr(self, name)
+            if seconds is not None and not 0 <= seconds < float("inf"):
+                raise ValueError(f"{name}: {seconds} is no duration in seconds")
 
     def released(self, repository: str, digest: str | None) -> bool:
         """Tell whether the operator has lifted this hold."""
