@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -157,6 +159,64 @@ def test_a_broken_manifest_holds_its_repository_and_no_other(
     assert disk.has_image("broken", untagged)
     assert disk.has_layer("broken", sha256(b"what the broken one needs"))
     assert all(disk.has(path) for path in before if "/repositories/broken" in path)
+
+
+def put_in_place_of(folder: Path, kind: str) -> None:
+    """What a damaged inode may have become."""
+    shutil.rmtree(folder)
+    if kind == "file":
+        folder.write_bytes(b"junk")
+    else:
+        os.mkfifo(folder)
+
+
+@BOTH
+@pytest.mark.parametrize("kind", ["file", "pipe"])
+@pytest.mark.parametrize("place", ["tags", "tags/v1", "tags/v1/current", "revision"])
+def test_a_file_where_a_folder_is_to_be_holds_the_repository(
+    disk: Disk, mode: Mode, kind: str, place: str
+) -> None:
+    collected = garbage(disk)
+    bad = disk.tree.image("broken", "v1", layers=[b"needed"])
+    disk.tree.image("broken", None, layers=[b"untagged"])
+    folder = f"revisions/sha256/{bad[7:]}" if place == "revision" else place
+    put_in_place_of(disk.root / repository_path("broken") / "_manifests" / folder, kind)
+    before = {path for path in disk.files() if "/healthy/" not in path and "sha256" in path}
+    result = disk.collect(*mode)
+    assert_held(result, "broken")
+    assert collected()
+    assert all(disk.has(path) for path in before if "/repositories/broken/" in path)
+    assert disk.has_layer("broken", sha256(b"needed"))
+    assert disk.has_layer("broken", sha256(b"untagged"))
+    assert disk.collect(*mode, "--release", "broken").held == set()
+
+
+@BOTH
+@pytest.mark.parametrize("place", ["", "/revisions", "/revisions/sha256"])
+def test_a_file_in_place_of_all_links_to_manifests_ends_the_run(
+    disk: Disk, mode: Mode, place: str
+) -> None:
+    garbage(disk)
+    disk.tree.image("broken", "v1", layers=[b"needed"])
+    put_in_place_of(disk.root / f"{repository_path('broken')}/_manifests{place}", "file")
+    before = disk.files()
+    result = disk.collect(*mode)
+    assert result.exit_code == 1
+    assert "--release broken" in result.errors
+    assert disk.files() == before
+    assert disk.collect(*mode, "--release", "broken").exit_code == 0
+
+
+@BOTH
+def test_a_stray_file_that_hides_no_folder_holds_nothing(disk: Disk, mode: Mode) -> None:
+    image = disk.tree.image("app", "v1", layers=[b"layer"])
+    manifests = f"{repository_path('app')}/_manifests"
+    for stray in (".DS_Store", "tags/.nfs0001", "revisions/README"):
+        disk.write(f"{manifests}/{stray}", b"")
+    result = disk.collect(*mode)
+    assert result.exit_code == 0
+    assert result.json["strangers"] == 3
+    assert disk.has_image("app", image)
 
 
 @BOTH

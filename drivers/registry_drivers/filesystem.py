@@ -166,7 +166,7 @@ class FilesystemStorage:
             status = os.stat(f"{self.root}/{prefix}")
         except OSError as error:
             if error.errno in MISSING:
-                self._watch.missing(prefix.rstrip("/"))
+                self._watch.missing(prefix)
                 return None
             raise translate(error, prefix.rstrip("/"), self.root) from error
         return (status.st_dev, status.st_ino)
@@ -192,7 +192,7 @@ class FilesystemStorage:
         except OSError as error:
             if error.errno not in MISSING:
                 raise translate(error, path, self.root) from error
-            self._watch.missing(path)
+            self._watch.missing(prefix)
         # An empty folder is what an unmounted disk leaves.
         self._watch.look()
         if LOST_AND_FOUND in folders:
@@ -222,7 +222,6 @@ class FilesystemStorage:
                 data = os.read(handle, wanted)
                 if 0 < len(data) < wanted and not os.read(handle, 1):
                     return data
-                os.lseek(handle, 0, os.SEEK_SET)
             except OSError:
                 # What is wrong with it is found out below.
                 pass
@@ -271,6 +270,7 @@ class FilesystemStorage:
         size = status.st_size
         if limit is not None and size > limit:
             raise TooLarge(f"{size} bytes, more than {limit}", path=path, driver=DRIVER)
+        os.lseek(handle, 0, os.SEEK_SET)
         data = os.read(handle, size + 1)
         if len(data) == size:
             # One byte more was asked for: this is its end.
@@ -283,6 +283,8 @@ class FilesystemStorage:
             data = os.read(handle, 1 << 20)
             chunks.append(data)
             length += len(data)
+        if length < size:
+            raise StorageError(f"gave {length} of its {size} bytes", path=path, driver=DRIVER)
         return b"".join(chunks)
 
     def _is_folder(self, path: str) -> IsFolder:

@@ -502,9 +502,8 @@ class Walk:
 
     def _vanished(self, error: OSError, path: str) -> None:
         """Return when *path* was there and is no more; else raise what *error* means."""
-        path = path.rstrip("/")
         if error.errno not in MISSING:
-            raise translate(error, path, self._root) from error
+            raise translate(error, path.rstrip("/"), self._root) from error
         self._watch.missing(path)
 
     def _refuse_loop(self, folder: str) -> None:

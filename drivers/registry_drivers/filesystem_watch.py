@@ -172,16 +172,29 @@ class Watch:
         self._seen.pop(folder, None)
 
     def missing(self, path: str) -> NotFound:
-        """The error for a file or folder that the system says is not there.
+        """The error for a file, or a folder (with ``/``), that the system says is not there.
 
-        :raises StorageError: as :meth:`look`; or a symbolic link on the way leads nowhere.
+        :raises StorageError: as :meth:`look`; or a symbolic link on the way leads nowhere; or it
+            is there again, as on a disk that comes and goes.
         """
         self.look()
+        folder = path.endswith("/")
+        path = path.rstrip("/")
         for step in _steps(path):
             if not os.path.lexists(f"{self._root}/{step}"):
                 break
             if not os.path.exists(f"{self._root}/{step}"):
                 raise dangling(step, self._root)
+        else:
+            # Our own files come and go. A file in the place of a folder is not that folder.
+            full = f"{self._root}/{path}"
+            if path.startswith(_FOLDERS[2]) and (not folder or os.path.isdir(full)):
+                raise StorageError(
+                    f"was missing a moment ago and is there again, below {self._root}: is its disk"
+                    " steady, and does nobody write to the registry?",
+                    path=path,
+                    driver=DRIVER,
+                )
         return NotFound(f"not found below {self._root}", path=path, driver=DRIVER)
 
     def _begin(self) -> None:

@@ -27,6 +27,7 @@ from registry_gc.listing.repositories import (
     RepositoryBatch,
     Signature,
     Upload,
+    hides_folder,
     name_repositories,
     repository_of,
 )
@@ -51,7 +52,8 @@ class Catalog(msgspec.Struct):
     ``tag_index`` is owned by positions in ``tag_folders``, pairs of repository and tag.
     ``tags`` are those with a ``current/link``; a target of None means that it holds no digest.
     ``aliases``: what links of another name say: key of that name -> keys of what is stored.
-    ``alias_links``: the paths of those links.
+    ``alias_links``: the paths of those links. ``misplaced``: of a repository, a file where a folder
+    of manifests or tags is to be.
     """
 
     repositories: list[str]
@@ -68,6 +70,7 @@ class Catalog(msgspec.Struct):
     damaged: list[Damage]
     strangers: int
     with_strangers: set[int]
+    misplaced: dict[int, str] = msgspec.field(default_factory=dict)
     hollow: list[str] = msgspec.field(default_factory=list)
 
 
@@ -119,7 +122,7 @@ def _catalog(
     observer.phase("listing repositories", None, "repositories")
     merge = _Merge()
     units, strays = first_ranges(reader, REPOSITORIES, engine.workers)
-    merge.add_strays(strays)
+    merge.add_strays(strays, reader.capabilities.folders)
     for batch in listed(units):
         merge.add(batch)
         observer.advance(len(batch.repositories))
@@ -151,6 +154,7 @@ class _Merge:
         self.names = Names()
         self.strangers = 0
         self.with_strangers: set[int] = set()
+        self.misplaced: dict[int, str] = {}
         self.hollow: list[str] = []
 
     def add(self, batch: RepositoryBatch) -> None:
@@ -175,6 +179,8 @@ class _Merge:
         self.odd += batch.odd
         self.strangers += batch.strangers
         self.with_strangers.update(int(number[owner]) for owner in batch.with_strangers)
+        for owner, path in batch.misplaced.items():
+            self.misplaced.setdefault(int(number[owner]), path)
         self.hollow += batch.hollow
 
     def _add_tags(self, batch: RepositoryBatch, number: NDArray[np.int32]) -> None:
@@ -203,7 +209,7 @@ class _Merge:
         self.tag_index.append(_owned_by(batch.tag_index, rows))
         self.folders += count
 
-    def add_strays(self, paths: list[str]) -> None:
+    def add_strays(self, paths: list[str], folders: bool) -> None:
         """Count files that lie where a registry has folders only."""
         self.strangers += len(paths)
         for path in paths:
@@ -211,6 +217,8 @@ class _Merge:
             if name is not None:
                 number = self.numbers.setdefault(name, len(self.numbers))
                 self.with_strangers.add(number)
+                if folders and hides_folder(path):
+                    self.misplaced.setdefault(number, path)
 
     def catalog(self) -> tuple[Catalog, list[OddLink]]:
         """Everything, renumbered in the order of names; and the links to be read."""
@@ -255,6 +263,7 @@ class _Merge:
             damaged=[],
             strangers=self.strangers,
             with_strangers={int(renumber[owner]) for owner in self.with_strangers},
+            misplaced={int(renumber[owner]): path for owner, path in self.misplaced.items()},
             hollow=sorted(self.hollow),
         )
         return catalog, self.odd

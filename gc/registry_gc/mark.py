@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry_drivers.base import Reader
-from registry_drivers.errors import NotFound
+from registry_drivers.errors import NotFound, StorageError
 from registry_gc.catalog import Catalog, Damage
 from registry_gc.compact.arrays import among, distinct, union, within, without
 from registry_gc.compact.key_index import KeyIndex, distinct_keys
 from registry_gc.digest import Keys, Names, empty_keys, pack
-from registry_gc.layout import blob_path, revision_link
+from registry_gc.layout import REPOSITORIES, blob_path, revision_link
 from registry_gc.live_set import LiveSet
 from registry_gc.manifest_reader import Edge, State
 from registry_gc.policy import Policy
@@ -227,6 +227,7 @@ class _Marker:
 
     def run(self) -> Marking:
         self._hold_broken_tags()
+        self._hold_misplaced()
         live = np.empty(0, np.int64)
         frontier = distinct(np.concatenate([self._roots(), self._of_held(live)]))
         # Without any root something may still be young, and so keep what refers to it.
@@ -241,6 +242,25 @@ class _Marker:
             tag = self.catalog.tags[row]
             self.holds[tag.repository, None] = f"the tag {tag.name} {reason}"
             self.held.add(tag.repository)
+
+    def _hold_misplaced(self) -> None:
+        """Hold repositories that have a file where a folder is to be.
+
+        :raises StorageError: it is that of their manifests, which nobody can name any more.
+        """
+        for repository, path in self.catalog.misplaced.items():
+            name = self._name(repository)
+            if self.policy.released(name, None):
+                continue
+            below = path[len(f"{REPOSITORIES}{name}/") :]
+            if below.count("/") < 3 and "/tags" not in below:
+                raise StorageError(
+                    f"a file where a folder is to be: nobody knows which manifests {name} has; "
+                    f"repair it, remove it, or say --release {name}",
+                    path=path,
+                )
+            self.holds.setdefault((repository, None), f"{below} is no folder")
+            self.held.add(repository)
 
     def _roots(self) -> Pairs:
         """Where life begins in each repository."""

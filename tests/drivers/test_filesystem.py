@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import socket
 from pathlib import Path
@@ -220,3 +222,45 @@ def test_parameters_are_taken_as_the_config_has_them(root: Path, maxthreads: obj
 def test_a_wrong_parameter_is_named(name: str, value: object) -> None:
     with pytest.raises(DriverConfigError, match=rf"storage\.filesystem\.{name}"):
         open_filesystem({name: value})
+
+
+@pytest.mark.parametrize("content", [b"x" * 100, b"x" * 100_000])
+@pytest.mark.parametrize("failing", [{1}, {2}, {1, 2}, {2, 3}])
+def test_a_read_that_fails_is_no_end(
+    root: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, failing: set[int]
+) -> None:
+    path = f"{BLOBS}{HEX}/data"
+    make(root, path, content)
+    storage = FilesystemStorage(str(root))
+    really, calls = os.read, iter(range(1, 1000))
+
+    def read(handle: int, size: int) -> bytes:
+        if next(calls) in failing:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return really(handle, size)
+
+    monkeypatch.setattr(os, "read", read)
+    with contextlib.suppress(StorageError):
+        assert storage.read(path) == content
+
+
+def test_a_file_that_ends_before_its_size_is_not_read(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = f"{BLOBS}{HEX}/data"
+    make(root, path, b"x" * 100_000)
+    storage = FilesystemStorage(str(root))
+    really = os.read
+    monkeypatch.setattr(os, "read", lambda handle, size: really(handle, min(size, 50_000))[:50_000])
+    assert len(storage.read(path)) == 100_000  # short reads are none
+    answers = iter([None, b"x" * 100, b""])
+
+    def read(handle: int, size: int) -> bytes:
+        answer = next(answers)
+        if answer is None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return answer
+
+    monkeypatch.setattr(os, "read", read)
+    with pytest.raises(StorageError, match="gave 100 of its 100000 bytes"):
+        storage.read(path)

@@ -5,6 +5,7 @@ An unmounted disk leaves its mount point: an empty folder with another inode, as
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -306,3 +307,48 @@ def test_a_folder_that_we_remove_ourselves_is_none_that_was_unmounted(tmp_path: 
 def test_a_line_of_another_form_is_left_out(root: Path, mounts: Mounts, line: str) -> None:
     mounts._file.write_text(f"{line}\n")
     assert len(listed(FilesystemStorage(str(root)))) == 2
+
+
+class Flickering:
+    """A folder or file that the system does not find, once, although it is there."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+        self.end, self.times = end, 0
+        for name in ("open", "scandir", "listdir", "stat"):
+            monkeypatch.setattr(os, name, self.missing(getattr(os, name)))
+
+    def missing(self, really: Callable[..., object]) -> Callable[..., object]:
+        def ask(path: object, *more: object, **named: object) -> object:
+            if not self.times and str(path).rstrip("/").endswith(self.end):
+                self.times += 1
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+            return really(path, *more, **named)
+
+        return ask
+
+
+def paths_of(found: object) -> object:
+    return [path for page in found for path in page.paths] if isinstance(found, list) else found
+
+
+@pytest.mark.parametrize("end", ["/_layers/sha256", "/_layers", "/app", "/repositories", "/link"])
+@pytest.mark.parametrize("call", ["list", "list by name", "list among", "children", "read", "stat"])
+def test_what_is_there_again_was_not_missing(
+    root: Path, monkeypatch: pytest.MonkeyPatch, end: str, call: str
+) -> None:
+    asks: dict[str, Call] = {
+        **CALLS,
+        "list": lambda storage, _: list(storage.list(f"{V2}/")),
+        "children": lambda storage, path: storage.children(path.rpartition(f"/{HEX}")[0] + "/"),
+    }
+    storage = FilesystemStorage(str(root))
+    whole = paths_of(asks[call](storage, LINK))
+    flicker = Flickering(monkeypatch, end)
+    try:
+        found = paths_of(asks[call](storage, LINK))
+    except NotFound:
+        pytest.fail("it is there")
+    except StorageError:
+        assert flicker.times
+    else:
+        assert found == whole

@@ -7,6 +7,7 @@ What a path means is decided here, and only here, for every kind of storage.
 from __future__ import annotations
 
 import hashlib
+import re
 from bisect import bisect_left
 from collections.abc import Iterator
 
@@ -72,8 +73,16 @@ class RepositoryBatch(msgspec.Struct):
     others: dict[bytes, str]
     strangers: int
     with_strangers: set[int]
+    misplaced: dict[int, str]
     hollow: list[str]
     rest: Range | None
+
+
+# Where a folder is to be, below a repository's name: what is there instead hides all that it held.
+_FOLDER = re.compile(
+    r"_manifests(?:/revisions(?:/sha\d+(?:/[0-9a-f]{32,})?)?|/tags(?:/\w[\w.-]*(?:/current)?)?)?",
+    re.A,
+)
 
 
 def repository_of(path: str) -> str | None:
@@ -82,9 +91,18 @@ def repository_of(path: str) -> str | None:
     return name if mark and name and not name.startswith("_") else None
 
 
+def hides_folder(path: str) -> bool:
+    """Whether a file at *path* is in the place of a folder of manifests or tags.
+
+    Only where there are folders: in an object store both are there.
+    """
+    name = repository_of(path)
+    return name is not None and bool(_FOLDER.fullmatch(path, len(REPOSITORIES) + len(name) + 1))
+
+
 def list_repositories(reader: Reader, unit: Range) -> RepositoryBatch:
     """List one range of ``repositories/``."""
-    builder = _RepositoryBuilder()
+    builder = _RepositoryBuilder(reader.capabilities.folders)
     walk = Walk(reader, unit)
     for page in walk.pages():
         builder.page(page)
@@ -93,7 +111,7 @@ def list_repositories(reader: Reader, unit: Range) -> RepositoryBatch:
 
 def name_repositories(reader: Reader, folders: tuple[str, ...]) -> RepositoryBatch:
     """List what is below some folders; layer links may be of an age that nobody has asked for."""
-    builder = _RepositoryBuilder()
+    builder = _RepositoryBuilder(reader.capabilities.folders)
     for page in list_unasked(reader, *folders):
         builder.page(page)
     return builder.batch(None)
@@ -111,7 +129,7 @@ def list_layer_links(reader: Reader, links: tuple[tuple[str, bytes], ...]) -> Re
         encoded = keys.hex()
         names = sorted(encoded[at : at + 64] for at in range(0, len(encoded), 64))
         named.append((f"{REPOSITORIES}{repository}/_layers/sha256/", names))
-    builder = _RepositoryBuilder()
+    builder = _RepositoryBuilder(reader.capabilities.folders)
     for page in list_among(reader, named):
         builder.page(page)
     batch = builder.batch(None)
@@ -142,7 +160,8 @@ def _vanished(
 class _RepositoryBuilder:
     """Sorts the rows of pages into columns, by what their paths mean."""
 
-    def __init__(self) -> None:
+    def __init__(self, folders: bool) -> None:
+        self.folders = folders
         self.names = Names()
         self.repositories: dict[str, int] = {}
         self.tag_numbers: dict[tuple[int, str], int] = {}
@@ -157,6 +176,8 @@ class _RepositoryBuilder:
         self.odd: list[OddLink] = []
         self.strangers = 0
         self.with_strangers: set[int] = set()
+        # By repository: one file that is where a folder is to be.
+        self.misplaced: dict[int, str] = {}
         self.hollow: list[str] = []
 
     def page(self, page: Page) -> None:
@@ -273,6 +294,8 @@ class _RepositoryBuilder:
                 self.odd_signature(page, single, number, f"{a}:{b}", f"{c}:{d}")
             case _:
                 self.stranger(single.path, 1)
+                if self.folders and hides_folder(single.path):
+                    self.misplaced.setdefault(number, single.path)
 
     def odd_link(
         self, page: Page, single: Single, links: LinkList, owner: int, algorithm: str, encoded: str
@@ -316,6 +339,7 @@ class _RepositoryBuilder:
             others=self.names.others,
             strangers=self.strangers,
             with_strangers=self.with_strangers,
+            misplaced=self.misplaced,
             hollow=self.hollow,
             rest=rest,
         )
