@@ -420,3 +420,9 @@ def test_what_is_young_is_so_by_the_clock_of_the_file_server(
     report = case.collect(Policy(delete_untagged=True, grace=3600.0), storage=storage)
     assert report.exit_code == 0
     assert case.left == (case.kept if goes else case.kept | case.dead)
+
+
+def test_an_engine_that_is_not_as_asked_for_is_told(case: Case) -> None:
+    report = case.collect(engine=lambda reader: SerialEngine(reader, None, "all alone"))
+    assert report.exit_code == 0
+    assert "all alone" in case.watcher.notices

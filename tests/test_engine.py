@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import synchronize
 from typing import Any
 
 import pytest
@@ -273,6 +275,57 @@ def test_a_signal_while_workers_begin_is_raised_when_they_have_ended(
     ):
         list(engine.run(pid, [1]))
     assert len(begun) == 2
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("worker", [1, 2, 3])
+def test_where_no_process_can_be_forked_one_does_all(
+    reader: MemoryStorage, worker: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fork, begun = os.fork, iter(range(1, 100))
+
+    def forked() -> int:
+        if next(begun) == worker:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return fork()
+
+    monkeypatch.setattr(os, "fork", forked)
+    with ProcessEngine(reader, 3) as engine:
+        assert "Resource temporarily unavailable" in engine.notice
+        assert multiprocessing.active_children() == []
+        assert sorted(engine.run(square, range(4))) == [0, 1, 4, 9]
+
+
+@pytest.mark.parametrize("error", [PermissionError, FileNotFoundError, OSError, ImportError])
+def test_where_processes_can_share_nothing_one_does_all(
+    reader: MemoryStorage, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def semaphore(*_: object, **__: object) -> None:
+        raise error("/dev/shm is not there")
+
+    monkeypatch.setattr(synchronize.Lock, "__init__", semaphore)
+    with ProcessEngine(reader, 2) as engine:
+        assert "/dev/shm is not there" in engine.notice
+        assert sorted(engine.run(square, range(4))) == [0, 1, 4, 9]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("started", [0, 1, 2])
+def test_where_no_thread_can_be_started_one_process_does_all(
+    reader: MemoryStorage, started: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, counted = threading.Thread.start, iter(range(100))
+
+    def begin(thread: threading.Thread) -> None:
+        if next(counted) >= started:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", begin)
+    with ProcessEngine(reader, 2) as engine:
+        # Two here, and one in each worker, where the count is what it was when they began.
+        assert bool(engine.notice) is (started < 2)
+        assert sorted(engine.run(square, range(4))) == [0, 1, 4, 9]
     assert multiprocessing.active_children() == []
 
 

@@ -174,6 +174,19 @@ def test_worker_processes_overlap_what_waits() -> None:
     assert len(set(names)) > 2
 
 
+def test_without_room_for_threads_parts_are_done_one_by_one(
+    overlapping: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    overlap_ = Overlap()
+    for _ in range(3):
+        found = overlap_.run(_names_of_threads, READER, TEN)
+        assert [name for names in found for name in names] == ["MainThread"] * 10
+
+
 @pytest.fixture
 def overlapping(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Everything is done in parts, at once; the names of the threads that did some."""

@@ -49,6 +49,10 @@ class Engine(Protocol):
     def far(self) -> bool:
         """Whether workers are other machines, to which units and results travel."""
 
+    @property
+    def notice(self) -> str:
+        """What the operator should know of how it runs; empty where all is as asked for."""
+
     def run(
         self,
         work: Work[Unit, Result],
@@ -80,7 +84,8 @@ class SerialEngine:
 
     far = False
 
-    def __init__(self, reader: Reader, overlap: Overlap | None = None) -> None:
+    def __init__(self, reader: Reader, overlap: Overlap | None = None, notice: str = "") -> None:
+        self.notice = notice
         # As for two: who has all in one unit has no parts of it.
         self.workers = 1 if overlap is None else 2
         self._reader = reader
@@ -129,6 +134,7 @@ class _PoolEngine:
     """What threads and processes share: a window of units under way."""
 
     far = False
+    notice = ""
 
     def __init__(self, reader: Reader, workers: int) -> None:
         self._reader = reader
@@ -239,7 +245,25 @@ class ProcessEngine(_PoolEngine):
     Enter it before anything starts a thread or opens a database: a fork copies neither safely.
     """
 
-    def __enter__(self) -> ProcessEngine:
+    def __enter__(self) -> Engine:
+        """Begin; where no processes may be started, one that does all of the work here."""
+        before = multiprocessing.active_children()
+        try:
+            self._begin()
+        except (OSError, ImportError, RuntimeError) as error:
+            # No room for another process, thread or pipe, or no /dev/shm for what they share.
+            self._abandon(before)
+            return SerialEngine(
+                self._reader,
+                Overlap(),
+                f"one process does all of the work, as no others could be started: {error}",
+            )
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _begin(self) -> None:
         from concurrent.futures import ProcessPoolExecutor
 
         self._executor = ProcessPoolExecutor(
@@ -250,14 +274,25 @@ class ProcessEngine(_PoolEngine):
         )
         # The first task forks all workers, now, while there is no other thread. Who is interrupted
         # between two of them would wait for those that are there, and they for work, for ever.
-        try:
-            with signals_held():
-                for _ in self.run(_nothing, [None]):
-                    pass
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
+        with signals_held():
+            first = self._submit(_nothing, None)
+            while not wait([first], timeout=1).done:
+                # It ends without a word where it cannot start the thread that feeds workers.
+                manager = getattr(self._executor, "_executor_manager_thread", None)
+                if manager is not None and not manager.is_alive():
+                    raise RuntimeError("can't start new thread")
+            first.result()
+
+    def _abandon(self, before: Sequence[object]) -> None:
+        """End those workers that could be started; they would wait for work for ever."""
+        for child in multiprocessing.active_children():
+            if child not in before:
+                child.kill()
+                child.join()
+        if self._executor is not None:
+            # There may be no thread to wait for.
+            self._executor.shutdown(wait=False, cancel_futures=True)
+            self._executor = None
 
     def _submit(self, work: Work[Any, Any], unit: Any) -> Future[Any]:
         assert self._executor is not None
@@ -285,7 +320,10 @@ def _begin_worker(reader: Reader, parent: int) -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGALRM):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    try:
+        threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    except RuntimeError:
+        os._exit(1)  # no room for a thread: the parent hears that this worker is gone
 
 
 def _die_with(parent: int) -> None:

@@ -48,6 +48,7 @@ class DaskEngine:
     """
 
     far = True
+    notice = ""
 
     def __init__(self, reader: Reader, address: str, open_reader: OpenReader) -> None:
         self._reader = reader

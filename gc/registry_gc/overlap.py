@@ -91,12 +91,22 @@ class Overlap:
 
             self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="registry-gc")
         began = time.perf_counter()
-        together = [*self._threads.map(lambda part: _timed(work, reader, part), parts)]
+        try:
+            together = [*self._threads.map(lambda part: _timed(work, reader, part), parts)]
+        except RuntimeError as error:
+            if not is_out_of_threads(error):
+                raise
+            return results + [work(reader, part) for part in parts]
         took = time.perf_counter() - began
         # As much work as time: they wait for each other, at the interpreter.
         worked = sum(done.cpu for done in together) > (1 - _WAITING / 2) * took
         self._waiting = not worked and max(done.waits for done in together) >= _WAITS
         return results + [done.result for done in together]
+
+
+def is_out_of_threads(error: RuntimeError) -> bool:
+    """Whether the system has no room for another thread."""
+    return "start new thread" in str(error)
 
 
 def _timed(work: Callable[[Reader, Any], Any], reader: Reader, part: Any) -> _Done:

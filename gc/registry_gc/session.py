@@ -31,6 +31,7 @@ from registry_gc.limits import Limits
 from registry_gc.lock import REFRESH_SECONDS, Lock, LockError, blocker, clock
 from registry_gc.locking.holder import LOCK
 from registry_gc.mark import Marking
+from registry_gc.overlap import is_out_of_threads
 from registry_gc.policy import Policy
 from registry_gc.quarantine.collecting import SettingAside
 from registry_gc.references import Manifests
@@ -158,6 +159,8 @@ class Session:
             # What came before, while a command was run, counts more than what that has come to.
             self.interrupts.check()
             with self._engine() as engine:
+                if engine.notice:
+                    self.observer.notice(engine.notice)
                 self._run(engine)
         except Refused as refusal:
             return self._ended(4, str(refusal))
@@ -170,6 +173,10 @@ class Session:
             return self._ended(interrupt.exit_code, interrupt.reason)
         except StoppedByGuard as stop:
             return self._ended(5, str(stop))
+        except RuntimeError as error:
+            if not is_out_of_threads(error):
+                raise
+            return self._ended(1, f"{error}: too many processes of this user, or of this container")
         return 0
 
     def _ended(self, code: int, why: str) -> int:
