@@ -48,11 +48,19 @@ _Identity = tuple[int, int]
 
 
 class _Mount(NamedTuple):
-    """What is mounted somewhere: its path, the device's number and the kind of file system."""
+    """What is mounted somewhere: its path, the device's number and the kind of file system.
+
+    ``root``: which folder of that file system it is; another than ``/`` for a bind mount.
+    """
 
     path: str
     device: int
     kind: str
+    root: str = "/"
+
+    def leads_into(self, inner: str, device: int) -> bool:
+        """Whether this is the folder *inner* of the file system on *device*, or one below it."""
+        return device == self.device and _slashed(self.root).startswith(_slashed(inner))
 
 
 class Watch:
@@ -153,6 +161,31 @@ class Watch:
                     driver=DRIVER,
                 )
 
+    def _refuse_second_mounts(self, mounts: list[_Mount]) -> None:
+        """As :meth:`_refuse_second_name`, for what bind mounts show under a second name."""
+        for listed in _LISTED:
+            real = os.path.realpath(f"{self._root}/{listed}")
+            above = [mount for mount in mounts if _slashed(real).startswith(_slashed(mount.path))]
+            # The same tree as it is on its disk, and what else is mounted into it.
+            names = {mount.path: mount for mount in mounts if mount.path.startswith(f"{real}/")}
+            if above:
+                nearest = max(above, key=lambda mount: len(mount.path))
+                below = _slashed(real)[len(_slashed(nearest.path)) :]
+                inner = f"{_slashed(nearest.root)}{below}".rstrip("/")
+                names[real] = nearest._replace(path=real, root=inner or "/")
+            for mount in mounts:
+                below = mount.path.removeprefix(f"{real}/")
+                if below == mount.path or not _OWNED.match(f"{listed}/{below}"):
+                    continue
+                for path, other in names.items():
+                    if path != mount.path and mount.leads_into(other.root, other.device):
+                        raise StorageError(
+                            f"a mount of what is listed below {path} too: what is dead under one"
+                            " name may be live under the other. Unmount it",
+                            path=f"{listed}/{below}",
+                            driver=DRIVER,
+                        )
+
     def _refuse_unmounted(self, folder: str, device: int) -> None:
         """Raise where a symbolic link leads to what is a mount point no more."""
         real = os.path.realpath(f"{self._root}/{folder}") + "/"
@@ -207,6 +240,7 @@ class Watch:
             mount.device for mount in mounts if mount.kind.startswith(_FORGETFUL)
         )
         points = list(self._mount_points(mounts))
+        self._refuse_second_mounts(mounts)
         self._mounted = frozenset(points)
         self._folders = list(dict.fromkeys((*_FOLDERS, *points)))
 
@@ -259,6 +293,10 @@ class Watch:
         return status.st_dev, 0 if forgetful else status.st_ino
 
 
+def _slashed(path: str) -> str:
+    return path.rstrip("/") + "/"
+
+
 def _steps(path: str) -> list[str]:
     """The folders on the way to *path*, and itself."""
     parts = path.split("/")
@@ -290,13 +328,15 @@ def _mounts() -> list[_Mount]:
     for line in text.split("\n"):
         words, _, more = line.partition(" - ")
         if len(fields := words.split(" ")) > 4:
-            number, above[number], device, _, path = fields[:5]
+            number, above[number], device, root, path = fields[:5]
             kinds[number] = more.partition(" ")[0]
             major, _, minor = device.partition(":")
             if not (major.isdecimal() and minor.isdecimal()):
                 continue
-            path = _ESCAPED.sub(lambda escaped: chr(int(escaped[1], 8)), path)
-            found[number] = _Mount(path, os.makedev(int(major), int(minor)), kinds[number])
+            path, root = (
+                _ESCAPED.sub(lambda escaped: chr(int(escaped[1], 8)), text) for text in (path, root)
+            )
+            found[number] = _Mount(path, os.makedev(int(major), int(minor)), kinds[number], root)
     # What an NFS server has on disks of its own is mounted when somebody comes by, and goes again.
     return [
         mount

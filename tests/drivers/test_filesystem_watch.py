@@ -352,3 +352,48 @@ def test_what_is_there_again_was_not_missing(
         assert flicker.times
     else:
         assert found == whole
+
+
+def mounted(*rows: tuple[str, str, Path | str]) -> str:
+    """Lines of mountinfo from device, folder of its file system, and where that is."""
+    return "".join(
+        f"{number} 1 {device} {folder} {where} rw - ext4 /dev/x rw\n"
+        for number, (device, folder, where) in enumerate(rows, start=30)
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "device", "place", "refused"),
+    [
+        (f"{REPOSITORIES}/app/_layers", "99:1", f"{REPOSITORIES}/other/_layers", True),
+        (f"{REPOSITORIES}/app/_layers/sha256", "99:1", f"{REPOSITORIES}/b/_layers/sha256", True),
+        (f"{V2}/blobs/sha256/ab", "99:1", f"{V2}/blobs/sha256/cd", True),
+        (f"{REPOSITORIES}/app", "99:1", f"{REPOSITORIES}/other", False),  # an alias of the whole
+        (f"{REPOSITORIES}/app/_layers", "99:2", f"{REPOSITORIES}/other/_layers", False),
+        ("elsewhere/_layers", "99:1", f"{REPOSITORIES}/other/_layers", False),
+        (f"{REPOSITORIES}-old/app/_layers", "99:1", f"{REPOSITORIES}/other/_layers", False),
+    ],
+)
+@pytest.mark.parametrize("top", ["/", "/disk"])
+def test_a_bind_mount_that_gives_a_part_a_second_name_is_refused(
+    root: Path, mounts: Mounts, source: str, device: str, place: str, refused: bool, top: str
+) -> None:
+    make(root, f"{place}/sha256/{HEX}/link")
+    inner = f"{top.rstrip('/')}/{source}"
+    mounts._file.write_text(mounted(("99:1", top, root), (device, inner, root / place)))
+    storage = FilesystemStorage(str(root))
+    if refused:
+        with pytest.raises(StorageError, match="a mount of what is listed below"):
+            listed(storage)
+    else:
+        assert listed(storage)
+
+
+def test_one_folder_mounted_at_two_places_is_refused(root: Path, mounts: Mounts) -> None:
+    places = [root / REPOSITORIES / name / "_layers" for name in ("a", "b")]
+    for place in places:
+        place.mkdir(parents=True)
+    rows = [("99:2", "/layers", place) for place in places]
+    mounts._file.write_text(mounted(("99:1", "/", root), *rows))
+    with pytest.raises(StorageError, match="a mount of what is listed below"):
+        listed(FilesystemStorage(str(root)))
