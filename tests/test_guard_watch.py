@@ -117,6 +117,14 @@ def test_between_two_batches_it_stops_the_sweep(tmp_path: Path) -> None:
     assert blobs(storage) > 3
 
 
+def test_in_the_last_batch_it_is_told_too(tmp_path: Path) -> None:
+    storage = made("deleting")
+    storage.capabilities = replace(storage.capabilities, delete_batch=1000)
+    report = collect(job(storage, tmp_path), Silence(), Interrupts())
+    assert (report.exit_code, report.verdict) == (5, "refused")
+    assert "it takes writes" in (report.error or "")
+
+
 def test_a_dry_run_and_a_plan_are_not_watched(tmp_path: Path) -> None:
     storage = made("")
     names: list[str] = []

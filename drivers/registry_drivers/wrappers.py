@@ -257,9 +257,9 @@ class Throttled(Wrapper):
         return self._storage.stat(path)
 
     def delete(self, paths: Iterable[str]) -> Iterator[Outcome]:
-        """As the wrapped storage, batch by batch."""
+        """As the wrapped storage, batch by batch; of a filesystem each file is a request."""
         remaining = iter(paths)
-        size = self.capabilities.delete_batch
+        size = 1 if self.capabilities.folders else self.capabilities.delete_batch
         while batch := [*islice(remaining, size)]:
             self._take()
             yield from self._storage.delete(batch)

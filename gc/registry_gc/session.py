@@ -351,6 +351,9 @@ class Session:
                     purge=self._purges(),
                     settled=(cache.settled, *self.job.settled),
                 )
+                if swept.stopped is None and self.watch is not None and self.watch.other:
+                    # Seen while the last batch went.
+                    swept.stopped = self._look()
                 if swept.stopped is None:
                     self.swept = True
                     self._tidy(swept.folders | set(self.hollow))
@@ -375,10 +378,15 @@ class Session:
                 self.storage.capabilities,
                 folders,
                 keep_repositories=self.policy.keep_empty_repositories,
+                ended=self._ends_tidying,
             )
         except StorageError as error:
             # All that was dead is gone. An empty folder means nothing; the next run tries again.
             self.observer.notice(f"some empty folders stay: {error}")
+
+    def _ends_tidying(self) -> bool:
+        # In an empty folder a push may be about to write.
+        return self.interrupts() or self._look() is not None
 
     def _look(self) -> Stop | None:
         """Look at guard and lock again; on a filesystem, where that is cheap, at every batch."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -43,6 +44,9 @@ class Stop(enum.Enum):
 
 
 _BATCHES_AT_ONCE = 8
+# Seconds: a batch may take long, as when what goes is copied to another disk.
+_LOOKS_EACH = 10.0
+_FOLDERS_AT_ONCE = 1000
 _LINKED = "a link to it could not be deleted: "
 _SILENT = "the storage does not say what became of it"
 
@@ -80,8 +84,8 @@ def sweep(
 
     :param versions: deletes uploads in parts; None where there can be none.
     :param purge: also delete all versions of what this run deletes.
-    :param look: asked before each batch, and before a batch that has failed in passing goes out
-        again, by one thread at a time; anything but None stops.
+    :param look: asked before each batch, in one that takes long every ten seconds, and before one
+        that has failed in passing goes out again, by one thread at a time; anything but None stops.
     :param interrupted: asked before each single delete, from any thread.
     :param settled: told of each batch once its outcome is durable.
     :raises StorageError: the storage cannot tell what became of a batch.
@@ -134,12 +138,19 @@ class _Looking:
         self.interrupted = interrupted
         self._turn = threading.Lock()
         self._stopped: Stop | None = None
+        self._looked = time.monotonic()
 
     def __call__(self) -> Stop | None:
         with self._turn:
             if self._stopped is None:
                 self._stopped = self._look()
+                self._looked = time.monotonic()
         return self.seen()
+
+    def ends_batch(self) -> bool:
+        """Whether no further path of a batch may go out; looks where the last look is long past."""
+        long_past = time.monotonic() - self._looked >= _LOOKS_EACH
+        return (self() if long_past else self.seen()) is not None
 
     def seen(self) -> Stop | None:
         """As far as is known, without a look."""
@@ -187,7 +198,7 @@ def _delete(rows: list[tuple[int, str]], send: _Send, looking: _Looking) -> _Bat
 
     def paths() -> Iterator[str]:
         for _, path in rows:
-            if looking.interrupted():
+            if looking.ends_batch():
                 return
             unanswered[path] += 1
             yield path
@@ -239,8 +250,11 @@ def tidy(
     folders: set[str],
     *,
     keep_repositories: bool,
+    ended: Callable[[], bool] = lambda: False,
 ) -> None:
     """Remove folders that have become empty; on object stores there are none.
+
+    *ended* is asked every thousand folders; the others stay then.
 
     With *keep_repositories* the ``_manifests``, ``_layers`` and ``_uploads`` folders stay, so
     that the registry's catalogue goes on naming a repository that holds nothing.
@@ -254,7 +268,10 @@ def tidy(
         inside = [folder for folder in below if folder.startswith(floor) and folder + "/" != floor]
         # The deepest first: a parent can only be empty after its children have gone.
         inside.sort(key=lambda folder: folder.count("/"), reverse=True)
-        deleter.remove_folders(inside, floor=floor)
+        for at in range(0, len(inside), _FOLDERS_AT_ONCE):
+            if ended():
+                return
+            deleter.remove_folders(inside[at : at + _FOLDERS_AT_ONCE], floor=floor)
 
 
 def _floor(folder: str, keep_repositories: bool) -> str:

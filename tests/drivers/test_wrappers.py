@@ -138,6 +138,22 @@ def test_each_of_many_files_keeps_the_rate(tmp_path: Path) -> None:
     assert time.slept == pytest.approx([0.1] * 4)
 
 
+def test_on_a_filesystem_each_delete_keeps_the_rate(tmp_path: Path) -> None:
+    time = Time()
+    slow = Throttled(FilesystemStorage(str(tmp_path)), 10.0, clock=time, sleep=time.sleep)
+    drawn: list[float] = []
+
+    def paths() -> Iterator[str]:
+        for number in range(5):
+            drawn.append(time())
+            yield f"a/{number}"
+
+    assert len(list(slow.delete(paths()))) == 5
+    assert time.slept == pytest.approx([0.1] * 4)
+    # Each is drawn when its turn has come, so that whoever hands them out can end it.
+    assert [at - drawn[0] for at in drawn] == pytest.approx([0.0, 0.0, 0.1, 0.2, 0.3])
+
+
 def test_requests_of_all_kinds_together_keep_the_rate(memory: MemoryStorage) -> None:
     time = Time()
     slow = Throttled(memory, 10.0, clock=time, sleep=time.sleep)
