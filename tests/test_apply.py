@@ -123,6 +123,49 @@ def untagged(disk: Disk) -> str:
     return found
 
 
+# A dry run
+
+
+@pytest.mark.parametrize("by_variable", [False, True])
+def test_a_dry_run_looks_again_and_changes_neither_registry_nor_plan(
+    disk: Disk, by_variable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = plan(disk.root, "-m")
+    disk.tree.image("again", "v1", layers=[b"old"])  # takes a planned blob back
+    before, there = file.read_bytes(), disk.files()
+    if by_variable:
+        monkeypatch.setenv("RGC_DRY_RUN", "true")
+    looked = apply(disk.root, file, *["--dry-run"] * (not by_variable))
+    assert (looked.exit_code, looked.json["dry_run"]) == (0, True)
+    assert looked.json["run_file"] == str(file)
+    assert (file.read_bytes(), disk.files()) == (before, there)
+    assert [path.name for path in file.parent.glob(f"{file.name}?*")] == []
+    monkeypatch.delenv("RGC_DRY_RUN", raising=False)
+    done = apply(disk.root, file)
+    assert done.exit_code == 0
+    for kind in ("manifests", "blobs", "layer_links"):
+        assert done.json[kind]["deleted"] == looked.json[kind]["eligible"], kind
+        assert looked.json[kind]["deleted"] == 0
+    assert "2 rows of the plan are not dead any more" in looked.errors
+
+
+def test_a_dry_run_is_allowed_while_the_registry_is_in_use(disk: Disk) -> None:
+    file = plan(disk.root, "-m")
+    looked = call(
+        disk.root, "apply", "-d=true", file, "--config", write_config(disk.root, readonly=False)
+    )
+    assert (looked.exit_code, looked.json["guard"]["verdict"]) == (0, "refused")
+    assert looked.json["blobs"]["eligible"] == states(file)["planned"] - 5
+
+
+def test_a_dry_run_keeps_away_from_the_files_of_one_that_carries_the_plan_out(disk: Disk) -> None:
+    file = plan(disk.root)
+    other = file.with_name(f"{file.name}.look")
+    other.write_text("what another process finds dead")
+    assert apply(disk.root, file, "--dry-run").exit_code == 0
+    assert other.read_text() == "what another process finds dead"
+
+
 # What is the same as in a collection
 
 

@@ -15,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -23,6 +24,7 @@ from registry_gc import __version__
 from registry_gc.cli.main import registry_garbage_collect, registry_gc
 from registry_gc.cli.options import OPTIONS
 from registry_gc.cli.output import Output
+from registry_gc.cli.plan import show
 from registry_tree import blob_path, folder_sink, layer_link_path, sha256, tag_path
 from running import Disk, Result, run, write_config
 
@@ -177,6 +179,75 @@ def test_every_option_can_be_set_by_a_variable_of_its_name() -> None:
         assert parameter.envvar == "RGC_" + long[0][2:].replace("-", "_").upper()
         assert getattr(parameter, "help", ""), long
     assert len(registry_garbage_collect.params) == len(OPTIONS) + 2
+
+
+def all_commands() -> dict[str, click.Command]:
+    """Every command by how it is called, ``plan show`` among them."""
+    context = click.Context(registry_gc)
+    found: dict[str, click.Command] = {
+        "registry-garbage-collect": registry_garbage_collect,
+        "plan show": show,
+    }
+    for name in registry_gc.list_commands(context):
+        command = registry_gc.get_command(context, name)
+        assert command is not None
+        found[name] = command
+    return found
+
+
+def test_every_option_of_every_command_reads_its_variable_and_help_says_so() -> None:
+    unnamed = set()
+    for called, command in all_commands().items():
+        options = [one for one in command.params if isinstance(one, click.Option)]
+        options = [one for one in options if one.name != "version"]
+        for option in options:
+            long = [name for name in option.opts if name.startswith("--")]
+            if not long:
+                unnamed.add((called, *option.opts))
+                continue
+            assert option.envvar == "RGC_" + long[0][2:].replace("-", "_").upper(), called
+        assert ("RGC_<NAME>" in (command.epilog or "")) is bool(options), called
+    # Of another name than --run-file, which is another thing: the README says so.
+    assert unnamed == {("plan", "-o")}
+
+
+def test_a_variable_means_the_same_to_all_commands() -> None:
+    kinds: dict[object, set[str]] = {}
+    for command in all_commands().values():
+        for option in command.params:
+            if isinstance(option, click.Option) and option.envvar:
+                kind = f"{option.type!r} {option.is_flag} {option.multiple} {option.default}"
+                kinds.setdefault(option.envvar, set()).add(
+                    re.sub(" object at 0x[0-9a-f]+", "", kind)
+                )
+    assert {name for name, kind in kinds.items() if len(kind) > 1} == {"RGC_OUTPUT"}
+
+
+@pytest.mark.parametrize(
+    ("command", "variable", "value"),
+    [
+        ("report", "RGC_OUTPUT", "csv"),
+        ("report", "RGC_TOP", "many"),
+        ("report", "RGC_GROUP_DEPTH", "0"),
+        ("runs", "RGC_OUTPUT", "xml"),
+        ("verify", "RGC_CONTENT", "maybe"),
+        ("verify", "RGC_UNTAGGED", "maybe"),
+        ("verify", "RGC_WHOLE_INDEXES", "maybe"),
+        ("restore", "RGC_DRY_RUN", "maybe"),
+        ("purge", "RGC_DRY_RUN", "maybe"),
+    ],
+)
+def test_variables_set_options_of_other_commands(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, command: str, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    words = [command] if command == "runs" else [command, str(write_config(disk.root))]
+    answer = CliRunner().invoke(registry_gc, words)
+    if value == "csv":
+        assert (answer.exit_code, answer.stdout.partition(",")[0]) == (0, "name")
+    else:
+        option = "--" + variable[4:].lower().replace("_", "-")
+        assert (answer.exit_code, f"{option}': " in answer.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,22 @@ def test_older_than_stands_above_what_a_run_was_told(registry: Registry) -> None
     assert registry.own() == set()
 
 
+@pytest.mark.parametrize("flag", ["--dry-run", "-d=true", None])
+def test_a_dry_run_deletes_nothing(
+    registry: Registry, flag: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.quarantine()
+    before = registry.read()
+    if flag is None:
+        monkeypatch.setenv("RGC_DRY_RUN", "true")
+    looked = registry.purge("--older-than", "0s", *([flag] if flag else []))
+    monkeypatch.delenv("RGC_DRY_RUN", raising=False)
+    assert looked.json["runs"][0]["due"]
+    assert registry.read() == before
+    registry.purge("--older-than", "0s", "-d=false")
+    assert registry.own() == set()
+
+
 DAMAGED = (
     "{cut sho",
     '{"run": "x", "began": 1, "moved": 1, "seconds": -604800}',

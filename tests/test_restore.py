@@ -283,11 +283,17 @@ def test_what_was_set_aside_twice_comes_back_once(registry: Registry) -> None:
     assert registry.can_pull("a", digest)
 
 
-def test_a_dry_run_moves_nothing(registry: Registry) -> None:
+@pytest.mark.parametrize("flag", ["--dry-run", "-d=true", None])
+def test_a_dry_run_moves_nothing(
+    registry: Registry, flag: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     digest = registry.tree().image("a", layers=[b"layer"])
     registry.quarantine()
     before = registry.read()
-    shown = registry.command("restore", digest, "--dry-run").json
+    if flag is None:
+        monkeypatch.setenv("RGC_DRY_RUN", "true")
+    shown = registry.command("restore", digest, *([flag] if flag else [])).json
+    monkeypatch.delenv("RGC_DRY_RUN", raising=False)
     assert registry.read() == before
     assert shown["restored"] == registry.command("restore", digest).json["restored"]
 

@@ -29,6 +29,7 @@ from registry_gc.runs.plan_file import PlanFile, PlanRefused
 from registry_gc.runs.rows import Kind, RowState
 from registry_gc.second_look import look_again
 from registry_gc.session import Job, Plan, Refused, Session, objections
+from registry_gc.survey import Survey
 
 MAX_AGE = 7 * 24 * 3600.0
 """Seconds after which a plan is too old to be carried out, unless another age is asked for."""
@@ -61,7 +62,7 @@ def apply(
     *,
     max_age: float = MAX_AGE,
 ) -> Report:
-    """Carry out what is left of the plan in the job's run file.
+    """Carry out what is left of the plan in the job's run file, or on a dry run find out what is.
 
     What goes is the plan's word: of the job's policy only the limits count, and
     ``allow_writable`` where the plan has it too.
@@ -112,10 +113,11 @@ class _Application(Session):
             self._look_again(engine)
             self._check_limits()
             self._ask_second_opinion(engine)
-            self._sweep()
-            self._look_back(engine)
-            if self.opinion is not None:
-                self.opinion.after()
+            if not self.job.dry_run:
+                self._sweep()
+                self._look_back(engine)
+                if self.opinion is not None:
+                    self.opinion.after()
 
     def _open(self) -> None:
         """Open the plan, which no worker process may inherit, and look whether it may be used."""
@@ -126,6 +128,8 @@ class _Application(Session):
         except PlanRefused as refusal:
             self._refuse_with(refusal.code, str(refusal))
             raise Refused(self._why_not()) from refusal
+        if self.job.dry_run:
+            plan.try_out()
         self.policy = plan.policy(self.job.policy)
         if not self.job.policy.allow_writable:
             return
@@ -148,7 +152,7 @@ class _Application(Session):
             self.observer,
             cache=self.job.cache,
             versions=self.versions,
-            recall=self._recall,
+            recall=self._recalled,
         )
         self.catalog, self.survey, self.emptied = looked.catalog, looked.survey, looked.emptied
         blobs = looked.survey.blobs
@@ -179,6 +183,10 @@ class _Application(Session):
         if self.show is not None:
             survey = looked.survey
             self.show(Plan(looked.catalog, survey.manifests, survey.marking, plan))
+
+    def _recalled(self, survey: Survey, again: Callable[[], Survey]) -> Survey:
+        """Nothing that is live stays in quarantine; a dry run only tells."""
+        return self.aside.tell_missed(survey) if self.job.dry_run else self._recall(survey, again)
 
     def _say(self, new_links: int, taken_back: int, gone: int) -> None:
         if new_links:

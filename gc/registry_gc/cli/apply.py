@@ -13,16 +13,16 @@ from registry_gc.cli.flags import DropInCommand, DurationType
 from registry_gc.cli.options import chosen, defaults
 
 _OPTIONS: Sequence[str] = (
-    "quiet", "verbose", "output", "registry_stopped", "registry_urls", "registry_auth_file",
-    "assume_readonly", "max_delete", "allow_empty", "accept_shrink", "deadline", "workers",
-    "max_requests_per_second", "cache", "no_cache", "state_dir", "metrics_file", "pushgateway",
-    "capacity", "audit_log", "log_format",
+    "dry_run", "quiet", "verbose", "output", "registry_stopped", "registry_urls",
+    "registry_auth_file", "assume_readonly", "max_delete", "allow_empty", "accept_shrink",
+    "deadline", "workers", "max_requests_per_second", "cache", "no_cache", "state_dir",
+    "metrics_file", "pushgateway", "capacity", "audit_log", "log_format",
 )  # fmt: skip
 
 
 _EPILOG = """\b
 Exit codes:
-  0    done, also if nothing was left to do
+  0    done, also if nothing was left to do; or a dry run that found out what it was asked
   1    failed; what was deleted is in FILE, and all of it was dead
   2    usage or config error
   3    done, but something was held, damaged, or could not be deleted
@@ -39,13 +39,16 @@ Exit codes:
 )  # fmt: skip
 @click.option(
     "--max-age", type=DurationType(), default="7d", show_default=True, metavar="DURATION",
-    envvar="RGC_MAX_AGE", help="Refuse a plan that is older.",
+    help="Refuse a plan that is older.",
 )  # fmt: skip
 @click.option(
-    "--allow-writable", is_flag=True, envvar="RGC_ALLOW_WRITABLE",
+    "--allow-writable", is_flag=True,
     help="Go on while a registry takes writes, with a run that was begun so.",
 )  # fmt: skip
-@chosen(*_OPTIONS)
+@chosen(
+    *_OPTIONS,
+    dry_run="Look again, and say what would go; delete nothing, and leave FILE as it is.",
+)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
 def apply(file: str, max_age: float, **options: Any) -> None:
     """Delete what the plan FILE names, and is still dead; or go on with a run that was stopped.
@@ -55,6 +58,8 @@ def apply(file: str, max_age: float, **options: Any) -> None:
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in cli.main
     from functools import partial
+
+    from msgspec.structs import replace
 
     from registry_gc import apply as applying
     from registry_gc.cli.resume import config_of, unread
@@ -69,7 +74,8 @@ def apply(file: str, max_age: float, **options: Any) -> None:
         complain(str(error))
         sys.exit(2)
     except RunFileError as error:
-        sys.exit(tell_at_once(unread(os.path.abspath(file), error), options))
+        told = replace(unread(os.path.abspath(file), error), dry_run=options["dry_run"])
+        sys.exit(tell_at_once(told, options))
     own = {"config": config, "run_file": file, "remember": True, "sealed": True}
     given = {**defaults(), **options, **own}
     sys.exit(run_collection(given, partial(applying.apply, max_age=max_age)))

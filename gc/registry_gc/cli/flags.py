@@ -18,6 +18,8 @@ from typing import Any
 
 import click
 
+from registry_gc.cli.variables import name_variables
+
 LOSSES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """What is written to a disk or a device is lost then, though somebody wanted it."""
 # The value is that of the last flag in a word, as in pflag.
@@ -50,7 +52,15 @@ def untraced() -> Iterator[None]:
 
 
 class DropInCommand(click.Command):
-    """A command that understands the stock command's flags as Go writes them."""
+    """A command that understands the stock command's flags as Go writes them.
+
+    Every command is one, so that what is set for one of them, such as ``RGC_DRY_RUN``, is never
+    passed over by another that has the option too.
+    """
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        name_variables(self)
 
     def make_context(self, *args: Any, **more: Any) -> click.Context:
         """Read the arguments, or answer ``--help`` and ``--version``."""

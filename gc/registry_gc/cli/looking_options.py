@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from registry_gc.cli.flags import ConfigType
+from registry_gc.cli.flags import ConfigType, DropInCommand
 from registry_gc.cli.options import chosen
 
 _VERIFY_EPILOG = """\b
@@ -39,7 +39,7 @@ Exit codes:
 """
 
 
-@click.command(epilog=_UNLOCK_EPILOG)
+@click.command(cls=DropInCommand, epilog=_UNLOCK_EPILOG)
 @click.argument("config", required=False, type=ConfigType(), metavar="[CONFIG]")
 def unlock(config: str | None) -> None:
     """Remove the lock that a run left behind on a machine that is gone.
@@ -52,7 +52,7 @@ def unlock(config: str | None) -> None:
     sys.exit(run_unlock(config))
 
 
-@click.command(epilog=_VERIFY_EPILOG)
+@click.command(cls=DropInCommand, epilog=_VERIFY_EPILOG)
 @click.option("--content", is_flag=True, help="Read every blob and check its digest.")
 @click.option("--untagged", is_flag=True, help="Look at manifests that no tag leads to as well.")
 @click.option(
@@ -73,7 +73,7 @@ def verify(**options: Any) -> None:
     sys.exit(run_verify(options))
 
 
-@click.command(epilog=_EXPLAIN_EPILOG)
+@click.command(cls=DropInCommand, epilog=_EXPLAIN_EPILOG)
 @chosen(
     "delete_untagged", "grace", "releases", "output", "workers", "max_requests_per_second",
     delete_untagged="As if manifests that no tag leads to were deleted too.",

@@ -20,169 +20,165 @@ from registry_gc.cli.flags import (
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def _option(*names: str, **settings: Any) -> Callable[[Command], Command]:
-    """An option that can also be set by ``RGC_<NAME>``."""
-    long = next(name for name in names if name.startswith("--"))
-    variable = "RGC_" + long.partition("/")[0][2:].replace("-", "_").upper()
-    return click.option(*names, envvar=variable, **settings)
-
-
 OPTIONS = (
-    _option(
+    click.option(
         "-d", "--dry-run/--no-dry-run", default=False,
         help="Delete nothing; say what would go.",
     ),
-    _option(
+    click.option(
         "-m", "--delete-untagged/--no-delete-untagged", default=False,
         help="Also delete manifests that no tag leads to.",
     ),
-    _option("-q", "--quiet/--no-quiet", default=False, help="No text on stdout, no progress."),
-    _option("-v", "--verbose", is_flag=True, help="Also name each manifest and blob marked."),
-    _option(
+    click.option("-q", "--quiet/--no-quiet", default=False, help="No text on stdout, no progress."),
+    click.option("-v", "--verbose", is_flag=True, help="Also name each manifest and blob marked."),
+    click.option(
         "--output", type=click.Choice(["text", "json"]), default="text", show_default=True,
         help="Lines for people and scripts, or one JSON document.",
     ),
-    _option(
+    click.option(
         "--registry-stopped", is_flag=True,
         help="The registry is stopped, its process has ended: go on if every address refuses the "
         "connection.",
     ),
-    _option(
+    click.option(
         "--stop-command", metavar="COMMAND",
         help="Stops the registry before the collection, by `sh -c`, and waits for its end.",
     ),
-    _option(
+    click.option(
         "--start-command", metavar="COMMAND",
         help="Starts it again, whatever has happened.",
     ),
-    _option(
+    click.option(
         "--readonly-command", metavar="COMMAND",
         help="Instead of stopping it: makes the registry read-only. The config is read afterwards.",
     ),
-    _option(
+    click.option(
         "--readwrite-command", metavar="COMMAND",
         help="Makes it writable again, whatever has happened.",
     ),
-    _option(
+    click.option(
         # What is ended at once leaves the registry nobody knows how.
         "--command-timeout", type=DurationType(least=1.0), default="5m", show_default=True,
         metavar="DURATION", help="How long each of these commands may take.",
     ),
-    _option(
+    click.option(
         "--registry-url", "registry_urls", multiple=True, metavar="URL",
         help="Another address of a registry on this storage, to be asked whether it is "
         "read-only. Repeatable.",
     ),
-    _option(
+    click.option(
         "--registry-auth-file", type=click.Path(exists=True, dir_okay=False), metavar="PATH",
         help="Credentials for asking the registry, as `docker login` writes them.",
     ),
-    _option(
+    click.option(
         "--assume-readonly", is_flag=True,
         help="Take it that nobody writes where that cannot be found out. Is recorded.",
     ),
-    _option(
+    click.option(
         "--grace", type=DurationType(), default="0", show_default=True, metavar="DURATION",
         help="Nothing younger is deleted, such as 24h or 7d.",
     ),
-    _option(
+    click.option(
         "--upload-age", type=DurationType(), metavar="DURATION",
         help="Unfinished uploads older than this go, also those that have lost their start "
         "time. Default: the config's uploadpurging, else 168h.",
     ),
-    _option(
+    click.option(
         "--max-delete", type=LimitType(), metavar="N|P%",
         help="Refuse to delete more blobs than this, or than this part of them.",
     ),
-    _option("--allow-empty", is_flag=True, help="Delete even if not one manifest is live."),
-    _option(
+    click.option("--allow-empty", is_flag=True, help="Delete even if not one manifest is live."),
+    click.option(
         "--accept-shrink", is_flag=True,
         help="Delete even if half of the repositories or tags are gone since the last run, or half "
         "of the manifests are missing.",
     ),
-    _option(
+    click.option(
         "--deadline", type=DeadlineType(), metavar="TIME|DURATION",
         help="Stop then, with exit code 5: at a time such as 06:00, or after 90m.",
     ),
-    _option(
+    click.option(
         "--keep-empty-repositories", is_flag=True,
         help="Leave repositories that become empty in the catalogue.",
     ),
-    _option(
+    click.option(
         "--purge-versions", is_flag=True,
         help="In a bucket that keeps versions, delete those of all that is deleted, by this run "
         "or before it, for good.",
     ),
-    _option(
+    click.option(
         "--quarantine", type=DurationType(), metavar="DURATION",
         help="Set aside what would be deleted, within the storage: `registry-gc restore` brings "
         "it back, `registry-gc purge` deletes it after this time. Frees no space before.",
     ),
-    _option(
+    click.option(
         "--allow-writable", is_flag=True,
         help="Go on while a registry takes writes. Only with a --quarantine of 24h at least; "
         "--grace is then 24h at least too.",
     ),
-    _option(
+    click.option(
         "--release", "releases", type=ReleaseType(), multiple=True,
         metavar="REPOSITORY[@DIGEST]",
         help="Do not hold this repository although something in it is damaged. Repeatable. "
         "Is recorded.",
     ),
-    _option(
+    click.option(
         "--verify", is_flag=True,
         help="Before deleting, work out a second time and in another way that nothing live goes; "
         "afterwards, look whether all that is live is there. Takes about twice as long.",
     ),
-    _option(
+    click.option(
         "--workers", type=click.IntRange(1, 1024), metavar="N",
         help="How many requests, or processes, at once. Default: what suits the storage.",
     ),
-    _option(
+    click.option(
         "--dask", metavar="ADDRESS",
         help="List and read on the Dask cluster whose scheduler is at ADDRESS, such as "
         "tcp://scheduler:8786. Object stores only.",
     ),
-    _option(
+    click.option(
         "--max-requests-per-second", type=RateType(), metavar="N",
         help="Ask the storage no more often than this.",
     ),
-    _option(
+    click.option(
         "--cache", "cache", type=FileType(), metavar="PATH",
         help="Where what manifests reference is remembered from run to run. Default: in the "
         "state directory; on a filesystem, where reading them is as fast, nowhere.",
     ),
-    _option("--no-cache", is_flag=True, help="Read every manifest again; remember none."),
-    _option(
+    click.option("--no-cache", is_flag=True, help="Read every manifest again; remember none."),
+    click.option(
         "--run-file", type=FileType(), metavar="PATH",
         help="Where to write the run file: plan, journal and audit in one SQLite file. "
         "A run that was stopped goes on with its own. Default: in the state directory.",
     ),
-    _option(
+    click.option(
         "--state-dir", type=click.Path(file_okay=False), metavar="PATH",
         help="Where run files are kept. Default: $XDG_STATE_HOME/registry-gc, for root "
         "/var/lib/registry-gc.",
     ),
-    _option(
+    click.option(
         "--metrics-file", type=click.Path(dir_okay=False), metavar="PATH",
         help="Write metrics to this file, for node_exporter's textfile collector.",
     ),
-    _option("--pushgateway", metavar="URL", help="Send metrics to this Prometheus Pushgateway."),
-    _option(
+    click.option(
+        "--pushgateway", metavar="URL",
+        help="Send metrics to this Prometheus Pushgateway.",
+    ),
+    click.option(
         "--capacity", type=SizeType(), metavar="SIZE",
         help="How much the storage may hold, such as 2TB or 500GiB, for metrics. Default: on a "
         "filesystem, its size.",
     ),
-    _option(
+    click.option(
         "--audit-log", metavar="PATH|syslog[:WHERE]",
         help="Append a JSON line for each deletion and each hold to this file, or send it to "
         "syslog; WHERE is a facility, a socket's path, or [tcp:]HOST[:PORT].",
     ),
-    _option(
+    click.option(
         "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True,
         help="What stderr gets: lines for people, or JSON objects, one a line, without bars.",
     ),
-    _option(
+    click.option(
         "--keep-runs", type=click.IntRange(min=1), metavar="N",
         help="At the end remove older run files than the N newest. Those of runs that go on, or "
         "left something undecided, stay.",

@@ -28,7 +28,7 @@ A config file that is called show is named ./show.
 """
 
 
-@click.command("plan show")
+@click.command("plan show", cls=DropInCommand)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
 @click.option(
     "--format", "form", type=click.Choice(["text", "csv", "jsonl"]), default="text",

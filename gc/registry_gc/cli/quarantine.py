@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from registry_gc.cli.flags import ConfigType, DurationType
+from registry_gc.cli.flags import ConfigType, DropInCommand, DurationType
 from registry_gc.cli.options import chosen
 
 if TYPE_CHECKING:
@@ -72,12 +72,11 @@ def caution(config: Config, progress: Progress) -> None:
         )
 
 
-@click.command(epilog=_CODES % ("", _NOTHING, ", or a check says no"))
-@click.option("-d", "--dry-run", is_flag=True, help="Move nothing; say what would come back.")
+@click.command(cls=DropInCommand, epilog=_CODES % ("", _NOTHING, ", or a check says no"))
+@chosen("dry_run", dry_run="Move nothing; say what would come back.")
 @click.option(
     "--allow-empty",
     is_flag=True,
-    envvar="RGC_ALLOW_EMPTY",
     help="Bring it back even to where nothing is left, as when all of it is in quarantine.",
 )
 @chosen(
@@ -108,13 +107,12 @@ def restore(**options: Any) -> None:
     sys.exit(run_restore(options))
 
 
-@click.command(epilog=_CODES % ("; also if nothing was due", "", _WRITING))
-@click.option("-d", "--dry-run", is_flag=True, help="Delete nothing; say what would go.")
+@click.command(cls=DropInCommand, epilog=_CODES % ("; also if nothing was due", "", _WRITING))
+@chosen("dry_run")
 @click.option(
     "--older-than",
     type=DurationType(),
     metavar="DURATION",
-    envvar="RGC_OLDER_THAN",
     help="Delete what has waited so long, whatever its own run was told.",
 )
 @chosen(

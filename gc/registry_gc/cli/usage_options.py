@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from registry_gc.cli.flags import ConfigType
+from registry_gc.cli.flags import ConfigType, DropInCommand
 from registry_gc.cli.options import collection_options
 
 _OF_A_COLLECTION = {option.name: option for option in collection_options(click.Command("")).params}
@@ -49,7 +49,7 @@ def _list_runs(**options: Any) -> None:
     sys.exit(list_runs(options))
 
 
-report = click.Command(
+report = DropInCommand(
     "report",
     epilog=_REPORT_EPILOG,
     callback=_run_report,
@@ -103,7 +103,7 @@ report = click.Command(
     ],
 )
 
-runs = click.Command(
+runs = DropInCommand(
     "runs",
     epilog=_RUNS_EPILOG,
     callback=_list_runs,

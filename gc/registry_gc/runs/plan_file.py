@@ -14,6 +14,7 @@ import enum
 import json
 import os
 import sqlite3
+import tempfile
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, Self
 
@@ -78,6 +79,9 @@ def policy_facts(policy: Policy) -> dict[str, Any]:
 
 class PlanFile(RunFile):
     """A run file, and the plan that it holds once it is sealed."""
+
+    _room: tempfile.TemporaryDirectory[str] | None = None
+    """Where a plan that is only tried out has its files."""
 
     @classmethod
     def open(cls, path: str) -> Self:
@@ -239,9 +243,37 @@ class PlanFile(RunFile):
 
     # The second look
 
+    def try_out(self) -> None:
+        """From now on, work on a copy that ends with this process: the file stays as it is.
+
+        :raises RunFileError: there is no room for it.
+        """
+        try:
+            self._room = tempfile.TemporaryDirectory(prefix="registry-gc-")
+            # SQLite's own temporary file: it has no name, so that nothing is left of it.
+            copy = connect("")
+            self._connection.backup(copy)
+        except (OSError, sqlite3.Error) as error:
+            raise RunFileError(f"{self.path}: no room for a copy: {error}") from error
+        self._connection.close()
+        self._connection = copy
+
+    def close(self) -> None:
+        """Close the file, and leave nothing beside it."""
+        super().close()
+        if self._room is not None:
+            self._room.cleanup()
+
+    def _move(self, error: sqlite3.Error) -> None:
+        """Go on elsewhere; but what is only tried is not worth a file that stays."""
+        if self._room is not None:
+            raise error
+        super()._move(error)
+
     def scratch(self) -> PlanFile:
         """An empty file beside this one, for what a second look finds dead."""
-        path = f"{self.path}.look"
+        # Another process may carry the same plan out while this one tries: its file has that name.
+        path = f"{self.path}.look" if self._room is None else os.path.join(self._room.name, "look")
         # Left by a run that was killed while it looked.
         with contextlib.suppress(OSError):
             os.unlink(path)
