@@ -250,6 +250,45 @@ def test_variables_set_options_of_other_commands(
         assert (answer.exit_code, f"{option}': " in answer.stderr) == (2, True)
 
 
+@pytest.mark.parametrize("called", [*all_commands()])
+def test_a_variable_that_no_command_knows_is_told(
+    called: str, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RGC_DRYRUN", "true")
+    monkeypatch.setenv("RGC_OLDER_THAN", "30d")  # another command's, in a file for all of them
+    monkeypatch.setenv("RGC_GROUP_DEPTH", "2")
+    config = str(write_config(disk.root))
+    plan = disk.folder / "plan"
+    if called in ("apply", "plan show"):
+        CliRunner().invoke(registry_gc, ["plan", config, "-o", str(plan)])
+    lines = {
+        "registry-garbage-collect": [config],
+        "run": ["run", config],
+        "plan": ["plan", config, "-o", str(plan)],
+        "plan show": ["plan", "show", str(plan)],
+        "apply": ["apply", str(plan)],
+        "explain": ["explain", config, "a:v1"],
+        "runs": ["runs"],
+    }
+    command = registry_garbage_collect if called == "registry-garbage-collect" else registry_gc
+    answer = CliRunner().invoke(command, lines.get(called, [called, config]))
+    assert answer.exit_code in (0, 1)
+    told = [line for line in answer.stderr.splitlines() if "RGC_" in line]
+    assert told == ["note: RGC_DRYRUN sets no option, and is ignored; did you mean RGC_DRY_RUN?"]
+
+
+def test_an_unknown_variable_is_told_as_json_where_that_is_asked_for(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RGC_\n?", "1")
+    monkeypatch.setenv("RGC_LOG_FORMAT", "json")
+    told = json.loads(go(disk).errors.splitlines()[0])
+    assert (told["level"], told["message"]) == (
+        "note",
+        "RGC_\\n? sets no option, and is ignored",
+    )
+
+
 @pytest.mark.parametrize(
     ("variables", "check"),
     [

@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from registry_gc.cli.variables import name_variables
+from registry_gc.cli.variables import name_variables, tell_unknown
 
 LOSSES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """What is written to a disk or a device is lost then, though somebody wanted it."""
@@ -70,6 +70,7 @@ class DropInCommand(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run it."""
         with untraced():
+            tell_unknown(ctx)
             return super().invoke(ctx)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

@@ -16,7 +16,21 @@ from registry_gc.cli.flags import ConfigType, DropInCommand
 from registry_gc.cli.lazy import LazyGroup
 from registry_gc.cli.options import collection_options
 
-_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+def every_command() -> list[click.Command]:
+    """All commands, which are imported now; for those that ask which variables there are."""
+    from registry_gc.cli.plan import show
+
+    context = click.Context(registry_gc)
+    found = [registry_gc.get_command(context, name) for name in registry_gc.list_commands(context)]
+    return [*filter(None, found), show]
+
+
+_CONTEXT: dict[str, Any] = {
+    "help_option_names": ["-h", "--help"],
+    "max_content_width": 100,
+    "obj": every_command,
+}
 
 EPILOG = """\b
 Exit codes:

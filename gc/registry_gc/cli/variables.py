@@ -4,6 +4,8 @@ told.
 
 from __future__ import annotations
 
+import os
+
 import click
 
 _PREFIX = "RGC_"
@@ -34,3 +36,30 @@ def name_variables(command: click.Command) -> None:
 
 def _has_none(option: click.Parameter) -> bool:
     return isinstance(option, click.Option) and option.expose_value and option.envvar is None
+
+
+def tell_unknown(context: click.Context) -> None:
+    """Say on stderr which variables set no option of any command: whoever set one meant one.
+
+    The context's object tells all commands.
+    """
+    given = {name for name in os.environ if name.startswith(_PREFIX)}
+    given -= {str(option.envvar) for option in context.command.params}
+    if not given or context.obj is None:
+        return
+    # Most runs have none left, and need not import the other commands.
+    known = {str(one.envvar) for command in context.obj() for one in command.params if one.envvar}
+    as_json = context.params.get("log_format") == "json"
+    for name in sorted(given - known):
+        _tell(name, known, as_json=as_json)
+
+
+def _tell(name: str, known: set[str], *, as_json: bool) -> None:
+    from difflib import get_close_matches
+
+    from registry_gc.progress import say
+    from registry_gc.report.names import shown
+
+    meant = get_close_matches(name, known, 1, 0.8)
+    hint = f"; did you mean {meant[0]}?" if meant else ""
+    say("note", f"{shown(name)} sets no option, and is ignored{hint}", as_json=as_json)
