@@ -168,6 +168,49 @@ def test_what_comes_after_two_dashes_is_no_flag(disk: Disk) -> None:
     assert (result.exit_code, result.json["dry_run"]) == (0, False)
 
 
+@pytest.fixture
+def no_working_directory(tmp_path: Path) -> Iterator[None]:
+    """The working directory was removed, as a job's scratch folder may be."""
+    before = Path.cwd()
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    os.chdir(folder)
+    folder.rmdir()
+    yield
+    os.chdir(before)
+
+
+@pytest.mark.usefixtures("no_working_directory")
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["run", "--run-file", "x", "CONFIG"],
+        ["run", "--cache", "x", "--stop-command", "touch stopped", "CONFIG"],
+        ["run", "config.yml"],
+        ["plan", "-o", "x", "CONFIG"],
+        ["purge", "--cache", "x", "CONFIG"],
+        ["report", "--html", "x", "CONFIG"],
+        ["verify", "RELATIVE"],
+    ],
+)
+def test_a_relative_path_without_a_working_directory_is_a_usage_error(
+    disk: Disk, line: list[str]
+) -> None:
+    places = {"CONFIG": write_config(disk.root), "RELATIVE": disk.folder / "relative.yml"}
+    places["RELATIVE"].write_text("version: 0.1\nstorage: {filesystem: {rootdirectory: here}}\n")
+    words = [str(places.get(word, word)) for word in line]
+    answer = CliRunner().invoke(registry_gc, [*words, "--output", "json"])
+    assert (answer.exit_code, answer.stdout) == (2, "")
+    assert "is relative, and the working directory cannot be found" in answer.stderr
+    assert disk.has_blob(sha256(b"orphan"))
+
+
+@pytest.mark.usefixtures("no_working_directory")
+def test_without_a_working_directory_absolute_paths_will_do(disk: Disk) -> None:
+    assert go(disk).exit_code == 0
+    assert not disk.has_blob(sha256(b"orphan"))
+
+
 # Options and their variables
 
 

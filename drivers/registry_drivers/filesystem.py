@@ -76,7 +76,11 @@ def open_filesystem(parameters: Mapping[str, Any]) -> FilesystemStorage:
         possible = False
     if not possible:
         raise given.error("rootdirectory", f"{root!r} cannot be the name of a folder")
-    return FilesystemStorage(root)
+    try:
+        return FilesystemStorage(root)
+    except FileNotFoundError as error:
+        why = f"{root!r} is relative, and the working directory cannot be found"
+        raise given.error("rootdirectory", why) from error
 
 
 def _above(folders: Sequence[str]) -> str:

@@ -51,6 +51,23 @@ def untraced() -> Iterator[None]:
         sys.exit(1)
 
 
+def _refuse_lost_paths(ctx: click.Context) -> None:
+    """Refuse relative paths where the working directory was removed: they lead nowhere.
+
+    Here, before a registry is stopped; whoever makes such a path absolute would fail.
+    """
+    try:
+        os.getcwd()
+    except OSError as error:
+        for param in ctx.command.params:
+            value = ctx.params.get(str(param.name))
+            if isinstance(param.type, click.Path) and value and not os.path.isabs(str(value)):
+                what = f"the working directory cannot be found ({error.strerror})"
+                raise click.BadParameter(
+                    f"{value!r} is relative, and {what}", ctx, param
+                ) from error
+
+
 class DropInCommand(click.Command):
     """A command that understands the stock command's flags as Go writes them.
 
@@ -71,6 +88,7 @@ class DropInCommand(click.Command):
         """Run it."""
         with untraced():
             tell_unknown(ctx)
+            _refuse_lost_paths(ctx)
             return super().invoke(ctx)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
