@@ -15,7 +15,7 @@ from registry_gc.cli.options import chosen, defaults
 _EPILOG = """\b
 Exit codes:
   0    done: the plan is written
-  1    failed, or FILE exists already; there is no plan
+  1    failed, or FILE exists already: there is no plan; or a full disk lost the output, not FILE
   2    usage or config error
   3    done, but something is held or damaged, and not in the plan
   5    stopped on the way by a deadline; there is no plan
