@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -483,6 +484,21 @@ def test_a_narrow_terminal_is_shown_what_fits() -> None:
     assert max(map(len, lines)) <= 80
     assert any("2 h 3 min" in line for line in lines)
     assert not any("01234567" in line for line in lines)
+
+
+@pytest.mark.parametrize("width", [10, 40, 60, 65, 66, 79, 119, 120])
+def test_cells_are_whole_on_any_terminal(width: int) -> None:
+    run = PastRun(
+        "p", RunState.FINISHED, run="0123456789", created=0.0, seconds=7384.0, root="/r",
+        delete_untagged=True, quarantined=3, quarantined_bytes=123_456_789, exit_code=0,
+    )  # fmt: skip
+    lines = list(runs_lines("/s", [run], Look(width)))
+    assert not [line for line in lines if "…" in line]
+    assert any(
+        re.search(r"began \(UTC\) .*what +state +exit +freed .*took$", line) for line in lines
+    )
+    row = r"^ 1970-01-01 00:00 .*run -m +finished +0 +123.5 MB set aside .*2 h 3 min$"
+    assert any(re.search(row, line) for line in lines)
 
 
 def test_the_process_of_this_test_is_known_again() -> None:

@@ -24,7 +24,8 @@ class Column(msgspec.Struct, frozen=True):
     """One column of a table.
 
     ``number``: it holds numbers, which stand at its right. ``fold``: long values may take several
-    lines. ``wide``: shown only where there is much room. ``style``: where colour is shown.
+    lines; all others are whole on any terminal. ``wide``: shown only where there is much room.
+    ``style``: where colour is shown.
     """
 
     heading: str
@@ -69,8 +70,8 @@ def table(
             style=column.style,
             no_wrap=not column.fold,
             overflow="fold" if column.fold else "ellipsis",
-            # A number that is cut is a wrong one.
-            min_width=min(widest, _FOLDED) if column.fold else widest if column.number else None,
+            # A number that is cut is a wrong one, and a date or a state says nothing.
+            min_width=min(widest, _FOLDED) if column.fold else widest,
         )
     for row in cells:
         drawn.add_row(*row)
@@ -78,7 +79,7 @@ def table(
 
 
 def lines_of(look: Look, *drawn: Table | Text) -> Iterator[str]:
-    """What was drawn, line by line; longer ones than *look* has room for, where numbers need it."""
+    """What was drawn, line by line; longer ones than *look* has room for, where cells need it."""
     needed = [
         sum(column.min_width or 0 for column in part.columns) + _BESIDE * len(part.columns)
         for part in drawn
