@@ -91,6 +91,7 @@ def test_a_lost_connection_is_as_a_request_to_end() -> None:
     ):
         send(signal.SIGHUP)
     assert caught.value.exit_code == 143
+    assert caught.value.reason == "interrupted by SIGHUP"
 
 
 def test_a_lost_connection_is_nothing_to_a_run_that_was_told_so() -> None:
@@ -252,17 +253,18 @@ def test_ctrl_c_while_a_command_is_imported_is_no_failure(
     assert answer.stderr == "error: interrupted by SIGINT\n"
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_run_that_is_ended_before_it_has_a_job_still_has_a_document_and_metrics(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def ended(*ignored: object) -> None:
-        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(number)
 
     monkeypatch.setattr("registry_gc.cli.run._job", ended)
     metrics = tmp_path / "metrics.prom"
     result = collect_disk(tmp_path / "registry", "--metrics-file", str(metrics))
     assert result.exit_code == result.json["exit_code"] == 143
-    assert result.json["error"] == "interrupted by SIGTERM"
+    assert result.json["error"] == f"interrupted by {number.name}"
     assert result.json["storage"] == {"driver": "filesystem", "root": str(tmp_path / "registry")}
     assert " 143.0" in metrics.read_text()
 

@@ -303,11 +303,12 @@ def test_a_signal_while_deleting_starts_the_registry(
     result = collect_away(service, hook=hook)
     asked = signal.SIGTERM if number == signal.SIGHUP else number
     assert result.exit_code == result.json["exit_code"] == 128 + asked
+    assert result.json["error"] == f"interrupted by {number.name}"
     assert service.calls() == ["stop", "start"]
     check_serves(service)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_during_the_stop_command_lets_it_end_and_starts_the_registry(
     service: Service, number: signal.Signals
 ) -> None:
@@ -317,7 +318,8 @@ def test_a_signal_during_the_stop_command_lets_it_end_and_starts_the_registry(
     process.send_signal(number)
     release()
     result = finish(process)
-    assert result.exit_code == 128 + number
+    assert result.exit_code == (143 if number == signal.SIGHUP else 128 + number)
+    assert result.json["error"] == f"interrupted by {number.name}"
     assert result.json["blobs"]["deleted"] == 0
     assert service.calls() == ["held", "start"]
     check_serves(service)

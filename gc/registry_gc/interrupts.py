@@ -1,7 +1,7 @@
 """SIGINT, SIGTERM and the deadline: at once while nothing is deleted, else at the next delete.
 
-A terminal or connection that is lost (SIGHUP) is as SIGTERM, but where whoever started this run
-has said that it shall not matter, as ``nohup`` does.
+A terminal or connection that is lost (SIGHUP) ends a run as SIGTERM does, but where whoever
+started this run has said that it shall not matter, as ``nohup`` does.
 """
 
 from __future__ import annotations
@@ -55,8 +55,13 @@ class Interrupted(Exception):  # not an error: somebody asked
 
     @property
     def exit_code(self) -> int:
-        """What a shell calls a process that such a signal ended; 5 for the deadline."""
-        return 5 if self.number == signal.SIGALRM else 128 + self.number
+        """What a shell calls a process that such a signal ended; 5 for the deadline.
+
+        A lost terminal is SIGTERM's, so that those who call this know two codes.
+        """
+        if self.number == signal.SIGALRM:
+            return 5
+        return 128 + (signal.SIGTERM if self.number == signal.SIGHUP else self.number)
 
     @property
     def reason(self) -> str:
@@ -157,8 +162,6 @@ class Interrupts:
             signal.pthread_kill(main, number)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGHUP:
-            number = signal.SIGTERM
         self.number = self.number or number
         if not self._deferred:
             raise Interrupted(self.number)

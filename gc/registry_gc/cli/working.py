@@ -39,7 +39,7 @@ FAILURES = (Failed, Refused, LockError, StorageError, Interrupted, Changed, Work
 def failure(error: Exception) -> tuple[int, str]:
     """The exit code for one of :data:`FAILURES`, and the line that says what happened."""
     if isinstance(error, Interrupted):
-        return 128 + error.number, f"interrupted by {error}"
+        return error.exit_code, f"interrupted by {error}"
     if isinstance(error, Refused | LockError):
         return 4, str(error)
     return 5 if isinstance(error, Changed) else 1, str(error)

@@ -22,6 +22,7 @@ from types import FrameType
 
 import msgspec
 
+from registry_gc.interrupts import Interrupted
 from registry_gc.service.away import Service
 from registry_gc.service.commands import wait_for_command
 
@@ -75,7 +76,8 @@ def supervise(
     if not shared.away:
         why = f"the collection {_how(code)}; the registry was not touched, or was brought back"
         say(why)
-        return End(128 - code if code is not None and -code in _FORWARDED else 1, why)
+        asked = code is not None and -code in _FORWARDED
+        return End(Interrupted(-(code or 0)).exit_code if asked else 1, why)
     why = f"the collection {_how(code)}; what was already deleted was dead"
     say(why)
     wait_for_command(shared, service.commands.timeout)
@@ -111,9 +113,8 @@ def _wait(child: int) -> int | None:
     """
 
     def forward(number: int, frame: FrameType | None) -> None:
-        # A closed terminal asks for the same as SIGTERM.
         with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGTERM if number == signal.SIGHUP else number)
+            os.kill(child, number)
 
     for number in _FORWARDED:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
