@@ -137,6 +137,7 @@ def test_the_registry_is_stopped_for_the_collection_and_started_again(service: S
     assert result.exit_code == 0, result.errors
     assert result.json["blobs"]["deleted"] > 0
     assert "stopped-confirmed" in codes(result)
+    assert "--registry-stopped" not in json.dumps(result.json["guard"])
     assert service.calls() == ["stop", "start"]
     assert [(ran["name"], ran["code"]) for ran in result.json["commands"]] == [
         ("stop", 0),

@@ -211,9 +211,9 @@ def _stopped(answers: list[tuple[Address, Answer]], *, drains: bool) -> Finding:
     # That its process has ended cannot be seen from here; the operator says so.
     drained = f"; {DRAINS}" if drains else ""
     if not names:
-        said = f"--registry-stopped; no address is known to ask{drained}"
+        said = f"the registry is said to be stopped; no address is known to ask{drained}"
         return Finding("nothing-to-probe", said)
-    said = f"--registry-stopped, and {names} refuses the connection{drained}"
+    said = f"the registry is said to be stopped, and {names} refuses the connection{drained}"
     return Finding("stopped-confirmed", said)
 
 
@@ -243,7 +243,8 @@ def _doubt(address: Address, answer: Answer, *, stopped: bool) -> Finding | None
         )
     if stopped and answer.answered:
         return Finding(
-            "registry-answers", f"--registry-stopped, but {said}: stop what listens there"
+            "registry-answers",
+            f"the registry is said to be stopped, but {said}: stop what listens there",
         )
     if answer.kind is Kind.UNAUTHORIZED:
         return Finding(
