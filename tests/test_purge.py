@@ -309,6 +309,75 @@ def test_what_refers_to_an_image_that_is_dead_there_stays_in_quarantine(
     assert not registry.can_pull("two", signature)
 
 
+def test_what_refers_to_a_live_image_comes_back_where_its_own_link_alone_was_set_aside(
+    registry: Registry,
+) -> None:
+    """A run that was killed after its first link, and a tag since."""
+    tree = registry.tree()
+    image = tree.image("signed", layers=[b"signed"])
+    signature = tree.image("signed", layers=[b"signature"], subject=image)
+    apart = tree.image("apart", layers=[b"elsewhere"], subject=image)
+    before = registry.files()
+    run = registry.quarantine().json["run"]
+    kept = {revision_path("signed", signature), revision_path("apart", apart)}
+    back = {path: data for path, data in before.items() if path not in kept}
+    registry.remove(
+        *(f"{OWN_FOLDER}/quarantine/{run}/{path}" for path in back.keys() - registry.files().keys())
+    )
+    registry.write(back)
+    tree.tag("signed", "v1", image)
+    looked = registry.collect("-m", "--dry-run")
+    assert looked.json["quarantine"]["missed"] == 2
+    done = registry.collect("-m")
+    assert (done.exit_code, done.json["quarantine"]["recalled"]) == (0, 2)
+    for repository, digest in (("signed", image), ("signed", signature), ("apart", apart)):
+        assert registry.can_pull(repository, digest)
+    assert not registry.quarantined()
+
+
+def signed_by_schema_1(registry: Registry) -> tuple[str, str, str]:
+    """Push an image of schema 1 with its signature; returns its digest, the link and the blob."""
+    tree = registry.tree()
+    digest = tree.manifest(
+        "old", {"schemaVersion": 1, "fsLayers": [{"blobSum": tree.layer("old", b"layer")}]}
+    )
+    signature = tree.blob(b"a signature")
+    folder = revision_path("old", digest).removesuffix("link") + "signatures"
+    link = f"{folder}/{signature.replace(':', '/')}/link"
+    registry.write({link: signature.encode()})
+    return digest, link, blob_path(signature)
+
+
+def test_the_signatures_of_a_schema_1_image_that_is_pushed_again_come_back(
+    registry: Registry,
+) -> None:
+    digest, link, blob = signed_by_schema_1(registry)
+    before = registry.files()
+    registry.quarantine()
+    assert {link, blob} <= registry.quarantined()
+    # A registry of today does not write them.
+    registry.write({path: d for path, d in before.items() if path not in (link, blob)})
+    registry.tree().tag("old", "v1", digest)
+    done = registry.collect("-m")
+    assert (done.exit_code, done.json["quarantine"]["recalled"]) == (0, 2)
+    assert {link, blob} <= registry.files().keys()
+    assert registry.purge("--older-than", "0s").exit_code == 0
+    assert {link, blob} <= registry.files().keys()
+
+
+def test_a_run_tells_what_is_live_and_lost_in_quarantine(registry: Registry) -> None:
+    digest, link, blob = signed_by_schema_1(registry)
+    before = registry.files()
+    run = registry.quarantine().json["run"]
+    registry.remove(f"{OWN_FOLDER}/quarantine/{run}/{blob}")
+    registry.write({path: d for path, d in before.items() if path not in (link, blob)})
+    registry.tree().tag("old", "v1", digest)
+    done = registry.collect("-m")
+    assert (done.exit_code, done.json["quarantine"]["recalled"]) == (0, 0)
+    assert "could not be brought back from quarantine; the first of them is" in done.errors
+    assert link in done.errors
+
+
 def test_a_layer_link_that_a_live_manifest_needs_comes_back(registry: Registry) -> None:
     tree = registry.tree()
     tree.layer("app", b"mounted")

@@ -7,12 +7,13 @@ that of any run or of a purge, finds such blobs and links, and puts them back.
 A manifest that comes back names more, so this goes on until a mark finds nothing. With what is
 live again comes what refers to it (signatures, SBOMs), which no tag names: what it needs itself is
 found by the next mark. Costs one listing where there is no quarantine, else one of all that is in
-it, and a read of each manifest there where one of them is live.
+it; and where there are manifests, one more of the blobs in it, and a read of each manifest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -20,9 +21,9 @@ from registry_drivers.base import Reader, Storage
 from registry_drivers.errors import StorageError
 from registry_gc.compact.arrays import distinct, within
 from registry_gc.dead_layers import needed_among
-from registry_gc.digest import pack
+from registry_gc.digest import key_of, pack
 from registry_gc.events import Observer
-from registry_gc.mark import pairs_of
+from registry_gc.mark import Pairs, pairs_of
 from registry_gc.quarantine.aside import Kept, asides, contents
 from registry_gc.quarantine.bring_back import (
     BLOB,
@@ -57,65 +58,103 @@ def missed(reader: Reader, survey: Survey, versions: object | None = None) -> li
         for batch in contents(reader, aside):
             needs.add(batch)
     found = {kept.path: kept for kept in needs.found()}
-    if needs.revisions:
-        referrers = _referrers(Quarantined(reader, versions), survey, needs.revisions)
-        found.update((kept.path, kept) for kept in referrers)
+    if needs.revisions or needs.signatures:
+        # Nothing of what may be millions of layers is remembered.
+        only = needs.signatures.union(digest for _, digest in needs.revisions)
+        store = Quarantined(reader, versions, only)
+        more = [store.blobs[digest] for digest in sorted(needs.signatures & store.blobs.keys())]
+        more += _referrers(store, survey, needs.revisions)
+        found.update((kept.path, kept) for kept in more)
     return [kept for kept in found.values() if not exists(reader, kept.path)]
 
 
 def _referrers(
-    store: Quarantined, survey: Survey, revisions: set[tuple[str, str]]
+    store: Quarantined, survey: Survey, revisions: Mapping[tuple[str, str], Kept]
 ) -> Iterator[Kept]:
-    """What refers to what is live and was dead, at any depth: links and manifests.
+    """What refers to what is live, at any depth: links and manifests.
 
-    :param revisions: repository and digest of what is live, and was set aside.
+    Whether their subject was set aside too does not matter: a run that was stopped may have come
+    to the one and not to the other.
+
+    :param revisions: repository and digest of each link to a manifest in quarantine.
     """
-    live = set(revisions)
-    waiting = []
-    for meaning, kept in store.revisions():
-        row = (meaning.repository, meaning.digest)
-        references = None if row in live else store.references(meaning.digest)
-        if references is not None and references.subject is not None:
-            waiting.append((row, references.subject, kept))
-    linked = _Linked(survey)
-    grown = True
-    while grown:
-        digests = {digest for _, digest in live}
-        grown = False
-        for at, (row, subject, kept) in reversed([*enumerate(waiting)]):
-            repository = row[0]
-            there = (repository, subject) in live
-            if there or (subject in digests and not linked.has(repository, subject)):
-                grown = True
-                live.add(row)
-                del waiting[at]
-                yield kept
-                if row[1] in store.blobs:
-                    yield store.blobs[row[1]]
+    judge = _Subjects(survey, revisions)
+    rows = [row for row in revisions if not judge.is_known(row)]
+    workers = store.reader.capabilities.workers
+    with ThreadPoolExecutor(workers, thread_name_prefix="registry-gc-recall") as pool:
+        found = pool.map(store.references, [digest for _, digest in rows])
+        waiting = {
+            row: references.subject
+            for row, references in zip(rows, found, strict=True)
+            if references is not None and references.subject is not None
+        }
+    while grown := [row for row, subject in waiting.items() if judge.is_live(row[0], subject)]:
+        for row in grown:
+            del waiting[row]
+            judge.came_back(row)
+            yield revisions[row]
+            if row[1] in store.blobs:
+                yield store.blobs[row[1]]
 
 
-class _Linked:
-    """Tells which revisions there are."""
+class _Subjects:
+    """Tells whether what manifests refer to is live, by the rules of :mod:`registry_gc.mark`.
 
-    def __init__(self, survey: Survey) -> None:
-        self._numbers = {name: at for at, name in enumerate(survey.catalog.repositories)}
-        self._names, self._manifests = survey.catalog.names, survey.manifests
-        revisions = survey.catalog.revisions
-        self._pairs = distinct(pairs_of(revisions.owner, revisions.ids(survey.manifests)))
+    :param aside: repository and digest of the links in quarantine. A manifest whose link to it is
+        there was dead in that repository, wherever else it lives: so was what refers to it.
+    """
 
-    def has(self, repository: str, digest: str) -> bool:
-        """Whether *repository* has the manifest *digest*."""
-        (number,) = self._manifests.ids(pack([self._names.key(digest)])).tolist()
+    def __init__(self, survey: Survey, aside: Container[tuple[str, str]]) -> None:
+        catalog = survey.catalog
+        self._numbers = {name: at for at, name in enumerate(catalog.repositories)}
+        self._names, self._aliases = catalog.names, catalog.aliases
+        self._manifests, self._marking = survey.manifests, survey.marking
+        ids = catalog.revisions.ids(survey.manifests)
+        self._linked = distinct(pairs_of(catalog.revisions.owner, ids))
+        self._aside = aside
+        self._back: set[tuple[str, str]] = set()
+        self._digests_back: set[str] = set()
+
+    def is_known(self, row: tuple[str, str]) -> bool:
+        """Whether the mark has judged this manifest of a repository itself."""
+        return self._is_among(self._linked, row) or self._is_among(self._marking.live, row)
+
+    def came_back(self, row: tuple[str, str]) -> None:
+        """Count a manifest of a repository as live."""
+        self._back.add(row)
+        self._digests_back.add(row[1])
+
+    def is_live(self, repository: str, subject: str) -> bool:
+        """Whether what refers to *subject* from *repository* lives by that."""
+        stored = sorted(self._aliases.get(key_of(subject), ()))
+        return any(
+            self._is_live((repository, name)) for name in (subject, *map(self._names.text, stored))
+        )
+
+    def _is_live(self, row: tuple[str, str]) -> bool:
+        if row in self._back or self._is_among(self._marking.live, row):
+            return True
+        if row in self._aside or self._is_among(self._linked, row):
+            return False
+        if row[1] in self._digests_back:
+            return True
+        return bool(self._marking.live_set.has(pack([key_of(row[1])]))[0])
+
+    def _is_among(self, pairs: Pairs, row: tuple[str, str]) -> bool:
+        repository, digest = row
         owner = self._numbers.get(repository, -1)
+        (number,) = self._manifests.ids(pack([key_of(digest)])).tolist()
         if number < 0 or owner < 0:
             return False
-        return bool(within(self._pairs, np.array([owner << 32 | number], np.int64))[0])
+        return bool(within(pairs, np.array([owner << 32 | number], np.int64))[0])
 
 
 class _Needs:
     """Tells what live manifests need, of what is in quarantine.
 
-    :ivar revisions: repository and digest of the live manifests among it.
+    :ivar revisions: repository and digest of the links to manifests among it, the youngest each.
+    :ivar signatures: digests of the signatures that live manifests of schema 1 need. Their links
+        alone tell of them, so no mark knows those whose link was set aside.
     """
 
     def __init__(self, survey: Survey) -> None:
@@ -123,7 +162,8 @@ class _Needs:
         self._manifests = survey.manifests
         self._marking = survey.marking
         self._numbers = {name: at for at, name in enumerate(survey.catalog.repositories)}
-        self.revisions: set[tuple[str, str]] = set()
+        self.revisions: dict[tuple[str, str], Kept] = {}
+        self.signatures: set[str] = set()
         self._found: dict[str, Kept] = {}
         # Layer links to what is live somewhere, with owner and key: needed where they are?
         self._layers: list[tuple[Kept, int, bytes]] = []
@@ -147,8 +187,10 @@ class _Needs:
                     self._layers.append((kept, owner, keys[at].tobytes()))
             else:
                 needed = owner >= 0 and self._is_live(owner, meaning)
-                if needed and meaning.order == REVISION:
-                    self.revisions.add((meaning.repository, meaning.digest))
+                if meaning.order == REVISION:
+                    self.revisions.setdefault((meaning.repository, meaning.digest), kept)
+                elif needed:
+                    self.signatures.add(meaning.digest)
             if needed:
                 self._found.setdefault(kept.path, kept)
 
@@ -198,7 +240,7 @@ def recall(
     lost: list[str] = []
     while items := missed(storage, survey, versions):
         observer.phase("bringing back what is live", len(items), "objects")
-        before = came
+        before, why = came, ""
         for result in BringingBack(storage, versions, look).run(items):
             kept, _, back, error = result
             if told is not None:
@@ -211,11 +253,17 @@ def recall(
                     driver=storage.driver,
                 )
             came += back is Back.BACK
+            if back is Back.LOST:
+                why = why or f"{kept.path}: {error}"
             observer.advance(1)
         observer.finish()
         if came == before:
             # What is lost is lost: the mark that was made stands.
             lost = [kept.path for kept in items]
+            observer.notice(
+                f"{len(lost)} blobs and links that are live could not be brought back from "
+                f"quarantine; the first of them is {why}"
+            )
             break
         survey = again()
     if came:

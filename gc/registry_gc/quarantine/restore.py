@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -169,16 +169,23 @@ def _of_run(reader: Reader, versions: object | None, run: str) -> list[Kept]:
 
 
 class Quarantined:
-    """What is in quarantine, by what it is."""
+    """What is in quarantine, by what it is.
 
-    def __init__(self, reader: Reader, versions: object | None) -> None:
+    :param only: digests of the blobs that anybody will ask for; None for all.
+    """
+
+    def __init__(
+        self, reader: Reader, versions: object | None, only: Container[str] | None = None
+    ) -> None:
         self.reader = reader
         self._undeleter = versions if isinstance(versions, Undeleter) else None
         self._asides = asides(reader)
         self.damaged: dict[str, str] = {}
         """Manifests whose bytes are not those of their digest, and what is wrong with each."""
         self.blobs = {
-            meaning.digest: kept for meaning, kept in self._below(BLOBS) if meaning.order == BLOB
+            meaning.digest: kept
+            for meaning, kept in self._below(BLOBS)
+            if meaning.order == BLOB and (only is None or meaning.digest in only)
         }
 
     def _below(self, folder: str) -> Iterator[tuple[Meaning, Kept]]:
