@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import Any
 import pytest
 
 from aside import DAY, Registry
+from registry_gc.run_file import RunFile
+from registry_gc.runs.rows import Kind, Row, RowState
 from registry_tree import blob_path, sha256
+from running import Result
 from servers.moto import S3Server, moto
 from stores import Place, a_bit_of_everything
 
@@ -136,3 +140,96 @@ def test_what_is_live_is_undeleted_by_the_next_run(registry: Registry) -> None:
     done = registry.collect("-m").json
     assert done["quarantine"]["recalled"] == 5
     assert registry.can_pull("only-untagged", f"sha256:{names[0]}")
+
+
+# --- runs that purge versions, beside a quarantine that waits ------------------------------------
+
+
+WHERE = blob_path(sha256(GONE))
+
+
+def planned(registry: Registry) -> Path:
+    """A plan that purges versions."""
+    plan = registry.folder / "a.plan"
+    state = str(registry.folder / "state")
+    made = registry.command("plan", "-m", "--purge-versions", "-o", str(plan), "--state-dir", state)
+    assert made.exit_code == 3, made.errors  # something is held
+    return plan
+
+
+def applied(registry: Registry, plan: Path) -> Result:
+    """What carrying out *plan* came to."""
+    done = registry.command_on(plan, "apply", "--state-dir", str(registry.folder / "state"))
+    assert (done.exit_code, done.json["failed"]) == (3, []), done.errors
+    return done
+
+
+def comes_back(registry: Registry, run: str) -> bool:
+    """Whether all that *run* has set aside can be restored, and is."""
+    done = registry.command("restore", run).json
+    return not done["lost"] and not done["failed"] and registry.files()[WHERE] == GONE
+
+
+def test_what_a_run_has_set_aside_since_a_plan_is_not_purged_by_that(registry: Registry) -> None:
+    plan = planned(registry)
+    run = registry.quarantine().json["run"]
+    done = applied(registry, plan)
+    assert done.json["already_gone"] > 20
+    assert done.json["versions"]["deleted"] == 0
+    assert comes_back(registry, run)
+
+
+def test_what_was_pushed_again_and_set_aside_since_a_plan_is_not_purged_by_that(
+    registry: Registry,
+) -> None:
+    """The plan has seen it deleted, with old versions."""
+    before = registry.files()
+    registry.collect("-m")
+    plan = planned(registry)
+    registry.write({path: data for path, data in before.items() if "/_uploads/" not in path})
+    run = registry.quarantine().json["run"]
+    assert applied(registry, plan).json["taken_back"] > 20
+    assert comes_back(registry, run)
+
+
+def test_what_waits_is_not_purged_with_what_was_pushed_again_and_is_dead_again(
+    registry: Registry,
+) -> None:
+    run = registry.quarantine().json["run"]
+    registry.write({WHERE: GONE})
+    done = registry.collect("-m", "--purge-versions")
+    assert (done.json["failed"], done.json["blobs"]["deleted"]) == ([], 1)
+    assert "wait in a quarantine" in done.errors
+    assert comes_back(registry, run)
+
+
+def test_what_was_pushed_again_since_a_plan_is_no_failure_of_that(
+    server: S3Server, registry: Registry
+) -> None:
+    """So with the lock of whoever applies it."""
+    registry.collect("-m")
+    plan = planned(registry)
+    registry.write({WHERE: GONE})
+    applied(registry, plan)
+    assert registry.files()[WHERE] == GONE
+    hidden = versions(server, registry) - registry.read().keys()
+    assert not [path for path in hidden if "/v2/" in path]
+    shown = sqlite3.connect(plan).execute("SELECT path FROM deletions").fetchall()
+    assert not [path for (path,) in shown if path.endswith("registry-gc/lock")]
+
+
+def test_what_a_sweep_has_found_gone_has_its_versions_purged_and_what_was_gone_before_has_not(
+    tmp_path: Path,
+) -> None:
+    file = RunFile.create(str(tmp_path / "run"))
+    file.add([Row(Kind.BLOB, None, "d", path, 1, 1.0, "dead") for path in ("one", "two", "three")])
+    (rows,) = file.batches(Kind.BLOB, 10)
+    states = [
+        (RowState.DELETED, ""),
+        (RowState.GONE_ALREADY, ""),
+        (RowState.GONE_ALREADY, "gone before the second look"),
+    ]
+    file.record([(row[0], *state) for row, state in zip(rows, states, strict=True)])
+    file.add_versions_of_deleted()
+    assert {row.path for row in file.rows(Kind.VERSIONS)} == {"one", "two"}
+    file.close()

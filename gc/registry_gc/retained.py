@@ -17,6 +17,7 @@ from registry_drivers.versions import Keep, Leftover, MultipartUpload, VersionRe
 from registry_gc.digest import InvalidDigest, Names, pack, stored_digest
 from registry_gc.layout import BLOBS, OWN, REPOSITORIES, SHA256_BLOBS
 from registry_gc.live_set import LiveSet
+from registry_gc.locking.holder import LOCK
 from registry_gc.policy import Policy
 from registry_gc.runs.rows import Kind, Row
 
@@ -49,7 +50,7 @@ def shows_leftovers(keeps: Sequence[Keep], *, purge: bool) -> bool:
 
 
 def leftovers_of(versions: VersionReader, blobs: int) -> Iterator[list[Leftover]]:
-    """All leftovers of a registry, and of our own lock, some at a time.
+    """All leftovers of a registry, and of what is ours, some at a time.
 
     :param blobs: how many blobs there are.
     """
@@ -76,6 +77,9 @@ def leftover_rows(
     """What of *leftovers* may go; adds them all up in *found*."""
     rows: list[Row] = []
     for left in leftovers:
+        if left.path == LOCK or left.path.startswith(f"{LOCK}."):
+            # Whoever deletes any versions holds the lock, and its key has a current object then.
+            continue
         if is_live(left.path, live, names):
             found.recoverable += (left.path,)
             continue

@@ -223,12 +223,14 @@ class RunFile(Database):
     def add_versions_of_deleted(self) -> None:
         """Append the versions of all that this run has deleted; their bytes are counted already.
 
-        Those that a run which was stopped has appended before are not appended again.
+        Those that a run which was stopped has appended before are not appended again. Of what was
+        gone before a second look nobody knows who deleted it, nor whether it is to come back: its
+        row says why it is gone. One that does not was there when the sweep began.
         """
         self._write(
             "INSERT INTO deletions (phase, kind, repository, digest, path, size, modified, reason) "
             "SELECT ?, ?, NULL, digest, path, 0, modified, 'versions of what this run has deleted' "
-            "FROM deletions WHERE phase < ? AND state IN (?, ?) "
+            "FROM deletions WHERE phase < ? AND (state = ? OR state = ? AND error IS NULL) "
             "AND path NOT IN (SELECT path FROM deletions WHERE phase = ?) ORDER BY path",
             [
                 (

@@ -15,7 +15,8 @@ clock that was set, a crash of the run itself. So nothing is taken from the plan
    it leads to. So a push that reuses a blob of the plan takes that blob back, also where the
    pushing registry's clock is wrong.
 4. A row stays only if the second look finds the very same row dead: the same path, size and
-   time. A blob, link or upload that was written anew has another time, and is taken back.
+   time. A blob, link or upload that was written anew has another time, and is taken back. So has
+   the youngest old version of what was deleted, where it was written or deleted anew.
 
 Rows are only ever taken back: what has become garbage since is left to the next plan. That is why
 even a plan made while the registry was in use, or from a listing that was wrong, deletes nothing
@@ -40,9 +41,10 @@ from registry_gc.digest import key_of, pack
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
 from registry_gc.listing.links_seen import renew, word, words_there
+from registry_gc.live_set import LiveSet
 from registry_gc.plan import dead_links
 from registry_gc.policy import Policy
-from registry_gc.retained import is_live, multipart_rows
+from registry_gc.retained import is_live, leftovers_of, multipart_rows
 from registry_gc.runs.plan_file import Doubtful, PlanFile
 from registry_gc.runs.rows import Kind, RowState
 from registry_gc.survey import Survey, Surveyor
@@ -113,11 +115,8 @@ def look_again(
         dead.close()
         with contextlib.suppress(OSError):
             os.unlink(dead.path)
-    outcomes += [
-        (number, RowState.TAKEN_BACK, "its current object is live")
-        for number, path in plan.open_versions()
-        if is_live(path, judge.live, catalog.names)
-    ]
+    if versions is not None:
+        outcomes += _versions_taken_back(plan, versions, survey, judge.live)
     plan.record(outcomes)
     plan.try_failed_again()
     planned = frozenset(meta["emptied"])
@@ -130,6 +129,37 @@ def look_again(
         taken_back=len(outcomes) - gone,
         gone=gone,
     )
+
+
+def _versions_taken_back(
+    plan: PlanFile, versions: VersionReader, survey: Survey, live: LiveSet
+) -> list[tuple[int, RowState, str]]:
+    """The open rows of old versions that are not what the plan has seen, and why.
+
+    All versions are listed again, as for the plan; only where it has such rows.
+    """
+    rows = plan.open_versions()
+    if not rows:
+        return []
+    assert survey.blobs is not None
+    youngest = {
+        left.path: left.youngest
+        for found in leftovers_of(versions, survey.blobs.total)
+        for left in found
+        if left.path in rows
+    }
+    outcomes = []
+    for path, (number, planned) in rows.items():
+        if is_live(path, live, survey.catalog.names):
+            why = "its current object is live"
+        elif path not in youngest:
+            why = "it has a current object, or nothing of it is left"
+        elif planned is not None and youngest[path] > planned:
+            why = "written or deleted anew since the plan"
+        else:
+            continue
+        outcomes.append((number, RowState.TAKEN_BACK, why))
+    return outcomes
 
 
 class _Judge:

@@ -33,6 +33,7 @@ from registry_gc.locking.holder import LOCK
 from registry_gc.mark import Marking
 from registry_gc.overlap import is_out_of_threads
 from registry_gc.policy import Policy
+from registry_gc.quarantine.aside import hidden
 from registry_gc.quarantine.collecting import SettingAside
 from registry_gc.references import Manifests
 from registry_gc.retained import Retained
@@ -349,6 +350,7 @@ class Session:
                     self.observer,
                     self.versions,
                     purge=self._purges(),
+                    waiting=lambda: hidden(self.reader),
                     settled=(cache.settled, *self.job.settled),
                 )
                 if swept.stopped is None and self.watch is not None and self.watch.other:

@@ -13,7 +13,7 @@ import enum
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import msgspec
@@ -49,6 +49,8 @@ _LOOKS_EACH = 10.0
 _FOLDERS_AT_ONCE = 1000
 _LINKED = "a link to it could not be deleted: "
 _SILENT = "the storage does not say what became of it"
+_WAITS = "it waits in a quarantine"
+_ROWS_AT_ONCE = 10_000
 
 Look = Callable[[], Stop | None]
 """Asked before each batch whether deleting is still allowed, and before each further try of one."""
@@ -78,6 +80,7 @@ def sweep(
     versions: VersionDeleter | None = None,
     *,
     purge: bool = False,
+    waiting: Callable[[], Collection[str]] = frozenset,
     settled: Sequence[Settled] = (),
 ) -> Swept:
     """Delete every planned row, phase by phase; within one, batches may go side by side.
@@ -86,6 +89,8 @@ def sweep(
     :param purge: also delete all versions of what this run deletes.
     :param look: asked before each batch, in one that takes long every ten seconds, and before one
         that has failed in passing goes out again, by one thread at a time; anything but None stops.
+    :param waiting: the paths whose versions wait in a quarantine; asked once, and only where
+        versions are to go.
     :param interrupted: asked before each single delete, from any thread.
     :param settled: told of each batch once its outcome is durable.
     :raises StorageError: the storage cannot tell what became of a batch.
@@ -97,8 +102,10 @@ def sweep(
     workers = 1 if capabilities.folders else min(capabilities.workers, _BATCHES_AT_ONCE)
     with ThreadPoolExecutor(workers, thread_name_prefix="registry-gc-sweep") as pool:
         for kind in Kind:
-            if kind is Kind.VERSIONS and purge:
-                run_file.add_versions_of_deleted()
+            if kind is Kind.VERSIONS:
+                if purge:
+                    run_file.add_versions_of_deleted()
+                _spare(run_file, waiting, observer)
             if kind is Kind.BLOB and (staying := run_file.blobs_of_failed_links()):
                 rows = [(number, path) for number, path, _ in staying]
                 kept = [Outcome(path, Deletion.FAILED, _LINKED + why) for _, path, why in staying]
@@ -128,6 +135,24 @@ def sweep(
     if swept.error is not None and swept.stopped is None:
         raise swept.error
     return swept
+
+
+def _spare(run_file: RunFile, waiting: Callable[[], Collection[str]], observer: Observer) -> None:
+    """Take back the versions of what waits in a quarantine by now.
+
+    Whoever made the plan may have seen none: it says what other runs have hidden since, or what
+    an earlier one hid of a key that was pushed again and is deleted by this run.
+    """
+    if not run_file.count(Kind.VERSIONS, RowState.PLANNED).rows or not (paths := waiting()):
+        return
+    spared = 0
+    for rows in run_file.batches(Kind.VERSIONS, _ROWS_AT_ONCE):
+        found = [(number, RowState.TAKEN_BACK, _WAITS) for number, path in rows if path in paths]
+        if found:
+            run_file.record(found)
+        spared += len(found)
+    if spared:
+        observer.notice(f"old versions of {spared} objects stay, as those wait in a quarantine")
 
 
 class _Looking:

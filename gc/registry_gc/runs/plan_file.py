@@ -303,14 +303,23 @@ class PlanFile(RunFile):
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("DETACH DATABASE look")
 
-    def open_versions(self) -> Iterator[tuple[int, str]]:
-        """Number and path of each row of old versions that is still to be done."""
-        yield from list(
-            self._read(
-                "SELECT id, path FROM deletions WHERE phase = ? AND state IN (?, ?)",
-                (Kind.VERSIONS.phase, RowState.PLANNED, RowState.FAILED),
-            )
+    def open_versions(self) -> dict[str, tuple[int, float | None]]:
+        """The rows of old versions that are still to be done, by path.
+
+        Of each its number, and when the youngest of them was written or deleted, in seconds since
+        the epoch; None where a sweep has appended the row for what it had deleted itself.
+        """
+        rows = self._read(
+            "SELECT path, id, CASE WHEN id <= ? THEN modified END FROM deletions "
+            "WHERE phase = ? AND state IN (?, ?)",
+            (
+                self.meta()["sealed_rows"],
+                Kind.VERSIONS.phase,
+                RowState.PLANNED,
+                RowState.FAILED,
+            ),
         )
+        return {path: (number, youngest) for path, number, youngest in rows}
 
     def try_failed_again(self) -> None:
         """Make rows that failed rows that are planned."""
