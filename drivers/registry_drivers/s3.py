@@ -35,6 +35,7 @@ from registry_drivers.errors import (
 from registry_drivers.object_client import Answered, Level, Listed, addressable
 from registry_drivers.parameters import Parameters
 from registry_drivers.s3_answers import (
+    check_count,
     delete_body,
     errors_of,
     is_not_there,
@@ -126,6 +127,7 @@ class S3Storage(S3Requests):
         keys, sizes, modified, etags = columns(
             document, b"Contents", [b"Key", b"Size", b"LastModified", b"ETag"]
         )
+        check_count(document, len(keys))
         names = names_of(document, keys)
         if bounded and names and names[0] <= bytes_of(after):
             # A listing that is cut at bounds would begin anew with each of its parts.
@@ -155,6 +157,7 @@ class S3Storage(S3Requests):
         token = next_token(document)
         (folders,) = columns(document, b"CommonPrefixes", [b"Prefix"])
         (files,) = columns(document, b"Contents", [b"Key"])
+        check_count(document, len(folders) + len(files))
         return Level(
             [key_of(name) for name in names_of(document, folders)],
             [key_of(name) for name in names_of(document, files)],

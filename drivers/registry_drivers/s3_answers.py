@@ -18,6 +18,12 @@ _NOT_IN_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff
 
 _NOT_THERE = frozenset({"NoSuchKey", "NoSuchVersion", "NoSuchUpload"})
 
+# Whatever stands before the name: so the search is for a fixed text, which is five times as fast.
+_KEY_COUNT = re.compile(rb"KeyCount(?: [^>]*)?>\s*([0-9]+)\s*</")
+# Before or after the rows, beside a prefix, a bound and tokens; a search through the rows would
+# cost more than all the rest.
+_BESIDE_ROWS = 8192
+
 _ERROR = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?<Error[\s>]")
 
 
@@ -75,6 +81,23 @@ def next_token(document: bytes) -> str:
     if not token:
         raise MalformedListing("the listing goes on, but does not say where")
     return token
+
+
+def check_count(document: bytes, rows: int) -> None:
+    """Look whether a page of objects has the *rows* that it says it has, if it says so.
+
+    More than it says are no fault: Ceph and NooBaa, as others once did, count no folders.
+
+    :raises MalformedListing: it has fewer. What one listing leaves out would be taken for gone.
+    """
+    told = _KEY_COUNT.search(document, 0, _BESIDE_ROWS)
+    if told is None:
+        told = _KEY_COUNT.search(document, max(0, len(document) - _BESIDE_ROWS))
+    # A number of more digits is none that a page can have, nor one that Python likes to read.
+    if told is not None and (len(told[1]) > 9 or rows < int(told[1])):
+        raise MalformedListing(
+            f"the listing has {rows} rows, and says that it has {told[1][:20].decode()}"
+        )
 
 
 def next_key(document: bytes) -> str:

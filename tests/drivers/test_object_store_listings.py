@@ -214,6 +214,57 @@ def test_a_page_with_a_size_that_is_none_is_asked_for_again(server: FaultProxy, 
             list(storage.list("a/"))
 
 
+def counting(count: str, *, rows: int = 2, last: bool = False, folders: int = 0) -> Answer:
+    """A page that says it has *count* rows, before or after them."""
+    page = s3_page([b"a/%03d" % number for number in range(rows)]).body
+    told = f"<KeyCount>{count}</KeyCount>".encode()
+    below = b"".join(
+        b"<CommonPrefixes><Prefix>a/f%d/</Prefix></CommonPrefixes>" % n for n in range(folders)
+    )
+    start, end = b"<EncodingType>", b"</ListBucketResult>"
+    page = page.replace(end, below + end)
+    place = end if last else start
+    return Answer(200, page.replace(place, told + place))
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("rows", [0, 2, 500])
+def test_a_page_with_fewer_rows_than_it_says_is_asked_for_again(
+    server: FaultProxy, rows: int, last: bool
+) -> None:
+    with closing(opened("s3", server)) as storage:
+        storage.retry = Retry(times=2, sleep=lambda _: None)
+        short = counting(str(rows + 2), rows=rows, last=last)
+        tell(server, short, counting("2"))
+        assert paths_of(storage.list("a/")) == ["a/000", "a/001"]
+        assert len(server.requests) == 2
+        tell(server, short)
+        with pytest.raises(Unavailable, match=f"has {rows} rows, and says that it has {rows + 2}"):
+            list(storage.list("a/"))
+        tell(server, counting("9" * 5000))
+        with pytest.raises(Unavailable, match="says that it has 9999"):
+            list(storage.list("a/"))
+
+
+@pytest.mark.parametrize("count", ["0", "1", "2", " 2 ", "", "x"])
+def test_a_page_with_no_fewer_rows_than_it_says_is_a_page(server: FaultProxy, count: str) -> None:
+    with closing(opened("s3", server)) as storage:
+        tell(server, counting(count))
+        assert paths_of(storage.list("a/")) == ["a/000", "a/001"]
+        assert len(server.requests) == 1
+
+
+def test_a_folder_with_fewer_rows_than_it_says_is_asked_for_again(server: FaultProxy) -> None:
+    with closing(opened("s3", server)) as storage:
+        storage.retry = Retry(times=2, sleep=lambda _: None)
+        # Ceph counts the two files only; Amazon's store the folder too.
+        tell(server, counting("4", folders=1), counting("3", folders=1))
+        assert storage.children("a/").folders == ("f0",)
+        assert len(server.requests) == 2
+        tell(server, counting("2", folders=1))
+        assert storage.children("a/").files == ("000", "001")
+
+
 def test_times_with_an_offset_are_no_other_times(server: FaultProxy) -> None:
     with closing(opened("s3", server)) as storage:
         tell(server, s3_page([b"a/1"], time="2024-01-02T03:04:05-05:00"))
