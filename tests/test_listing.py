@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from core_support import NOW, OLD, YOUNG, Store
-from registry_drivers.base import Entry, Page, Reader, Storage
+from core_support import NOW, OLD, YOUNG, Store, Watcher, marked
+from registry_drivers.base import Entry, Page, Paths, Reader, Storage
 from registry_drivers.errors import AccessDenied, NotFound
 from registry_drivers.filesystem import FilesystemStorage
 from registry_drivers.memory import MemoryStorage
@@ -510,6 +510,96 @@ def test_a_tag_that_is_listed_and_then_gone_is_a_tag_of_which_nobody_knows_the_t
     assert [(damage.path, damage.reason) for damage in catalog.damaged] == [
         (link, "vanished while it was read")
     ]
+
+
+class _Lagging(Wrapper):
+    """Storage of which the listing leaves out some paths that are there."""
+
+    def __init__(self, storage: Storage, *hidden: str) -> None:
+        super().__init__(storage)
+        self._hidden = hidden
+        self.asked: list[str] = []
+
+    def list(self, prefix: str, *, start_after: str | None = None) -> Iterator[Page]:
+        for page in super().list(prefix, start_after=start_after):
+            rows = [row for row, path in enumerate(page.paths) if path not in self._hidden]
+            paths = Paths.of([page.paths[row] for row in rows])
+            yield Page(paths, page.sizes[rows], page.modified[rows], None)
+
+    def stat(self, path: str) -> Entry:
+        self.asked.append(path)
+        return super().stat(path)
+
+
+def pushed_twice(*tags: str) -> tuple[Store, list[str]]:
+    """A registry in which each of *tags* has moved; and what they point to."""
+    store = Store()
+    targets = []
+    for tag in tags:
+        store.tree.image("a", tag, layers=[b"old " + tag.encode()])
+        targets.append(store.tree.image("a", tag, layers=[b"new " + tag.encode()]))
+    return store, targets
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_a_tag_that_the_listing_leaves_out_is_a_tag_where_its_history_is_listed(
+    threads: int,
+) -> None:
+    store, targets = pushed_twice("v1", "v2", "v3")
+    store.touch(tag_path("a", "v1"))
+    storage = _Lagging(store.storage, tag_path("a", "v1"), tag_path("a", "v3"))
+    watcher = Watcher()
+    with ThreadEngine(storage, threads) as engine:
+        catalog = read_catalog(storage, engine, watcher)
+    assert [(tag.name, tag.target) for tag in catalog.tags] == [
+        ("v1", targets[0]),
+        ("v2", targets[1]),
+        ("v3", targets[2]),
+    ]
+    assert catalog.tags.modified.tolist() == [YOUNG, OLD, OLD]
+    assert storage.asked == [tag_path("a", "v1"), tag_path("a", "v3")]
+    (notice,) = watcher.notices
+    assert notice.startswith(f"2 tags were not listed, and are there: {tag_path('a', 'v1')}; ")
+    assert catalog.damaged == []
+
+
+def test_the_image_of_a_tag_that_the_listing_leaves_out_stays() -> None:
+    store, targets = pushed_twice("v1", "v2")
+    storage = _Lagging(store.storage, tag_path("a", "v1"))
+    assert {digest for _, digest in marked(storage).live} == set(targets)
+
+
+def test_a_tag_that_is_gone_while_its_history_stays_is_no_tag() -> None:
+    store, targets = pushed_twice("v1", "v2")
+    store.remove(tag_path("a", "v1"))
+    storage = _Lagging(store.storage)
+    found = marked(storage)
+    assert [tag.name for tag in found.catalog.tags] == ["v2"]
+    assert {digest for _, digest in found.live} == {targets[1]}
+    assert storage.asked == [tag_path("a", "v1")]
+
+
+def test_where_no_tag_is_missing_from_the_listing_none_is_asked_for(tmp_path: Path) -> None:
+    store, _ = pushed_twice("v1", "v2")
+    storage = _Lagging(store.storage)
+    assert len(catalog_of(storage).tags) == 2
+    assert storage.asked == []
+    # A folder says what is in it.
+    RegistryTree(folder_sink(tmp_path)).image("a", "v1", layers=[b"x"])
+    (tmp_path / tag_path("a", "v1")).unlink()
+    storage = _Lagging(FilesystemStorage(str(tmp_path)))
+    assert len(catalog_of(storage).tags) == 0
+    assert storage.asked == []
+
+
+def test_a_tag_that_is_not_listed_and_cannot_be_asked_for_ends_the_run() -> None:
+    class Broken(_Lagging):
+        def stat(self, path: str) -> Entry:
+            raise AccessDenied("not yours", path=path)
+
+    store, _ = pushed_twice("v1")
+    with pytest.raises(AccessDenied):
+        catalog_of(Broken(store.storage, tag_path("a", "v1")))
 
 
 # The root

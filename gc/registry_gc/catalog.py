@@ -34,6 +34,7 @@ from registry_gc.listing.repositories import (
 from registry_gc.listing.tag_memory import TagMemory
 from registry_gc.listing.tags import TagColumns, TagFolders, Tags
 from registry_gc.listing.units import cut_repositories, still_to_list
+from registry_gc.listing.unlisted_tags import with_unlisted
 
 _LINKS_A_UNIT = 128
 _TAGS_AT_ONCE = 1 << 15  # bounds what of their paths is in memory
@@ -128,6 +129,11 @@ def _catalog(
         observer.advance(len(batch.repositories))
     observer.finish()
     catalog, odd = merge.catalog()
+    if not reader.capabilities.folders:
+        # A folder is what it says; the pages of an object store may lag behind.
+        catalog.tags = with_unlisted(
+            engine, catalog.repositories, catalog.tags, catalog.tag_index, observer
+        )
     _read_tags(engine, catalog, observer, memory)
     catalog.tags.forget_stamps()
     learn_links(engine, catalog, odd)

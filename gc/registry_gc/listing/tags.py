@@ -130,6 +130,12 @@ class Tags(Sequence[Tag]):
         self.keys, self.known = found.keys[order], found.known[order]
         self.stamps = found.stamps[order]
 
+    def with_more(self, more: TagColumns) -> Tags:
+        """These tags and *more*, of the same folders."""
+        columns = TagColumns(self.folder, self.modified, self.keys, self.known, self.stamps)
+        joined = TagColumns.joined([columns, more])
+        return Tags(self._repositories, self.folders, self._names, joined)
+
     @property
     def owner(self) -> NDArray[np.int32]:
         """The repository of each tag."""
