@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from registry_drivers.base import Reader
 from registry_drivers.errors import NotFound, Unavailable
 from registry_drivers.memory import MemoryStorage
+from registry_drivers.withdrawal import is_withdrawn
 from registry_gc.engine import (
     Engine,
     ProcessEngine,
@@ -199,6 +200,27 @@ def test_threads_work_side_by_side(reader: MemoryStorage) -> None:
 
 def processors(reader: Reader, number: int) -> frozenset[int]:
     return frozenset(os.sched_getaffinity(0))
+
+
+def test_what_fails_in_a_thread_is_not_tried_again_when_the_run_is_over(
+    reader: MemoryStorage,
+) -> None:
+    begun, withdrawn = threading.Event(), []
+
+    def work(_: Reader, number: int) -> None:
+        withdrawn.append(is_withdrawn())
+        if number == 1:
+            begun.set()
+            while not is_withdrawn():
+                pass
+            withdrawn.append(True)
+            return
+        begun.wait()
+        raise Unavailable("gone")
+
+    with pytest.raises(Unavailable), ThreadEngine(reader, 2) as engine:
+        list(engine.run(work, [1, 2]))
+    assert withdrawn == [False, False, True]
 
 
 def test_threads_share_a_processor_and_what_comes_after_them_has_all(

@@ -171,7 +171,7 @@ class GCSVersions(ObjectVersions[GCSStorage]):
                     yield row.key.encode(), [row]
             if not page.token:
                 return
-            token = tokens.next(page.token)
+            token = tokens.next(page.token, empty=not page.rows)
 
     def _remove(self, versions: Sequence[Version]) -> Removed:
         paths = [(version.key, f"?generation={version.id}") for version in versions]

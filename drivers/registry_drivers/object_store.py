@@ -77,7 +77,7 @@ class ObjectStorage(ObjectClient):
                 yield listed.page if self.seekable else replace(listed.page, token=listed.token)
             if not listed.token:
                 return
-            token = tokens.next(listed.token)
+            token = tokens.next(listed.token, empty=not keys)
 
     def children(self, prefix: str) -> Children:
         """See :class:`~registry_drivers.base.Reader`."""
@@ -100,7 +100,7 @@ class ObjectStorage(ObjectClient):
             if not level.token:
                 # Names that no path may have (an empty part, a dot) are nobody's folder.
                 return Children(tuple(sorted(folders - _NO_NAMES)), tuple(sorted(files - {""})))
-            token = tokens.next(level.token)
+            token = tokens.next(level.token, empty=not (level.folders or level.files))
 
     def read(self, path: str, *, limit: int | None = None) -> bytes:
         """See :class:`~registry_drivers.base.Reader`."""

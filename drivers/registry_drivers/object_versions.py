@@ -160,7 +160,7 @@ class ObjectVersions(abc.ABC, Generic[Storage]):
                 open_keys = {} if rest is None else {page.last: rest}
             if not page.token:
                 return
-            token = tokens.next(page.token)
+            token = tokens.next(page.token, empty=not page.rows)
 
     def _page(self, prefix: str, start: str, token: str) -> Versions:
         return self._ask(lambda: self._list(prefix, start, token), prefix, list=1)

@@ -8,8 +8,13 @@ from itertools import chain
 from typing import TypeVar
 
 from registry_drivers.errors import StorageError
+from registry_drivers.withdrawal import is_withdrawn
 
 Token = TypeVar("Token", bound=Hashable)
+
+MOST_EMPTY = 1000
+"""Pages without a row, one after the other. A store may send some: it stops looking after so many
+keys, and those that it looked at were deleted. A thousand pages are of some million keys."""
 
 
 class PageTokens:
@@ -17,20 +22,35 @@ class PageTokens:
 
     A storage, or a cache before it, that tells one of them a second time would be asked for ever.
     Of each only a hash is kept: 100 million keys have 100,000 pages. Two tokens of one hash, one
-    chance in four thousand million for so many, end a run before it deletes anything.
+    chance in four thousand million for so many, end a run before it deletes anything. Nor is it
+    asked for ever by a token that is new each time, of pages that hold nothing.
     """
 
-    __slots__ = ("_driver", "_path", "_seen")
+    __slots__ = ("_driver", "_empty", "_path", "_seen")
 
     def __init__(self, path: str, driver: str, first: Hashable = "") -> None:
         self._path, self._driver = path, driver
         self._seen = {hash(first)}
+        self._empty = 0
 
-    def next(self, token: Token) -> Token:
+    def next(self, token: Token, *, empty: bool) -> Token:
         """*token*, which asks for the page that comes now.
 
-        :raises StorageError: it was asked for before.
+        :param empty: the page that told it has no row. Whoever takes the rows has no turn then to
+            end the listing, so it is asked here whether it is wanted still.
+        :raises StorageError: it was asked for before, or there are too many empty pages.
         """
+        self._empty = self._empty + 1 if empty else 0
+        if self._empty > MOST_EMPTY:
+            raise StorageError(
+                f"the listing goes on and on, and {MOST_EMPTY} pages of it hold nothing",
+                path=self._path,
+                driver=self._driver,
+            )
+        if empty and is_withdrawn():
+            raise StorageError(
+                "the listing is not wanted any more", path=self._path, driver=self._driver
+            )
         known = len(self._seen)
         self._seen.add(hash(token))
         if len(self._seen) == known:

@@ -45,7 +45,9 @@ class S3Uploads(ObjectVersions[S3Storage]):
                     found = self._look_at(key, upload, initiated)
                     if found is not None and found.youngest < before:
                         yield found
-            after = following if following is None else tokens.next(following)
+            if following is not None:
+                following = tokens.next(following, empty=not uploads)
+            after = following
 
     def _uploads(
         self, prefix: str, key: str, upload: str
@@ -81,7 +83,9 @@ class S3Uploads(ObjectVersions[S3Storage]):
                 return None
             size += sum(sizes)
             youngest = max([youngest, *modified])
-            after = following if following is None else tokens.next(following)
+            if following is not None:
+                following = tokens.next(following, empty=not sizes)
+            after = following
         return MultipartUpload(path, upload, initiated, youngest, size)
 
     def _parts(

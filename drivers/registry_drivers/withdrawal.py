@@ -1,6 +1,7 @@
 """What has failed in passing is tried again, for minutes. By then it may not be wanted any more.
 
-Whoever deletes says by :func:`unless_withdrawn` who is to be asked before a delete goes out again.
+Whoever deletes says by :func:`unless_withdrawn` who is to be asked before a delete goes out again;
+whoever lists and reads in threads, who is to be asked before they go on for nobody.
 """
 
 from __future__ import annotations

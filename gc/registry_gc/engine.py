@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 from registry_drivers.base import Reader
+from registry_drivers.withdrawal import unless_withdrawn
 from registry_gc.interrupts import signals_held
 from registry_gc.overlap import Overlap
 
@@ -192,6 +193,10 @@ class _PoolEngine:
 class ThreadEngine(_PoolEngine):
     """Runs units in threads, which share the reader."""
 
+    def __init__(self, reader: Reader, workers: int) -> None:
+        super().__init__(reader, workers)
+        self._ending = threading.Event()
+
     def __enter__(self) -> ThreadEngine:
         from concurrent.futures import ThreadPoolExecutor
 
@@ -204,17 +209,28 @@ class ThreadEngine(_PoolEngine):
         self._switching = sys.getswitchinterval()
         sys.setswitchinterval(0.05)
         self._processors = _keep_to_one_processor()
+        self._ending.clear()
         self._executor = ThreadPoolExecutor(self.workers, thread_name_prefix="registry-gc")
         return self
 
     def __exit__(self, *error: object) -> None:
+        # Whoever is interrupted, has failed or has enough waits for what is under way, and wants
+        # none of it: nothing of it is tried again for minutes.
+        self._ending.set()
         super().__exit__(*error)
         sys.setswitchinterval(self._switching)
         _go_back_to(self._processors)
 
     def _submit(self, work: Work[Any, Any], unit: Any) -> Future[Any]:
         assert self._executor is not None
-        return self._executor.submit(work, self._reader, unit)
+        return self._executor.submit(self._unless_ending, work, unit)
+
+    def _unless_ending(self, work: Work[Any, Any], unit: Any) -> Any:
+        with unless_withdrawn(self._is_wanted):
+            return work(self._reader, unit)
+
+    def _is_wanted(self) -> bool:
+        return not self._ending.is_set()
 
 
 def _keep_to_one_processor() -> set[int]:

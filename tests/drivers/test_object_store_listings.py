@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from urllib.parse import quote
 
@@ -20,7 +20,8 @@ from registry_drivers.object_store import ObjectStorage
 from registry_drivers.retry import Retry
 from registry_drivers.s3 import S3Storage, open_s3
 from registry_drivers.s3_versions import S3Versions
-from servers.fault_proxy import Answer, FaultProxy, stub
+from registry_drivers.withdrawal import unless_withdrawn
+from servers.fault_proxy import Answer, FaultProxy, Request, stub
 
 KEY = base64.b64encode(b"k" * 32).decode()
 MD5 = base64.b64encode(b"m" * 16).decode()
@@ -192,6 +193,93 @@ def test_versions_uploads_and_parts_that_are_listed_in_a_circle_end_with_an_erro
         }
         with pytest.raises(StorageError, match="the same page again"):
             list(asked[what]())
+
+
+def without_end(kind: str) -> Callable[[Request], Answer]:
+    """Empty pages, each with a token of its own."""
+    turns = itertools.count()
+    if kind in PAGES:
+        return lambda _: PAGES[kind]([], f"t{next(turns)}")
+    root, mark = ROUNDS[kind]
+
+    def page(_: Request) -> Answer:
+        where = f"a/{next(turns):09}"
+        text = f"<IsTruncated>true</IsTruncated><NextKeyMarker>{where}</NextKeyMarker>"
+        return Answer(200, f"<{root}>{text}<{mark}>{where}</{mark}></{root}>".encode())
+
+    return page
+
+
+LISTINGS: dict[str, Callable[[ObjectStorage], Iterable[object]]] = {
+    "objects": lambda storage: storage.list("a/"),
+    "folders": lambda storage: [storage.children("a/")],
+    "versions": lambda storage: versions_of(storage).leftovers("a/"),
+    "uploads": lambda storage: versions_of(storage).abandoned_uploads("a/", before=1.7e9),
+}
+ROUNDS = {
+    "versions": ("ListVersionsResult", "NextVersionIdMarker"),
+    "uploads": ("ListMultipartUploadsResult", "NextUploadIdMarker"),
+}
+
+
+def versions_of(storage: ObjectStorage) -> S3Versions:
+    assert isinstance(storage, S3Storage)
+    return S3Versions(storage)
+
+
+ENDLESS = pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        *((kind, what) for kind in PAGES for what in ("objects", "folders")),
+        ("s3", "versions"),
+        ("s3", "uploads"),
+    ],
+    indirect=["kind"],
+)
+
+
+@ENDLESS
+def test_a_listing_of_nothing_that_never_ends_ends_with_an_error(
+    storage: ObjectStorage,
+    server: FaultProxy,
+    kind: str,
+    what: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("registry_drivers.paging.MOST_EMPTY", 7)
+    server.rule = without_end(what if what in ROUNDS else kind)
+    with pytest.raises(StorageError, match="goes on and on, and 7 pages of it hold nothing"):
+        list(LISTINGS[what](storage))
+    assert len(server.requests) == 8
+
+
+@ENDLESS
+def test_a_listing_of_nothing_ends_where_nobody_wants_it_any_more(
+    storage: ObjectStorage, server: FaultProxy, kind: str, what: str
+) -> None:
+    server.rule = without_end(what if what in ROUNDS else kind)
+    wanted = itertools.chain([True, True], itertools.repeat(False))
+    with (
+        unless_withdrawn(lambda: next(wanted)),
+        pytest.raises(StorageError, match="not wanted any more"),
+    ):
+        list(LISTINGS[what](storage))
+    assert len(server.requests) == 3
+
+
+def test_empty_pages_between_others_are_no_fault(
+    storage: ObjectStorage,
+    server: FaultProxy,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Amazon's send them where much was deleted, Azure and Google where they look no further.
+    monkeypatch.setattr("registry_drivers.paging.MOST_EMPTY", 2)
+    page = PAGES[kind]
+    names = [[], [], [b"a/1"], [], [], [b"a/2"]]
+    answers = [page(rows, f"t{number}") for number, rows in enumerate(names)]
+    tell(server, *answers, page([b"a/3"]))
+    assert paths_of(storage.list("a/")) == ["a/1", "a/2", "a/3"]
 
 
 def test_a_store_that_begins_elsewhere_than_it_is_asked_to_is_refused(server: FaultProxy) -> None:
