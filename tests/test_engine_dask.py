@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
+import signal
+import socket
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,16 +19,33 @@ from generated import GeneratedStorage
 from generated_shape import Shape
 from registry_drivers.errors import NotFound
 from registry_gc.catalog import read_catalog
+from registry_gc.cli.flags import SchedulerType
 from registry_gc.collect import Job, collect
 from registry_gc.engine import SerialEngine
-from registry_gc.engine_dask import ClusterError, DaskEngine
+from registry_gc.engine_dask import (
+    ClusterError,
+    DaskEngine,
+    Doubt,
+    _told,
+    check_transport,
+    look,
+)
 from registry_gc.guard import Verdict
-from registry_gc.interrupts import Interrupts
+from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.policy import Policy
 from registry_gc.references import Manifests
 from registry_gc.report.model import Report
 from running import run, write_config
-from servers.dask import Cluster, cluster, echo, everything_kept, miss, open_with
+from servers.dask import (
+    SOURCES,
+    Cluster,
+    cluster,
+    echo,
+    everything_kept,
+    miss,
+    open_as_told,
+    open_with,
+)
 from servers.process import free_port
 
 SHAPE = Shape(repositories=60, blobs=6000, teams=10)
@@ -200,7 +221,8 @@ def test_no_scheduler_is_one_clear_line(folder: str, monkeypatch: pytest.MonkeyP
         DaskEngine(storage, address, opening(folder)).__enter__()
 
 
-def test_workers_with_another_version_are_refused(folder: str, tmp_path: Path) -> None:
+def other_version(tmp_path: Path) -> str:
+    """What PYTHONPATH is where another version is installed."""
     import registry_gc
 
     other = tmp_path / "other" / "registry_gc"
@@ -208,12 +230,121 @@ def test_workers_with_another_version_are_refused(folder: str, tmp_path: Path) -
     for module in Path(registry_gc.__file__).parent.glob("*.py"):
         (other / module.name).write_bytes(module.read_bytes())
     (other / "__init__.py").write_text('"""Another version."""\n__version__ = "0.0.0"\n')
-    drivers = Path(registry_gc.__file__).parents[2] / "drivers"
+    for package in ("compact", "listing"):
+        (other / package).symlink_to(Path(registry_gc.__file__).parent / package)
+    return f"{other.parent}:{SOURCES}"
+
+
+def test_workers_with_another_version_are_refused(folder: str, tmp_path: Path) -> None:
+    sources = other_version(tmp_path)
     (tmp_path / "cluster").mkdir()
-    with cluster(tmp_path / "cluster", 1, sources=f"{other.parent}:{drivers}") as own:
+    with cluster(tmp_path / "cluster", 1, sources=sources) as own:
         engine = DaskEngine(opening(folder)(), own.address, opening(folder))
         with pytest.raises(ClusterError, match="install the same registry-garbage-collect"):
             engine.__enter__()
+
+
+def test_a_worker_with_another_version_that_comes_later_does_no_unit(
+    folder: str, tmp_path: Path
+) -> None:
+    storage = opening(folder)()
+    sources = other_version(tmp_path)
+    with cluster(tmp_path, 1) as own, DaskEngine(storage, own.address, opening(folder)) as engine:
+        own.add(PYTHONPATH=sources)
+        engine._client.wait_for_workers(2, timeout=60)
+        own.workers[0].kill()
+        own.workers[0].wait()
+        found = engine.run(echo, range(9))
+        with pytest.raises(ClusterError, match="install the same registry-garbage-collect"):
+            next(found)
+
+
+def test_a_worker_that_comes_later_and_sees_another_storage_ends_the_run(
+    folder: str, tmp_path: Path
+) -> None:
+    storage = opening(folder)()
+    elsewhere = functools.partial(GeneratedStorage, Shape(50, 5000), folder=str(tmp_path))
+    told = functools.partial(open_as_told, opening(folder), elsewhere)
+    with cluster(tmp_path, 1) as own, DaskEngine(storage, own.address, told) as engine:
+        assert [*engine.run(echo, [1])] == [1]
+        own.add(ELSEWHERE="yes")
+        engine._client.wait_for_workers(2, timeout=60)
+        own.workers[0].kill()
+        own.workers[0].wait()
+        found = engine.run(echo, range(9))
+        with pytest.raises(ClusterError, match="another storage"):
+            next(found)
+
+
+def test_what_has_changed_since_this_process_looked_is_no_other_storage(
+    dask: Cluster, folder: str
+) -> None:
+    with DaskEngine(opening(folder)(), dask.address, opening(folder)) as engine:
+        engine._seen = "what was there before a push"
+        assert sorted(engine.run(echo, range(9))) == [*range(9)]
+        assert engine._seen == look(engine._reader)
+
+
+def test_a_result_of_a_thread_in_doubt_is_not_used_and_its_unit_is_run_again(
+    dask: Cluster, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with DaskEngine(opening(folder)(), dask.address, opening(folder)) as engine:
+        agrees, asked = engine._agrees, []
+
+        def first_in_doubt(doubt: Doubt | None) -> bool:
+            asked.append(doubt)
+            return agrees(Doubt("thread", "elsewhere") if len(asked) == 1 else doubt)
+
+        monkeypatch.setattr(engine, "_agrees", first_in_doubt)
+        assert sorted(engine.run(echo, range(9))) == [*range(9)]
+        assert len(asked) == 10
+
+
+def test_who_accepts_and_says_nothing_is_no_scheduler(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("registry_gc.engine_dask._CONNECT_SECONDS", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ClusterError, match=r"no Dask scheduler answers: .+"):
+            DaskEngine(opening(folder)(), address, opening(folder)).__enter__()
+
+
+def test_a_signal_while_workers_are_asked_is_told_as_a_signal(
+    dask: Cluster, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = DaskEngine(opening(folder)(), dask.address, opening(folder))
+
+    def interrupted(*arguments: object) -> None:
+        raise Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr("distributed.Client.run", interrupted)
+    with pytest.raises(Interrupted):
+        engine.__enter__()
+
+
+def test_a_worker_that_hangs_does_not_keep_a_run_from_ending(folder: str, tmp_path: Path) -> None:
+    with cluster(tmp_path, 1) as own:
+        engine = DaskEngine(opening(folder)(), own.address, opening(folder)).__enter__()
+        own.workers[0].send_signal(signal.SIGSTOP)
+        try:
+            ending = threading.Thread(target=engine.__exit__, daemon=True)
+            ending.start()
+            ending.join(60)
+            assert not ending.is_alive()
+        finally:
+            own.workers[0].send_signal(signal.SIGCONT)
+
+
+def test_nothing_of_distributed_s_own_is_logged(dask: Cluster, folder: str) -> None:
+    with DaskEngine(opening(folder)(), dask.address, opening(folder)):
+        for name in ("distributed.client", "distributed.core", "distributed.comm"):
+            assert not logging.getLogger(name).isEnabledFor(logging.ERROR)
+
+
+def test_an_error_that_says_nothing_is_told_by_its_name_and_a_page_in_one_line() -> None:
+    assert _told(TimeoutError()) == "TimeoutError"
+    assert _told(OSError("one\n  two\n")) == "one two"
 
 
 def test_workers_that_see_another_storage_are_refused(dask: Cluster, tmp_path: Path) -> None:
@@ -222,6 +353,31 @@ def test_workers_that_see_another_storage_are_refused(dask: Cluster, tmp_path: P
     other = functools.partial(GeneratedStorage, Shape(50, 5000), folder=str(tmp_path / "a"))
     with pytest.raises(ClusterError, match="another storage"):
         DaskEngine(storage, dask.address, other).__enter__()
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "127.0.0.1", "tcp://", "tcp://127.0.0.1:port", "tcp://127.0.0.1:70000", "foo://h:1",
+     "tcp://user:pa55word@127.0.0.1:8786", "tcp://[::1", "inproc://x", "/etc/passwd"],
+)  # fmt: skip
+def test_what_is_no_address_is_a_wrong_use_and_is_not_printed(address: str, tmp_path: Path) -> None:
+    (tmp_path / "registry").mkdir()
+    config = write_config(tmp_path / "registry")
+    result = run("--dask", address, "--dry-run", config, state=tmp_path / "state")
+    assert result.exit_code == 2
+    assert "expected tcp://HOST:PORT or tls://HOST:PORT" in result.errors
+    assert "pa55word" not in result.errors
+
+
+@pytest.mark.parametrize("address", ["h:8786", "tls://h:8786", "tcp://[::1]:8786", "tcp://h:1/"])
+def test_what_dask_takes_for_an_address_is_one_here_too(address: str) -> None:
+    assert SchedulerType().convert(address, None, None) == address
+
+
+def test_tls_without_certificates_is_refused_before_anybody_is_asked() -> None:
+    with pytest.raises(ValueError, match="certificates"):
+        check_transport("tls://127.0.0.1:1")
+    check_transport("tcp://127.0.0.1:1")
 
 
 def test_a_folder_is_refused_for_it_may_be_another_one_on_each_worker(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ Each worker opens the storage by itself.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import logging
@@ -15,16 +16,18 @@ import platform
 import threading
 import uuid
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
-from distributed import Client, KilledWorker, WorkerPlugin, as_completed
+from distributed import Client, KilledWorker, Security, WorkerPlugin, as_completed
 from distributed.client import FutureCancelledError
+from distributed.comm.core import connect
 
 from registry_drivers.base import Reader
 from registry_gc import __version__
 from registry_gc.engine import NO_MORE, Result, Unit, Work, WorkerLost, drain
+from registry_gc.interrupts import Interrupted
 from registry_gc.layout import BLOBS, REPOSITORIES
 from registry_gc.manifests import RULES_VERSION
 
@@ -32,7 +35,15 @@ OpenReader = Callable[[], Reader]
 """Opens the storage anew; can be pickled, as ``functools.partial(open_storage, spec)`` can."""
 
 _CONNECT_SECONDS = 15.0
+_END_SECONDS = 5.0
 _ATTEMPTS = 3
+_ANOTHER_STORAGE = (
+    "Dask workers see another storage under this configuration than this process does; is "
+    "its address the same everywhere?"
+)
+# Each of them may have a level of its own.
+_LOGGERS = ("distributed", "distributed.client", "distributed.comm", "distributed.core")
+_PROCESS = uuid.uuid4().hex
 _local = threading.local()
 
 
@@ -53,8 +64,11 @@ class DaskEngine:
     def __init__(self, reader: Reader, address: str, open_reader: OpenReader) -> None:
         self._reader = reader
         self._address = address
-        self._opening = Opening(pickle.dumps(open_reader))
+        self._opening = Opening(pickle.dumps(open_reader), _versions())
         self._client: Any = None
+        # What this process saw when it looked last, and how often which thread saw something else.
+        self._seen = ""
+        self._doubts: Counter[str] = Counter()
         self.workers = 1
 
     def __enter__(self) -> DaskEngine:
@@ -63,18 +77,23 @@ class DaskEngine:
         :raises ClusterError: no scheduler, no workers, other versions, another storage.
         """
         # One line of ours says it; distributed would add a page.
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        for name in _LOGGERS:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         try:
+            # A client waits for ever for who accepts a connection and says nothing.
+            asyncio.run(_answers(self._address))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 self._client = Client(self._address, timeout=_CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError, RuntimeError, TypeError) as error:
-            raise ClusterError(f"{self._address}: no Dask scheduler answers: {error}") from error
+            raise ClusterError(
+                f"{self._address}: no Dask scheduler answers: {_told(error)}"
+            ) from error
         try:
             self._look_at_versions()
             # Not with each unit: what a unit is made of is kept by the scheduler, and printed by a
             # worker that fails with it. New workers get it too.
-            self._client.register_plugin(self._opening)
+            self._register()
             self._look()
         except BaseException:
             self._close()
@@ -86,11 +105,28 @@ class DaskEngine:
 
     def _close(self) -> None:
         if self._client is not None:
-            # A scheduler that is gone has forgotten it.
-            with contextlib.suppress(Exception):
-                self._client.unregister_worker_plugin(self._opening.name)
-            self._client.close(timeout=5)
-            self._client = None
+            # A worker that hangs never says that it has forgotten.
+            forgetting = threading.Thread(target=self._forget, args=(self._client,), daemon=True)
+            forgetting.start()
+            try:
+                forgetting.join(_END_SECONDS)
+            finally:
+                self._client.close(timeout=_END_SECONDS)
+                self._client = None
+
+    def _forget(self, client: Any) -> None:
+        # A scheduler that is gone has forgotten it.
+        with contextlib.suppress(Exception):
+            client.unregister_worker_plugin(self._opening.name)
+
+    def _register(self) -> None:
+        try:
+            self._client.register_plugin(self._opening)
+        except Interrupted:
+            raise
+        except Exception as error:
+            # A worker that came since they were asked, and cannot be one of them.
+            raise self._of_no_use(error) from error
 
     def _look_at_versions(self) -> None:
         try:
@@ -102,30 +138,46 @@ class DaskEngine:
         here = _versions()
         for worker, found in self._asked(_probe()).items():
             if found != here:
-                raise ClusterError(
-                    f"the Dask worker {worker} has {found}, and here is {here}: install the same "
-                    "registry-garbage-collect[dask], with the same extras, on both"
-                )
+                raise _other_versions(worker, found, here)
 
     def _look(self) -> None:
         for _ in range(_ATTEMPTS):
             # Pushes may go on during a dry run, so the look may have to be taken again.
             before = look(self._reader)
             found_there = self._asked(_look_from_worker, self._opening.name)
-            if all(seen in (before, look(self._reader)) for seen in found_there.values()):
+            self._seen = look(self._reader)
+            if all(seen in (before, self._seen) for seen in found_there.values()):
                 return
-        raise ClusterError(
-            "Dask workers see another storage under this configuration than this process does; is "
-            "its address the same everywhere?"
-        )
+        raise ClusterError(_ANOTHER_STORAGE)
+
+    def _agrees(self, doubt: Doubt | None) -> bool:
+        """Whether the result that came with *doubt* may be used; if not, the unit is run again.
+
+        :raises ClusterError: the same thread sees something else time and again.
+        """
+        if doubt is None or doubt.seen == self._seen:
+            return True
+        # Pushes go on during a dry run, and this run's own deletes are seen too.
+        self._seen = look(self._reader)
+        if doubt.seen == self._seen:
+            return True
+        self._doubts[doubt.thread] += 1
+        if self._doubts[doubt.thread] >= _ATTEMPTS:
+            raise ClusterError(_ANOTHER_STORAGE)
+        return False
 
     def _asked(self, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
         try:
             answers: dict[str, Any] = self._client.run(function, *arguments)
+        except Interrupted:
+            raise
         except Exception as error:
             # Whatever a worker cannot import or open is raised here, in its own words.
-            raise ClusterError(f"{self._address}: a Dask worker is of no use: {error}") from error
+            raise self._of_no_use(error) from error
         return answers
+
+    def _of_no_use(self, error: Exception) -> ClusterError:
+        return ClusterError(f"{self._address}: a Dask worker is of no use: {_told(error)}")
 
     def run(
         self,
@@ -140,36 +192,82 @@ class DaskEngine:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             done = as_completed(loop=self._client.loop)
-        running: set[Any] = set()
+        running: dict[Any, Unit] = {}
+
+        def send(unit: Unit) -> None:
+            task = pickle.dumps((self._opening.name, self._seen, work, unit))
+            future = self._client.submit(shim, task, pure=False, key=_key(work))
+            running[future] = unit
+            done.add(future)
+
         try:
             while True:
                 while len(running) < 2 * self.workers + 2:
                     unit = next(drain(source, extra), NO_MORE)
                     if unit is NO_MORE:
                         break
-                    task = pickle.dumps((self._opening.name, work, unit))
-                    future = self._client.submit(shim, task, pure=False, key=_key(work))
-                    running.add(future)
-                    done.add(future)
+                    send(unit)
                 if not running:
                     return
                 future = next(done)
-                running.discard(future)
-                result, requests = future.result()
+                unit = running.pop(future)
+                result, requests, doubt = future.result()
                 self._reader.requests.add(**requests)
+                if not self._agrees(doubt):
+                    send(unit)
+                    continue
                 if follow is not None:
                     extra.extend(follow(result))
                 yield result
         except KilledWorker as error:
             raise ClusterError(
                 "several Dask workers were killed over the same unit, as the system does when "
-                f"memory runs out: {error}"
+                f"memory runs out: {_told(error)}"
             ) from error
         except (FutureCancelledError, TimeoutError) as error:
-            raise ClusterError(f"{self._address}: the Dask scheduler is gone: {error}") from error
+            raise ClusterError(
+                f"{self._address}: the Dask scheduler is gone: {_told(error)}"
+            ) from error
         finally:
             for future in running:
                 future.cancel()
+
+
+def check_transport(address: str) -> None:
+    """Look whether this process can speak as *address* asks.
+
+    :raises ValueError: ``tls`` without certificates that Dask's configuration names.
+    """
+    if address.startswith("tls://"):
+        try:
+            given = Security().get_connection_args("client")["ssl_context"]
+        except (OSError, ValueError, TypeError) as error:
+            raise ValueError(_told(error)) from error
+        if given is None:
+            raise ValueError("Dask's configuration names no certificates for TLS")
+
+
+async def _answers(address: str) -> None:
+    """Connect once, which is to shake hands too.
+
+    :raises OSError: nobody is there, or nobody says anything.
+    """
+    options = Security().get_connection_args("client")
+    async with asyncio.timeout(_CONNECT_SECONDS + 1):
+        comm = await connect(address, timeout=_CONNECT_SECONDS, **options)
+        await comm.close()
+
+
+def _told(error: BaseException) -> str:
+    """What *error* says, in one line; some say nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _other_versions(worker: str, found: dict[str, str], here: dict[str, str]) -> ClusterError:
+    return ClusterError(
+        f"the Dask worker {worker} has {found}, and here is {here}: install the same "
+        "registry-garbage-collect[dask], with the same extras, on both"
+    )
 
 
 def _versions() -> dict[str, str]:
@@ -197,10 +295,10 @@ def _probe() -> Callable[[], dict[str, str]]:
     return versions
 
 
-def _shim() -> Callable[[bytes], tuple[Any, dict[str, int]]]:
+def _shim() -> Callable[[bytes], Answer]:
     """What the scheduler is sent: by value, and the rest as bytes, so that it needs no package."""
 
-    def run_unit(task: bytes) -> tuple[Any, dict[str, int]]:
+    def run_unit(task: bytes) -> Answer:
         from registry_gc import engine_dask
 
         return engine_dask.run_task(task)
@@ -223,23 +321,46 @@ def look(reader: Reader) -> str:
     return digest.hexdigest()
 
 
+class Doubt(NamedTuple):
+    """What a worker's thread sees while that is not what the client has seen."""
+
+    thread: str
+    seen: str
+
+
+Answer = tuple[Any, dict[str, int], Doubt | None]
+"""The result of a unit, what it asked of the storage, and whether that may be another one."""
+
+
 class Opening(WorkerPlugin):
     """How each worker opens the storage, under a name that tells nothing of it."""
 
-    def __init__(self, pickled: bytes) -> None:
+    def __init__(self, pickled: bytes, versions: dict[str, str]) -> None:
         self.name = f"registry-gc-{uuid.uuid4().hex}"
         self._pickled = pickled
+        self._versions = versions
 
     def setup(self, worker: Any) -> None:
-        """On a worker: keep it."""
+        """On a worker, also on one that comes later: keep it.
+
+        :raises ClusterError: it is not what the client is. One that comes later only logs that,
+            and is sent units: it does none of them, but says why.
+        """
+        found = _versions()
+        if found != self._versions:
+            error = _other_versions(worker.address, found, self._versions)
+            _refusals[self.name] = str(error)
+            raise error
         _openings[self.name] = self._pickled
 
     def teardown(self, worker: Any) -> None:
         """On a worker: forget it, as the run is over."""
         _openings.pop(self.name, None)
+        _refusals.pop(self.name, None)
 
 
 _openings: dict[str, bytes] = {}
+_refusals: dict[str, str] = {}
 
 
 def _look_from_worker(opening: str) -> str:
@@ -252,16 +373,33 @@ def _reader(opening: str) -> Reader:
     if opening not in readers:
         for name in readers.keys() - _openings.keys():
             readers.pop(name).close()
+        if opening not in _openings:
+            unknown = "a Dask worker was not told how to open the storage; its log may say why"
+            raise ClusterError(_refusals.get(opening, unknown))
         # The client's own pickle, by way of a cluster that runs whatever the client sends.
         readers[opening] = pickle.loads(_openings[opening])()  # noqa: S301  # see above
     return readers[opening]
 
 
-def run_task(task: bytes) -> tuple[Any, dict[str, int]]:
-    """One unit, in a worker; with what it asked of the storage."""
-    opening, work, unit = pickle.loads(task)  # noqa: S301  # see _reader
+def _doubt(opening: str, reader: Reader, client_saw: str) -> Doubt | None:
+    """None once this thread has seen what the client saw; it is not looked again then."""
+    agreed: set[str] = _local.__dict__.setdefault("agreed", set())
+    if opening in agreed:
+        return None
+    seen = look(reader)
+    if seen != client_saw:
+        return Doubt(f"{_PROCESS}-{threading.get_ident()}", seen)
+    agreed &= _openings.keys()
+    agreed.add(opening)
+    return None
+
+
+def run_task(task: bytes) -> Answer:
+    """One unit, in a worker, which looks first whether it sees the client's storage."""
+    opening, client_saw, work, unit = pickle.loads(task)  # noqa: S301  # see _reader
     reader = _reader(opening)
     before = reader.requests.totals()
+    doubt = _doubt(opening, reader, client_saw)
     result = work(reader, unit)
     after = reader.requests.totals()
-    return result, {name: after[name] - before[name] for name in after}
+    return result, {name: after[name] - before[name] for name in after}, doubt

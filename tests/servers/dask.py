@@ -36,6 +36,11 @@ def open_with(secret: str, opening: Callable[[], Reader]) -> Reader:
     return opening()
 
 
+def open_as_told(here: Callable[[], Reader], elsewhere: Callable[[], Reader]) -> Reader:
+    """Open a storage, or another one where the environment says so: as a name that differs."""
+    return elsewhere() if os.environ.get("ELSEWHERE") else here()
+
+
 def everything_kept(dask_scheduler: Any) -> list[str]:
     """On the scheduler: what it has of each task, as text."""
     return [
@@ -45,10 +50,13 @@ def everything_kept(dask_scheduler: Any) -> list[str]:
 
 @dataclass
 class Cluster:
-    """A scheduler's address, and its workers; :meth:`add` starts another."""
+    """A scheduler's address, and its workers.
+
+    ``add`` starts another one, with these variables in its environment too.
+    """
 
     address: str
-    add: Callable[[], None] = lambda: None
+    add: Callable[..., None] = lambda **more: None
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
 
@@ -75,9 +83,9 @@ def cluster(folder: Path, workers: int, *, sources: str = SOURCES) -> Iterator[C
         found = Cluster(address)
         log = stack.enter_context((folder / "workers.log").open("wb"))
 
-        def add() -> None:
+        def add(**more: str) -> None:
             process = subprocess.Popen(
-                worker, env=environment, cwd=folder, stdout=log, stderr=log,
+                worker, env={**environment, **more}, cwd=folder, stdout=log, stderr=log,
                 stdin=subprocess.DEVNULL,
             )  # fmt: skip
             found.workers.append(process)

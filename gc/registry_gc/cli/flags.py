@@ -31,6 +31,11 @@ _LONG = {"d": "--dry-run", "m": "--delete-untagged", "q": "--quiet"}
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 
+# Passwords stand before an "@"; no address of a scheduler has one.
+_SCHEDULER = re.compile(
+    r"(?:(?:tcp|tls|ws|wss)://)?(?:\[[0-9A-Fa-f:.]+\]|[^\s/?#@:\[\]]+):(?P<port>[0-9]{1,5})/?"
+)
+
 
 @contextmanager
 def untraced() -> Iterator[None]:
@@ -156,6 +161,19 @@ class DeadlineType(click.ParamType[float]):
             return parse_deadline(str(value), datetime.now().astimezone())
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+class SchedulerType(click.ParamType[str]):
+    """Where a Dask scheduler is. One that is refused is not printed: it may hold a password."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Look whether it is an address; without a scheme it is ``tcp``, as Dask has it."""
+        found = _SCHEDULER.fullmatch(str(value))
+        if found is None or not 0 < int(found["port"]) < 1 << 16:
+            self.fail("expected tcp://HOST:PORT or tls://HOST:PORT", param, ctx)
+        return str(value)
 
 
 class LimitType(click.ParamType[Any]):

@@ -14,6 +14,7 @@ from registry_gc.cli.flags import (
     LimitType,
     RateType,
     ReleaseType,
+    SchedulerType,
     SizeType,
 )
 
@@ -132,7 +133,7 @@ OPTIONS = (
         help="How many requests, or processes, at once. Default: what suits the storage.",
     ),
     click.option(
-        "--dask", metavar="ADDRESS",
+        "--dask", type=SchedulerType(), metavar="ADDRESS",
         help="List and read on the Dask cluster whose scheduler is at ADDRESS, such as "
         "tcp://scheduler:8786. Object stores only.",
     ),

@@ -184,7 +184,7 @@ def dask_engine(
 ) -> Callable[[Reader], Engine] | None:
     """The engine that ``--dask`` asks for.
 
-    :raises ConfigError: not for this storage, or the extra is not installed.
+    :raises ConfigError: not for this storage, the extra is not installed, or no TLS is set up.
     """
     address = options["dask"]
     if address is None:
@@ -202,7 +202,7 @@ def dask_engine(
             "machines together: --dask and it exclude each other"
         )
     try:
-        from registry_gc.engine_dask import DaskEngine
+        from registry_gc.engine_dask import DaskEngine, check_transport
     except ImportError as error:
         raise ConfigError(
             f"--dask needs a package that cannot be imported ({error}): "
@@ -210,6 +210,10 @@ def dask_engine(
         ) from error
     from functools import partial
 
+    try:
+        check_transport(address)
+    except ValueError as error:
+        raise ConfigError(f"--dask {address}: {error}") from error
     opening = partial(open_storage, config.storage)
     return lambda reader: DaskEngine(reader, address, opening)
 
