@@ -44,6 +44,7 @@ from registry_drivers.errors import (
 from registry_drivers.multipart import Part, batch_of, parts_of
 from registry_drivers.object_client import Answered, Level, Listed, addressable, opening
 from registry_drivers.object_store import ObjectStorage
+from registry_drivers.paging import PageTokens
 from registry_drivers.parameters import Parameters
 from registry_drivers.retry import Retry
 from registry_drivers.web import (
@@ -203,13 +204,21 @@ class AzureStorage(ObjectStorage):
                 self._store = None
 
     def _holds(self, prefix: str) -> bool:
+        query = {"prefix": prefix, "maxresults": "1"}
+        markers = PageTokens(prefix, self.driver)
+
         def ask() -> bytes:
             self.requests.add(list=1)
-            return self._listing(prefix, {"prefix": prefix, "maxresults": "1"})
+            return self._listing(prefix, query)
 
-        document: bytes = self._call(ask)
-        # A page may be empty and yet not be the last.
-        return b"<Blob>" in document or bool(text_of(document, b"NextMarker"))
+        while True:
+            document: bytes = self._call(ask)
+            if b"<Blob>" in document:
+                return True
+            # A page may be empty and yet not be the last.
+            if not (marker := text_of(document, b"NextMarker")):
+                return False
+            query["marker"] = markers.next(marker)
 
     # --- requests
 
@@ -349,7 +358,8 @@ class AzureStorage(ObjectStorage):
             self.requests.add(read=1)
             answer = self._request("HEAD", target, path=entry.path)
         if status != "success":
-            reason = answer.headers.get("x-ms-copy-status-description", "")
+            # It may say the source back, which is signed.
+            reason = self._clean(answer.headers.get("x-ms-copy-status-description", ""))
             raise StorageError(
                 f"the copy ended as {status}: {reason}", path=entry.path, driver=self.driver
             )

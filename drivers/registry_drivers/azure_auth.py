@@ -239,10 +239,12 @@ def check_service(given: Parameters, key: str, service: str, part: str = "") -> 
     """No secret is to be shown with a service's URL: it may hold none.
 
     :param part: what of the value of *key* the URL is, with ``: `` after it.
-    :raises DriverConfigError: the URL has a signature, a user or a password.
+    :raises DriverConfigError: the URL has a signature, a user or a password, or a fragment.
     """
-    if "?" in service or "@" in service:
-        raise given.error(key, f"{part}expected a URL without a signature, user or password")
+    if any(mark in service for mark in "?@#"):
+        raise given.error(
+            key, f"{part}expected a URL without a signature, user, password or fragment"
+        )
 
 
 def connection_string(given: Parameters) -> tuple[str, str, Credential]:
@@ -270,7 +272,11 @@ def connection_string(given: Parameters) -> tuple[str, str, Credential]:
             raise given.error("connectionstring", "has no AccountName")
         return account, service, shared_key(given, account, key)
     if signature := values.get("sharedaccesssignature"):
-        given.secrets += [value for _, value in parse_qsl(signature.lstrip("?")) if len(value) > 20]
+        query = signature.lstrip("?")
+        # A store may say them back as they were sent, or as it understood them.
+        values_sent = [item.partition("=")[2] for item in query.split("&")]
+        values_meant = [value for _, value in parse_qsl(query)]
+        given.secrets += [value for value in (*values_sent, *values_meant) if len(value) > 20]
         given.secrets.append(signature)
         return account, service, SharedAccessSignature(signature)
     raise DriverConfigError(

@@ -29,9 +29,11 @@ from registry_drivers.columns import (
 from registry_drivers.errors import (
     AlreadyExists,
     MissingExtra,
+    Unavailable,
 )
 from registry_drivers.gcs_answers import (
     Items,
+    Rewrite,
     cut_page,
     decode_item,
     decode_rewrite,
@@ -53,6 +55,7 @@ from registry_drivers.web import (
     Web,
     ca_certificates,
 )
+from registry_drivers.withdrawal import is_withdrawn
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -277,18 +280,23 @@ class GCSStorage(ObjectStorage):
             self._fail(answer.status, *told(answer.data), path=path)
 
     def _copy(self, entry: Entry, source: str, target: str) -> None:
-        token = ""
+        before = Rewrite()
         bucket = quote(self.bucket, safe="")
         url = f"{self._object(source)}/rewriteTo/b/{bucket}/o/{quote(target, safe='')}"
         while True:
-            query = urlencode({"fields": "done,rewriteToken", "rewriteToken": token})
+            fields = "done,rewriteToken,totalBytesRewritten"
+            query = urlencode({"fields": fields, "rewriteToken": before.token})
             answer = self._request("POST", f"{url}?{query}", b"", path=entry.path)
             result = decoded(decode_rewrite, answer.data)
             if result.done:
                 return
             # Large objects between classes or regions are copied piece by piece.
-            if not (token := result.token):
+            if not result.token or result == before:
+                # A token may stay as it is, but then there are more bytes each time.
                 raise MalformedListing("the answer says neither that it is done nor how to go on")
+            if is_withdrawn():
+                raise Unavailable("is being copied still", path=entry.path, driver=self.driver)
+            before = result
             self.requests.add(write=1)
 
     def close(self) -> None:

@@ -35,6 +35,7 @@ class Items(msgspec.Struct):
 class Rewrite(msgspec.Struct):
     done: bool = False
     token: str = msgspec.field(default="", name="rewriteToken")
+    rewritten: str = msgspec.field(default="", name="totalBytesRewritten")
 
 
 decode_rewrite = msgspec.json.Decoder(Rewrite).decode

@@ -107,6 +107,22 @@ def test_a_connection_string_with_a_shared_access_signature(server: AzureServer)
         use(open_azure({"connectionstring": text, "container": server.container()}))
 
 
+def test_a_signature_is_kept_out_of_messages_as_it_was_sent_and_as_it_was_meant() -> None:
+    sas = "sv=2021-12-02&se=2030-01-01T00%3A00%3A00Z&sig=AbCdEfGhIjKlMnOpQrSt%2BUvWx%3D"
+    text = f"BlobEndpoint=https://account.blob.core.windows.net;SharedAccessSignature=?{sas}"
+    with closing(open_azure({"connectionstring": text, "container": "c"})) as storage:
+        said = "AbCdEfGhIjKlMnOpQrSt%2BUvWx%3D is not AbCdEfGhIjKlMnOpQrSt+UvWx="
+        assert storage._clean(said) == "*** is not ***"
+
+
+@pytest.mark.parametrize("end", ["?sig=secret", "#secret"])
+def test_a_service_url_that_holds_more_than_a_place_is_refused(end: str) -> None:
+    given = {"accountname": "a", "accountkey": KEY, "container": "c"}
+    with pytest.raises(DriverConfigError, match="expected a URL without") as caught:
+        open_azure({**given, "serviceurl": f"https://a.blob.core.windows.net{end}"})
+    assert "secret" not in str(caught.value)
+
+
 def test_no_message_holds_a_shared_access_signature(server: AzureServer) -> None:
     sas = signature()
     text = f"BlobEndpoint={server.url};SharedAccessSignature={sas}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -100,7 +101,9 @@ class TestAzureFaults(FaultConformance):
         put = list(answers)
         looks = [Answer(200, headers={"x-ms-copy-status": "pending"})]
         if end:
-            looks.append(Answer(200, headers={"x-ms-copy-status": end}))
+            why = "404 https://account/source?sv=1&sig=the-signature"
+            headers = {"x-ms-copy-status": end, "x-ms-copy-status-description": why}
+            looks.append(Answer(200, headers=headers))
 
         def rule(request: Request) -> Fault | None:
             if request.method == "PUT" and put:
@@ -147,8 +150,9 @@ class TestAzureFaults(FaultConformance):
     ) -> None:
         begun = Answer(202, headers={"x-ms-copy-status": "pending"})
         self.copies_slowly(storage, proxy, begun, end="failed")
-        with pytest.raises(StorageError, match="failed"):
+        with pytest.raises(StorageError, match="failed: 404") as caught:
             storage.move("a/1", "b/1")
+        assert "the-signature" not in str(caught.value)
         assert "a/1" in paths_of(storage.list(""))
 
 
@@ -164,6 +168,28 @@ def test_a_registry_with_a_leading_slash_is_found(server: AzureServer) -> None:
         assert storage.root.endswith(f"{container}//".rstrip("/"))
     plain = open_azure(server.parameters(container, trimlegacyrootprefix=True))
     assert paths_of(plain.list("docker/")) == []
+
+
+def test_an_empty_page_is_no_registry_and_not_the_end(server: AzureServer) -> None:
+    container = server.container()
+    legacy = open_azure(server.parameters(container, legacyrootprefix="true"))
+    legacy.write("docker/registry/v2/blobs/x", b"1")
+    empty = b"<EnumerationResults><Blobs/><NextMarker>%s</NextMarker></EnumerationResults>"
+    with fault_proxy(server.url.partition("/dev")[0]) as proxy:
+        given = server.parameters(container, serviceurl=f"{proxy.url}/{ACCOUNT}")
+
+        def rule(request: Request) -> Fault | None:
+            if "prefix=%2Fdocker" in request.path or "maxresults=1&" not in f"{request.path}&":
+                return None
+            last = "marker=" in request.path
+            return Answer(200, empty % (b"" if last else b"there-is-more"))
+
+        proxy.rule = rule
+        storage = open_azure(given)
+        with closing(storage):
+            assert storage.read("docker/registry/v2/blobs/x") == b"1"
+            asked = [request.path for request in proxy.requests if "maxresults=1" in request.path]
+            assert len(asked) == 3
 
 
 def test_a_registry_in_both_places_is_refused(server: AzureServer) -> None:

@@ -14,6 +14,7 @@ from registry_drivers.base import Deletion
 from registry_drivers.errors import Unavailable
 from registry_drivers.gcs import open_gcs
 from registry_drivers.object_store import ObjectStorage
+from registry_drivers.withdrawal import unless_withdrawn
 from servers.fake_gcs import GCSServer, fake_gcs
 from servers.fault_proxy import Answer, FaultProxy, Request, fault_proxy
 
@@ -66,6 +67,34 @@ class TestGCSFaults(FaultConformance):
             storage.copy("a/1", "b/1")
         assert sum("rewriteTo" in request.path for request in proxy.requests) == TIMES + 1
 
+    def test_a_copy_that_gets_no_further_ends(
+        self, storage: ObjectStorage, proxy: FaultProxy
+    ) -> None:
+        same = Answer(200, b'{"done": false, "rewriteToken": "t", "totalBytesRewritten": "1"}')
+        proxy.rule = lambda request: same if "rewriteTo" in request.path else None
+        with pytest.raises(Unavailable, match="how to go on"):
+            storage.copy("a/1", "b/1")
+        assert sum("rewriteTo" in request.path for request in proxy.requests) == 2 * (TIMES + 1)
+
+    def test_a_copy_that_is_not_wanted_any_more_is_not_gone_on_with(
+        self, storage: ObjectStorage, proxy: FaultProxy
+    ) -> None:
+        def rule(request: Request) -> Answer | None:
+            if "rewriteTo" not in request.path:
+                return None
+            token = f"piece {len(proxy.requests)}"
+            return Answer(200, json.dumps({"done": False, "rewriteToken": token}).encode())
+
+        proxy.rule = rule
+        with (
+            unless_withdrawn(lambda: len(proxy.requests) < 4),
+            pytest.raises(Unavailable, match="is being copied still"),
+        ):
+            storage.copy("a/1", "b/1")
+        assert len(proxy.requests) == 4
+        # The fixture wants a retry for each pause; after this one nothing goes out.
+        storage.requests.retries += 1
+
     def test_each_key_has_its_own_outcome(self, storage: ObjectStorage, proxy: FaultProxy) -> None:
         held = "Object 'a/2' is under active Event-Based hold and cannot be deleted."
         retained = "Object 'a/3' is subject to bucket's retention policy."
@@ -108,13 +137,19 @@ class TestGCSFaults(FaultConformance):
         self, storage: ObjectStorage, proxy: FaultProxy
     ) -> None:
         pieces = [
-            Answer(200, json.dumps({"done": False, "rewriteToken": f"piece {n}"}).encode())
-            for n in range(2)
+            # The token of the second is that of the first: there is more of the object, though.
+            Answer(
+                200,
+                json.dumps(
+                    {"done": False, "rewriteToken": token, "totalBytesRewritten": str(size)}
+                ).encode(),
+            )
+            for token, size in (("piece 0", 1), ("piece 0", 2), ("piece 1", 3))
         ]
         proxy.fail(*pieces, where=lambda request: "/rewriteTo/" in request.path)
         storage.move("a/1", "b/1")
         asked = [request.path for request in proxy.requests if "/rewriteTo/" in request.path]
         tokens = [path.partition("rewriteToken=")[2] for path in asked]
-        assert tokens == ["", "piece+0", "piece+1"]
+        assert tokens == ["", "piece+0", "piece+0", "piece+1"]
         assert storage.read("b/1") == b"a/1"
         assert "a/1" not in paths_of(storage.list(""))
