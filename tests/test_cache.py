@@ -121,7 +121,11 @@ def test_rows_of_other_rules_are_thrown_away(tmp_path: Path) -> None:
     connection.close()
     again = ReferenceCache.open(path)
     assert found(again, ROWS) == []
+    assert "another version" in again.notices[0]
     again.close()
+    once_more = ReferenceCache.open(path)
+    assert once_more.notices == []
+    once_more.close()
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:

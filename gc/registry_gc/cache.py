@@ -98,7 +98,7 @@ class ReferenceCache(msgspec.Struct):
             if os.path.exists(path) and not os.path.isfile(path):
                 notices.append(f"the cache {path} is not used: it is no regular file")
                 return cls(path, notices, None)
-            return cls(path, notices, _open(path))
+            return cls(path, notices, _open(path, notices))
         except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
             if not _is_damage(error):
                 notices.append(f"the cache {path} cannot be used: {error}")
@@ -109,7 +109,7 @@ class ReferenceCache(msgspec.Struct):
             notices.append(
                 f"the cache {path} is begun anew, and what was there is {path}.damaged: {reason}"
             )
-            return cls(path, notices, _open(path))
+            return cls(path, notices, _open(path, notices))
         except (sqlite3.Error, OSError) as error:
             notices.append(f"the cache {path} cannot be used: {error}")
             return cls(path, notices, None)
@@ -241,7 +241,7 @@ def _is_damage(error: Exception) -> bool:
     )
 
 
-def _open(path: str) -> sqlite3.Connection:
+def _open(path: str, notices: list[str]) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=5)
     try:
         (application,) = connection.execute("PRAGMA application_id").fetchone()
@@ -252,6 +252,10 @@ def _open(path: str) -> sqlite3.Connection:
         connection.execute("CREATE TABLE IF NOT EXISTS meta (format TEXT NOT NULL)")
         row = connection.execute("SELECT format FROM meta").fetchone()
         if row is None or row[0] != _FORMAT:
+            if row is not None:
+                notices.append(
+                    f"the cache {path} is of another version of this program, and begun anew"
+                )
             with connection:
                 connection.execute("DELETE FROM meta")
                 connection.execute("INSERT INTO meta VALUES (?)", (_FORMAT,))
