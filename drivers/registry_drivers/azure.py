@@ -218,7 +218,7 @@ class AzureStorage(ObjectStorage):
             # A page may be empty and yet not be the last.
             if not (marker := text_of(document, b"NextMarker")):
                 return False
-            query["marker"] = markers.next(marker)
+            query["marker"] = markers.next(marker, empty=True)
 
     # --- requests
 

@@ -67,6 +67,7 @@ _INSERT_BYTES = (
     f"INSERT INTO deletions {_COLUMNS} VALUES (?, CAST(? AS TEXT), "  # noqa: S608  # above
     "CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, CAST(? AS TEXT))"
 )
+_OF_OBJECTS = "CREATE INDEX IF NOT EXISTS objects ON deletions (path) WHERE size > 0"
 _FIELD = re.compile(r"\{(repository|digest)\}")
 
 
@@ -221,11 +222,12 @@ class RunFile(Database):
         self._write("DELETE FROM deletions WHERE phase = ?", [(kind.phase,)])
 
     def add_versions_of_deleted(self) -> None:
-        """Append the versions of all that this run has deleted; their bytes are counted already.
+        """Append the versions of all that this run has deleted.
 
-        Those that a run which was stopped has appended before are not appended again. Of what was
-        gone before a second look nobody knows who deleted it, nor whether it is to come back: its
-        row says why it is gone. One that does not was there when the sweep began.
+        How much they are is known when they are gone: see :meth:`record_freed`. Those that a run
+        which was stopped has appended before are not appended again. Of what was gone before a
+        second look nobody knows who deleted it, nor whether it is to come back: its row says why
+        it is gone. One that does not was there when the sweep began.
         """
         self._write(
             "INSERT INTO deletions (phase, kind, repository, digest, path, size, modified, reason) "
@@ -381,6 +383,25 @@ class RunFile(Database):
         self._write(
             "UPDATE deletions SET state = ?, error = CAST(? AS TEXT), finished = ? WHERE id = ?",
             [(state, _encoded(error or None), now, number) for number, state, error in outcomes],
+        )
+
+    def record_freed(self, freed: Sequence[tuple[int, int]]) -> None:
+        """Write down how many bytes the versions of rows had that were appended to be deleted.
+
+        Less what the row of the object itself has counted: its last version was among them.
+        """
+        # Without an index each row is a pass over the file; with a full disk it is that.
+        with contextlib.suppress(RunFileError):
+            list(self._read(_OF_OBJECTS))
+        self._write(
+            "UPDATE deletions AS versions SET size = max(0, ? - coalesce((SELECT sum(size) "
+            "FROM deletions AS object WHERE object.path = versions.path AND object.size > 0 "
+            "AND object.phase < ? AND object.state = ?), 0)) "
+            "WHERE id = ? AND phase = ? AND size = 0",
+            [
+                (size, Kind.VERSIONS.phase, RowState.DELETED, number, Kind.VERSIONS.phase)
+                for number, size in freed
+            ],
         )
 
     def cached(self, numbers: Sequence[int]) -> list[Cached]:

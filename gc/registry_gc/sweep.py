@@ -258,6 +258,8 @@ def _record(
         of_path = numbers[done.path]
         outcomes.append((of_path.pop() if of_path[1:] else of_path[0], done))
     run_file.record([(number, _STATES[done.result], done.error) for number, done in outcomes])
+    if freed := [(number, done.bytes) for number, done in outcomes if done.bytes]:
+        run_file.record_freed(freed)
     for tell in settled:
         tell(run_file, outcomes)
     swept.folders.update(

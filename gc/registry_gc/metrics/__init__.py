@@ -97,7 +97,9 @@ def use_of(report: Report, capacity: int | None) -> Use:
     if report.blobs_bytes is None:
         return Use(None, capacity)
     used = report.blobs_bytes + report.uploads_bytes
-    used += report.retained.bytes + report.retained.soft_deleted - report.versions.deleted_bytes
+    used += report.retained.bytes + report.retained.soft_deleted
+    # Old versions of what was current when it was listed are freed, but were not counted.
+    used -= min(report.versions.deleted_bytes, report.retained.bytes)
     purged = report.versions.deleted > 0 or not any(keep.listed for keep in report.keeps)
     if purged:
         used -= report.blobs.deleted_bytes + report.uploads.deleted_bytes
