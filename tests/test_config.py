@@ -232,6 +232,29 @@ def test_variables_override_the_file_and_make_missing_maps(file: Path) -> None:
     assert config.redis == {"addrs": ["a:1", "b:2"]}
 
 
+def test_options_of_redis_are_what_the_file_has_right_below_it(file: Path) -> None:
+    """Measured on 3.1.1: to its variables they are a field of their own."""
+    text = FILESYSTEM + "redis: {addrs: ['a:1'], db: 3, tls: {rootcas: [/ca]}}"
+    environ = {"REGISTRY_REDIS_ADDRS": "['b:1']", "REGISTRY_REDIS_OPTIONS_ADDRS": "['c:1']"}
+    found = {"addrs": ["c:1"], "db": 3, "tls": {"rootcas": ["/ca"]}}
+    assert load(file, text, environ).redis == found
+    environ = {"REGISTRY_REDIS_OPTIONS_DB": "4", "REGISTRY_REDIS_OPTIONS_POOLSIZE": "9"}
+    assert load(file, text, environ).redis == {**found, "addrs": ["a:1"], "db": 4}
+    environ = {"REGISTRY_REDIS_OPTIONS": "{addrs: ['c:1']}"}
+    assert load(file, text, environ).redis == {"addrs": ["c:1"], "tls": {"rootcas": ["/ca"]}}
+    assert load(file, FILESYSTEM, {"REGISTRY_REDIS_OPTIONS": "{addrs: [c]}"}).redis == {
+        "addrs": ["c"]
+    }
+    with pytest.raises(ConfigError, match="redis"):
+        load(file, text, {"REGISTRY_REDIS_OPTIONS": "s3cret"})
+
+
+def test_options_of_redis_are_nothing_to_a_registry_that_does_not_read_addrs(file: Path) -> None:
+    config = load(file, FILESYSTEM + "redis: {addr: 'a:1'}", {"REGISTRY_REDIS_OPTIONS_DB": "4"})
+    assert config.redis == {"addr": "a:1"}
+    assert "REGISTRY_REDIS_OPTIONS_DB is ignored" in config.notices[0]
+
+
 def test_a_variable_for_a_whole_section_is_applied_before_those_for_its_parts(file: Path) -> None:
     config = load(
         file,
@@ -284,6 +307,8 @@ def test_a_readonly_that_only_a_variable_says_is_not_believed_against_the_file(f
         ("registry_storage", "s3"),
         ("MY_REGISTRY_STORAGE", "s3"),
         ("REGISTRY_HTTP_ADDR_DEEPER", "x"),
+        ("REGISTRY_REDIS_OPTIONS_TLS", "x"),
+        ("REGISTRY_REDIS_OPTIONS_ADDR", "x"),
     ],
 )
 def test_a_variable_that_is_none_of_our_business_changes_nothing(

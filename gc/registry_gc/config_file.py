@@ -39,6 +39,12 @@ SECTIONS: Mapping[str, frozenset[str]] = {
     "database": frozenset({"enabled"}),
 }
 KEYS: Mapping[str, frozenset[str]] = {"version": frozenset(), **SECTIONS}
+# To Distribution 3, variables name a field that in the file is not there: what is in it stands
+# right below ``redis`` (measured on 3.1.1). 2.8 and GitLab know no such variable; they read
+# ``addr``.
+_INLINED = ("redis", "options")
+_ADDRESSES = ("redis", "addrs")
+_NOT_INLINED = frozenset({"addr", "tls", "mainname"})
 _READONLY = "REGISTRY_STORAGE_MAINTENANCE_READONLY_ENABLED"
 
 
@@ -161,7 +167,13 @@ def _overridden(
                     f" {'.'.join(closed)}: set {parts[len(closed)]!r} there"
                 )
             continue
+        if _for_version_3(name) and parts != _ADDRESSES and not _at(values, _ADDRESSES):
+            # Sorted after whatever sets addresses; those of 2.8 and GitLab are another key.
+            notices.append(f"{name} is ignored: it is Distribution 3's, which reads redis.addrs")
+            continue
         made |= {parts[:end] for end in range(3, len(parts)) if _at(values, parts[:end]) is None}
+        if parts == _INLINED:
+            parts, value = parts[:1], _inlined(values.get("redis"), value)
         values = _unfolded(_with(values, parts, value))
         applied.append(name)
     return values, tuple(applied), tuple(notices)
@@ -178,9 +190,25 @@ def _parts(name: str) -> tuple[str, ...]:
     # Of these, the registry knows fields, in upper case. The rest may be what Kubernetes sets for
     # a service called "registry-http".
     known = SECTIONS.get(parts[0])
-    if known is None or name != name.upper() or not known.issuperset(parts[1:2]):
+    if known is None or name != name.upper():
         return ()
-    return parts
+    if parts[:2] == _INLINED:
+        if not parts[2:]:
+            return parts
+        parts, known = ("redis", *parts[2:]), known - _NOT_INLINED
+    return parts if known.issuperset(parts[1:2]) else ()
+
+
+def _for_version_3(name: str) -> bool:
+    return name.startswith("REGISTRY_REDIS_OPTIONS_")
+
+
+def _inlined(section: object, value: object) -> object:
+    """The *section* ``redis`` after all that is inlined there was replaced by *value*."""
+    if not isinstance(value, dict):
+        return value  # whoever reads it says that it is no mapping
+    kept = section.items() if isinstance(section, dict) else ()
+    return {**value, **{key: found for key, found in kept if key in _NOT_INLINED}}
 
 
 def _closed(
