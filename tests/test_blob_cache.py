@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,6 +18,7 @@ from registry_drivers.base import Outcome
 from registry_gc.blob_cache.forgetting import RedisCache, with_cache
 from registry_gc.blob_cache.journals import Journals
 from registry_gc.blob_cache.redis_config import RedisConfig
+from registry_gc.blob_cache.sending import Sending, Unreachable
 from registry_gc.collect import Job
 from registry_gc.collect import collect as collect_job
 from registry_gc.guard import Verdict
@@ -347,7 +350,7 @@ def test_a_node_of_a_cluster_that_does_not_answer_refuses_the_run(
 def test_without_the_client_library_the_run_is_refused_and_its_extra_named(
     disk: Disk, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "redis.exceptions", None)
+    monkeypatch.setitem(sys.modules, "registry_gc.blob_cache.redis_client", None)
     message = check_refused(disk, run(disk, {"addr": redis.address}))
     assert "pip install 'registry-garbage-collect[redis]'" in message
 
@@ -380,7 +383,7 @@ class Deletions:
 
         self.store.storage.delete = delete  # type: ignore[method-assign]  # a hook for this test
 
-    def collect(self, name: str) -> Report:
+    def collect(self, name: str, interrupts: Interrupts | None = None) -> Report:
         """One run, with its run file under that name; the state directory is the folder's."""
         host, _, port = self.redis.address.partition(":")
         journals = Journals(str(self.folder))
@@ -394,7 +397,7 @@ class Deletions:
             workers=1,
         )
         try:
-            return collect_job(job, Watcher(), Interrupts())
+            return collect_job(job, Watcher(), interrupts or Interrupts())
         finally:
             cache.close()
 
@@ -417,6 +420,40 @@ def test_a_redis_that_is_lost_stops_the_sweep_and_the_next_run_removes_what_is_l
     second = some.collect("2.sqlite")
     assert (second.exit_code, second.error) == (0, None)
     assert entries(redis, some.dead) == set()
+
+
+def test_a_signal_counts_more_than_a_redis_that_is_lost(redis: RedisServer, tmp_path: Path) -> None:
+    interrupts = Interrupts()
+
+    def lose_and_ask() -> None:
+        lose(redis)
+        interrupts.number = signal.SIGTERM
+
+    report = Deletions(tmp_path, redis, 6, lose_and_ask).collect("1.sqlite", interrupts)
+    assert report.exit_code == 143
+    assert report.forgotten.left > 0
+
+
+@pytest.mark.parametrize(
+    ("lost", "interrupted", "tries"), [(False, False, 5), (True, False, 1), (False, True, 1)]
+)
+def test_nothing_is_tried_again_where_redis_was_lost_or_a_signal_came(
+    monkeypatch: pytest.MonkeyPatch, lost: bool, interrupted: bool, tries: int
+) -> None:
+    asked: list[float] = []
+
+    def connect(config: RedisConfig, timeout: float) -> None:
+        asked.append(timeout)
+        raise ConnectionError
+
+    monkeypatch.setattr("registry_gc.blob_cache.redis_client.connect", connect)
+    monkeypatch.setattr("registry_gc.blob_cache.sending._PAUSES", (0.0,) * 4)
+    sending = Sending(RedisConfig((("a", 1),)))
+    sending.lost, sending.interrupted = lost, lambda: interrupted
+    with pytest.raises(Unreachable):
+        sending.send([("DEL", "x")])
+    assert len(asked) == tries
+    assert (asked[0] < 5) is lost
 
 
 def test_a_redis_that_is_lost_for_the_last_removals_is_exit_code_1(
@@ -539,11 +576,39 @@ def test_the_same_command_removes_what_its_finished_run_has_left(
     assert "exists already" in run(disk, {"addr": redis.address}, *command).errors
 
 
+def test_a_run_that_a_limit_refuses_removes_what_is_left(
+    disk: Disk, redis: RedisServer, unfinished: Path
+) -> None:
+    disk.tree.layer("b", b"more")
+    result = run(disk, {"addr": redis.address}, "--max-delete", "0")
+    assert (result.exit_code, result.json["blob_cache"]["left"]) == (4, 0), result.errors
+    check_caught_up(disk, redis, unfinished)
+
+
+def test_a_dry_run_counts_what_is_left(disk: Disk, redis: RedisServer, unfinished: Path) -> None:
+    result = run(disk, {"addr": redis.address}, "--dry-run")
+    assert (result.exit_code, result.json["blob_cache"]["left"]) == (0, 3), result.errors
+    assert f"registry-gc apply {unfinished}" in result.errors
+
+
+def test_the_storage_may_be_named_by_another_path(
+    disk: Disk, redis: RedisServer, unfinished: Path
+) -> None:
+    link = disk.root.with_name("link")
+    link.symlink_to(disk.root)
+    config = config_with(disk, {"addr": redis.address})
+    config.write_text(config.read_text().replace(str(disk.root), str(link)))
+    result = collect(disk.root, config=config)
+    assert result.exit_code == 0, result.errors
+    check_caught_up(disk, redis, unfinished)
+
+
 def test_as_long_as_redis_is_gone_nobody_forgets_what_is_left(
     disk: Disk, redis: RedisServer, unfinished: Path
 ) -> None:
     lose(redis)
-    assert run(disk, {"addr": redis.address}).exit_code == 4
+    result = run(disk, {"addr": redis.address})
+    assert (result.exit_code, result.json["blob_cache"]["left"]) == (4, 3)
     assert len(notes(disk)) == 1
     restore(redis)
     run(disk, {"addr": redis.address})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -35,6 +36,24 @@ registry_garbage_collect()
 # After the first deletes were written down, and before their entries are removed.
 KILL = "RedisCache.settled = die"
 KILL_BEFORE = "Session._sweep = die"
+# Redis lets nobody delete any more when the first deletes were written down.
+LOSE = """
+plain = RedisCache.settled
+def settled(cache, *words):
+    os.system("redis-cli -p {port} ACL SETUSER default -del -srem >&2")
+    plain(cache, *words)
+RedisCache.settled = settled
+"""
+# And lets them again right before the registry is started.
+RESTORE = """
+from registry_gc.cli import away
+forget = away._forget
+def restored(*words):
+    os.system("redis-cli -p {port} ACL SETUSER default +del +srem >&2")
+    forget(*words)
+away._forget = restored
+"""
+LOUD = "THE REGISTRY'S REDIS MAY REMEMBER BLOBS THAT ARE GONE"
 ORPHAN = sha256(b"orphan")
 
 
@@ -141,7 +160,7 @@ def test_where_the_run_file_of_a_killed_run_is_gone_it_says_loudly_to_empty_redi
     dead = case.run(*case.around, kill=KILL, first="os.unlink(run_file.path)")
     assert dead.returncode == 1
     assert ORPHAN in case.seen
-    assert "THE REGISTRY'S REDIS MAY REMEMBER BLOBS THAT ARE GONE" in dead.stderr
+    assert LOUD in dead.stderr
     assert "FLUSHDB" in dead.stderr
 
 
@@ -149,10 +168,28 @@ def test_a_redis_that_is_lost_after_the_run_was_killed_is_loud(case: Case) -> No
     lose = f"os.system('redis-cli -p {case.redis.port} ACL SETUSER default -del -srem >&2')"
     dead = case.run(*case.around, kill=KILL, first=lose)
     assert dead.returncode == 1
-    assert "THE REGISTRY'S REDIS MAY REMEMBER BLOBS THAT ARE GONE" in dead.stderr
+    assert LOUD in dead.stderr.splitlines()[-1]
     case.redis.send("ACL", "SETUSER", "default", "+del", "+srem")
     assert case.run().returncode == 0
     assert case.forgotten()
+
+
+def test_a_redis_that_stays_lost_when_the_registry_is_started_is_loud(case: Case) -> None:
+    done = case.run(*case.around, kill=LOSE.format(port=case.redis.port))
+    assert done.returncode == 5
+    assert ORPHAN in case.seen
+    assert LOUD in done.stderr.splitlines()[-1]
+
+
+def test_a_redis_that_is_back_before_the_registry_is_has_forgotten_all(case: Case) -> None:
+    hooks = (LOSE + RESTORE).format(port=case.redis.port)
+    done = case.run(*case.around, "--output", "json", kill=hooks)
+    assert done.returncode == 5
+    assert ORPHAN not in case.seen
+    assert "REDIS MAY REMEMBER" not in done.stderr
+    document = json.loads(done.stdout)
+    assert document["blob_cache"]["left"] == 0
+    assert "may still be in" not in document["error"]
 
 
 def test_a_run_that_is_killed_before_it_deletes_anything_says_nothing_of_redis(case: Case) -> None:

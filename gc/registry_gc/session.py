@@ -153,6 +153,7 @@ class Session:
         self.aside = SettingAside(job.storage, self.versions, observer)
         self.opinion: SecondOpinion | None = None
         self.limits = Limits(job.policy, job.seen, observer)
+        job.blob_cache.heed(interrupts)
 
     def run(self) -> int:
         """Do everything; returns the exit code, but for what the report alone can tell."""
@@ -248,6 +249,10 @@ class Session:
             self.interrupts.check()
             for notice in self.lock.notices:
                 self.observer.notice(notice)
+            with self.interrupts.deferred():
+                # Also for a run that a limit refuses: the registry takes writes after it.
+                self.job.blob_cache.catch_up(self.storage.driver, self.storage.root)
+            self.interrupts.check()
             with GuardWatch(self.job.check) as self.watch:
                 yield
         finally:
@@ -322,6 +327,7 @@ class Session:
 
     def _look_or_stop(self) -> None:
         if self._look() is not None:
+            self.interrupts.check()
             raise StoppedByGuard(self.stop_reason)
 
     # Deleting
@@ -364,11 +370,11 @@ class Session:
                 cache.finish(self.run_file)
                 self.swept_at = time.monotonic()
                 self._notices()
+        if swept.stopped is not None:
+            # Who asks for an end when all is done has it. A signal counts more than the guard.
+            self.interrupts.check()
         if swept.stopped is Stop.REFUSED:
             raise StoppedByGuard(self.stop_reason)
-        if swept.stopped is not None:
-            # Who asks for an end when all is done has it.
-            self.interrupts.check()
 
     def _tidy(self, folders: set[str]) -> None:
         if self.policy.allow_writable:

@@ -14,13 +14,14 @@ manifests; ``repository::<name>::blobs::<digest>``, a hash.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from registry_drivers.base import Deletion, Outcome
+from registry_gc.blob_cache.same_storage import same_storage
+from registry_gc.blob_cache.sending import Command, Sending, Unreachable
 from registry_gc.events import Observer
 from registry_gc.guard import Finding, Verdict
 from registry_gc.run_file import RunFile
@@ -39,13 +40,14 @@ class Forgotten(msgspec.Struct, frozen=True):
     """What became of the cache, for the report.
 
     ``removed`` counts rows of the run file whose entries are gone; ``left`` those whose entries
-    may still be there; ``run_file`` names them. ``restart``: only a restart of the registry makes
-    it forget.
+    may still be there, ``earlier`` of them rows of earlier runs; ``run_file`` names them.
+    ``restart``: only a restart of the registry makes it forget.
     """
 
     kind: str | None = None
     removed: int = 0
     left: int = 0
+    earlier: int = 0
     restart: bool = False
     run_file: str = ""
 
@@ -66,6 +68,9 @@ class BlobCache(Protocol):
     def lost(self) -> bool:
         """Whether a removal has failed since the last :meth:`check`."""
 
+    def heed(self, interrupted: Callable[[], bool]) -> None:
+        """Take no time once *interrupted* says that somebody has asked for an end."""
+
     def check(self) -> Finding | None:
         """Why nothing may be deleted now; None where something may."""
 
@@ -84,8 +89,8 @@ class BlobCache(Protocol):
     def finish(self, run_file: RunFile) -> None:
         """Called after the last delete, however that came about, with the lock held."""
 
-    def state(self) -> Forgotten:
-        """What it came to."""
+    def state(self, storage: tuple[str, str] | None = None) -> Forgotten:
+        """What it came to; with what earlier runs on *storage*, its driver and root, have left."""
 
     def close(self) -> None:
         """Let go of what was opened."""
@@ -111,6 +116,9 @@ class NoCache:
         self._kind = kind
         self._deleted = False
 
+    def heed(self, interrupted: Callable[[], bool]) -> None:
+        """Nothing takes time."""
+
     def check(self) -> Finding | None:
         """Nothing speaks against it."""
         return None
@@ -130,7 +138,7 @@ class NoCache:
     def finish(self, run_file: RunFile) -> None:
         """Nothing to do."""
 
-    def state(self) -> Forgotten:
+    def state(self, storage: tuple[str, str] | None = None) -> Forgotten:
         """A restart is needed where a process remembers what was deleted."""
         return Forgotten(self._kind, restart=self._kind is not None and self._deleted)
 
@@ -154,12 +162,20 @@ class RedisCache:
         self._config = config
         self._observer = observer
         self._journals = journals
-        self._client: Any = None
-        self._turn = threading.Lock()
-        self.lost = False
+        self._sending = Sending(config)
+        self._behind = True
         self._removed = 0
         self._left = 0
         self._run_file = ""
+
+    @property
+    def lost(self) -> bool:
+        """Whether a removal has failed since the last :meth:`check`."""
+        return self._sending.lost
+
+    def heed(self, interrupted: Callable[[], bool]) -> None:
+        """Try nothing twice once *interrupted* says that somebody has asked for an end."""
+        self._sending.interrupted = interrupted
 
     def check(self) -> Finding | None:
         """Whether Redis answers, and lets us remove entries.
@@ -173,20 +189,23 @@ class RedisCache:
                 " where it is: add what the registry uses",
             )
         try:
-            self._send([("DEL", "blobs::registry-gc"), *_link_commands("registry-gc", "none")])
-        except _Unreachable as error:
+            self._sending.send(
+                [("DEL", "blobs::registry-gc"), *_link_commands("registry-gc", "none")]
+            )
+        except Unreachable as error:
             return Finding(
                 "redis-unreachable",
                 f"the registry's Redis at {self._config.name} cannot be cleaned of what is"
                 f" deleted: {error}",
             )
-        self.lost = False
+        self._sending.lost = False
         return None
 
     def begin(self, run_file: RunFile) -> Finding | None:
         """Do what earlier runs did not get to, and from now on remember that this one may not."""
         meta = run_file.meta()
-        self.catch_up(meta["driver"], meta["root"])
+        if self._behind:
+            self.catch_up(meta["driver"], meta["root"])
         found = self.check()
         if found is None:
             run_file.record_meta(blob_cache="redis")
@@ -197,6 +216,8 @@ class RedisCache:
 
     def catch_up(self, driver: str, root: str) -> Sequence[str]:
         """Remove what other runs on that storage have left; what fails is left for the next one."""
+        self._behind = False
+        self._take_up()
         paths = self._journals.paths(driver, root)
         return [path for path in paths if not self._finish_earlier(path, (driver, root))]
 
@@ -211,8 +232,8 @@ class RedisCache:
         gone = [number for number, outcome in outcomes if outcome.result is not Deletion.FAILED]
         try:
             self._remove(run_file, run_file.cached(gone))
-        except _Unreachable:
-            self.lost = True
+        except Unreachable:
+            self._sending.lost = True
 
     def finish(self, run_file: RunFile) -> None:
         """Remove what is left, and all of it once more.
@@ -220,30 +241,55 @@ class RedisCache:
         A registry that was asked for a blob just before its deletion may have written its entry
         just after the removal.
         """
+        self._take_up()
         try:
             for batch in run_file.cached_batches(_BATCH, *_GONE):
-                self._send([command for row, _ in batch for command in _commands(row)])
+                if self.lost:
+                    break
+                self._sending.send([command for row, _ in batch for command in _commands(row)])
                 run_file.record_uncached([row.number for row, known in batch if not known])
-        except _Unreachable:
-            self.lost = True
+        except Unreachable:
+            self._sending.lost = True
         self._removed, self._left = run_file.count_cached(*_GONE)
         self._run_file = run_file.path
         if not self._left:
             run_file.record_meta(blob_cache="forgotten")
             self._journals.done(run_file.path)
 
-    def state(self) -> Forgotten:
+    def state(self, storage: tuple[str, str] | None = None) -> Forgotten:
         """How many entries are gone, and how many may be left."""
-        return Forgotten("redis", self._removed, self._left, run_file=self._run_file)
+        earlier, path = self._left_earlier(*storage) if storage is not None else (0, "")
+        left = self._left + earlier
+        return Forgotten(
+            "redis", self._removed, left, earlier, run_file=self._run_file if self._left else path
+        )
 
     def close(self) -> None:
         """Close the connections."""
-        with self._turn:
-            if self._client is not None:
-                self._client.close()
-                self._client = None
+        self._sending.close()
 
-    def _finish_earlier(self, path: str, storage: tuple[object, object]) -> bool:
+    def _take_up(self) -> None:
+        """Look with one short try whether a Redis that was lost is there again."""
+        if self.lost:
+            self.check()
+
+    def _left_earlier(self, driver: str, root: str) -> tuple[int, str]:
+        """How much other runs on that storage have left, and a run file that names some of it."""
+        total, name = 0, ""
+        for path in self._journals.paths(driver, root):
+            try:
+                run_file = RunFile.existing(path)
+                try:
+                    left = _left(run_file, driver, root)
+                finally:
+                    run_file.close()
+            except RunFileError:
+                continue  # who catches up says so
+            if left and path != self._run_file:
+                total, name = total + left, path
+        return total, name
+
+    def _finish_earlier(self, path: str, storage: tuple[str, str]) -> bool:
         """Remove the entries of all that another run has, or may have, deleted.
 
         Returns whether none of them is left, or the run was about another storage.
@@ -261,15 +307,18 @@ class RedisCache:
             return False
         try:
             meta = run_file.meta()
-            if (meta.get("driver"), meta.get("root")) != storage:
+            if not same_storage((meta.get("driver"), meta.get("root")), storage):
                 return True
             if meta.get("blob_cache") != "redis":
                 self._journals.done(path)
                 return True
+            if self.lost:
+                self._behind = True
+                return False
             for batch in run_file.cached_batches(_BATCH, RowState.PLANNED):
                 # One that was killed may have deleted what it had not written down yet. Nor is
                 # this written down: who goes on with that run has to do it again.
-                self._send([command for row, _ in batch for command in _commands(row)])
+                self._sending.send([command for row, _ in batch for command in _commands(row)])
             rows = 0
             for batch in run_file.cached_batches(_BATCH, *_GONE):
                 left = [row for row, known in batch if not known]
@@ -280,7 +329,8 @@ class RedisCache:
             if rows:
                 self._observer.notice(f"removed from Redis what the run of {path} had left: {rows}")
             return True
-        except _Unreachable:
+        except Unreachable:
+            self._sending.lost = self._behind = True
             return False  # the check that follows says so
         except RunFileError as error:
             self._observer.notice(f"entries of an earlier run may be left in Redis: {error}")
@@ -291,47 +341,22 @@ class RedisCache:
     def _remove(self, run_file: RunFile, rows: Sequence[Cached]) -> None:
         if not rows:
             return
-        self._send([command for row in rows for command in _commands(row)])
+        self._sending.send([command for row in rows for command in _commands(row)])
         run_file.record_uncached([row.number for row in rows])
 
-    def _send(self, commands: Sequence[_Command]) -> None:
-        """Send *commands*, and wait for all answers.
 
-        :raises _Unreachable: one of them failed.
-        """
-        assert self._config is not None
-        try:
-            from redis.exceptions import RedisClusterException, RedisError
-
-            from registry_gc.blob_cache.redis_client import connect
-        except ImportError as error:
-            raise _Unreachable(
-                "the client library is not installed: pip install 'registry-garbage-collect[redis]'"
-            ) from error
-        try:
-            # The guard is asked in threads of its own.
-            with self._turn:
-                if self._client is None:
-                    self._client = connect(self._config)
-                # Not one transaction: in a cluster the keys lie on several nodes.
-                pipeline = self._client.pipeline(transaction=False)
-                for command in commands:
-                    pipeline.execute_command(*command)
-                pipeline.execute()
-        except (RedisError, RedisClusterException, OSError, ValueError, TypeError) as error:
-            # The last two: a host, a password or a certificate that the library cannot make use of.
-            self.close()
-            raise _Unreachable(" ".join(str(error).split()) or type(error).__name__) from error
+def _left(run_file: RunFile, driver: str, root: str) -> int:
+    """How many rows of an earlier run Redis may remember."""
+    meta = run_file.meta()
+    if meta.get("blob_cache") != "redis":
+        return 0
+    if not same_storage((meta.get("driver"), meta.get("root")), (driver, root)):
+        return 0
+    # One that was killed may have deleted what it had not written down.
+    return run_file.count_cached(*_GONE)[1] or run_file.count_cached(RowState.PLANNED)[1]
 
 
-_Command = tuple[str | bytes, ...]
-
-
-class _Unreachable(Exception):
-    """Redis did not do what it was asked to; the message says why."""
-
-
-def _commands(row: Cached) -> Iterator[_Command]:
+def _commands(row: Cached) -> Iterator[Command]:
     """What makes the registry forget *row*."""
     if row.repository is None:
         yield ("DEL", f"blobs::{row.digest}")
@@ -343,7 +368,7 @@ def _commands(row: Cached) -> Iterator[_Command]:
         yield ("DEL", f"blobs::{row.digest}")
 
 
-def _link_commands(repository: str, digest: str) -> Iterator[_Command]:
+def _link_commands(repository: str, digest: str) -> Iterator[Command]:
     # A name that is no UTF-8 is none of the registry's, but must not end a run either.
     members = f"repository::{repository}::blobs".encode("utf-8", "surrogateescape")
     yield ("SREM", members, digest)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import xxhash
 
+from registry_gc.blob_cache.same_storage import same_storage
 from registry_gc.runs.database import RunFileError
 from registry_gc.runs.state_dir import IN_MEMORY, fallback_folders, run_files, temporary_folder
 
@@ -55,7 +56,7 @@ class Journals:
             if note is None:
                 # Who reads it as a run file says that it is none.
                 found.append(path)
-            elif (note.driver, note.root) == (driver, root):
+            elif same_storage((note.driver, note.root), (driver, root)):
                 found.append(note.run_file)
         return list(dict.fromkeys([*found, *self._also]))
 

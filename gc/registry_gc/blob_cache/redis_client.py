@@ -10,14 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from redis import Redis, RedisCluster, Sentinel
-from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode
+from redis.exceptions import AuthenticationError, RedisClusterException, RedisError
+from redis.exceptions import ConnectionError as LostConnection
+from redis.exceptions import TimeoutError as NoAnswer
 from redis.retry import Retry
 
 from registry_gc.blob_cache.redis_config import RedisConfig
 
-_TIMEOUT = 5.0  # seconds, for a connection and for each answer
-_RETRIES = 4  # within three seconds: a restart of Redis, not more
+# The last two: a host, a password or a certificate that the library cannot make use of.
+FAILURES = (RedisError, RedisClusterException, OSError, ValueError, TypeError)
+"""What sending to Redis raises."""
 # What is around them in a bundle is comments, in whatever language; Go reads no other blocks.
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----[\x00-\x7f]*?-----END CERTIFICATE-----")
 # These the library has no types for.
@@ -25,16 +29,23 @@ _SENTINEL: Any = Sentinel
 _NODE: Any = ClusterNode
 
 
-def connect(config: RedisConfig) -> Any:
-    """A client for *config*; most connect only when they are asked something.
+def may_pass(error: Exception) -> bool:
+    """Whether *error*, one of :data:`FAILURES`, may be over soon."""
+    lost = isinstance(error, LostConnection | NoAnswer | RedisClusterException | OSError)
+    return lost and not isinstance(error, AuthenticationError)
 
+
+def connect(config: RedisConfig, timeout: float) -> Any:
+    """A client for *config* that tries once; most connect only when they are asked something.
+
+    :param timeout: seconds, for a connection and for each answer.
     :raises RedisError: no node of a cluster answers.
     :raises OSError: a file of certificates or a key cannot be read.
     :raises ValueError: there is no certificate in a file of authorities.
     """
     common: dict[str, Any] = {
-        "socket_timeout": _TIMEOUT,
-        "socket_connect_timeout": _TIMEOUT,
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
         "protocol": 2,  # also what servers before 6 speak
         **_tls(config),
     }
@@ -42,13 +53,12 @@ def connect(config: RedisConfig) -> Any:
         "username": config.username or None,
         "password": config.password or None,
     }
-    retry = Retry(ExponentialBackoff(cap=1.0, base=0.1), _RETRIES)
+    retry = Retry(NoBackoff(), 0)
     if config.master:
         sentinel_login: dict[str, Any] = {
             "username": config.sentinel_username or None,
             "password": config.sentinel_password or None,
-            # Who asks for the master tries again itself.
-            "retry": Retry(NoBackoff(), 0),
+            "retry": retry,
         }
         sentinels = _SENTINEL(
             list(config.addresses),
@@ -58,6 +68,7 @@ def connect(config: RedisConfig) -> Any:
         )
         return sentinels.master_for(config.master, db=config.db, retry=retry)
     if config.cluster:
+        # Its own tries are for nodes whose slots have moved.
         nodes = [_NODE(host, port) for host, port in config.addresses]
         return RedisCluster(startup_nodes=nodes, **common, **login)
     ((host, port),) = config.addresses

@@ -85,7 +85,7 @@ def run_with_commands(
     end = supervise(
         service,
         lambda: run(options, commands, service),
-        lambda: _forget(options, service.shared.run_file),
+        lambda: _forget(options, service),
         complain,
         note,
     )
@@ -99,8 +99,8 @@ def _tell_for_the_dead(options: Mapping[str, Any], service: Service, end: End) -
     output = Output()
     if not service.shared.reported:
         tell_unfinished(options, output, end.code, end.why, service.ran)
-    if service.lost:
-        complain(service.lost)
+    for line in filter(None, (service.stale, service.lost)):
+        complain(line)
     output.close()
 
 
@@ -118,26 +118,30 @@ def _alone(options: Mapping[str, Any]) -> Iterator[None]:
         yield
 
 
-def _forget(options: Mapping[str, Any], run_file: str) -> None:
-    """Remove from the registry's Redis what a run that was killed did not get to.
+def _forget(
+    options: Mapping[str, Any], service: Service, interrupted: Callable[[], bool] = lambda: False
+) -> None:
+    """Remove from the registry's Redis what the run did not get to, or say that it is there still.
 
-    :param run_file: of that run; empty where it had not come to that yet.
+    :param interrupted: whether somebody has asked for an end, so that nothing is tried twice.
     """
+    run_file = service.shared.run_file  # empty where the run had not come to that
     progress = Progress(bars=False, as_json=logs_json())
     config = read_config(options["config"], progress)
     also = (run_file,) if run_file else ()
     cache = blob_cache_of(config, options["state_dir"], progress, also=also)
+    cache.heed(interrupted)
     storage = storage_of(config)
     try:
         left = cache.catch_up(storage.driver, storage.root)
         stale = cache.check()
         if stale is not None:
             complain(stale.message)
-        if run_file in left:
-            complain(
+        if run_file in left or cache.state((storage.driver, storage.root)).left:
+            service.stale = (
                 "THE REGISTRY'S REDIS MAY REMEMBER BLOBS THAT ARE GONE, and answers pushes with"
-                f" them: empty it (FLUSHDB) before anybody pushes; {run_file} names what was"
-                " deleted"
+                f" them: empty it (FLUSHDB) before anybody pushes; {run_file or left[0]} names what"
+                " was deleted"
             )
     finally:
         cache.close()
@@ -162,15 +166,28 @@ def run_away(
         refusing = _refusing(service.commands, options, job_of, stack)
         if refusing is not None:
             return run(replace(job_of(None), check=refusing))
-        return _with_commands(_taken_away(service, job_of, run, interrupts), service)
+        return _with_commands(_taken_away(service, options, job_of, run, interrupts), service)
 
 
 def _taken_away(
     service: Service,
+    options: Mapping[str, Any],
     job_of: Callable[[Progress | None], Job],
     run: Callable[[Job], Report],
     interrupts: Interrupts,
 ) -> Report:
+    report: Report | None = None
+
+    def before() -> None:
+        # A run that has ended without a report may have deleted something all the same.
+        nothing = not service.shared.run_file if report is None else not report.forgotten.left
+        if nothing:
+            return
+        try:
+            _forget(options, service, interrupts)
+        except Exception as error:  # nothing may keep the registry from being started
+            service.stale = f"THE REGISTRY MAY REMEMBER BLOBS THAT ARE GONE: {error}"
+
     try:
         # The collection looks first of all whether there was a signal, and has a report for it.
         with interrupts.deferred():
@@ -181,11 +198,12 @@ def _taken_away(
                 job = replace(job, check=lambda: Verdict("refused", (failed,)))
             else:
                 _settle(job, interrupts)
-        return run(job)
+        report = run(job)
+        return report
     finally:
         # A signal right here ends this process; the other one then brings the registry back.
         with interrupts.deferred():
-            service.back()
+            service.back(before)
 
 
 def _refusing(
@@ -242,6 +260,8 @@ def _settle(job: Job, interrupts: Interrupts) -> None:
 
 def _with_commands(report: Report, service: Service) -> Report:
     forgotten = report.forgotten
+    if forgotten.left and not service.stale:
+        report, forgotten = _caught_up(report), replace(forgotten, left=0, earlier=0)
     if not service.lost:
         # A new process remembers nothing.
         return replace(
@@ -253,3 +273,12 @@ def _with_commands(report: Report, service: Service) -> Report:
         error=report.error or service.lost,
         exit_code=1,
     )
+
+
+def _caught_up(report: Report) -> Report:
+    """What *report* comes to when Redis is back before the registry is."""
+    warning = report.forgotten.warning
+    error = (report.error or "").removesuffix(warning).removesuffix("; ")
+    if error:
+        return replace(report, error=error)
+    return replace(report, error=None, exit_code=3 if report.incomplete else 0)

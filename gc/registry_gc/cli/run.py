@@ -107,7 +107,10 @@ def _run_here(
     finally:
         if service is not None and service.lost:
             _tell_unfinished(options, output, service, 1, service.lost)
-            complain(service.lost)
+        # Last of all, whatever else there was to say.
+        if service is not None:
+            for line in filter(None, (service.stale, service.lost)):
+                complain(line)
         output.close()
     return 1 if service is not None and service.lost else code
 
@@ -288,6 +291,8 @@ def _say(report: Report) -> None:
     elif report.dry_run and report.verdict != "allowed":
         reasons = "; ".join(finding.message for finding in objections(report.findings))
         note(f"a collection would be refused: {reasons}")
+    if report.dry_run and report.forgotten.left:
+        note(report.forgotten.warning)
     if report.forgotten.restart:
         note(
             "restart the registry before it takes writes: it remembers deleted blobs"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sys
 import time
@@ -10,8 +11,11 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from registry_drivers.errors import StorageError
 from registry_gc import __version__
+from registry_gc.blob_cache.forgetting import Forgotten
 from registry_gc.guard import Finding
+from registry_gc.lock import blocker
 from registry_gc.report.model import Quarantine, Report, Tally, Verification
 from registry_gc.run_file import RunFile
 from registry_gc.runs.database import RunFileError
@@ -114,9 +118,11 @@ def _report(session: Session, run_file: RunFile | None, code: int) -> Report:
     opinion = session.opinion
     if code == 0 and (held or damaged or failed or (opinion and opinion.faults)):
         code = 3
-    forgotten = session.job.blob_cache.state()
-    if forgotten.left:
-        code = 1 if code in (0, 3, 4) else code
+    forgotten = _forgotten(session)
+    if forgotten.left and not session.job.dry_run:
+        # A run that was refused has left nothing itself, as a rule.
+        failed_by_it = (0, 3, 4) if forgotten.left > forgotten.earlier else (0, 3)
+        code = 1 if code in failed_by_it else code
         session.error = "; ".join(filter(None, (session.error, forgotten.warning)))
     return Report(
         run=session.job.run,
@@ -167,6 +173,16 @@ def _report(session: Session, run_file: RunFile | None, code: int) -> Report:
         exit_code=code,
         forgotten=forgotten,
     )
+
+
+def _forgotten(session: Session) -> Forgotten:
+    cache, storage = session.job.blob_cache, session.storage
+    found = cache.state((storage.driver, storage.root))
+    if found.earlier and session.lock is None:
+        with contextlib.suppress(StorageError):
+            if blocker(storage) is not None:
+                return cache.state()  # what another run has not got to yet is not left
+    return found
 
 
 def _peak_rss() -> int:

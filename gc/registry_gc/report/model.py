@@ -108,3 +108,9 @@ class Report(msgspec.Struct, frozen=True):
     live_manifests: int = 0
     quarantine: Quarantine = msgspec.field(default_factory=Quarantine)
     verified: Verification | None = None
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether something was held, damaged, not deleted, or faulty before the run."""
+        faults = self.verified is not None and self.verified.faults > 0
+        return bool(self.held or self.damaged or self.failed) or faults

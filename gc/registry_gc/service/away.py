@@ -98,6 +98,8 @@ class Service(msgspec.Struct):
     ran: list[Ran] = msgspec.field(default_factory=list)
     lost: str = ""
     """The line about a second command that has failed."""
+    stale: str = ""
+    """The line about what the registry's Redis may remember after it."""
 
     def leave(self) -> Finding | None:
         """Run the first command; a finding says that it failed. :meth:`back` has to follow."""
@@ -113,7 +115,7 @@ class Service(msgspec.Struct):
     def back(self, before: Callable[[], None] = _nothing) -> None:
         """Run the second command; where it fails, ``lost`` says so.
 
-        :param before: what has to be done before it, while nobody deletes.
+        :param before: what has to be done before it, while nobody deletes; raises nothing.
         """
         with self.alone():
             before()
