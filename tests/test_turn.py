@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 
 from registry_drivers.base import Children
+from registry_drivers.factory import StorageSpec
 from registry_drivers.filesystem import FilesystemStorage
 from registry_gc.lock import Lock, blocker
+from registry_gc.service.between import place_of
 from registry_gc.service.turn import while_nobody_deletes
 from running import Disk, write_config
 
@@ -41,13 +43,16 @@ def environment(disk: Disk) -> dict[str, str]:
 
 
 @contextmanager
-def held_in_its_stop_command(disk: Disk) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A run whose stop command goes on when the handle is written to."""
+def held_in_its_command(
+    disk: Disk, held: str = "stop"
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A run of which one command goes on when the handle is written to."""
     calls, gate = disk.folder / "calls", disk.folder / "gate"
     os.mkfifo(gate)
+    first = {name: f"read go <{gate}; " * (name == held) for name in ("stop", "start")}
     words = [
-        "--stop-command", f"read go <{gate}; echo stop >>{calls}",
-        "--start-command", f"echo start >>{calls}",
+        "--stop-command", f"{first['stop']}echo stop >>{calls}",
+        "--start-command", f"{first['start']}echo start >>{calls}",
     ]  # fmt: skip
     with subprocess.Popen(
         [sys.executable, "-c", MAIN, *words, str(write_config(disk.root))],
@@ -76,7 +81,7 @@ def let_go(gate: int) -> None:
 
 
 def test_the_registry_is_not_started_while_another_run_deletes(disk: Disk) -> None:
-    with held_in_its_stop_command(disk) as (process, gate):
+    with held_in_its_command(disk) as (process, gate):
         with Lock.acquire(FilesystemStorage(str(disk.root)), "other"):
             let_go(gate)
             said_until(process, WAITS)
@@ -87,7 +92,7 @@ def test_the_registry_is_not_started_while_another_run_deletes(disk: Disk) -> No
 
 
 def test_nor_is_it_when_the_collection_was_killed(disk: Disk) -> None:
-    with held_in_its_stop_command(disk) as (process, gate):
+    with held_in_its_command(disk) as (process, gate):
         (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         os.kill(int(child), signal.SIGKILL)
         with Lock.acquire(FilesystemStorage(str(disk.root)), "other"):
@@ -218,3 +223,77 @@ def test_a_stderr_that_stands_still_keeps_no_registry_down(
     assert calls.read_text() == "start\n"
     os.close(unread)
     os.close(full)
+
+
+# --- two runs of one machine
+
+
+def refused(disk: Disk, *words: str) -> None:
+    """A run is refused since another one has the registry out of use."""
+    done = start(disk, *words)
+    document = json.loads(done.stdout)
+    assert (done.returncode, document["guard"]["verdict"]) == (4, "refused"), done.stderr
+    assert "of this machine has the registry out of use" in done.stderr
+    assert "locked" in [finding["code"] for finding in document["guard"]["findings"]]
+    assert document["blobs"]["deleted"] == 0
+
+
+AROUND = ("--stop-command", "echo other >>{calls}", "--start-command", "echo other >>{calls}")
+
+
+@pytest.mark.parametrize("held", ["stop", "start"])
+def test_no_other_run_begins_between_stop_and_start(disk: Disk, held: str) -> None:
+    with held_in_its_command(disk, held) as (process, gate):
+        refused(disk, *(word.format(calls=disk.folder / "calls") for word in AROUND))
+        refused(disk, "--registry-stopped")
+        told = start(disk, "--registry-stopped", "--dry-run")
+        assert (told.returncode, json.loads(told.stdout)["guard"]["verdict"]) == (0, "refused")
+        let_go(gate)
+        process.communicate()
+    assert process.returncode == 0
+    assert (disk.folder / "calls").read_text().split() == ["stop", "start"]
+    assert start(disk, "--registry-stopped").returncode == 0
+
+
+@pytest.mark.parametrize("which", ["child", "parent"])
+def test_nor_while_one_process_of_two_is_left_to_start_the_registry(disk: Disk, which: str) -> None:
+    with held_in_its_command(disk) as (process, gate):
+        (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(child) if which == "child" else process.pid, signal.SIGKILL)
+        refused(disk, "--registry-stopped")
+        let_go(gate)
+        process.communicate()
+    assert (disk.folder / "calls").read_text().split() == ["stop", "start"]
+
+
+def test_the_next_run_begins_when_nobody_is_left_to_start_the_registry(disk: Disk) -> None:
+    with held_in_its_command(disk) as (process, gate):
+        (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        for number in (process.pid, int(child)):
+            os.kill(number, signal.SIGKILL)
+        let_go(gate)
+        process.communicate()
+    assert start(disk, "--registry-stopped").returncode == 0
+
+
+def test_one_storage_has_one_place_however_it_is_named(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+
+    def place(driver: str, **parameters: object) -> str:
+        return place_of("/state", StorageSpec(driver, parameters))
+
+    folder = place("filesystem", rootdirectory=str(tmp_path))
+    assert place("filesystem", rootdirectory=f"{tmp_path}/link/") == folder
+    assert place("filesystem") != folder
+    bucket = place("s3", bucket="b", rootdirectory="/x")
+    assert place("s3_v2", bucket="b", rootdirectory="x/", region="r") == bucket
+    assert len({bucket, place("gcs", bucket="b", rootdirectory="x"), place("s3", bucket="b")}) == 3
+
+
+def test_a_lock_that_cannot_be_made_is_told_and_keeps_nobody_out(disk: Disk) -> None:
+    state = disk.folder / "state"
+    state.mkdir()
+    (state / "away").touch()
+    done = start(disk, "--stop-command", "true", "--start-command", "true")
+    assert done.returncode == 0
+    assert "another run of this machine may begin" in done.stderr

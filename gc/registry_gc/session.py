@@ -28,7 +28,7 @@ from registry_gc.guard import Finding, Verdict
 from registry_gc.guard.watch import GuardWatch
 from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.limits import Limits
-from registry_gc.lock import REFRESH_SECONDS, Lock, LockError, blocker, clock
+from registry_gc.lock import REFRESH_SECONDS, Lock, LockError, LockHeld, blocker, clock
 from registry_gc.locking.holder import LOCK
 from registry_gc.mark import Marking
 from registry_gc.overlap import is_out_of_threads
@@ -66,6 +66,7 @@ class Job(msgspec.Struct, frozen=True):
     reference is remembered; None to read them all. ``settled``: told of each batch of deletes,
     see :data:`registry_gc.sweep.Settled`. ``seen``: where the size of the registry is remembered
     from run to run; None to forget it. ``config``: the registry's config, for the record.
+    ``barred``: why another run of this machine keeps this one out; empty where none does.
     """
 
     storage: Storage
@@ -82,6 +83,7 @@ class Job(msgspec.Struct, frozen=True):
     run: str = msgspec.field(default_factory=lambda: str(uuid.uuid4()))
     seen: str | None = None
     config: str | None = None
+    barred: Callable[[], str] = str
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -238,14 +240,17 @@ class Session:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         if self.job.dry_run:
-            held = blocker(self.storage)
-            if held is not None:
+            held = blocker(self.storage) or self.job.barred()
+            if held:
                 self._refuse_with("locked", str(held))
             yield
             return
         try:
             with self.interrupts.deferred():
                 self.lock = Lock.acquire(self.storage, self.job.run)
+            # Only now: who starts a registry has looked first that nobody has the lock.
+            if barred := self.job.barred():
+                raise LockHeld(barred)
             self.interrupts.check()
             for notice in self.lock.notices:
                 self.observer.notice(notice)

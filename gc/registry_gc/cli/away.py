@@ -36,6 +36,7 @@ from registry_gc.run_file import already_there
 from registry_gc.runs.database import RunFileError
 from registry_gc.runs.plan_file import Found, found_at
 from registry_gc.service.away import Commands, Service, settled
+from registry_gc.service.between import Between, OutOfUse, place_of
 from registry_gc.service.commands import Shared
 from registry_gc.service.supervisor import End, supervise
 from registry_gc.service.turn import while_nobody_deletes
@@ -82,16 +83,41 @@ def run_with_commands(
     # A terminal that stands still must not keep the registry down either.
     wait_at_most(_STDERR_SECONDS)
     service = Service(commands, Shared(), partial(_alone, options))
-    end = supervise(
-        service,
-        lambda: run(options, commands, service),
-        lambda: _forget(options, service),
-        complain,
-        note,
-    )
-    if end.why:
-        _tell_for_the_dead(options, service, end)
-    return end.code
+    with ExitStack() as stack:
+        try:
+            between = _between(options, service, stack)
+        except ConfigError as error:
+            complain(str(error))
+            return 2
+
+        def work() -> int:
+            if between is not None:
+                between.mine()
+            return run(options, commands, service)
+
+        end = supervise(service, work, lambda: _forget(options, service), complain, note)
+        if end.why:
+            _tell_for_the_dead(options, service, end)
+        return end.code
+
+
+def _between(options: Mapping[str, Any], service: Service, stack: ExitStack) -> Between | None:
+    """Keep other runs of this machine out, or have *service* say that another one does.
+
+    :param stack: lets them in again.
+    :raises ConfigError: nobody knows which storage it is about.
+    """
+    config = read_config(options["config"], Progress(bars=False, notices=False))
+    try:
+        between = Between(place_of(options["state_dir"], config.storage))
+    except OutOfUse as out:
+        service.barred = str(out)
+        return None
+    except OSError as error:
+        note(f"another run of this machine may begin while the registry is started: {error}")
+        return None
+    stack.callback(between.close)
+    return between
 
 
 def _tell_for_the_dead(options: Mapping[str, Any], service: Service, end: End) -> None:
@@ -162,6 +188,9 @@ def run_away(
     :raises ConfigError: there is no job to be made of it.
     """
     with ExitStack() as stack:
+        if service.barred:
+            barred = Verdict("refused", (Finding("locked", service.barred),))
+            return run(replace(job_of(None), check=lambda: barred))
         # Open to the end: who reads a pipe would take its closing for the end of all.
         refusing = _refusing(service.commands, options, job_of, stack)
         if refusing is not None:

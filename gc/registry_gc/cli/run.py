@@ -7,6 +7,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec.structs import replace
@@ -48,6 +49,7 @@ from registry_gc.report.model import Report
 from registry_gc.report.text import plan_lines, summary_lines
 from registry_gc.runs.shrink import memory_path
 from registry_gc.runs.state_dir import run_file_path
+from registry_gc.service.between import out_of_use, place_of
 
 if TYPE_CHECKING:
     from registry_gc.service.away import Commands, Service
@@ -253,6 +255,9 @@ def _job(
         run=run,
         seen=memory_path(state_dir, storage.driver, storage.root),
         config=os.path.abspath(config.path),
+        barred=str
+        if service is not None
+        else partial(out_of_use, place_of(state_dir, config.storage)),
     )
 
 

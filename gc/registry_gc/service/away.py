@@ -89,12 +89,14 @@ def _nothing() -> None:
 class Service(msgspec.Struct):
     """A registry that *commands* take out of use. ``ran`` is what became of them so far.
 
-    ``alone``: entered before the second command, see :mod:`registry_gc.service.turn`.
+    ``alone``: entered before the second command, see :mod:`registry_gc.service.turn`. ``barred``:
+    why neither command is to be run, see :mod:`registry_gc.service.between`; else empty.
     """
 
     commands: Commands
     shared: Shared
     alone: Callable[[], AbstractContextManager[None]] = nullcontext
+    barred: str = ""
     ran: list[Ran] = msgspec.field(default_factory=list)
     lost: str = ""
     """The line about a second command that has failed."""

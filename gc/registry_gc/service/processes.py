@@ -96,6 +96,16 @@ def group_lives(group: int) -> bool:
     return any(int(fields[2]) == group and fields[0] not in _DEAD for fields in found)
 
 
+def ancestors() -> set[tuple[int, int]]:
+    """Process ID and start of this process, of its parent, and so on."""
+    found: set[tuple[int, int]] = set()
+    pid = os.getpid()
+    while pid > 0 and (fields := _stat(pid)) is not None:
+        found.add((pid, int(fields[19])))
+        pid = int(fields[1])
+    return found
+
+
 _DEAD = ("Z", "X")
 
 
