@@ -145,6 +145,15 @@ def test_a_second_run_is_refused_and_told_by_whom(storage: Storage) -> None:
     take(storage, "5678").release()
 
 
+def test_a_folder_in_its_place_is_told(disk: FilesystemStorage) -> None:
+    Path(disk.root, LOCK, "x").mkdir(parents=True)
+    with pytest.raises(LockHeld, match="is a folder, and no lock: remove it"):
+        Lock.acquire(disk, "run")
+    held = blocker(disk)
+    assert held is not None
+    assert "remove it" in str(held)
+
+
 def test_a_refused_run_on_an_object_store_names_the_way_out(memory: MemoryStorage) -> None:
     with take(memory), pytest.raises(LockHeld, match="registry-gc unlock"):
         take(memory)

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from registry_drivers.base import Reader
-from registry_drivers.errors import NotFound, TooLarge
+from registry_drivers.errors import IsFolder, NotFound, TooLarge
 from registry_gc.service.processes import Process
 
 FOLDER = "docker/registry/registry-gc"
@@ -94,10 +94,13 @@ def look(storage: Reader) -> Found | None:
     """The lock object of *storage*; None where there is none.
 
     :raises StorageError: it could not be read.
+    :raises LockHeld: a folder is in its place.
     """
     try:
         data = _read(storage, LOCK)
         modified = storage.stat(LOCK).modified
+    except IsFolder as error:
+        raise LockHeld(f"{storage.root}: {LOCK} is a folder, and no lock: remove it") from error
     except NotFound:
         return None
     holder = _decode(data)
