@@ -12,15 +12,18 @@ import contextlib
 import errno
 import os
 import shutil
-import uuid
+import time
 from collections.abc import Callable
 
 from registry_drivers.filesystem_rights import give_to, make_alike
+from registry_drivers.paths import is_temporary, temporary
 
 # What file systems without hard links say: FAT and SMB EPERM, others that it is not supported.
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 # What file systems say that cannot sync a folder, and need not be told to.
 _NO_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})
+_BEGAN = time.time()
+"""What was last written to before this is no work of this process."""
 
 
 def write_file(target: str, data: bytes, *, if_absent: bool) -> None:
@@ -30,24 +33,24 @@ def write_file(target: str, data: bytes, *, if_absent: bool) -> None:
     """
     folder = os.path.dirname(target)
     _make_folders(folder, _make_ours)
-    temporary = _temporary(folder)
+    unnamed = temporary(folder)
     try:
-        _create(temporary, data)
+        _create(unnamed, data)
         if if_absent:
-            _publish_new(temporary, target, data)
+            _publish_new(unnamed, target, data)
         else:
-            os.rename(temporary, target)
+            os.rename(unnamed, target)
     finally:
-        _discard(temporary)
+        _discard(unnamed)
     sync_folder(folder)
 
 
-def _publish_new(temporary: str, target: str, data: bytes) -> None:
+def _publish_new(unnamed: str, target: str, data: bytes) -> None:
     try:
-        os.link(temporary, target)
+        os.link(unnamed, target)
     except FileExistsError:
         # NFS may answer so when the answer to a link that it made was lost: two names say so.
-        if os.stat(temporary).st_nlink < 2:
+        if os.stat(unnamed).st_nlink < 2:
             raise
     except OSError as error:
         if error.errno not in _NO_LINKS:
@@ -84,14 +87,30 @@ def _drop_other_name(source: str, target: str) -> None:
 
 
 def _copy(source: str, target: str) -> None:
-    temporary = _temporary(os.path.dirname(target))
+    _discard_older(os.path.dirname(target))
+    copy = temporary(os.path.dirname(target))
     try:
-        shutil.copy2(source, temporary)
-        make_alike(temporary, os.stat(source))
-        _sync(temporary, os.O_RDONLY)
-        os.rename(temporary, target)
+        shutil.copy2(source, copy)
+        make_alike(copy, os.stat(source))
+        _sync(copy, os.O_RDONLY)
+        os.rename(copy, target)
     finally:
-        _discard(temporary)
+        _discard(copy)
+
+
+def _discard_older(folder: str) -> None:
+    """Remove copies that a process was making which was killed: as large as what they are of.
+
+    Only those of before this process: should another be at it in spite of the lock, its rename
+    fails, and what it was moving stays where it is. What is left over harms nobody.
+    """
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if not is_temporary(entry.name) or not entry.is_file(follow_symlinks=False):
+                continue
+            # Not when it was modified: a copy has the time of what it is of.
+            if entry.stat(follow_symlinks=False).st_ctime < _BEGAN:
+                _discard(entry.path)
 
 
 def _make_folders(folder: str, make: Callable[[str, str], None]) -> None:
@@ -113,14 +132,14 @@ def _make_ours(folder: str, parent: str) -> None:
 def _make_alike(folder: str, parent: str) -> None:
     # Under its name only when it is as it is to be: who dies before leaves no folder that the
     # registry cannot enter, and nobody puts anything into it meanwhile.
-    temporary = _temporary(parent)
-    os.mkdir(temporary)
+    unnamed = temporary(parent)
+    os.mkdir(unnamed)
     try:
-        make_alike(temporary, os.stat(parent))
-        os.rename(temporary, folder)
+        make_alike(unnamed, os.stat(parent))
+        os.rename(unnamed, folder)
     except OSError as error:
         with contextlib.suppress(OSError):
-            os.rmdir(temporary)
+            os.rmdir(unnamed)
         # Somebody else has made it, and has put something into it.
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
@@ -154,11 +173,6 @@ def _sync(path: str, flags: int) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _temporary(folder: str) -> str:
-    # As long as any name may be, whatever the length of the file's own.
-    return f"{folder}/.registry-gc-{uuid.uuid4().hex}.tmp"
 
 
 def _discard(path: str) -> None:

@@ -7,12 +7,32 @@ begins nor ends with one. A prefix is a path that ends with ``/``, or is empty f
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import uuid
+from collections.abc import Iterable, Sequence
 
 from registry_drivers.errors import InvalidPath
 
 # An empty, "." or ".." part, or a NUL.
 _BAD = re.compile(r"(?:^|/)\.{0,2}(?:/|\Z)|\0")
+_TEMPORARY = re.compile(r"\.registry-gc-[0-9a-f]{32}\.tmp")
+
+
+def temporary(folder: str) -> str:
+    """A path in *folder* that nobody has, for what is not whole yet.
+
+    As long as any name may be, whatever the length of that which it is to have.
+    """
+    return f"{folder}/.registry-gc-{uuid.uuid4().hex}.tmp"
+
+
+def is_temporary(path: str) -> bool:
+    """Whether *path* is that of something which we were making; who was killed leaves it."""
+    return _TEMPORARY.fullmatch(path.rpartition("/")[2]) is not None
+
+
+def temporaries(paths: Iterable[str]) -> list[str]:
+    """Those of *paths* that :func:`is_temporary` means."""
+    return [path for path in paths if is_temporary(path)]
 
 
 def check_path(path: str, driver: str = "") -> str:

@@ -161,6 +161,7 @@ class _Application(Session):
         self.blobs_total = blobs.total + before
         self.strangers = looked.catalog.strangers + blobs.strangers
         self.hollow = looked.catalog.hollow + blobs.hollow
+        self.unfinished = looked.catalog.unfinished + blobs.unfinished
         if self.versions is not None:
             self.keeps = self.versions.keeps()
             for keep in self.keeps:

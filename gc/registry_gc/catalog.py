@@ -73,6 +73,7 @@ class Catalog(msgspec.Struct):
     with_strangers: set[int]
     misplaced: dict[int, str] = msgspec.field(default_factory=dict)
     hollow: list[str] = msgspec.field(default_factory=list)
+    unfinished: list[str] = msgspec.field(default_factory=list)
 
 
 def is_registry(reader: Reader) -> bool:
@@ -162,6 +163,7 @@ class _Merge:
         self.with_strangers: set[int] = set()
         self.misplaced: dict[int, str] = {}
         self.hollow: list[str] = []
+        self.unfinished: list[str] = []
 
     def add(self, batch: RepositoryBatch) -> None:
         number = np.array(
@@ -188,6 +190,7 @@ class _Merge:
         for owner, path in batch.misplaced.items():
             self.misplaced.setdefault(int(number[owner]), path)
         self.hollow += batch.hollow
+        self.unfinished += batch.unfinished
 
     def _add_tags(self, batch: RepositoryBatch, number: NDArray[np.int32]) -> None:
         count = len(batch.tag_folders)
@@ -271,6 +274,7 @@ class _Merge:
             with_strangers={int(renumber[owner]) for owner in self.with_strangers},
             misplaced={int(renumber[owner]): path for owner, path in self.misplaced.items()},
             hollow=sorted(self.hollow),
+            unfinished=self.unfinished,
         )
         return catalog, self.odd
 

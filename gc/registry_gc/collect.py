@@ -124,6 +124,7 @@ class SealedCollection(Session):
         self.blobs_total = survey.blobs.total
         self.strangers = catalog.strangers + survey.blobs.strangers
         self.hollow = catalog.hollow + survey.blobs.hollow
+        self.unfinished = catalog.unfinished + survey.blobs.unfinished
         links = dead_links(catalog, manifests, marking, policy, cutoff)
         self.emptied = links.emptied
         run_file.add(links.rows)

@@ -226,6 +226,7 @@ class LinkAges:
         """Take over what a *batch* has found beside links; *owners*: who its repositories are."""
         catalog = self._catalog
         catalog.hollow += batch.hollow
+        catalog.unfinished += batch.unfinished
         catalog.strangers += batch.strangers
         catalog.with_strangers.update(int(owners[owner]) for owner in batch.with_strangers)
         catalog.names.others.update(batch.others)

@@ -17,6 +17,7 @@ import msgspec
 from registry_drivers.base import Reader, Storage
 from registry_drivers.errors import NotFound, StorageError
 from registry_drivers.factory import versions_of
+from registry_drivers.paths import temporaries
 from registry_drivers.versions import Keep
 from registry_drivers.wrappers import ReadOnly
 from registry_gc.blob_cache.forgetting import BlobCache, NoCache
@@ -29,7 +30,7 @@ from registry_gc.guard.watch import GuardWatch
 from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.limits import Limits
 from registry_gc.lock import REFRESH_SECONDS, Lock, LockError, LockHeld, blocker, clock
-from registry_gc.locking.holder import LOCK
+from registry_gc.locking.holder import FOLDER, LOCK
 from registry_gc.mark import Marking
 from registry_gc.overlap import is_out_of_threads
 from registry_gc.policy import Policy
@@ -42,7 +43,7 @@ from registry_gc.runs.database import RunFileError
 from registry_gc.runs.plan_file import PlanFile
 from registry_gc.runs.rows import Kind
 from registry_gc.survey import Survey, Surveyor
-from registry_gc.sweep import Settled, Stop, sweep, tidy
+from registry_gc.sweep import Settled, Stop, discard, sweep, tidy
 from registry_gc.verify.contradiction import Contradiction
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
 
 _LOOK_AGAIN = 10.0
 """Seconds after which guard and lock are looked at again, at the latest."""
+_UNFINISHED = 86400.0
+"""Seconds after which nobody can be at work on a file: who only wants the lock writes one too."""
 # Seconds: a lock is no older where clocks agree; and no server's clock is as wrong as that.
 _CLOCKS_AGREE = 2 * REFRESH_SECONDS
 _NO_CLOCK = 365 * 86400.0
@@ -142,6 +145,7 @@ class Session:
         self.blobs_total = 0
         self.strangers = 0
         self.hollow: list[str] = []
+        self.unfinished: list[str] = []
         self.emptied: frozenset[str] = frozenset()
         self.swept = False
         self.error: str | None = None
@@ -386,6 +390,7 @@ class Session:
             # A folder that is empty now may be where a push is about to write.
             return
         try:
+            folders |= discard(self.storage, self._unfinished(), self._now() - _UNFINISHED)
             tidy(
                 self.storage,
                 self.storage.capabilities,
@@ -400,6 +405,13 @@ class Session:
     def _ends_tidying(self) -> bool:
         # In an empty folder a push may be about to write.
         return self.interrupts() or self._look() is not None
+
+    def _unfinished(self) -> list[str]:
+        """What runs that were killed had not made whole: where they lock, or in the registry."""
+        if not self.storage.capabilities.folders:
+            return []
+        ours = self.storage.children(f"{FOLDER}/").files
+        return self.unfinished + temporaries(f"{FOLDER}/{name}" for name in ours)
 
     def _look(self) -> Stop | None:
         """Look at guard and lock again; on a filesystem, where that is cheap, at every batch."""

@@ -59,7 +59,8 @@ class Blobs(msgspec.Struct):
     """What a pass over ``blobs/`` has counted. ``hollow``: folders that hold no file.
 
     ``bytes``: of all but ``unsized``, the live blobs whose size a filesystem was not asked for.
-    ``held`` of them, with ``held_bytes``, live only because a repository is held.
+    ``held`` of them, with ``held_bytes``, live only because a repository is held. ``unfinished``:
+    strangers that are ours, see :func:`registry_drivers.paths.is_temporary`.
     """
 
     total: int
@@ -69,6 +70,7 @@ class Blobs(msgspec.Struct):
     unsized: int = 0
     held: int = 0
     held_bytes: int = 0
+    unfinished: list[str] = msgspec.field(default_factory=list)
 
 
 class Survey(msgspec.Struct):
@@ -353,3 +355,4 @@ def _count(blobs: Blobs, batch: BlobBatch) -> None:
         blobs.bytes += batch.live_bytes
     blobs.strangers += batch.strangers
     blobs.hollow += batch.hollow
+    blobs.unfinished += batch.unfinished

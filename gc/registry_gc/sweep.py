@@ -9,6 +9,7 @@ Sweeping fails open: what cannot be deleted is recorded and left.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import threading
 import time
@@ -19,7 +20,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import msgspec
 from msgspec.structs import replace
 
-from registry_drivers.base import Capabilities, Deleter, Deletion, Outcome
+from registry_drivers.base import Capabilities, Deleter, Deletion, Outcome, Storage
+from registry_drivers.errors import NotFound
 from registry_drivers.versions import VersionDeleter
 from registry_drivers.withdrawal import unless_withdrawn
 from registry_gc.events import Observer
@@ -299,6 +301,21 @@ def tidy(
             if ended():
                 return
             deleter.remove_folders(inside[at : at + _FOLDERS_AT_ONCE], floor=floor)
+
+
+def discard(storage: Storage, paths: Iterable[str], before: float) -> set[str]:
+    """Delete what runs that were killed had not made whole; returns the folders it lay in.
+
+    :param paths: files that are ours by their names.
+    :param before: seconds since the epoch; whoever writes a younger one may be at it.
+    """
+    old = []
+    for path in paths:
+        with contextlib.suppress(NotFound):
+            if storage.stat(path).modified < before:
+                old.append(path)
+    gone = (out.path for out in storage.delete(old) if out.result is Deletion.DELETED)
+    return {path.rpartition("/")[0] for path in gone}
 
 
 def _floor(folder: str, keep_repositories: bool) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from drivers.folders import (
     make,
     without_hard_links,
 )
+from registry_drivers import filesystem_write
 from registry_drivers.errors import (
     NotFound,
     StorageError,
@@ -69,6 +71,25 @@ def test_a_move_to_another_disk_keeps_age_and_mode(
     assert listed(storage) == ["c/d"]
     assert storage.stat("c/d").modified == 1000.5
     assert (root / "c/d").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_move_to_another_disk_removes_what_one_that_was_killed_has_left(
+    root: Path, storage: FilesystemStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f".registry-gc-{digit * 32}.tmp" for digit in "0a1"]
+    kept = ["other.tmp", ".registry-gc-1.tmp", names[1], names[2]]
+    for name in ("a", *(f"b/{name}" for name in (names[0], *kept[:2]))):
+        make(root, name)
+    (root / "b" / names[1]).mkdir()
+    (root / "b" / names[2]).symlink_to(root / "nowhere")
+    across_disks(monkeypatch)
+    storage.move("a", "b/c")
+    # Whoever is just at it, in spite of the lock, keeps it.
+    assert (root / "b" / names[0]).exists()
+    monkeypatch.setattr(filesystem_write, "_BEGAN", time.time() + 60)
+    storage.move("b/c", "b2/c")
+    storage.move("b2/c", "b/c")
+    assert {path.name for path in (root / "b").iterdir()} == {"c", *kept}
 
 
 def test_a_move_to_another_disk_that_is_full_keeps_the_source(

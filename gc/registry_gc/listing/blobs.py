@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry_drivers.base import Entry, Reader, stat_many
+from registry_drivers.paths import temporaries
 from registry_gc.digest import KEY, InvalidDigest, Keys, Names, empty_keys, pack, stored_digest
 from registry_gc.layout import BLOBS, Run, blob_paths, split
 from registry_gc.listing.ranges import Range, Walk
@@ -23,7 +24,8 @@ class BlobBatch(msgspec.Struct, frozen=True):
 
     ``sizes`` are the bytes that deleting frees: 0 where the file has another hard link.
     ``live``: how many live blobs there are beside these, where those were left out, of together
-    ``live_bytes``; None where nobody asked for their sizes.
+    ``live_bytes``; None where nobody asked for their sizes. ``unfinished``: strangers that are
+    ours, see :func:`registry_drivers.paths.is_temporary`.
     """
 
     keys: Keys
@@ -35,6 +37,7 @@ class BlobBatch(msgspec.Struct, frozen=True):
     rest: Range | None
     live: int = 0
     live_bytes: int | None = None
+    unfinished: list[str] = []
 
 
 def list_blobs(reader: Reader, unit: Range) -> BlobBatch:
@@ -44,10 +47,12 @@ def list_blobs(reader: Reader, unit: Range) -> BlobBatch:
     sizes: list[NDArray[np.int64]] = []
     modified: list[NDArray[np.float64]] = []
     hollow: list[str] = []
+    unfinished: list[str] = []
     strangers = 0
     walk = Walk(reader, unit)
     for page in walk.pages():
         hollow += page.hollow
+        before = strangers
         freed = page.sizes if page.shared is None else np.where(page.shared, 0, page.sizes)
         for piece in split(page):
             if isinstance(piece, Run):
@@ -62,6 +67,8 @@ def list_blobs(reader: Reader, unit: Range) -> BlobBatch:
             keys.append(found)
             sizes.append(freed[rows])
             modified.append(page.modified[rows])
+        if strangers > before:
+            unfinished += temporaries(page.paths)
     return BlobBatch(
         keys=np.concatenate(keys) if keys else empty_keys(),
         sizes=np.concatenate(sizes) if sizes else np.empty(0, np.int64),
@@ -70,6 +77,7 @@ def list_blobs(reader: Reader, unit: Range) -> BlobBatch:
         strangers=strangers,
         hollow=hollow,
         rest=walk.rest,
+        unfinished=unfinished,
     )
 
 
@@ -166,4 +174,5 @@ def stat_blobs(reader: Reader, unit: BlobKeys) -> BlobBatch:
         strangers=others.strangers,
         hollow=others.hollow,
         rest=None,
+        unfinished=others.unfinished,
     )

@@ -23,6 +23,7 @@ from registry_drivers.base import (
     list_among,
     list_unasked,
 )
+from registry_drivers.paths import temporaries
 from registry_gc.digest import (
     KEY,
     LINK_SIZE,
@@ -59,7 +60,10 @@ class Signature(msgspec.Struct, frozen=True):
 
 
 class RepositoryBatch(msgspec.Struct):
-    """What one range of ``repositories/`` holds. Owners count within this batch."""
+    """What one range of ``repositories/`` holds. Owners count within this batch.
+
+    ``unfinished``: strangers that are ours, see :func:`registry_drivers.paths.is_temporary`.
+    """
 
     repositories: list[str]
     revisions: Links
@@ -76,6 +80,7 @@ class RepositoryBatch(msgspec.Struct):
     misplaced: dict[int, str]
     hollow: list[str]
     rest: Range | None
+    unfinished: list[str] = []
 
 
 # Where a folder is to be, below a repository's name: what is there instead hides all that it held.
@@ -179,8 +184,10 @@ class _RepositoryBuilder:
         # By repository: one file that is where a folder is to be.
         self.misplaced: dict[int, str] = {}
         self.hollow: list[str] = []
+        self.unfinished: list[str] = []
 
     def page(self, page: Page) -> None:
+        before = self.strangers
         for folder in page.hollow:
             self.hollow.append(folder)
             self.owner(folder + "/")
@@ -191,6 +198,8 @@ class _RepositoryBuilder:
                 self.run(page, piece, odd)
             else:
                 self.single(page, piece)
+        if self.strangers > before:
+            self.unfinished += temporaries(page.paths)
 
     def owner(self, path: str) -> tuple[int, list[str]] | None:
         """The repository that *path* lies in, and the parts below it; None for a stranger."""
@@ -342,6 +351,7 @@ class _RepositoryBuilder:
             misplaced=self.misplaced,
             hollow=self.hollow,
             rest=rest,
+            unfinished=self.unfinished,
         )
 
     def resolved(self, tag: Tag, md5: bytes, etag: bytes, size: int) -> Tag:

@@ -26,6 +26,7 @@ from msgspec.structs import replace
 
 from registry_drivers.base import Deletion, Outcome, Page, Reader, Storage
 from registry_drivers.errors import NotFound, StorageError
+from registry_drivers.paths import is_temporary
 from registry_drivers.versions import Undeleter
 from registry_gc.layout import OWN, REPOSITORIES, V2
 
@@ -155,7 +156,12 @@ def contents(reader: Reader, aside: Aside, below: str = V2) -> Iterator[list[Kep
 def _kept(aside: Aside, page: Page) -> list[Kept]:
     cut = len(aside.home)
     rows = zip(page.paths, page.sizes.tolist(), page.modified.tolist(), strict=True)
-    return [Kept(path[cut:], aside, False, size, time) for path, size, time in rows]
+    # A copy that was not made whole, by a run that was killed, is nothing that was set aside.
+    return [
+        Kept(path[cut:], aside, False, size, time)
+        for path, size, time in rows
+        if not is_temporary(path)
+    ]
 
 
 def _signatures(reader: Reader, kept: Kept) -> Iterator[Page]:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 
 from registry_drivers.base import Deletion, Outcome, Reader, Storage
+from registry_drivers.paths import temporaries
 from registry_drivers.versions import VersionDeleter
 from registry_gc.layout import BLOBS, OWN, REPOSITORIES, V2
 from registry_gc.quarantine.aside import Aside, Kept, asides, contents, hidden_by, notes_of
@@ -189,13 +190,29 @@ class Purge:
 
 
 def clear(storage: Storage, aside: Aside) -> None:
-    """Remove what tells of a quarantine in which nothing is left, and its empty folders."""
+    """Remove what tells of a quarantine in which nothing is left, and its empty folders.
+
+    With it goes what a run that was killed had not made whole there.
+    """
+    if storage.capabilities.folders:
+        _clear_unfinished(storage, aside)
     for note in notes_of(storage, aside):
         # One by one and in this order: what is left always tells since when it waits.
         for _ in storage.delete([note]):
             pass
     if storage.capabilities.folders:
         storage.remove_folders([aside.home.rstrip("/")], floor=OWN)
+
+
+def _clear_unfinished(storage: Storage, aside: Aside) -> None:
+    hollow: set[str] = set()
+    unfinished: list[str] = []
+    for page in storage.list(aside.home):
+        hollow.update(page.hollow)
+        unfinished += temporaries(page.paths)
+    for outcome in storage.delete(unfinished):
+        hollow.add(outcome.path.rpartition("/")[0])
+    storage.remove_folders(sorted(hollow, reverse=True), floor=aside.home)
 
 
 def clear_empty(storage: Storage, sources: Iterable[Kept]) -> None:
