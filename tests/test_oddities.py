@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from model import HOUR, V2
 from registry_tree import (
@@ -32,7 +34,7 @@ from registry_tree import (
     tag_index_path,
     tag_path,
 )
-from running import Disk, collect, empty_folders, write_config
+from running import Disk, Result, collect, empty_folders, write_config
 from windows import windows
 
 BOTH = pytest.mark.parametrize("mode", [(), ("-m",)], ids=["plain", "-m"])
@@ -133,6 +135,38 @@ def test_an_alias_link_in_another_repository_is_as_good(disk: Disk, mode: Mode) 
         result = disk.collect(*mode)
         assert result.exit_code == 0
         assert disk.has_blob(sha256(data))
+
+
+@pytest.mark.parametrize("by", ["run", "apply"])
+def test_a_blob_stays_where_a_link_of_its_sha512_name_cannot_be_deleted(
+    disk: Disk, tmp_path: Path, by: str
+) -> None:
+    data, other = b"named by sha512", b"named by nobody"
+    for content in (data, other):
+        disk.tree.blob(content)
+    disk.tree.link_layer("a", sha512(data), sha256(data))
+    link = disk.root / layer_link_path("a", sha512(data))
+    elsewhere = tmp_path / "elsewhere"
+    link.rename(elsewhere)
+    link.symlink_to(elsewhere)
+    done = collect(disk.root) if by == "run" else plan_and_apply(disk, tmp_path)
+    assert done.exit_code == 3
+    failed = {row["path"]: row["error"] for row in done.json["failed"]}
+    assert failed.keys() == {layer_link_path("a", sha512(data)), blob_path(sha256(data))}
+    assert "a link to it could not be deleted" in failed[blob_path(sha256(data))]
+    assert (disk.root / blob_path(sha256(data))).read_bytes() == data
+    assert not (disk.root / blob_path(sha256(other))).exists()
+
+
+def plan_and_apply(disk: Disk, folder: Path) -> Result:
+    """Plan, and carry the plan out: with no more in memory than a second look brings."""
+    from registry_gc.cli.main import registry_gc
+
+    plan = str(folder / "a.plan")
+    fixed = ["--output", "json", "--no-cache", "--state-dir", str(folder / "state")]
+    for arguments in (["plan", "-o", plan, str(write_config(disk.root))], ["apply", plan]):
+        answer = CliRunner().invoke(registry_gc, [arguments[0], *fixed, *arguments[1:]])
+    return Result(answer.exit_code, json.loads(answer.stdout), answer.stdout, answer.stderr)
 
 
 @BOTH

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from registry_drivers.base import Paths, Reader
 from registry_drivers.errors import InvalidPath, NotFound, TooLarge
-from registry_gc.digest import Keys, Names
+from registry_gc.digest import Keys, Names, key_of
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
 from registry_gc.layout import REPOSITORIES, V2
@@ -74,6 +74,10 @@ class Catalog(msgspec.Struct):
     misplaced: dict[int, str] = msgspec.field(default_factory=dict)
     hollow: list[str] = msgspec.field(default_factory=list)
     unfinished: list[str] = msgspec.field(default_factory=list)
+
+    def stored_as(self, digest: str) -> list[str]:
+        """The other digests that links of *digest* hold, sorted by their keys."""
+        return [self.names.text(key) for key in sorted(self.aliases.get(key_of(digest), ()))]
 
 
 def is_registry(reader: Reader) -> bool:

@@ -79,6 +79,10 @@ _ELIGIBLE = tuple(state for state in RowState if state is not RowState.TAKEN_BAC
 
 
 _OF_CACHED = "FROM deletions WHERE phase IN (SELECT value FROM json_each(?)) "
+_OF_FAILED = (
+    "SELECT digest, coalesce(error, '') AS why FROM deletions "
+    "WHERE phase < ?1 AND state = ?2 AND digest IS NOT NULL"
+)
 _CACHED_PHASES = json.dumps([kind.phase for kind in (Kind.REVISION, Kind.LAYER_LINK, Kind.BLOB)])
 
 
@@ -362,20 +366,31 @@ class RunFile(Database):
             after = batch[-1][0]
             yield batch
 
-    def blobs_of_failed_links(self) -> list[tuple[int, str, str]]:
+    def blobs_of_failed_links(
+        self, stored_as: Callable[[str], Iterable[str]]
+    ) -> list[tuple[int, str, str]]:
         """Blobs still to be deleted to which a link stays that was to go.
 
         Of each number, path, and why the link (of several, one of them) could not be deleted.
+
+        :param stored_as: which other digests the links of a digest hold.
         """
         if not self._has_any(RowState.FAILED):
             return []
+        # Few links say another digest than their own; all that failed may be very many.
+        others = {
+            other: why
+            for digest, why in self._read(_OF_FAILED, (Kind.BLOB.phase, RowState.FAILED))
+            for other in stored_as(digest)
+        }
         query = (
-            "SELECT id, path, why FROM deletions JOIN "
-            "(SELECT digest, min(coalesce(error, '')) AS why FROM deletions "
-            "WHERE phase < ?1 AND state = ?3 GROUP BY digest) USING (digest) "
-            "WHERE phase = ?1 AND state = ?2 ORDER BY id"
+            "SELECT id, path, why FROM deletions JOIN "  # noqa: S608  # above
+            f"(SELECT digest, min(why) AS why FROM ({_OF_FAILED} "
+            "UNION ALL SELECT key, value FROM json_each(?3)) GROUP BY digest) USING (digest) "
+            "WHERE phase = ?1 AND state = ?4 ORDER BY id"
         )
-        return list(self._read(query, (Kind.BLOB.phase, RowState.PLANNED, RowState.FAILED)))
+        values = (Kind.BLOB.phase, RowState.FAILED, json.dumps(others), RowState.PLANNED)
+        return list(self._read(query, values))
 
     def record(self, outcomes: Sequence[tuple[int, RowState, str]]) -> None:
         """Write down what became of rows: number, state, error; durable when this returns."""

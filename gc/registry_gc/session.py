@@ -347,6 +347,7 @@ class Session:
 
     def _sweep(self) -> None:
         assert self.run_file is not None
+        assert self.catalog is not None
         plan = str(self.run_file.meta().get("run", self.job.run))
         setting_aside = self.aside.deleter(self.job.run, plan, self.policy)
         cache = self.job.blob_cache
@@ -366,6 +367,7 @@ class Session:
                     self.versions,
                     purge=self._purges(),
                     waiting=lambda: hidden(self.reader),
+                    stored_as=self.catalog.stored_as,
                     settled=(cache.settled, *self.job.settled),
                 )
                 if swept.stopped is None and self.watch is not None and self.watch.other:

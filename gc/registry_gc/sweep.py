@@ -83,6 +83,7 @@ def sweep(
     *,
     purge: bool = False,
     waiting: Callable[[], Collection[str]] = frozenset,
+    stored_as: Callable[[str], Iterable[str]] = lambda _: (),
     settled: Sequence[Settled] = (),
 ) -> Swept:
     """Delete every planned row, phase by phase; within one, batches may go side by side.
@@ -93,6 +94,8 @@ def sweep(
         that has failed in passing goes out again, by one thread at a time; anything but None stops.
     :param waiting: the paths whose versions wait in a quarantine; asked once, and only where
         versions are to go.
+    :param stored_as: which other digests the links of a digest hold: what a link of such a name
+        leads to stays with it, where it cannot be deleted.
     :param interrupted: asked before each single delete, from any thread.
     :param settled: told of each batch once its outcome is durable.
     :raises StorageError: the storage cannot tell what became of a batch.
@@ -108,7 +111,7 @@ def sweep(
                 if purge:
                     run_file.add_versions_of_deleted()
                 _spare(run_file, waiting, observer)
-            if kind is Kind.BLOB and (staying := run_file.blobs_of_failed_links()):
+            if kind is Kind.BLOB and (staying := run_file.blobs_of_failed_links(stored_as)):
                 rows = [(number, path) for number, path, _ in staying]
                 kept = [Outcome(path, Deletion.FAILED, _LINKED + why) for _, path, why in staying]
                 _record(_Batch(rows, kept, None), run_file, swept, observer, settled)

@@ -107,7 +107,7 @@ class _Subjects:
     def __init__(self, survey: Survey, aside: Container[tuple[str, str]]) -> None:
         catalog = survey.catalog
         self._numbers = {name: at for at, name in enumerate(catalog.repositories)}
-        self._names, self._aliases = catalog.names, catalog.aliases
+        self._stored_as = catalog.stored_as
         self._manifests, self._marking = survey.manifests, survey.marking
         ids = catalog.revisions.ids(survey.manifests)
         self._linked = distinct(pairs_of(catalog.revisions.owner, ids))
@@ -126,10 +126,8 @@ class _Subjects:
 
     def is_live(self, repository: str, subject: str) -> bool:
         """Whether what refers to *subject* from *repository* lives by that."""
-        stored = sorted(self._aliases.get(key_of(subject), ()))
-        return any(
-            self._is_live((repository, name)) for name in (subject, *map(self._names.text, stored))
-        )
+        names = (subject, *self._stored_as(subject))
+        return any(self._is_live((repository, name)) for name in names)
 
     def _is_live(self, row: tuple[str, str]) -> bool:
         if row in self._back or self._is_among(self._marking.live, row):
