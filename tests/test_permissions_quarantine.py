@@ -147,6 +147,10 @@ def test_a_quarantine_is_by_markers_only_where_the_lifecycle_may_be_read(
     assert marked.do(quarantine, VERSIONS, LIFECYCLE).exit_code == 0
     assert not any(key.endswith(UNTAGGED) for key in marked.keys)
     more = (VERSIONS, LIFECYCLE, DELETE_VERSIONS)
+    # Nobody else can tell whether what is hidden refers to what is live.
+    assert marked.do(lambda registry: registry.collect("-m"), *more).exit_code == 1
+    looking = (*more, READ_VERSIONS)
+    assert marked.do(lambda registry: registry.collect("-m"), *looking).exit_code == 0
     assert marked.do(restore, *more).exit_code == 1
     assert UNTAGGED not in marked.keys
     assert marked.do(restore, *more, READ_VERSIONS).exit_code == 0
