@@ -13,11 +13,12 @@ from core_support import Store, Watcher
 from registry_drivers.errors import AccessDenied
 from registry_drivers.memory import MemoryStorage
 from registry_gc.cache import ReferenceCache
+from registry_gc.compact.key_index import KeyIndex
 from registry_gc.digest import Names, empty_keys, key_of, pack
 from registry_gc.engine import SerialEngine, ThreadEngine
 from registry_gc.manifest_reader import Edge, State
 from registry_gc.manifests import SIZE_LIMIT, Kind
-from registry_gc.references import Manifests
+from registry_gc.references import Manifests, Stretch
 from registry_tree import (
     OCI_INDEX,
     OCI_LAYER,
@@ -247,6 +248,29 @@ def test_numbers_stay_when_more_is_loaded_and_nothing_is_read_twice(store: Store
     assert store.storage.requests.read == 40
     for digest in images:
         assert len(edges(manifests, digest)) == 2
+
+
+def test_many_loads_are_few_places_to_look_and_every_number_stays(store: Store) -> None:
+    images = [store.tree.image("a", None, layers=[b"%d" % number]) for number in range(200)]
+    keys = pack(map(key_of, images))
+    manifests = manifests_of(store)
+    manifests.load(keys[:50])
+    expected = manifests.ids(keys[:50]).tolist()
+    for number in range(50, 200):
+        manifests.load(keys[number : number + 1])
+        expected.append(number)
+        assert manifests.ids(keys[: number + 1]).tolist() == expected
+        # Eight, and as many as halves of all there are.
+        assert len(manifests._stretches) <= 16
+    assert manifests.keys_of(manifests.ids(keys)).tobytes() == keys.tobytes()
+
+
+def test_stretches_whose_keys_begin_alike_are_joined_whole() -> None:
+    keys = np.sort(pack([b"12345678" + bytes([number]) * 24 for number in range(6)]))
+    first, second = Stretch(KeyIndex(keys[::2]), 0), Stretch(KeyIndex(keys[1::2]), 3)
+    found = np.full(6, -1, np.int64)
+    first.joined(second).ids(keys, found)
+    assert found.tolist() == [0, 3, 1, 4, 2, 5]
 
 
 def test_numbers_do_not_depend_on_which_worker_was_first(store: Store) -> None:

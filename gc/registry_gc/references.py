@@ -12,7 +12,7 @@ from registry_gc.cache import ReferenceCache, Remembered, others_of, others_text
 from registry_gc.compact.arrays import among
 from registry_gc.compact.key_index import KeyIndex, distinct_keys
 from registry_gc.compact.spool import Spool
-from registry_gc.digest import KEY, Keys, Names, empty_keys, pack
+from registry_gc.digest import KEY, Keys, Names, empty_keys, pack, prefixes
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
 from registry_gc.manifest_reader import (
@@ -28,6 +28,7 @@ from registry_gc.manifests import Kind
 _MANIFESTS_A_UNIT = 512
 _EDGES_AT_ONCE = 1 << 17
 _IDS_AT_ONCE = 1 << 14
+_FEW_STRETCHES = 8
 
 
 class Columns(msgspec.Struct):
@@ -109,6 +110,43 @@ class _Filling:
         return rows
 
 
+class Stretch:
+    """Keys that were loaded together, and the number of each."""
+
+    __slots__ = ("_index", "_numbers")
+
+    def __init__(self, index: KeyIndex, numbers: NDArray[np.int64] | int) -> None:
+        """*numbers* of the keys of *index*, in their order; only the first where all follow it."""
+        self._index = index
+        self._numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def ids(self, keys: Keys, found: NDArray[np.int64]) -> None:
+        """Put the number of each of *keys* that is here into *found*."""
+        at = self._index.positions(keys)
+        there = at >= 0
+        numbers = self._numbers
+        if isinstance(numbers, int):
+            np.copyto(found, at + numbers, where=there)
+        else:
+            found[there] = numbers[at[there]]
+
+    def joined(self, other: Stretch) -> Stretch:
+        """Both of them; no key is in both."""
+        keys = np.concatenate([self._index.keys, other._index.keys])
+        order = np.argsort(prefixes(keys), kind="stable")
+        numbers = np.concatenate([self._all_numbers(), other._all_numbers()])
+        return Stretch(KeyIndex(keys[order]), numbers[order])
+
+    def _all_numbers(self) -> NDArray[np.int64]:
+        numbers = self._numbers
+        if isinstance(numbers, int):
+            return np.arange(numbers, numbers + len(self), dtype=np.int64)
+        return numbers
+
+
 class Manifests:
     """All manifests met so far, numbered; reads those it is asked for and does not know.
 
@@ -130,8 +168,8 @@ class Manifests:
         self._aliases = aliases
         self._observer = observer
         self.batch = Columns.of(empty_keys())
-        # Each load appends a stretch of sorted keys: where it begins, and how to find them.
-        self._stretches: list[tuple[int, KeyIndex]] = []
+        # Each load appends one.
+        self._stretches: list[Stretch] = []
         self._targets = Spool(KEY)
         self._edges = Spool(np.dtype(np.uint8))
         self._subject_ids = np.empty(0, np.int64)
@@ -148,9 +186,8 @@ class Manifests:
     def ids(self, keys: Keys) -> NDArray[np.int64]:
         """The number of each of *keys*, -1 for those never loaded."""
         found = np.full(len(keys), -1, np.int64)
-        for base, index in self._stretches:
-            at = index.positions(keys)
-            np.copyto(found, at + base, where=at >= 0)
+        for stretch in self._stretches:
+            stretch.ids(keys, found)
         return found
 
     def keys_of(self, ids: NDArray[np.integer]) -> Keys:
@@ -190,7 +227,7 @@ class Manifests:
         base = len(self)
         self._largest = max(self._largest, int(filling.columns.sizes.max()))
         self.batch = self.batch.followed_by(filling.columns)
-        self._stretches.append((base, filling.index))
+        self._add_stretch(Stretch(filling.index, base))
         self._unread = np.concatenate([self._unread, filling.remembered])
         self._seen = np.concatenate([self._seen, np.zeros(len(filling.known), np.bool_)])
         if filling.subjects:
@@ -200,6 +237,17 @@ class Manifests:
             self._subject_ids = np.concatenate([self._subject_ids, ids[order]])
             self._subject_keys = np.concatenate([self._subject_keys, keys[order]])
         self._names.others.update(filling.others)
+
+    def _add_stretch(self, added: Stretch) -> None:
+        """Keep the stretches few: indexes that lie in one another are a load for each level.
+
+        What is joined is half as large again as the larger part at least, so that each key is
+        copied a few times only. A usual registry takes two or three loads, and joins nothing.
+        """
+        stretches = self._stretches
+        while len(stretches) >= _FEW_STRETCHES and 2 * len(added) >= len(stretches[-1]):
+            added = stretches.pop().joined(added)
+        stretches.append(added)
 
     def _remembered(self, wanted: Keys) -> Iterator[ManifestBatch]:
         """What the cache knows of *wanted*, some at a time."""
