@@ -64,7 +64,7 @@ class DaskEngine:
     def __init__(self, reader: Reader, address: str, open_reader: OpenReader) -> None:
         self._reader = reader
         self._address = address
-        self._opening = Opening(pickle.dumps(open_reader), _versions())
+        self._opening = Opening(pickle.dumps(open_reader))
         self._client: Any = None
         # What this process saw when it looked last, and how often which thread saw something else.
         self._seen = ""
@@ -186,7 +186,8 @@ class DaskEngine:
         follow: Callable[[Result], Iterable[Unit]] | None = None,
     ) -> Iterator[Result]:
         """See :class:`registry_gc.engine.Engine`."""
-        shim = _shim()
+        here = _versions()
+        shim = _shim(here)
         source = iter(units)
         extra: deque[Unit] = deque()
         with warnings.catch_warnings():
@@ -211,7 +212,10 @@ class DaskEngine:
                     return
                 future = next(done)
                 unit = running.pop(future)
-                result, requests, doubt = future.result()
+                answer = future.result()
+                if isinstance(answer, dict):
+                    raise _other_versions("that came later", answer, here)
+                result, requests, doubt = answer
                 self._reader.requests.add(**requests)
                 if not self._agrees(doubt):
                     send(unit)
@@ -295,10 +299,18 @@ def _probe() -> Callable[[], dict[str, str]]:
     return versions
 
 
-def _shim() -> Callable[[bytes], Answer]:
-    """What the scheduler is sent: by value, and the rest as bytes, so that it needs no package."""
+def _shim(here: dict[str, str]) -> Callable[[bytes], Answer | dict[str, str]]:
+    """What the scheduler is sent: by value, and the rest as bytes, so that it needs no package.
 
-    def run_unit(task: bytes) -> Answer:
+    A worker that came when the others had been asked for their versions may be of another one. It
+    does nothing then, but answers with what it is.
+    """
+    probe = _probe()
+
+    def run_unit(task: bytes) -> Answer | dict[str, str]:
+        found = probe()
+        if found != here:
+            return found
         from registry_gc import engine_dask
 
         return engine_dask.run_task(task)
@@ -335,32 +347,20 @@ Answer = tuple[Any, dict[str, int], Doubt | None]
 class Opening(WorkerPlugin):
     """How each worker opens the storage, under a name that tells nothing of it."""
 
-    def __init__(self, pickled: bytes, versions: dict[str, str]) -> None:
+    def __init__(self, pickled: bytes) -> None:
         self.name = f"registry-gc-{uuid.uuid4().hex}"
         self._pickled = pickled
-        self._versions = versions
 
     def setup(self, worker: Any) -> None:
-        """On a worker, also on one that comes later: keep it.
-
-        :raises ClusterError: it is not what the client is. One that comes later only logs that,
-            and is sent units: it does none of them, but says why.
-        """
-        found = _versions()
-        if found != self._versions:
-            error = _other_versions(worker.address, found, self._versions)
-            _refusals[self.name] = str(error)
-            raise error
+        """On a worker: keep it."""
         _openings[self.name] = self._pickled
 
     def teardown(self, worker: Any) -> None:
         """On a worker: forget it, as the run is over."""
         _openings.pop(self.name, None)
-        _refusals.pop(self.name, None)
 
 
 _openings: dict[str, bytes] = {}
-_refusals: dict[str, str] = {}
 
 
 def _look_from_worker(opening: str) -> str:
@@ -374,8 +374,9 @@ def _reader(opening: str) -> Reader:
         for name in readers.keys() - _openings.keys():
             readers.pop(name).close()
         if opening not in _openings:
-            unknown = "a Dask worker was not told how to open the storage; its log may say why"
-            raise ClusterError(_refusals.get(opening, unknown))
+            raise ClusterError(
+                "a Dask worker was not told how to open the storage; its log may say why"
+            )
         # The client's own pickle, by way of a cluster that runs whatever the client sends.
         readers[opening] = pickle.loads(_openings[opening])()  # noqa: S301  # see above
     return readers[opening]
