@@ -257,9 +257,12 @@ async def _answers(address: str) -> None:
     :raises OSError: nobody is there, or nobody says anything.
     """
     options = Security().get_connection_args("client")
-    async with asyncio.timeout(_CONNECT_SECONDS + 1):
-        comm = await connect(address, timeout=_CONNECT_SECONDS, **options)
-        await comm.close()
+    try:
+        async with asyncio.timeout(_CONNECT_SECONDS + 1):
+            comm = await connect(address, timeout=_CONNECT_SECONDS, **options)
+            await comm.close()
+    except TimeoutError as error:
+        raise OSError("somebody accepts the connection and says nothing") from error
 
 
 def _told(error: BaseException) -> str:
