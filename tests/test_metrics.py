@@ -358,6 +358,19 @@ def test_what_a_bucket_keeps_of_what_is_deleted_is_used_still(
     assert use_of(report, None) == Use(used, None)
 
 
+def test_old_versions_of_what_was_current_were_not_counted_as_used() -> None:
+    report = a_report(
+        blobs_bytes=900,
+        uploads_bytes=0,
+        blobs=Tally(deleted=1, deleted_bytes=250),
+        keeps=(Keep("versioning", "", listed=True),),
+        retained=Retained(objects=1, bytes=50),
+        # The 50, and 30 of a version that was hidden by an object of this run.
+        versions=Tally(deleted=2, deleted_bytes=80),
+    )
+    assert use_of(report, None) == Use(650, None)
+
+
 def test_nobody_knows_how_full_a_bucket_is_that_was_not_listed() -> None:
     assert use_of(a_report(), 5) == Use(None, 5)
 
