@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core_support import NOW, Store, marked
-from model import HOUR, expect
+from model import HOUR, expect, read_blobs
 from registry_drivers.memory import MemoryStorage
 from registry_gc.catalog import read_catalog
-from registry_gc.digest import Names, key_of
+from registry_gc.digest import Names, key_of, pack
 from registry_gc.engine import SerialEngine
 from registry_gc.events import Silence
 from registry_gc.manifests import UnreadableManifest, parse
@@ -45,12 +45,20 @@ def in_memory(registry: Registry) -> MemoryStorage:
     return storage
 
 
-def closed(storage: MemoryStorage, policy: Policy) -> tuple[Closure, Names, list[str]]:
+def young_blobs(registry: Registry, grace: float) -> list[bytes]:
+    """The keys of blobs that are young themselves, which the listing of blobs tells a run."""
+    blobs = read_blobs(registry.files)
+    return [key_of(digest) for digest, path in blobs.items() if registry.files[path].age < grace]
+
+
+def closed(
+    storage: MemoryStorage, policy: Policy, young: Iterable[bytes] = ()
+) -> tuple[Closure, Names, list[str]]:
     """What is live, the texts of its keys, and the names of its repositories."""
     engine = SerialEngine(storage)
     catalog = read_catalog(storage, engine, Silence())
     library = Library(engine, catalog, Silence())
-    closure = close(storage, library, catalog, policy, NOW - policy.grace)
+    closure = close(storage, library, catalog, policy, NOW - policy.grace, young)
     return closure, catalog.names, catalog.repositories
 
 
@@ -62,8 +70,9 @@ def test_the_closure_is_what_the_model_and_the_marking_call_live(
     policy = Policy(delete_untagged=delete_untagged, grace=HOUR if grace else 0.0)
     storage = in_memory(registry)
     expected = expect(registry.files, delete_untagged=delete_untagged, grace=policy.grace)
-    closure, names, repositories = closed(storage, policy)
-    first = marked(storage, policy)
+    young = young_blobs(registry, policy.grace)
+    closure, names, repositories = closed(storage, policy, young)
+    first = marked(storage, policy, young=pack(sorted(young)))
     assert {repositories[number] for number in closure.held} == expected.held
     assert set(names.texts(closure.digests)) == first.digests
     assert set(names.texts(closure.digests)) | texts(names, closure.young) >= expected.marked
