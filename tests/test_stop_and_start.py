@@ -274,6 +274,18 @@ def test_a_start_command_that_fails_is_loud_and_exit_code_1(service: Service) ->
     assert result.json["blobs"]["deleted"] > 0
 
 
+def test_a_registry_that_stays_down_after_a_refusal_comes_first_in_the_document(
+    service: Service,
+) -> None:
+    result = collect_away(service, "--max-delete", "0", start="fail")
+    assert result.exit_code == 1
+    down, _, rest = result.json["error"].partition("; ")
+    assert down.startswith("THE REGISTRY MAY STILL BE DOWN: the start command ended with code 3")
+    assert rest.startswith("refused, nothing was deleted: ")
+    refused, last = result.errors.splitlines()[-2:]
+    assert (refused, last) == (f"error: {rest}", f"error: {down}")
+
+
 def test_a_command_that_takes_too_long_is_ended_with_all_it_has_started(service: Service) -> None:
     service.script("hang", f"sleep 600 & echo $! >{service.folder}/sleeper; wait")
     result = collect_away(service, "--command-timeout", "1s", stop="hang")

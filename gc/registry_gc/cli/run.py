@@ -189,9 +189,10 @@ def _run(
         complain(str(error))
         return 2
     assert recorder is not None
+    lost = service.lost if service is not None else ""
     with interrupts.deferred():
         # With what became of the commands: a registry that stays down is a run that failed.
-        report = recorder.ended(report)
+        report = recorder.ended(_with_lost(report, lost))
         output.reported = True
         if service is not None:
             service.shared.reported = True
@@ -200,10 +201,17 @@ def _run(
     if text and not quiet and report.run_file is not None and report.seconds_mark:
         output.lines(summary_lines(report))
     # A registry that is left out of use has a line of its own, the last one.
-    lost = service.lost if service is not None else ""
-    _say(replace(report, error=None) if report.error == lost else report)
+    own = (report.error or "").removeprefix(lost).removeprefix("; ")
+    _say(replace(report, error=own or None))
     prune_runs(options, report.run_file)
     return report.exit_code
+
+
+def _with_lost(report: Report, lost: str) -> Report:
+    """The report, with that the registry may be down before what else there is to say."""
+    if not lost or report.error == lost:
+        return report
+    return replace(report, error="; ".join(filter(None, (lost, report.error))))
 
 
 def tell_at_once(report: Report, options: Mapping[str, Any]) -> int:
