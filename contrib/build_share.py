@@ -31,6 +31,65 @@ COMPLETIONS = {
 }
 
 
+_JOINED = {
+    # What is completed is then what follows the "=".
+    "zsh": [
+        ("    for type key descr in", "    compset -P '--*='\n\n    for type key descr in"),
+        ("compadd -U -V unsorted", 'compadd -U -i "$IPREFIX" -V unsorted'),
+    ],
+    "bash": [
+        (
+            "    local response\n",
+            """\
+    local response word cword=$COMP_CWORD prefix=
+    local -a words=()
+
+    # Where "=" parts words, --option=value comes as three.
+    for word in "${COMP_WORDS[@]:0:COMP_CWORD+1}"; do
+        if [[ ${#words[@]} -gt 0 && ${words[-1]} == --* ]] &&
+            [[ $word == '=' || ${words[-1]} == --*= ]]; then
+            words[-1]+=$word
+            ((cword--))
+        else
+            words+=("$word")
+        fi
+    done
+    # Where it does not, a value comes back with its option.
+    if [[ ${COMP_WORDS[COMP_CWORD]} == --*=* ]]; then
+        prefix=${COMP_WORDS[COMP_CWORD]%%=*}=
+    fi
+""",
+        ),
+        (
+            'COMP_WORDS="${COMP_WORDS[*]}" COMP_CWORD=$COMP_CWORD',
+            'COMP_WORDS="${words[*]}" COMP_CWORD=$cword',
+        ),
+        ("COMPREPLY+=($value)", "COMPREPLY+=($prefix$value)"),
+    ],
+    "fish": [
+        (
+            "    for completion in",
+            "    set -l option (string match -r -- '^--[^=]+=' (commandline -t));\n\n"
+            "    for completion in",
+        ),
+        (
+            "            __fish_complete_directories $metadata[2];",
+            "            for found in (__fish_complete_directories $metadata[2]);\n"
+            '                echo "$option$found";\n'
+            "            end;",
+        ),
+        (
+            "            __fish_complete_path $metadata[2];",
+            "            for found in (__fish_complete_path $metadata[2]);\n"
+            '                echo "$option$found";\n'
+            "            end;",
+        ),
+        ("            echo $metadata[2];", '            echo "$option"$metadata[2];'),
+    ],
+}
+"""What of click's sources is replaced, and by what, see :func:`with_joined_values`."""
+
+
 def subcommands(context: click.Context) -> dict[str, click.Command]:
     """The commands below that of *context*, by name and in order."""
     group = context.command
@@ -54,8 +113,11 @@ def pages(context: click.Context) -> Iterator[tuple[str, str]]:
     records = [one.get_help_record(context) for one in options]
     page.options = [record for record in records if record is not None]
     below = subcommands(context)
-    page.commands = [(name, one.get_short_help_str(80)) for name, one in below.items()]
-    yield f"{context.command_path.replace(' ', '-')}.1", f"{page}\n{epilog(command)}"
+    page.commands = [(name, one.get_short_help_str(1000)) for name, one in below.items()]
+    name = context.command_path.replace(" ", "-")
+    # The library's title has the words of the command, and a title is one word.
+    text = str(page).replace(f'"{context.command_path.upper()}"', f'"{name.upper()}"', 1)
+    yield f"{name}.1", f"{text}\n{epilog(command)}"
     for name, one in below.items():
         yield from pages(click.Context(one, info_name=name, parent=context))
 
@@ -76,6 +138,19 @@ def epilog(command: click.Command) -> str:
     return "".join(found)
 
 
+def with_joined_values(shell: str, source: str) -> str:
+    """*source* of click's, so that it completes what follows the ``=`` in ``--option=value`` too.
+
+    click gives the values alone; zsh puts them in the place of all, fish finds that none fits, and
+    bash hands click three words.
+    """
+    for before, after in _JOINED[shell]:
+        if source.count(before) != 1:
+            raise ValueError(f"click's completion for {shell} is another: {before!r}")
+        source = source.replace(before, after)
+    return source
+
+
 def files() -> dict[str, str]:
     """Every file below ``share``, by its path there."""
     made = {}
@@ -88,7 +163,8 @@ def files() -> dict[str, str]:
             assert kind is not None
             # As Completion.source(), which also looks for a bash on this machine.
             whole = kind(command, {}, name, variable)
-            made[path.format(name)] = whole.source_template % whole.source_vars() + "\n"
+            source = whole.source_template % whole.source_vars()
+            made[path.format(name)] = with_joined_values(shell, source) + "\n"
     return made
 
 

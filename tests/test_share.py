@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
+import select
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +50,13 @@ def test_a_man_page_has_no_errors(page: Path) -> None:
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "")
     assert not re.search(r"\.nf\n\s*\.fi", page.read_text()), "a heading with nothing below it"
+
+
+def test_a_page_has_one_word_as_its_title_and_cuts_no_sentence() -> None:
+    for page in PAGES:
+        text = page.read_text()
+        assert text.startswith(f'.TH "{page.stem.upper()}" "1" ')
+        assert "..." not in text.partition(".SH COMMANDS\n")[2]
 
 
 def test_every_command_says_what_its_exit_codes_mean() -> None:
@@ -105,6 +115,9 @@ CASES = pytest.mark.parametrize(
         ("registry-garbage-collect --log-format j", ["json"]),
         ("registry-gc unl", ["unlock"]),
         ("registry-gc run --delete-u", ["--delete-untagged"]),
+        ("registry-gc run --output=json --log-f", ["--log-format"]),
+        ("registry-gc plan s", ["show"]),
+        ("registry-gc plan --workers 1 s", []),
     ],
 )
 
@@ -128,6 +141,113 @@ def test_fish_completes(line: str, expected: list[str], bin_folder: Path) -> Non
     script = f"source {SHARE}/fish/vendor_completions.d/{name}.fish; complete -C '{line}'"
     found = complete([program("fish"), "--no-config", "-c"], script, bin_folder)
     assert found[: len(expected)] == expected
+
+
+@pytest.mark.parametrize("breaks", [True, False], ids=["parted", "whole"])
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("registry-gc run --output=j", "json"),
+        ("registry-gc run --output=", "text json"),
+        ("registry-gc run --output=json --log-format=t", "text"),
+        ("registry-garbage-collect --output=js", "json"),
+    ],
+)
+def test_bash_completes_what_follows_an_equals_sign(
+    line: str, value: str, breaks: bool, bin_folder: Path
+) -> None:
+    name = line.partition(" ")[0]
+    words = (line.replace("=", " = ") if breaks else line).split()
+    option = "" if breaks else line.rpartition(" ")[2].partition("=")[0] + "="
+    script = (
+        f"source {SHARE}/bash-completion/completions/{name}\n"
+        f"COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}\n"
+        f"_{name.replace('-', '_')}_completion {name}\n"
+        'echo "${COMPREPLY[@]}"'
+    )
+    found = complete(["bash", "--norc", "-c"], script, bin_folder)
+    assert found == [option + word for word in value.split()]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--output=j", "--output=json"),
+        ("--output=json --log-format=j", "--log-format=json"),
+        ("--audit-log=a", "--audit-log=a.file"),
+        ("--audit-log a", "a.file"),
+        ("--state-dir=b", "--state-dir=b.folder/"),
+    ],
+)
+def test_fish_completes_what_follows_an_equals_sign(
+    words: str, expected: str, bin_folder: Path
+) -> None:
+    (bin_folder / "a.file").touch()
+    (bin_folder / "b.folder").mkdir()
+    script = (
+        f"source {SHARE}/fish/vendor_completions.d/registry-gc.fish\n"
+        f"complete -C 'registry-gc run {words}'"
+    )
+    found = complete([program("fish"), "--no-config", "-c"], script, bin_folder)
+    assert found[0] == expected
+
+
+def zsh_line(typed: str, folder: Path) -> str:
+    """What stands on zsh's command line when *typed* was typed there, in *folder*."""
+    rc, ready, out = (folder.parent / name for name in (".zshrc", "ready", "line"))
+    rc.write_text(
+        f"fpath=({SHARE}/zsh/site-functions $fpath); autoload -Uz compinit; compinit -u -D\n"
+        f'dump() {{ print -rn -- "$BUFFER" >{out}.new; mv {out}.new {out} }}\n'
+        'zle -N dump; bindkey "^G" dump\n'
+        f"ready() {{ : >{ready} }}; zle -N zle-line-init ready\n"
+    )
+    parent, child = pty.openpty()
+    shell = subprocess.Popen(
+        [program("zsh"), "-i", "-d"],
+        stdin=child, stdout=child, stderr=child, cwd=folder, start_new_session=True,
+        env=environment({
+            "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
+            "ZDOTDIR": str(folder.parent), "TERM": "xterm",
+        }),
+    )  # fmt: skip
+    try:
+        os.close(child)
+        read_until(ready, parent)
+        os.write(parent, f"{typed}\t\a".encode())
+        read_until(out, parent)
+        return out.read_text()
+    finally:
+        shell.kill()
+        shell.wait()
+        os.close(parent)
+
+
+def read_until(file: Path, terminal: int) -> None:
+    """Read what a shell shows, so that it goes on, until *file* is there."""
+    end = time.monotonic() + 60
+    while not file.exists():
+        assert time.monotonic() < end
+        if select.select([terminal], [], [], 0.05)[0]:
+            os.read(terminal, 65536)
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("registry-gc run --output=j", "registry-gc run --output=json"),
+        ("registry-gc run --output=json --log-format=j", None),
+        ("registry-gc run --audit-log=a", "registry-gc run --audit-log=a.file"),
+        ("registry-gc run --audit-log a", "registry-gc run --audit-log a.file"),
+        ("registry-gc run --state-dir=b", "registry-gc run --state-dir=b.folder/"),
+        ("registry-gc plan s", "registry-gc plan show"),
+    ],
+)
+def test_zsh_completes_what_follows_an_equals_sign(
+    typed: str, line: str | None, bin_folder: Path
+) -> None:
+    (bin_folder / "a.file").touch()
+    (bin_folder / "b.folder").mkdir()
+    assert zsh_line(typed, bin_folder).rstrip() == (line or f"{typed}son")
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -18,7 +18,17 @@ from registry_gc.cli.flags import (
     SizeType,
 )
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def paths(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """For a shell, of what is a path or another word: the paths."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file")]
 
 
 OPTIONS = (
@@ -171,7 +181,7 @@ OPTIONS = (
         "filesystem, its size.",
     ),
     click.option(
-        "--audit-log", metavar="PATH|syslog[:WHERE]",
+        "--audit-log", metavar="PATH|syslog[:WHERE]", shell_complete=paths,
         help="Append a JSON line for each deletion and each hold to this file, or send it to "
         "syslog; WHERE is a facility, a socket's path, or [tcp:]HOST[:PORT].",
     ),

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from registry_gc.cli.flags import ConfigType, DropInCommand, FileType
-from registry_gc.cli.options import chosen, defaults
+from registry_gc.cli.options import chosen, defaults, paths
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 _EPILOG = """\b
 Exit codes:
@@ -57,6 +60,21 @@ class _PlanCommand(DropInCommand):
         return super().make_context(info_name, args, parent, **extra)
 
 
+def _config_or_show(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem[str]]:
+    """For a shell: a path, or what may only come first."""
+    from click.core import ParameterSource
+    from click.shell_completion import CompletionItem
+
+    found = paths(ctx, param, incomplete)
+    sources = map(ctx.get_parameter_source, ctx.params)
+    # Not of nothing at all: a shell that is offered a word as well offers no files.
+    if incomplete and "show".startswith(incomplete) and ParameterSource.COMMANDLINE not in sources:
+        found.append(CompletionItem("show", help="Print a plan."))
+    return found
+
+
 _OPTIONS: Sequence[str] = (
     "delete_untagged", "quiet", "verbose", "output", "registry_stopped", "registry_urls",
     "registry_auth_file", "assume_readonly", "upload_age", "keep_empty_repositories",
@@ -71,7 +89,9 @@ _OPTIONS: Sequence[str] = (
     help="Where to write the plan.",
 )  # fmt: skip
 @chosen("grace", *_OPTIONS)
-@click.argument("config", required=False, type=ConfigType(), metavar="[CONFIG]")
+@click.argument(
+    "config", required=False, type=ConfigType(), metavar="[CONFIG]", shell_complete=_config_or_show
+)
 def plan(**options: Any) -> None:
     """Find out what would go, and write it down for `registry-gc apply`. Deletes nothing.
 
