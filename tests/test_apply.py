@@ -211,6 +211,17 @@ def test_what_is_applied_twice_is_done_already(disk: Disk) -> None:
     assert disk.files() == left
 
 
+def test_a_plan_that_is_applied_again_counts_the_repositories_that_it_has_emptied(
+    disk: Disk,
+) -> None:
+    disk.tree.layer("emptied", b"of nobody")
+    disk.age(30 * DAY)
+    file = plan(disk.root)
+    first, second = apply(disk.root, file), apply(disk.root, file)
+    assert first.json["repositories"] == {"total": 3, "emptied": 1}
+    assert second.json["repositories"] == first.json["repositories"]
+
+
 def test_a_plan_that_is_applied_again_says_that_nothing_was_left_to_do(disk: Disk) -> None:
     file = plan(disk.root, "-m")
     first = apply(disk.root, file)

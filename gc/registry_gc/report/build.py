@@ -96,6 +96,14 @@ def _uploads(run_file: RunFile | None) -> Tally:
     )
 
 
+def _repositories(session: Session) -> int:
+    """How many there were when the run began: one that is gone on with has emptied some before."""
+    if session.catalog is None:
+        return 0
+    names = session.catalog.repositories
+    return len(names) + (len(session.emptied.difference(names)) if session.emptied else 0)
+
+
 def _emptied(session: Session, run_file: RunFile | None) -> int:
     """How many repositories nothing is left of; on a dry run, how many that would be."""
     if session.job.dry_run or run_file is None:
@@ -132,7 +140,7 @@ def _report(session: Session, run_file: RunFile | None, code: int) -> Report:
         delete_untagged=session.policy.delete_untagged,
         driver=session.storage.driver,
         root=session.storage.root,
-        repositories=len(session.catalog.repositories) if session.catalog else 0,
+        repositories=_repositories(session),
         emptied=_emptied(session, run_file),
         marked=len(marking.live_set) if marking else 0,
         manifests=_tally(run_file, Kind.REVISION),
