@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from registry_gc import __version__
 from registry_gc.cli.main import registry_gc
 from registry_gc.interrupts import Interrupted
 from registry_tree import sha256
@@ -49,6 +50,34 @@ def test_where_no_registry_is_to_be_looked_at(tmp_path: Path, command: str) -> N
     is_told(call(command, "--output", "json", config, *more.get(command, [])), 1)
     (tmp_path / "nowhere").mkdir()
     is_told(call(command, "--output", "json", config, *more.get(command, [])), 1)
+
+
+@pytest.mark.parametrize(
+    "command", ["run", "plan", "verify", "explain", "report", "runs", "restore", "purge"]
+)
+def test_where_all_is_well_the_document_says_so_too(disk: Disk, command: str) -> None:
+    more = {"explain": ["app"], "plan": ["-o", str(disk.folder / "plan")]}.get(command, [])
+    config = [] if command == "runs" else [write_config(disk.root)]
+    words = [] if command in ("verify", "explain", "restore") else state(disk)
+    exit_code, document, _ = call(command, "--output", "json", *words, *config, *more)
+    assert (exit_code, document["exit_code"], document["error"]) == (0, 0, None)
+    assert (document["schema"], document["version"]) == (1, __version__)
+
+
+def test_a_page_that_cannot_be_written_is_in_the_document(disk: Disk) -> None:
+    page = disk.folder / "missing" / "page.html"
+    words: list[str | Path] = [
+        "report",
+        "--output",
+        "json",
+        "--html",
+        page,
+        *state(disk),
+        write_config(disk.root),
+    ]
+    answer = call(*words)
+    is_told(answer, 1)
+    assert answer[1]["totals"]["repositories"] == 1
 
 
 @pytest.mark.parametrize("what", ["nowhere", "a b:c:d", sha256(b"nothing")])

@@ -10,6 +10,7 @@ from typing import Any
 import humanize
 
 from registry_drivers.wrappers import ReadOnly
+from registry_gc import __version__
 from registry_gc.cli.output import Output
 from registry_gc.cli.wiring import is_terminal, read_config, storage_of
 from registry_gc.cli.working import Failed, refuse_empty, run_work
@@ -69,6 +70,7 @@ def _run(options: Mapping[str, Any], output: Output) -> int:
     if options["output"] == "json":
         kind = {
             "schema": 1,
+            "version": __version__,
             "about": _KINDS[type(about)],
             "delete_untagged": policy.delete_untagged,
             "error": None,

@@ -57,9 +57,13 @@ def _run(options: Mapping[str, Any], output: Output) -> int:
     report = UsageReport(
         storage.driver, storage.root, usage, growth, options["top"], options["grace"], waiting
     )
+    # Before the document, which says how all of it ended.
+    fault = _write_page(options["html"], report) if options["html"] else None
     if options["output"] == "json" or not options["quiet"]:
-        output.lines(_lines(report, options["output"]))
-    return _write_page(options["html"], report) if options["html"] else 0
+        output.lines(_lines(report, options["output"], fault))
+    if fault is not None:
+        complain(fault)
+    return 0 if fault is None else 1
 
 
 def _usage(
@@ -101,18 +105,18 @@ def _growth(state_dir: str, storage: Storage, usage: Usage, progress: Progress) 
         return Growth((point_of(usage),), ())
 
 
-def _lines(report: UsageReport, form: str) -> Iterator[str]:
+def _lines(report: UsageReport, form: str, fault: str | None) -> Iterator[str]:
     if form == "json":
-        return iter([usage_json(report)])
+        return iter([usage_json(report, fault)])
     if form == "csv":
         return usage_csv(report)
     return usage_lines(report, look())
 
 
-def _write_page(path: str, report: UsageReport) -> int:
+def _write_page(path: str, report: UsageReport) -> str | None:
+    """Write the page; returns why it could not be."""
     try:
         write_page(os.path.abspath(path), report)
     except OSError as error:
-        complain(f"{path}: {error.strerror or error}")
-        return 1
-    return 0
+        return f"{path}: {error.strerror or error}"
+    return None

@@ -9,6 +9,7 @@ from typing import Any
 import humanize
 from rich.text import Text
 
+from registry_gc import __version__
 from registry_gc.moments import rfc3339, to_the_minute
 from registry_gc.report.names import shown
 from registry_gc.report.tables import Column, Look, lines_of, table
@@ -35,7 +36,14 @@ _COLUMNS = (
 
 def runs_document(state_dir: str, runs: Sequence[PastRun]) -> dict[str, Any]:
     """The runs in the terms of the JSON contract."""
-    return {"schema": SCHEMA, "state_dir": state_dir, "runs": [_document(run) for run in runs]}
+    return {
+        "schema": SCHEMA,
+        "version": __version__,
+        "state_dir": state_dir,
+        "runs": [_document(run) for run in runs],
+        "error": None,
+        "exit_code": 0,
+    }
 
 
 def runs_json(state_dir: str, runs: Sequence[PastRun]) -> str:

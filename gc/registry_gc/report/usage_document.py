@@ -179,9 +179,13 @@ def _blob(blob: Blob) -> dict[str, Any]:
     }
 
 
-def usage_json(report: UsageReport) -> str:
-    """The document as text: ASCII, so that no locale can break it."""
-    return json.dumps(usage_document(report), indent=2)
+def usage_json(report: UsageReport, error: str | None = None) -> str:
+    """The document as text: ASCII, so that no locale can break it.
+
+    :param error: why the page that was asked for too could not be written.
+    """
+    ended = {"error": error, "exit_code": 0 if error is None else 1}
+    return json.dumps({**usage_document(report), **ended}, indent=2)
 
 
 def usage_csv(report: UsageReport) -> Iterator[str]:
