@@ -74,8 +74,11 @@ def open_gcs(parameters: Mapping[str, Any], *, driver: str = "gcs") -> GCSStorag
         import google.auth.transport.requests  # noqa: F401  # with what the extra brings
         import obstore  # noqa: F401  # told here rather than at the first read
     except ImportError as error:
+        # The module is no package that anybody could install.
+        ours = (error.name or "").startswith("google")
+        package = "google-auth" if ours else error.name or "requests"
         raise MissingExtra(
-            f"the GCS driver needs {error.name}: pip install 'registry-garbage-collect[gcs]'",
+            f"the GCS driver needs {package}: pip install 'registry-garbage-collect[gcs]'",
             driver=driver,
         ) from error
     given = Parameters(driver, parameters)

@@ -106,3 +106,15 @@ print([name for name in {SDKS!r} if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("missing", "package"),
+    [("google.auth.transport.requests", "google-auth"), ("obstore", "obstore")],
+)
+def test_what_gcs_lacks_is_named_as_it_is_installed(
+    missing: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(MissingExtra, match=f"needs {package}: pip install"):
+        open_storage(StorageSpec("gcs", {"bucket": "b"}))

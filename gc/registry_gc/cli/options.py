@@ -178,7 +178,7 @@ OPTIONS = (
     click.option(
         "--capacity", type=SizeType(), metavar="SIZE",
         help="How much the storage may hold, such as 2TB or 500GiB, for metrics. Default: on a "
-        "filesystem, its size.",
+        "filesystem, its size without what is kept for root.",
     ),
     click.option(
         "--audit-log", metavar="PATH|syslog[:WHERE]", shell_complete=paths,
