@@ -162,7 +162,7 @@ class Certificate:
     context: ssl.SSLContext
 
 
-def certificate(folder: Path, *, loopback: bool) -> Certificate:
+def certificate(folder: Path, *, loopback: bool, days: int = 1) -> Certificate:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "registry.test")])
     names: list[x509.GeneralName] = [x509.DNSName("registry.test")]
@@ -175,8 +175,8 @@ def certificate(folder: Path, *, loopback: bool) -> Certificate:
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
+        .not_valid_before(now - datetime.timedelta(days=2))
+        .not_valid_after(now + datetime.timedelta(days=days))
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())

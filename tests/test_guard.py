@@ -232,30 +232,42 @@ def test_what_is_silent_or_no_http_is_unknown(answer: bytes | None, code: str) -
     assert (verdict.verdict, codes(verdict)) == ("unknown", [code])
 
 
-def test_who_answers_a_bit_at_a_time_is_heard_no_longer_than_others() -> None:
-    sent = 0
+class Dripping:
+    """Answers its first client *head*, and then a bit at a time until nobody listens."""
+
     pieces = 3000
 
-    def drip(listener: socket.socket) -> None:
-        nonlocal sent
+    def __init__(self, head: bytes) -> None:
+        self.sent = 0
+        self._head = head
+
+    def _drip(self, listener: socket.socket) -> None:
         connection, _ = listener.accept()
         with connection, suppress(OSError):
             connection.recv(4096)
-            connection.sendall(b"HTTP/1.1 200 OK\r\nAllow: GET, HEAD\r\nX: ")
-            while sent < pieces:
-                connection.sendall(b"y")
-                sent += 1
+            connection.sendall(self._head)
+            while self.sent < self.pieces:
+                connection.sendall(b" ")
+                self.sent += 1
                 time.sleep(0.01)
             connection.sendall(b"\r\n\r\n")
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=drip, args=(listener,))
-        thread.start()
-        verdict = check(config(f"127.0.0.1:{listener.getsockname()[1]}"), timeout=0.3)
-        thread.join()
+    @contextmanager
+    def running(self) -> Iterator[str]:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            thread = threading.Thread(target=self._drip, args=(listener,))
+            thread.start()
+            yield f"127.0.0.1:{listener.getsockname()[1]}"
+            thread.join()
+
+
+def test_who_answers_a_bit_at_a_time_is_heard_no_longer_than_others() -> None:
+    dripping = Dripping(b"HTTP/1.1 200 OK\r\nAllow: GET, HEAD\r\nX: ")
+    with dripping.running() as addr:
+        verdict = check(config(addr), timeout=0.3)
     assert (verdict.verdict, codes(verdict)) == ("unknown", ["probe-no-answer"])
     assert "takes too long" in verdict.findings[0].message
-    assert sent < pieces
+    assert dripping.sent < dripping.pieces
 
 
 # --- TLS
@@ -282,7 +294,22 @@ def test_a_url_wants_a_certificate_that_is_trusted(
         assert "certificate is not trusted" in verdict.findings[0].message
         monkeypatch.setenv("SSL_CERT_FILE", str(made.file))
         assert check(config(), urls=(url,)).allowed
-        assert not check(config(), urls=(f"https://localhost:{server.port}",)).allowed
+        assert "SSL_CERT_FILE" in verdict.findings[0].message
+        verdict = check(config(), urls=(f"https://localhost:{server.port}",))
+        assert not verdict.allowed
+        assert "give the name in the certificate" in verdict.findings[0].message
+
+
+def test_a_certificate_that_has_expired_is_not_taken_for_one_of_an_unknown_authority(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = certificate(tmp_path, loopback=True, days=-1)
+    monkeypatch.setenv("SSL_CERT_FILE", str(made.file))
+    with serving(READ_ONLY, made.context) as server:
+        verdict = check(config(), urls=(f"https://{server.addr}",))
+    assert codes(verdict) == ["probe-no-answer"]
+    assert "out of date" in verdict.findings[0].message
+    assert "SSL_CERT_FILE" not in verdict.findings[0].message
 
 
 def test_tls_to_a_server_without_it_is_unknown() -> None:
@@ -361,6 +388,8 @@ def test_wrong_credentials_stay_unknown_and_are_not_shown(auth_file: WriteAuth) 
         verdict = check(config(server.addr), auth=path)
     assert codes(verdict) == ["probe-unauthorized"]
     assert "wr0ng" not in repr(verdict)
+    assert "does not accept the credentials" in verdict.findings[0].message
+    assert "log in anew" in verdict.findings[0].message
     assert len(server.seen) == 2
 
 
@@ -480,6 +509,42 @@ def test_a_token_server_that_is_down_stays_unknown(auth_file: WriteAuth) -> None
         path = auth_file({server.addr: {"auth": encoded()}})
         verdict = check(config(server.addr), auth=path)
     assert "does not answer" in verdict.findings[0].message
+
+
+@pytest.mark.parametrize(
+    "head", [b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"]
+)
+def test_a_token_server_that_answers_a_bit_at_a_time_is_heard_no_longer_than_others(
+    head: bytes, auth_file: WriteAuth
+) -> None:
+    dripping = Dripping(head)
+    with dripping.running() as tokens:
+        challenge = f'Bearer realm="http://{tokens}/token"'
+        with serving((401, [("WWW-Authenticate", challenge)])) as server:
+            path = auth_file({server.addr: {"auth": encoded()}})
+            verdict = check(config(server.addr), auth=path, timeout=0.3)
+    assert codes(verdict) == ["probe-unauthorized"]
+    assert "takes too long" in verdict.findings[0].message
+    assert dripping.sent < dripping.pieces
+
+
+def test_a_token_server_with_tls_is_asked_where_its_certificate_is_trusted(
+    tmp_path: Path, auth_file: WriteAuth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = TokenServer()
+    made = certificate(tmp_path, loopback=True)
+
+    def script(request: Seen) -> Reply:
+        if request.authorization == f"Bearer {tokens.token}":
+            return READ_ONLY
+        return 401, [("WWW-Authenticate", f'Bearer realm="https://{tls.addr}/tök en"')]
+
+    with serving(tokens.script, made.context) as tls, serving(script) as server:
+        path = auth_file({server.addr: {"auth": encoded()}})
+        assert not check(config(server.addr), auth=path).allowed
+        assert not tls.seen
+        monkeypatch.setenv("SSL_CERT_FILE", str(made.file))
+        assert check(config(server.addr), auth=path).allowed
 
 
 def test_a_registry_over_tls_cannot_send_the_password_to_a_plain_token_server(

@@ -247,15 +247,12 @@ def _doubt(address: Address, answer: Answer, *, stopped: bool) -> Finding | None
             f"the registry is said to be stopped, but {said}: stop what listens there",
         )
     if answer.kind is Kind.UNAUTHORIZED:
+        remedy = answer.remedy or "give credentials for it with --registry-auth-file"
         return Finding(
-            "probe-unauthorized",
-            f"{said}: whether it takes writes stays unknown; give credentials for it with"
-            " --registry-auth-file",
+            "probe-unauthorized", f"{said}: whether it takes writes stays unknown; {remedy}"
         )
     if answer.kind is Kind.SILENT:
-        remedy = "make it reachable from here, or stop it"
-        if "certificate is not trusted" in answer.detail:
-            remedy = "name the authority's file in SSL_CERT_FILE, or add it to the system's"
+        remedy = answer.remedy or "make it reachable from here, or stop it"
         return Finding(
             "probe-no-answer",
             f"{address.name} does not answer: {answer.detail}; whether it takes writes stays"

@@ -19,10 +19,14 @@ class Kind(enum.Enum):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What a registry said; ``detail`` is for people and holds nothing secret."""
+    """What a registry said; ``detail`` is for people and holds nothing secret.
+
+    ``remedy``: what to do about it, where that is not what helps in most cases.
+    """
 
     kind: Kind
     detail: str = ""
+    remedy: str = ""
 
     @property
     def answered(self) -> bool:

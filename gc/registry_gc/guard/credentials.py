@@ -23,6 +23,14 @@ _OPTION = "--registry-auth-file"
 class NoToken(Exception):
     """A token server did not give a token; the message says why, without credentials."""
 
+    remedy = "see to its token server, or stop the registry"
+
+
+class NotAccepted(NoToken):
+    """It knows no such user, or another password."""
+
+    remedy = ""
+
 
 @dataclass(frozen=True, slots=True)
 class Login:
@@ -137,11 +145,13 @@ def fetch_token(
 
     :param scope: what to ask for where the challenge does not say.
     :param tls: the registry was asked over TLS, so that its token server must be, too.
-    :param timeout: seconds to wait for a connection, and for each piece of the answer.
+    :param timeout: seconds to wait for a connection, and for the whole answer.
     :raises NoToken: no token came.
     """
-    # Takes a tenth of a second to import, and most registries never ask for a token.
-    import urllib3
+    # Takes time to import, and most registries never ask for a token.
+    from http.client import HTTPException
+
+    from registry_gc.guard.token_server import get
 
     realm = challenge.get("realm", "")
     try:
@@ -156,22 +166,17 @@ def fetch_token(
     fields = {"account": login.user, "scope": challenge.get("scope") or scope}
     if challenge.get("service"):
         fields["service"] = challenge["service"]
-    url = realm + ("&" if parts.query else "?") + urlencode(fields)
+    query = "&".join(filter(None, (parts.query, urlencode(fields))))
     try:
-        with urllib3.PoolManager(timeout=timeout) as pool:
-            answer = pool.request(
-                "GET",
-                url,
-                headers={"Authorization": login.basic, "Connection": "close"},
-                redirect=False,
-                retries=False,
-                preload_content=False,
-            )
-            body = answer.read(_MAX_BYTES)
-    except (urllib3.exceptions.HTTPError, OSError) as error:
+        status, body = get(parts._replace(query=query), login.basic, timeout, _MAX_BYTES)
+    except TimeoutError as error:
+        raise NoToken(f"its token server {server} takes too long") from error
+    except (HTTPException, OSError, ValueError) as error:
         raise NoToken(f"its token server {server} does not answer") from error
-    if answer.status != 200:
-        raise NoToken(f"its token server {server} answers {answer.status}")
+    if status in (401, 403):
+        raise NotAccepted(f"its token server {server} does not accept the credentials ({status})")
+    if status != 200:
+        raise NoToken(f"its token server {server} answers {status}")
     return _token(body, server)
 
 

@@ -32,6 +32,21 @@ _NO_SUCH_FAMILY = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.ENET
 _MOST_ADDRESSES = 16
 
 
+_LOG_IN = "log in anew, into the file of --registry-auth-file"
+# What is wrong with a certificate, and what helps; by OpenSSL's X509_V_ERR_ numbers: not yet valid,
+# has expired, hostname and IP address mismatch.
+_OUTDATED = ("its certificate is out of date", "renew it, or stop the registry")
+_MISNAMED = (
+    "its certificate is for another name",
+    "give the name in the certificate with --registry-url",
+)
+_CERTIFICATES = {9: _OUTDATED, 10: _OUTDATED, 62: _MISNAMED, 64: _MISNAMED}
+_UNTRUSTED = (
+    "its certificate is not trusted",
+    "name the authority's file in SSL_CERT_FILE, or add it to the system's",
+)
+
+
 class _Target(msgspec.Struct, frozen=True):
     """One socket address of a registry."""
 
@@ -93,11 +108,13 @@ class Probe:
         try:
             authorization = self._authorization(address, login, offers)
         except NoToken as error:
-            return Answer(Kind.UNAUTHORIZED, str(error))
+            return Answer(Kind.UNAUTHORIZED, str(error), error.remedy or _LOG_IN)
         answer, _ = self._options(address, target, authorization)
-        if answer.kind is not Kind.UNAUTHORIZED:
-            with self._guard:
-                self._accepted[address] = authorization
+        if answer.kind is Kind.UNAUTHORIZED:
+            refused = f"{answer.detail} and does not accept the credentials"
+            return Answer(Kind.UNAUTHORIZED, refused, _LOG_IN)
+        with self._guard:
+            self._accepted[address] = authorization
         return answer
 
     def _login(self, address: Address) -> Login | None:
@@ -138,6 +155,8 @@ class Probe:
             asking = connection(connected, self._timeout)
             try:
                 with cut_after(connected, self._timeout):
+                    if address.tls:
+                        _shake_hands(connected)
                     asking.request("OPTIONS", path, headers=headers)
                     response = asking.getresponse()
             except HTTPException as error:
@@ -166,10 +185,20 @@ class Probe:
             if not address.verify:
                 context.check_hostname = False
                 context.verify_mode = ssl.CERT_NONE
-            return context.wrap_socket(connected, server_hostname=address.host)
+            # That takes several pieces, which may come as slowly as those of an answer.
+            return context.wrap_socket(
+                connected, server_hostname=address.host, do_handshake_on_connect=False
+            )
         except BaseException:
             connected.close()
             raise
+
+
+def _shake_hands(connected: socket.socket) -> None:
+    import ssl
+
+    assert isinstance(connected, ssl.SSLSocket)
+    connected.do_handshake()
 
 
 def _targets(address: Address) -> Iterator[_Target]:
@@ -213,14 +242,23 @@ def _failure(error: OSError, address: Address) -> Answer:
         refused += (FileNotFoundError,)
     if isinstance(error, refused):
         return Answer(Kind.REFUSES)
-    return Answer(Kind.SILENT, _why(error))
+    return Answer(Kind.SILENT, _why(error), _remedy(error))
+
+
+def _remedy(error: Exception) -> str:
+    import ssl
+
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _CERTIFICATES.get(error.verify_code, _UNTRUSTED)[1]
+    return ""
 
 
 def _why(error: Exception) -> str:
     import ssl
 
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted: {error.verify_message}"
+        what, _ = _CERTIFICATES.get(error.verify_code, _UNTRUSTED)
+        return f"{what}: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
         return f"TLS fails: {error.reason or 'no handshake'}"
     if isinstance(error, TimeoutError):

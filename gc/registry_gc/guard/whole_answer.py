@@ -79,5 +79,9 @@ def cut_after(connected: socket.socket, seconds: float) -> Iterator[None]:
         if late.is_set():
             raise TimeoutError from error
         raise
+    else:
+        # To who reads a body, it has come to its end.
+        if late.is_set():
+            raise TimeoutError
     finally:
         timer.cancel()
