@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 import yaml
+from redis.exceptions import MovedError, RedisClusterException
 
 from core_support import Store, Watcher
 from registry_drivers.base import Outcome
+from registry_gc.blob_cache import redis_client
 from registry_gc.blob_cache.forgetting import RedisCache, with_cache
 from registry_gc.blob_cache.journals import Journals
 from registry_gc.blob_cache.redis_config import RedisConfig
@@ -253,6 +255,58 @@ def test_gitlabs_switch_for_tls_without_verification(disk: Disk, tmp_path: Path)
         assert "certificate" in check_refused(disk, run(disk, section))
         section = {"addr": redis.address, "tls": {"enabled": True, "insecure": True}}
         check_forgotten(redis, run(disk, section))
+
+
+def test_what_fails_with_tls_is_said_in_the_configs_words(disk: Disk, tmp_path: Path) -> None:
+    tls = make_tls(tmp_path)
+    (tmp_path / "other").mkdir()
+    other = make_tls(tmp_path / "other")
+
+    def message(redis: RedisServer, section: Mapping[str, Any]) -> str:
+        result = run(disk, {"addrs": [redis.address], **section})
+        return check_refused(disk, result).partition("cannot be cleaned of what is deleted: ")[2]
+
+    with RedisServer(tmp_path / "redis", tls=tls).running() as redis:
+        assert "where it wants TLS, redis.tls" in message(redis, {})
+        # With TLS 1.3 that is found out only when the first command was sent.
+        said = message(redis, {"tls": {"rootcas": [str(tls.authority)]}})
+        assert "client certificate" in said
+        assert "redis.tls.certificate and redis.tls.key" in said
+        said = message(redis, {"tls": {"rootcas": [str(other.authority)]}})
+        assert said.startswith("its TLS certificate cannot be verified: redis.tls.rootcas")
+        pair = {"certificate": str(tls.server), "key": str(other.server)}
+        said = message(redis, {"tls": {"rootcas": [str(tls.authority)], **pair}})
+        assert said.startswith("redis.tls.key is not the key")
+
+
+def test_one_address_of_a_cluster_is_told_as_such(
+    disk: Disk, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def moved(*words: object) -> None:
+        raise MovedError("7361 127.0.0.1:7001")
+
+    monkeypatch.setattr("registry_gc.blob_cache.redis_client.connect", moved)
+    said = check_refused(disk, run(disk, {"addrs": [redis.address]}))
+    assert "one node of a cluster: name all of its nodes in redis.addrs" in said
+
+
+def test_a_cluster_that_is_away_for_a_moment_is_asked_again(
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, seen = redis_client.connect, 0
+
+    def connect(*words: Any) -> Any:
+        nonlocal seen
+        seen += 1
+        if seen == 1:
+            raise RedisClusterException("Redis Cluster cannot be connected")
+        return plain(*words)
+
+    monkeypatch.setattr(redis_client, "connect", connect)
+    with cluster(tmp_path / "redis") as redis:
+        remember_all(redis)
+        nodes = [redis.address, f"localhost:{redis.port}"]
+        check_forgotten(redis, run(disk, {"addrs": nodes}))
 
 
 def test_a_unix_socket(disk: Disk, tmp_path: Path) -> None:

@@ -547,6 +547,8 @@ def test_a_terminal_that_asks_the_parent_to_pause_does_not_leave_the_registry_do
         ["--stop-command", "true", "--readwrite-command", "true"],
         ["--stop-command", "true", "--start-command", "true", "--readonly-command", "true"],
         ["--stop-command", "true", "--start-command", ""],
+        ["--stop-command", " ", "--start-command", "true"],
+        ["--stop-command", "true", "--start-command", "\t\n"],
     ],
 )
 def test_half_of_a_pair_and_two_pairs_are_refused(tmp_path: Path, options: list[str]) -> None:

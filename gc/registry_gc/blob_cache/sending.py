@@ -23,27 +23,21 @@ _SHORT_TIMEOUT = 1.0
 
 # What the libraries below say, in their words, and what that means.
 _HINTS = (
-    ("MOVED", "it is one node of a cluster: name all of its nodes in redis.addrs"),
-    (
-        "certificate_required",
-        "it wants a TLS client certificate: set redis.tls.certificate and redis.tls.key",
-    ),
-    (
-        "hostname mismatch",
-        "its TLS certificate is for another name: name the Redis as the certificate does",
-    ),
-    (
-        "ip address mismatch",
-        "its TLS certificate is for another address: name the Redis as it does",
-    ),
+    ("certificate_required", "it wants a TLS client certificate: {pair}"),
+    ("key_values_mismatch", "redis.tls.key is not the key of redis.tls.certificate"),
+    ("hostname mismatch", "its TLS certificate is for another name: name it as that does"),
+    ("ip address mismatch", "its TLS certificate is for another address: name it as that does"),
     ("certificate has expired", "its TLS certificate has expired: renew it"),
     (
         "certificate_verify_failed",
-        "its TLS certificate cannot be verified: redis.tls.rootcas names who has signed it",
+        "its TLS certificate cannot be verified: redis.tls.rootcas has to name who signed it",
     ),
     ("[ssl", "TLS with it fails: is redis.tls right, and does it speak TLS on that port?"),
 )
-_PLAIN = ("connection closed by server", "connection reset by peer")
+_PAIR = "redis.tls.certificate and redis.tls.key"
+_CLUSTER = "it is one node of a cluster: name all of its nodes in redis.addrs"
+# A connection that ends like this may have been meant to be another kind of connection.
+_ENDED = ("connection closed by server", "connection reset by peer", "eof occurred", "timeout conn")
 
 
 class Unreachable(Exception):
@@ -89,7 +83,7 @@ class Sending:
                     late = time.monotonic() - began > _PATIENCE
                     hasty = late or self.lost or self.interrupted()
                     if pause is None or hasty or not may_pass(error):
-                        raise Unreachable(_told(error, tls=self._config.tls)) from error
+                        raise Unreachable(_told(error, self._config)) from error
                 time.sleep(pause)
 
     def close(self) -> None:
@@ -117,13 +111,18 @@ class Sending:
             client.close()
 
 
-def _told(error: Exception, *, tls: bool) -> str:
+def _told(error: Exception, config: RedisConfig) -> str:
     """What *error* says, and what that means where the libraries' words do not tell."""
     said = " ".join(str(error).split()) or type(error).__name__
-    kind, low = type(error).__name__, said.lower()
+    low = said.lower()
+    if type(error).__name__ in ("MovedError", "AskError"):
+        return f"{_CLUSTER} ({said})"
     for words, meaning in _HINTS:
-        if words.lower() in low or (words == "MOVED" and kind in ("MovedError", "AskError")):
-            return f"{meaning} ({said})"
-    if not tls and any(words in low for words in _PLAIN):
+        if words in low:
+            return f"{meaning.format(pair=_PAIR)} ({said})"
+    if not any(words in low for words in _ENDED):
+        return said
+    if not config.tls:
         return f"{said}; where it wants TLS, redis.tls has to say so"
-    return said
+    wants = "" if config.certificate else f", and does it want a client certificate ({_PAIR})?"
+    return f"{said}; does it speak TLS on that port{wants or '?'}"

@@ -57,6 +57,9 @@ def commands_of(options: Mapping[str, Any]) -> Commands:
     leave, back = (options[name] for name in given[0])
     if not leave or not back:
         raise ConfigError(f"{names[0][0]} and {names[0][1]}: give both, or none")
+    for name, command in zip(names[0], (leave, back), strict=True):
+        if not command.strip():
+            raise ConfigError(f"{name}: is blank, which does nothing; for that, give 'true'")
     stops = given[0] == _PAIRS[0]
     said = note if logs_json() else None
     return Commands(leave, back, stops, options["command_timeout"], said)
