@@ -278,6 +278,7 @@ class AzureStorage(ObjectStorage):
 
     def _fetch(self, path: str, key: str, limit: int | None) -> bytes:
         if self._store is not None and addressable(key):
+            self._credential.prepare()
             return self._fetch_fast(self._store, path, key, limit)
         return self._request("GET", key, path=path, limit=limit).data
 

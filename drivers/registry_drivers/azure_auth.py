@@ -7,22 +7,28 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import hashlib
 import hmac
 import os
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import formatdate
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
+from registry_drivers.credential_source import CredentialSource
 from registry_drivers.errors import AccessDenied, DriverConfigError, MissingExtra, Unavailable
 from registry_drivers.parameters import Parameters
 from registry_drivers.web import ca_bundle
+from registry_drivers.withdrawal import unless_withdrawn
 
 # Has Content-MD5 in listings, names with characters that XML cannot hold, batches of a container.
 API_VERSION = "2021-12-02"
 SCOPE = "https://storage.azure.com/.default"
+# So long before its end azure-identity wants another token.
+_GOOD_SECONDS = 300
 _PUBLIC = "login.microsoftonline.com"
 _AUTHORITIES = {
     "core.chinacloudapi.cn": "login.chinacloudapi.cn",
@@ -51,6 +57,9 @@ class Credential(Protocol):
 
     def url(self, url: str) -> str:
         """*url* with what has to be in it."""
+
+    def prepare(self) -> None:
+        """Be ready to sign, before obstore asks: it asks while it is in a read."""
 
     def obstore(self) -> dict[str, Any]:
         """Arguments for obstore's ``AzureStore``."""
@@ -94,6 +103,9 @@ class SharedKey:
         """See :class:`Credential`."""
         return url
 
+    def prepare(self) -> None:
+        """See :class:`Credential`; it always is."""
+
     def obstore(self) -> dict[str, Any]:
         """See :class:`Credential`."""
         return {"config": {"account_key": self._text}}
@@ -116,6 +128,9 @@ class SharedAccessSignature:
         """See :class:`Credential`."""
         return f"{url}{'&' if '?' in url else '?'}{self._query}"
 
+    def prepare(self) -> None:
+        """See :class:`Credential`; it always is."""
+
     def obstore(self) -> dict[str, Any]:
         """See :class:`Credential`."""
         return {"config": {"sas_key": self._query}}
@@ -125,13 +140,21 @@ class Token:
     """Tokens that azure-identity gets, keeps and renews."""
 
     def __init__(self, source: Any) -> None:
-        self._source = source
+        self._identity = source
+        self._source = CredentialSource("azure")
+        self._ends = 0.0
 
-    def _token(self) -> Any:
+    def _token(self, *, in_line: bool = False) -> Any:
         import azure.core.exceptions
 
         try:
-            return self._source.get_token(SCOPE)
+            if self._ends - time.time() > _GOOD_SECONDS:
+                token = self._identity.get_token(SCOPE)
+            else:
+                get = functools.partial(self._identity.get_token, SCOPE)
+                token = self._source.ask(get, in_line=in_line)
+            self._ends = token.expires_on
+            return token
         except azure.core.exceptions.ClientAuthenticationError as error:
             reason = str(error.message).splitlines()[0]
             raise AccessDenied(f"no token: {reason}", driver="azure") from None
@@ -146,12 +169,19 @@ class Token:
         """See :class:`Credential`."""
         return url
 
+    def prepare(self) -> None:
+        """See :class:`Credential`; a token that is good needs no look at it."""
+        if self._ends - time.time() <= _GOOD_SECONDS:
+            self._token()
+
     def obstore(self) -> dict[str, Any]:
         """See :class:`Credential`."""
         return {"credential_provider": self._provide}
 
     def _provide(self) -> Any:
-        token = self._token()
+        # Not asked here whether it is wanted: to find out may be a read, and obstore is in one.
+        with unless_withdrawn(None):
+            token = self._token(in_line=True)
         return {
             "token": token.token,
             "expires_at": datetime.fromtimestamp(token.expires_on, UTC),

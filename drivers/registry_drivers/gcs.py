@@ -221,6 +221,7 @@ class GCSStorage(ObjectStorage):
 
     def _fetch(self, path: str, key: str, limit: int | None) -> bytes:
         if self._store is not None and addressable(key):
+            self._tokens.sign({}, self._objects)
             return self._fetch_fast(self._store, path, key, limit)
         return self._request("GET", f"{self._object(key)}?alt=media", path=path, limit=limit).data
 

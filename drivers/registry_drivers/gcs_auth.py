@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from registry_drivers.credential_source import CredentialSource
 from registry_drivers.errors import (
     AccessDenied,
     DriverConfigError,
@@ -19,6 +20,7 @@ from registry_drivers.errors import (
 )
 from registry_drivers.parameters import Parameters
 from registry_drivers.web import CA_HINT, UNTRUSTED, ca_bundle
+from registry_drivers.withdrawal import unless_withdrawn
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -97,18 +99,32 @@ class Tokens:
         self._driver = driver
         self._clean = clean
         self._signing = threading.Lock()
+        self._source = CredentialSource(driver)
         self._session = requests.Session()
         self._session.verify = ca_bundle() or True
         self._refresh = Request(self._session)
 
-    def sign(self, headers: dict[str, str], url: str) -> None:
-        """Add an ``Authorization`` header, with a token that is valid."""
-        with self._signing, self._google_errors():
-            self._credentials.before_request(self._refresh, "GET", url, headers)
+    def sign(self, headers: dict[str, str], url: str, *, in_line: bool = False) -> None:
+        """Add an ``Authorization`` header, with a token that is valid.
+
+        :param in_line: see :meth:`~registry_drivers.credential_source.CredentialSource.ask`.
+        """
+
+        def add() -> None:
+            with self._signing:
+                self._credentials.before_request(self._refresh, "GET", url, headers)
+
+        with self._google_errors():
+            if self._credentials.valid:
+                add()
+            else:
+                self._source.ask(add, in_line=in_line)
 
     def provide(self, url: str) -> Any:
         """A token for obstore."""
-        self.sign({}, url)
+        # Not asked here whether it is wanted: to find out may be a read, and obstore is in one.
+        with unless_withdrawn(None):
+            self.sign({}, url, in_line=True)
         return {
             "token": self._credentials.token,
             # google-auth renews it in time; ask it again every few minutes.

@@ -16,9 +16,11 @@ import tenacity
 from registry_drivers.base import Requests
 from registry_drivers.errors import Unavailable
 from registry_drivers.parameters import Parameters
-from registry_drivers.withdrawal import is_withdrawn
+from registry_drivers.withdrawal import is_withdrawn, may_be_withdrawn
 
 T = TypeVar("T")
+
+_LOOK_SECONDS = 2.0
 
 
 class Retry(msgspec.Struct, frozen=True):
@@ -63,7 +65,7 @@ class Retry(msgspec.Struct, frozen=True):
             nonlocal last, tries, withdrawn
             tries += 1
             # After the pause, not before it: it may be of twenty seconds.
-            withdrawn = tries > 1 and is_withdrawn()
+            withdrawn = withdrawn or (tries > 1 and is_withdrawn())
             if tries == 1 or withdrawn:
                 raise last
             requests.add(retries=1)
@@ -73,6 +75,16 @@ class Retry(msgspec.Struct, frozen=True):
                 last = error
                 raise
 
+        def pause(seconds: float) -> None:
+            nonlocal withdrawn
+            # Whoever waits for this thread, as when a signal has come, does not wait for a pause.
+            while may_be_withdrawn() and seconds > _LOOK_SECONDS and not withdrawn:
+                self.sleep(_LOOK_SECONDS)
+                seconds -= _LOOK_SECONDS
+                withdrawn = is_withdrawn()
+            if not withdrawn:
+                self.sleep(seconds)
+
         def is_over(state: tenacity.RetryCallState) -> bool:
             return withdrawn or state.attempt_number > self.times
 
@@ -80,6 +92,6 @@ class Retry(msgspec.Struct, frozen=True):
             retry=tenacity.retry_if_exception_type(Unavailable),
             stop=is_over,
             wait=tenacity.wait_random_exponential(multiplier=self.first, max=self.longest),
-            sleep=self.sleep,
+            sleep=pause,
             reraise=True,
         )(again)

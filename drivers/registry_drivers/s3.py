@@ -169,6 +169,7 @@ class S3Storage(S3Requests):
 
     def _fetch(self, path: str, key: str, limit: int | None) -> bytes:
         if self._store is not None and addressable(key):
+            self._sign_in(path)
             return self._fetch_fast(self._store, path, key, limit)
         return self._request("GET", key, path=path, limit=limit).data
 
@@ -261,6 +262,7 @@ class S3Storage(S3Requests):
         options = dict(self._writing)
         if if_absent:
             options["IfNoneMatch"] = "*"
+        self._sign_in(path)
         self.before_request()
         with self._boto_errors(path):
             try:
@@ -280,6 +282,7 @@ class S3Storage(S3Requests):
                 raise
 
     def _copy(self, entry: Entry, source: str, target: str) -> None:
+        self._sign_in(entry.path)
         self.before_request()
         origin: CopySourceTypeDef = {"Bucket": self.bucket, "Key": source}
         with self._boto_errors(entry.path):

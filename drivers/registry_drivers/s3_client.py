@@ -7,9 +7,10 @@ botocore and sent here, see :mod:`registry_drivers.object_client`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from urllib.parse import quote, urlsplit
 
 from msgspec.structs import replace
@@ -25,6 +26,7 @@ from registry_drivers.object_store import ObjectStorage
 from registry_drivers.parameters import Parameters
 from registry_drivers.retry import Retry
 from registry_drivers.s3_answers import is_error
+from registry_drivers.s3_keys import S3Keys
 from registry_drivers.web import (
     CA_HINT,
     CONNECT_SECONDS,
@@ -35,10 +37,14 @@ from registry_drivers.web import (
     ca_bundle,
     ca_certificates,
 )
+from registry_drivers.withdrawal import unless_withdrawn
 
 if TYPE_CHECKING:
-    from botocore.credentials import Credentials
+    from botocore.credentials import Credentials, ReadOnlyCredentials
     from mypy_boto3_s3.client import S3Client
+
+# Said of keys that were good once: their source may have others by now.
+_EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
 
 
 def boto_client(session: Any, given: Parameters, region: str) -> S3Client:
@@ -110,7 +116,8 @@ class S3Requests(ObjectStorage):
         self.bucket = bucket
         self._region = region
         self._client = client
-        self._credentials = credentials
+        self._keys = S3Keys(credentials, given.driver)
+        self._was_answered = False
         # boto3 knows where the bucket is: by path or by host, dual stack, accelerated, GovCloud.
         url = client.generate_presigned_url("list_objects_v2", Params={"Bucket": bucket})
         self._base = url.partition("?")[0].rstrip("/")
@@ -124,7 +131,8 @@ class S3Requests(ObjectStorage):
             self._copying["StorageClass"] = given.text("storageclass").upper()
         if addressable(self.folder):
             with opening(self.driver):
-                self._store = self._obstore(given)
+                self._make_store = functools.partial(self._obstore, given)
+                self._store = self._make_store()
 
     def _obstore(self, given: Parameters) -> Any:
         from obstore.store import S3Store
@@ -156,8 +164,9 @@ class S3Requests(ObjectStorage):
     def _provide(self) -> Any:
         from datetime import UTC, datetime, timedelta
 
-        with self._boto_errors(""):
-            frozen = self._credentials.get_frozen_credentials()
+        # Not asked here whether it is wanted: to find out may be a read, and obstore is in one.
+        with unless_withdrawn(None), self._boto_errors(""):
+            frozen = self._keys.frozen(in_line=True)
         return {
             "access_key_id": frozen.access_key,
             "secret_access_key": frozen.secret_key,
@@ -165,6 +174,30 @@ class S3Requests(ObjectStorage):
             # botocore renews them in time; ask it again every few minutes.
             "expires_at": datetime.now(UTC) + timedelta(minutes=5),
         }
+
+    def _fail(
+        self, status: int, code: str, message: str, *, path: str = "", place: bool = False
+    ) -> NoReturn:
+        # The answer to a HEAD does not say why; where others were answered, it is not the region.
+        unsaid = status == 400 and not code and self._was_answered
+        if code not in _EXPIRED and not unsaid:
+            super()._fail(status, code, message, path=path, place=place)
+        with self._boto_errors(path):
+            renewed = self._keys.renew()
+        try:
+            super()._fail(status, code, message, path=path, place=place)
+        except StorageError as error:
+            if not renewed:
+                raise
+            if self._store is not None:
+                # It would go on with what it was given last.
+                self._store = self._make_store()
+            raise Unavailable(error.message, path=path, driver=self.driver) from None
+
+    def _sign_in(self, path: str = "") -> ReadOnlyCredentials:
+        """Keys, or why there are none; before anything is sent by whichever library."""
+        with self._boto_errors(path):
+            return self._keys.frozen()
 
     # --- requests that are signed and sent here
 
@@ -186,8 +219,8 @@ class S3Requests(ObjectStorage):
         if query:
             url += "?" + "&".join(f"{name}={_quote(value)}" for name, value in query)
         request = AWSRequest(method, url, headers=dict(headers or {}), data=body or b"")
+        frozen = self._sign_in(path)
         with self._boto_errors(path):
-            frozen = self._credentials.get_frozen_credentials()
             S3SigV4Auth(frozen, "s3", self._region).add_auth(request)
         answer = self._send(method, url, dict(request.headers.items()), body, limit=limit)
         if self.seekable and answer.headers.get("server", "").startswith("SeaweedFS"):
@@ -201,6 +234,7 @@ class S3Requests(ObjectStorage):
             code, message = text_of(answer.data, b"Code"), text_of(answer.data, b"Message")
             said = self._clean(f"{code}: {message} (in an answer of HTTP {answer.status})")
             raise Unavailable(said, path=path, driver=self.driver)
+        self._was_answered = True
         return answer
 
     def _refused(self, answer: Answer, path: str, *, place: bool) -> None:

@@ -46,6 +46,11 @@ def asked_as_here(work: Callable[[Given], T]) -> Callable[[Given], T]:
     return run
 
 
+def may_be_withdrawn() -> bool:
+    """Whether anybody is asked in this thread."""
+    return _allowed.get() is not None
+
+
 def is_withdrawn() -> bool:
     """Whether what failed in this thread must not be tried again."""
     allowed = _allowed.get()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from drivers.conformance import paths_of
-from registry_drivers.errors import DriverConfigError
-from registry_drivers.s3 import open_s3
+from registry_drivers.errors import DriverConfigError, StorageError, Unavailable
+from registry_drivers.retry import Retry
+from registry_drivers.s3 import S3Storage, open_s3
+from registry_drivers.withdrawal import unless_withdrawn
 from servers.fault_proxy import Answer, FaultProxy, Request, fault_proxy, stub
 from servers.moto import REGION, S3Server, moto
 
@@ -187,6 +189,128 @@ def test_a_profile_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("AWS_PROFILE", "forgotten")
     with pytest.raises(DriverConfigError, match="forgotten"):
         open_s3({"region": REGION, "bucket": "x"})
+
+
+class Keeper:
+    """Gives keys to containers, each time with another session, or as often as not the same."""
+
+    def __init__(self, *, sessions: int = 1000, lasting: timedelta = timedelta(hours=1)) -> None:
+        self.given = 0
+        self.away = False
+        self._sessions, self._lasting = sessions, lasting
+
+    def __call__(self, _: Request) -> Answer:
+        if self.away:
+            return Answer(500)
+        self.given += 1
+        ends = datetime.now(UTC) + self._lasting
+        keys = {**passing_keys(), "Token": f"session-{min(self.given, self._sessions)}"}
+        return Answer(
+            200, json.dumps({**keys, "Expiration": f"{ends:%Y-%m-%dT%H:%M:%SZ}"}).encode()
+        )
+
+
+EXPIRED = Answer(400, b"<Error><Code>ExpiredToken</Code><Message>has expired</Message></Error>")
+
+
+def refusing(session: str) -> Callable[[Request], Answer | None]:
+    def rule(request: Request) -> Answer | None:
+        if request.headers.get("x-amz-security-token") != session:
+            return None
+        return Answer(400) if request.method == "HEAD" else EXPIRED
+
+    return rule
+
+
+USES: dict[str, Callable[[S3Storage], object]] = {
+    "list": lambda storage: list(storage.list("")),
+    "read": lambda storage: storage.read("a"),
+    "stat": lambda storage: storage.stat("a"),
+    "write": lambda storage: storage.write("b", b"1"),
+    "move": lambda storage: storage.move("a", "c"),
+    "delete": lambda storage: list(storage.delete(["a"])),
+}
+
+
+@pytest.fixture
+def in_container(
+    server: S3Server, watched: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[Keeper], S3Storage]]:
+    with ExitStack() as stack:
+
+        def opened(keeper: Keeper) -> S3Storage:
+            url = stack.enter_context(stub(keeper)).url
+            monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{url}/keys")
+            monkeypatch.setenv("AWS_METADATA_SERVICE_NUM_ATTEMPTS", "1")
+            monkeypatch.setattr("botocore.utils.ContainerMetadataFetcher.SLEEP_TIME", 0)
+            place = {"region": REGION, "regionendpoint": watched.url, "bucket": server.bucket()}
+            storage = stack.enter_context(closing(open_s3(place)))
+            storage.retry = Retry(times=2, sleep=lambda _: None)
+            storage.write("a", b"1")
+            assert paths_of(storage.list("")) == ["a"]
+            return storage
+
+        watched.reset()
+        yield opened
+        watched.reset()
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_session_that_the_storage_takes_no_more_is_renewed_once(
+    in_container: Callable[[Keeper], S3Storage], watched: FaultProxy, use: str
+) -> None:
+    keeper = Keeper()
+    storage = in_container(keeper)
+    watched.rule = refusing("session-1")
+    USES[use](storage)
+    assert keeper.given == 2
+    assert storage.requests.retries == 1
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_session_that_cannot_be_renewed_is_an_error(
+    in_container: Callable[[Keeper], S3Storage], watched: FaultProxy, use: str
+) -> None:
+    keeper = Keeper(sessions=1)
+    storage = in_container(keeper)
+    watched.rule = refusing("session-1")
+    for _ in range(2):
+        with pytest.raises(StorageError, match=r"ExpiredToken: has|are the credentials still good"):
+            USES[use](storage)
+    # The source is not asked for each request that fails.
+    assert keeper.given == 2
+    assert storage.requests.retries == 0
+
+
+def test_a_storage_that_takes_no_session_at_all_is_asked_no_more_than_another(
+    in_container: Callable[[Keeper], S3Storage], watched: FaultProxy
+) -> None:
+    keeper = Keeper()
+    storage = in_container(keeper)
+    watched.always(EXPIRED)
+    with pytest.raises(Unavailable, match="ExpiredToken"):
+        storage.read("a")
+    assert storage.requests.retries == 2
+    assert keeper.given == 2
+
+
+@pytest.mark.parametrize("use", USES)
+def test_without_keys_nothing_is_sent_and_none_are_asked_for_where_nobody_wants_them(
+    in_container: Callable[[Keeper], S3Storage], watched: FaultProxy, use: str
+) -> None:
+    keeper = Keeper(lasting=timedelta(minutes=5))
+    storage = in_container(keeper)
+    watched.requests.clear()
+    keeper.away = True
+    with pytest.raises(Unavailable, match="retrieving credentials"):
+        USES[use](storage)
+    given = keeper.given
+    keeper.away = False
+    with unless_withdrawn(lambda: False), pytest.raises(Unavailable, match="not wanted any more"):
+        USES[use](storage)
+    assert keeper.given == given
+    assert watched.requests == []
+    USES[use](storage)
 
 
 def test_keys_that_cannot_be_had_are_no_answer_of_the_storage(
