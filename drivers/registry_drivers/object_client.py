@@ -177,6 +177,11 @@ class ObjectClient(abc.ABC):
         if kind is NotFound and not place and code in NO_BUCKET:
             # A missing bucket says nothing about the object.
             kind = StorageError
+        if code in _ARCHIVED:
+            text += (
+                "; it is in an archive class: restore it, and take docker/registry out of the "
+                "lifecycle rule that has put it there"
+            )
         if code in NO_BUCKET or (kind is NotFound and place):
             text = f"{self.root} does not exist, check its name and region: {text}"
         raise kind(text, path=path, driver=self.driver)
@@ -290,6 +295,10 @@ def addressable(key: str) -> bool:
 
 
 NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted"})
+# By a lifecycle rule, as a rule: Amazon's Glacier classes, and tiers; Azure's tier.
+_ARCHIVED = frozenset(
+    {"BlobArchived", "BlobBeingRehydrated", "InvalidObjectState", "ObjectNotInActiveTierError"}
+)
 _PASSING_CODES = frozenset(
     {
         "InternalError",

@@ -20,7 +20,6 @@ from registry_drivers.columns import (
     key_of,
     md5s_of_etags,
     page_of,
-    text_of,
     times,
     unescape,
 )
@@ -213,11 +212,14 @@ class S3Storage(S3Requests):
         """Ask once to delete keys, or versions of them, and return the whole answer."""
         body = delete_body(versions)
         headers = {"Content-MD5": _md5(body), "Content-Type": "application/xml"}
-        document = self._request("POST", query=[("delete", "")], headers=headers, body=body).data
-        if b"DeleteResult" not in document:
-            code, message = text_of(document, b"Code"), text_of(document, b"Message")
-            raise Unavailable(f"no answer to a delete: {code} {message}", driver=self.driver)
-        return document
+        answer = self._request("POST", query=[("delete", "")], headers=headers, body=body)
+        if b"DeleteResult" not in answer.data:
+            # A page of a proxy's, as often as not.
+            kind = answer.headers.get("content-type", "no content type")
+            said = self._clean(ascii(answer.data[:80].decode("utf-8", "replace")))
+            reason = f"no answer to a delete: HTTP {answer.status}, {kind[:40]!a}: {said}"
+            raise Unavailable(reason, driver=self.driver)
+        return answer.data
 
     def _delete_objects(self, keys: Sequence[str]) -> Answered:
         document = self._send_deletes([(key, "") for key in keys])

@@ -286,7 +286,12 @@ def _quote(text: str, safe: str = "") -> str:
 
 def _meaning(answer: Answer) -> str:
     """A HEAD has no body to explain itself."""
+    elsewhere = "the bucket is somewhere else: are the region and the endpoint right?"
     return {
+        301: elsewhere,
+        302: elsewhere,
+        307: elsewhere,
+        308: elsewhere,
         400: "the storage refused: are the credentials still good, and the region?",
         401: "not signed in",
         403: "access denied: are the credentials right, what they allow, and this clock?",

@@ -64,6 +64,15 @@ class TestAzureFaults(FaultConformance):
     def is_delete(self, request: Request) -> bool:
         return "comp=batch" in request.path
 
+    def test_an_archived_object_is_told_as_that(
+        self, storage: ObjectStorage, proxy: FaultProxy
+    ) -> None:
+        said = b"<Error><Code>BlobArchived</Code><Message>Archived.</Message></Error>"
+        proxy.always(Answer(409, said, {"x-ms-error-code": "BlobArchived"}))
+        for read in (storage.read, lambda path: storage.read_range(path, 0, 1)):
+            with pytest.raises(StorageError, match=r"archive class: restore it.*lifecycle rule"):
+                read("a/1")
+
     def test_each_key_has_its_own_outcome(self, storage: ObjectStorage, proxy: FaultProxy) -> None:
         proxy.fail(
             batch(

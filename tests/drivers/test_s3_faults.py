@@ -13,7 +13,7 @@ from urllib3.exceptions import InsecureRequestWarning
 from drivers.conformance import paths_of
 from drivers.faults import FaultConformance
 from registry_drivers.base import Deletion, Outcome
-from registry_drivers.errors import DriverConfigError, StorageError, Unavailable
+from registry_drivers.errors import AccessDenied, DriverConfigError, StorageError, Unavailable
 from registry_drivers.object_store import ObjectStorage
 from registry_drivers.s3 import open_s3
 from registry_drivers.web import CA_VARIABLES
@@ -189,6 +189,37 @@ class TestS3Faults(FaultConformance):
         proxy.fail(Answer(200, page), where=lambda request: "continuation-token" in request.path)
         with pytest.raises(StorageError, match="does not list in order"):
             list(storage.list("a/"))
+
+    def test_an_archived_object_is_told_as_that(
+        self, storage: ObjectStorage, proxy: FaultProxy
+    ) -> None:
+        said = b"<Error><Code>InvalidObjectState</Code><Message>Not valid.</Message></Error>"
+        proxy.always(Answer(403, said))
+        for read in (storage.read, lambda path: storage.read_range(path, 0, 1)):
+            with pytest.raises(AccessDenied, match=r"archive class: restore it.*lifecycle rule"):
+                read("a/1")
+
+    def test_a_page_of_a_proxys_that_answers_a_delete_is_shown_in_part(
+        self, storage: ObjectStorage, proxy: FaultProxy
+    ) -> None:
+        page = b"<html>\x1b[2J\xff " + SECRET_KEY.encode() + b" sign in" * 50
+        proxy.always(Answer(200, page, {"Content-Type": "text/html"}))
+        with pytest.raises(Unavailable) as caught:
+            list(storage.delete(["a/1"]))
+        said = caught.value.message
+        shown = ascii("<html>\x1b[2J\ufffd *** sign")[:-1]
+        assert f"no answer to a delete: HTTP 200, 'text/html': {shown}" in said
+        assert SECRET_KEY not in said
+        assert len(said) < 200
+
+    @pytest.mark.parametrize("status", [301, 302, 307, 308])
+    def test_a_bucket_that_is_elsewhere_is_told_as_that(
+        self, storage: ObjectStorage, proxy: FaultProxy, status: int
+    ) -> None:
+        proxy.always(Answer(status))
+        for use in (storage.stat, lambda _: storage.children("")):
+            with pytest.raises(StorageError, match="are the region and the endpoint right"):
+                use("a/1")
 
     def test_another_region_is_named(self, storage: ObjectStorage, proxy: FaultProxy) -> None:
         proxy.always(Answer(301, b"", {"x-amz-bucket-region": "eu-north-1"}))
