@@ -116,6 +116,32 @@ def test_a_listing_that_fails_for_good_deletes_nothing(
     assert not own_keys(keys_of(direct))
 
 
+OTHER_REGION = Answer(301, b"", {"x-amz-bucket-region": "eu-north-1"})
+
+
+@pytest.mark.parametrize("kind", ["s3"], indirect=True)
+@pytest.mark.parametrize("arguments", [("-m",), ("-m", "--dry-run")])
+def test_a_region_that_the_first_answer_says_is_wrong_is_a_config_error(
+    direct: Place, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    result, _ = run(direct, tmp_path, lambda _: OTHER_REGION, *arguments)
+    assert result.exit_code == 2
+    assert result.json == {}
+    (line,) = result.errors.splitlines()
+    assert "storage.s3.region: the bucket is in eu-north-1" in line
+
+
+@pytest.mark.parametrize("kind", ["s3"], indirect=True)
+def test_a_region_that_is_said_to_be_wrong_later_ends_a_run_that_has_begun(
+    direct: Place, tmp_path: Path
+) -> None:
+    def rule(request: Request) -> Fault | None:
+        return OTHER_REGION if is_listing(request) and "blobs/" in unquote(request.path) else None
+
+    result, _ = run(direct, tmp_path, rule, "-m")
+    assert result.exit_code == result.json["exit_code"] == 1
+
+
 def test_a_manifest_that_cannot_be_read_deletes_nothing(direct: Place, tmp_path: Path) -> None:
     before = keys_of(direct)
 

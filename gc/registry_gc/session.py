@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from registry_drivers.base import Reader, Storage
-from registry_drivers.errors import NotFound, StorageError
+from registry_drivers.errors import DriverConfigError, NotFound, StorageError
 from registry_drivers.factory import versions_of
 from registry_drivers.paths import temporaries
 from registry_drivers.versions import Keep
@@ -172,6 +172,10 @@ class Session:
                 self._run(engine)
         except Refused as refusal:
             return self._ended(4, str(refusal))
+        except DriverConfigError as error:
+            # Of the first answer, as when the bucket is in another region: nothing was done.
+            first = self.verdict == "unknown" and not self.findings
+            return self._ended(2 if first else 1, str(error))
         except (StorageError, RunFileError, WorkerLost, SpoolError, Contradiction) as error:
             return self._ended(1, str(error))
         except LockError as error:

@@ -196,7 +196,8 @@ def _run(
         output.reported = True
         if service is not None:
             service.shared.reported = True
-        if not text:
+        # An error in the config has no document, whoever finds it.
+        if not text and report.exit_code != 2:
             output.lines([as_json(report)])
     if text and not quiet and report.run_file is not None and report.seconds_mark:
         output.lines(summary_lines(report))
