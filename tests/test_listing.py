@@ -602,6 +602,35 @@ def test_a_tag_that_is_not_listed_and_cannot_be_asked_for_ends_the_run() -> None
         catalog_of(Broken(store.storage, tag_path("a", "v1")))
 
 
+def test_a_tag_that_is_listed_and_not_found_is_asked_for_once_more(tmp_path: Path) -> None:
+    class Late(_Vanishing):
+        """Found when it is asked for again."""
+
+        asked = 0
+
+        def read(self, path: str, *, limit: int | None = None) -> bytes:
+            self.asked += path == self._gone
+            return super().read(path, limit=limit) if self.asked < 2 else self._found(path)
+
+        def _found(self, path: str) -> bytes:
+            return self._storage.read(path)
+
+    digest = RegistryTree(folder_sink(tmp_path)).image("a", "v1", layers=[b"x"])
+    storage = Late(FilesystemStorage(str(tmp_path)), tag_path("a", "v1"))
+    catalog = catalog_of(storage)
+    assert [(tag.name, tag.target) for tag in catalog.tags] == [("v1", digest)]
+    assert catalog.damaged == []
+    assert storage.asked == 2
+
+
+def test_a_tag_that_has_vanished_holds_its_repository_for_that_reason(tmp_path: Path) -> None:
+    RegistryTree(folder_sink(tmp_path)).image("a", "v1", layers=[b"x"])
+    found = marked(_Vanishing(FilesystemStorage(str(tmp_path)), tag_path("a", "v1")))
+    assert [hold.reason for hold in found.marking.holds] == [
+        "the tag v1 vanished while it was read"
+    ]
+
+
 # The root
 
 

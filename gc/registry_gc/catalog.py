@@ -21,7 +21,7 @@ from registry_gc.engine import Engine
 from registry_gc.events import Observer
 from registry_gc.layout import REPOSITORIES, V2
 from registry_gc.listing.link_store import AT_ONCE, LinkStore, Revisions
-from registry_gc.listing.links import Links, OddLink, read_links
+from registry_gc.listing.links import VANISHED, Links, OddLink, read_links
 from registry_gc.listing.ranges import Range, first_ranges
 from registry_gc.listing.repositories import (
     RepositoryBatch,
@@ -377,10 +377,12 @@ def _read_tags(
         rows = unknown[start : start + _TAGS_AT_ONCE].tolist()
         paths = [tags.path(row) for row in rows]
         contents = _read_all(engine, paths, observer)
+        # The others of them have been read by now; a store that was behind may have caught up.
+        contents |= _read_all(engine, [path for path in paths if path not in contents])
         for row, path in zip(rows, paths, strict=True):
             # A tag that was listed and cannot be found now was deleted, or is being written
             # anew: nobody knows where to, so it counts as one that holds no digest.
-            target, reason = contents.get(path, (None, "vanished while it was read"))
+            target, reason = contents.get(path, (None, VANISHED))
             if target is None:
                 catalog.damaged.append(Damage(path, reason))
             else:

@@ -22,6 +22,7 @@ from registry_gc.compact.arrays import among, distinct, union, within, without
 from registry_gc.compact.key_index import KeyIndex, distinct_keys
 from registry_gc.digest import Keys, Names, empty_keys, pack
 from registry_gc.layout import REPOSITORIES, blob_path, revision_link
+from registry_gc.listing.links import VANISHED
 from registry_gc.live_set import LiveSet
 from registry_gc.manifest_reader import Edge, State
 from registry_gc.policy import Policy
@@ -197,9 +198,10 @@ class _Marker:
         missing = self.manifests.in_state(State.MISSING)[self.manifests.ids(self.target_keys)]
         lost = np.flatnonzero(tags.known)[missing].tolist()
         broken: dict[int, str] = {}
+        vanished = {it.path for it in self.catalog.damaged if it.reason == VANISHED}
         for row in sorted([*np.flatnonzero(~tags.known).tolist(), *lost]):
             tag = tags[row]
-            reason = "holds no digest"
+            reason = VANISHED if tag.path in vanished else "holds no digest"
             if tag.target is not None:
                 reason = f"points to {tag.target}, which was never pushed"
                 if self._was_ever(row):

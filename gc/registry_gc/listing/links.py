@@ -10,6 +10,9 @@ from registry_drivers.base import Reader
 from registry_drivers.errors import InvalidPath, IsFolder, NotFound, TooLarge
 from registry_gc.digest import InvalidDigest, Keys, check_digest, empty_keys
 
+VANISHED = "vanished while it was read"
+"""Of a link that was listed, and is not found."""
+
 
 class Links(msgspec.Struct, frozen=True):
     """Links of one kind, as columns: whose, naming what, of which age.
