@@ -38,6 +38,7 @@ class S3Keys:
         self._source = CredentialSource(driver, clock)
         self._renewing = threading.Lock()
         self._renewed: tuple[float, bool] | None = None
+        self._failed: tuple[float, Exception] | None = None
 
     def frozen(self, *, in_line: bool = False) -> ReadOnlyCredentials:
         """Keys that are good now; asks their source where they are not for long.
@@ -67,9 +68,16 @@ class S3Keys:
             now = self._clock()
             if self._renewed is not None and now - self._renewed[0] < _RENEWED_SECONDS:
                 return self._renewed[1]
-            before = self.frozen()
-            # It has no name for "now, whatever you have been told of their end".
-            setattr(known, _END, datetime.now(UTC))
-            other = self.frozen() != before
-            self._renewed = (now, other)
+            if self._failed is not None and now - self._failed[0] < _RENEWED_SECONDS:
+                raise self._failed[1].with_traceback(None)
+            try:
+                before = self.frozen()
+                # It has no name for "now, whatever you have been told of their end".
+                setattr(known, _END, datetime.now(UTC))
+                other = self.frozen() != before
+            except Exception as error:
+                # Those who wait for their turn here would each wait for it as long again.
+                self._failed = (self._clock(), error)
+                raise
+            self._renewed = (self._clock(), other)
             return other

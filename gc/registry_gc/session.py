@@ -245,6 +245,10 @@ class Session:
         reasons = "; ".join(finding.message for finding in objections(self.findings))
         return f"refused, nothing was deleted: {reasons or 'nobody knows who may be writing'}"
 
+    def _refuse_barred(self) -> None:
+        if barred := self.job.barred():
+            raise LockHeld(barred)
+
     @contextmanager
     def _locked(self) -> Iterator[None]:
         if self.job.dry_run:
@@ -254,11 +258,11 @@ class Session:
             yield
             return
         try:
+            self._refuse_barred()
             with self.interrupts.deferred():
                 self.lock = Lock.acquire(self.storage, self.job.run)
-            # Only now: who starts a registry has looked first that nobody has the lock.
-            if barred := self.job.barred():
-                raise LockHeld(barred)
+            # Again: who starts a registry has looked first that nobody has the lock.
+            self._refuse_barred()
             self.interrupts.check()
             for notice in self.lock.notices:
                 self.observer.notice(notice)

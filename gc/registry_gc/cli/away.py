@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -95,7 +96,9 @@ def run_with_commands(
 
         def work() -> int:
             if between is not None:
-                between.mine()
+                # On a full disk what this process starts is known by its parent.
+                with contextlib.suppress(OSError):
+                    between.mine()
             return run(options, commands, service)
 
         end = supervise(service, work, lambda: _forget(options, service), complain, note)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import humanize
@@ -48,6 +49,7 @@ from registry_gc.quarantine.recall import NoBlobs, missed, recall
 from registry_gc.quarantine.still_allowed import StillAllowed
 from registry_gc.report.counts import counted
 from registry_gc.runs.shrink import memory_path
+from registry_gc.service.between import out_of_use, place_of
 from registry_gc.survey import Survey, Surveyor
 
 _LOOK_AGAIN = 10.0
@@ -63,7 +65,8 @@ def _run(options: Mapping[str, Any], output: Output, interrupts: Interrupts) -> 
     with registry_at(options, progress) as (config, storage):
         guard = guard_of(config, storage, options)
         telling = Telling(options, storage, "purge", progress)
-        purging = _Purging(options, storage, guard, telling, progress, interrupts)
+        barred = partial(out_of_use, place_of(options["state_dir"], config.storage))
+        purging = _Purging(options, storage, guard, telling, progress, interrupts, barred)
         why = ""
         try:
             with engine_for(ReadOnly(storage), options["workers"]) as engine:
@@ -95,7 +98,9 @@ class _Purging:
         telling: Telling,
         progress: Progress,
         interrupts: Interrupts,
+        barred: Callable[[], str],
     ) -> None:
+        self._barred = barred
         self._options = options
         self._storage = storage
         self._check_guard = telling.guarded(guard.check)
@@ -115,7 +120,7 @@ class _Purging:
             self._look_only(engine)
             return
         with (
-            locked(self._storage, self._interrupts, self._progress) as lock,
+            locked(self._storage, self._interrupts, self._progress, self._barred) as lock,
             GuardWatch(self._check_guard) as watch,
         ):
             within = 0.0 if self._storage.capabilities.folders else _LOOK_AGAIN
@@ -145,7 +150,7 @@ class _Purging:
     def _look_only(self, engine: Engine) -> None:
         surveyor = self._surveyor(engine)
         survey = surveyor.plan_blobs(surveyor.catalog(), NoBlobs())
-        if reasons := self._doubts(survey):
+        if reasons := self._barred() or self._doubts(survey):
             note(f"a purge would be refused: {reasons}")
         live = [kept.path for kept in missed(self._storage, survey, versions_of(self._storage))]
         self._missed = len(live)

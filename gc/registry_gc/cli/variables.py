@@ -5,10 +5,13 @@ told.
 from __future__ import annotations
 
 import os
+import re
 
 import click
 
 _PREFIX = "RGC_"
+# Kubernetes sets these where a service is called so.
+_OF_A_SERVICE = re.compile(r"RGC_(?:SERVICE_(?:HOST|PORT).*|PORT(?:_\d+_.*)?)")
 
 
 def variable_of(option: click.Parameter) -> str | None:
@@ -24,6 +27,10 @@ def name_variables(command: click.Command) -> None:
     said = None
     for option in command.params:
         option.envvar = variable_of(option)
+        if isinstance(option, click.Argument) and option.name == "config" and not option.required:
+            # Who has set it for apply, which has an option of that name, means all of them.
+            option.envvar = f"{_PREFIX}CONFIG"
+            continue
         if said is None and option.envvar:
             said = f"{option.opts[-1]} as {option.envvar}"
     if said is None or "RGC_<NAME>" in (command.epilog or ""):
@@ -45,6 +52,7 @@ def tell_unknown(context: click.Context) -> None:
     """
     given = {name for name in os.environ if name.startswith(_PREFIX)}
     given -= {str(option.envvar) for option in context.command.params}
+    given = {name for name in given if not _OF_A_SERVICE.fullmatch(name)}
     if not given or context.obj is None:
         return
     # Most runs have none left, and need not import the other commands.

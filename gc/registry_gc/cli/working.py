@@ -19,7 +19,7 @@ from registry_gc.config import Config
 from registry_gc.config_file import ConfigError
 from registry_gc.engine import WorkerLost
 from registry_gc.interrupts import Interrupted, Interrupts
-from registry_gc.lock import Lock, LockError
+from registry_gc.lock import Lock, LockError, LockHeld
 from registry_gc.progress import Progress
 from registry_gc.quarantine.still_allowed import Changed
 
@@ -102,14 +102,25 @@ def registry_at(options: Mapping[str, Any], progress: Progress) -> Iterator[tupl
 
 
 @contextmanager
-def locked(storage: Storage, interrupts: Interrupts, progress: Progress) -> Iterator[Lock]:
+def locked(
+    storage: Storage,
+    interrupts: Interrupts,
+    progress: Progress,
+    barred: Callable[[], str] = str,
+) -> Iterator[Lock]:
     """Hold the lock of *storage*; no signal comes between getting it and giving it back.
 
-    :raises LockError: another run has it.
+    :param barred: why another run of this machine keeps this one out; empty where none does.
+    :raises LockError: another run has it, or keeps this one out.
     """
+    if why := barred():
+        raise LockHeld(why)
     with interrupts.deferred():
         lock = Lock.acquire(storage, str(uuid4()))
     try:
+        # Again: who starts a registry has looked first that nobody has the lock.
+        if why := barred():
+            raise LockHeld(why)
         interrupts.check()
         for notice in lock.notices:
             progress.notice(notice)

@@ -30,24 +30,38 @@ _FOLDER = "away"
 # Somebody who only looks has the flock for a moment.
 _TRIES, _PAUSE_SECONDS = 5, 0.05
 _DEFAULT_ROOT = "/var/lib/registry"
+# What of a driver's parameters says which place it is, beside the root.
+_PLACE = (
+    "bucket", "regionendpoint",
+    "container", "accountname", "realm", "serviceurl", "connectionstring",
+)  # fmt: skip
 
 
 def place_of(state_dir: str, spec: StorageSpec) -> str:
     """The file for the storage that *spec* names.
 
-    By the words of the config, since no storage may be opened before a process forks. What two
-    endpoints have by the same name is taken for one: that only makes a run wait for its turn.
+    By the words of the config, since no storage may be opened before a process forks. Two
+    spellings of one place in a cloud are two: then the storage's own lock is all that keeps runs
+    apart. Two registries are never one, or the second of them would not be collected.
     """
     from registry_drivers.factory import DRIVERS
 
     module = DRIVERS.get(spec.driver, (spec.driver,))[0]
-    root = _text(spec.parameters, "rootdirectory")
+    root = _text(spec.parameters, "rootdirectory").strip("/")
     if module == "filesystem":
-        root = os.path.realpath(root or _DEFAULT_ROOT)
-    words = [module, _text(spec.parameters, "bucket"), _text(spec.parameters, "container")]
-    text = "\n".join([*words, root.strip("/")])
+        root = _identity(_text(spec.parameters, "rootdirectory") or _DEFAULT_ROOT)
+    text = "\n".join([module, *(_text(spec.parameters, name) for name in _PLACE), root])
     name = xxhash.xxh3_64_hexdigest(text.encode("utf-8", "surrogateescape"))
     return os.path.join(state_dir, _FOLDER, f"{name}.lock")
+
+
+def _identity(root: str) -> str:
+    """The same for each path of one folder; containers have others of the same path."""
+    try:
+        status = os.stat(root)
+    except (OSError, ValueError):
+        return os.path.realpath(root)
+    return f"{status.st_dev}:{status.st_ino}"
 
 
 def _text(parameters: Mapping[str, Any], name: str) -> str:
