@@ -320,6 +320,24 @@ def test_a_variable_that_no_command_knows_is_told(
     assert told == ["note: RGC_DRYRUN sets no option, and is ignored; did you mean RGC_DRY_RUN?"]
 
 
+def test_what_kubernetes_sets_for_a_service_of_that_name_is_not_told(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_80_TCP_ADDR"):
+        monkeypatch.setenv(f"RGC_{name}", "tcp://10.0.0.1:80")
+    assert "sets no option" not in go(disk, "--dry-run").errors
+
+
+def test_a_variable_names_the_config_of_each_command(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RGC_CONFIG", str(write_config(disk.root)))
+    monkeypatch.setenv("RGC_STATE_DIR", str(disk.folder / "state"))
+    for words in (["run", "--dry-run"], ["report"], ["verify"]):
+        answer = CliRunner().invoke(registry_gc, words)
+        assert (answer.exit_code, "RGC_CONFIG" in answer.stderr) == (0, False), words
+
+
 def test_an_unknown_variable_is_told_as_json_where_that_is_asked_for(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from core_support import NOW, UNTAGGED_GO, Store
 from registry_drivers.base import Outcome, Page
 from registry_drivers.errors import StorageError
+from registry_drivers.filesystem import FilesystemStorage
 from registry_drivers.memory import MemoryStorage
 from registry_gc import session
 from registry_gc.apply import apply, make_plan
@@ -24,6 +25,7 @@ from registry_gc.guard import Finding, Verdict
 from registry_gc.guard import watch as watching
 from registry_gc.guard.watch import GuardWatch
 from registry_gc.interrupts import Interrupts
+from registry_tree import RegistryTree, blob_path, folder_sink
 
 ALLOWED = Verdict("allowed", ())
 WRITABLE = Verdict("refused", (Finding("registry-writable", "it takes writes"),))
@@ -123,6 +125,41 @@ def test_in_the_last_batch_it_is_told_too(tmp_path: Path) -> None:
     report = collect(job(storage, tmp_path), Silence(), Interrupts())
     assert (report.exit_code, report.verdict) == (5, "refused")
     assert "it takes writes" in (report.error or "")
+
+
+def test_while_folders_are_removed_it_stops_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = RegistryTree(folder_sink(tmp_path / "root"))
+    tree.image("app", "v1", layers=[b"live"])
+    dead = tree.layer("app", b"dead")
+    looks: list[str] = []
+
+    def check() -> Verdict:
+        gone = not (tmp_path / "root" / blob_path(dead)).exists()
+        looks.append("after" if gone else "before")
+        return WRITABLE if gone else ALLOWED
+
+    removed: list[str] = []
+    monkeypatch.setattr(
+        FilesystemStorage, "remove_folders", lambda self, folders, floor: removed.extend(folders)
+    )
+    monkeypatch.setattr(session, "GuardWatch", partial(GuardWatch, seconds=1000.0))
+    report = collect(
+        Job(
+            storage=FilesystemStorage(str(tmp_path / "root")),
+            policy=UNTAGGED_GO,
+            check=check,
+            run_file=str(tmp_path / "run.sqlite"),
+            workers=1,
+        ),
+        Silence(),
+        Interrupts(),
+    )
+    assert (report.exit_code, report.verdict) == (5, "refused")
+    assert report.blobs.deleted == 1
+    assert not [folder for folder in removed if "registry-gc" not in folder]
+    assert looks[-1] == "after"
 
 
 def test_a_dry_run_and_a_plan_are_not_watched(tmp_path: Path) -> None:

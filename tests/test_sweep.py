@@ -570,6 +570,22 @@ def test_tidying_ends_when_it_is_to(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(folders.asked) == 4
 
 
+def test_many_small_parts_of_a_tree_are_no_reason_to_ask_more_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sweeping, "_FOLDERS_AT_ONCE", 10)
+    asked: list[int] = []
+
+    def ended() -> bool:
+        asked.append(1)
+        return False
+
+    folders = Folders()
+    below = {f"{REPOSITORIES}r{number}/_layers/sha256/x" for number in range(40)}
+    tidy(folders, FOLDERS, below, keep_repositories=True, ended=ended)
+    assert (len(folders.asked), len(asked)) == (40, 4)
+
+
 def test_repositories_that_are_kept_keep_their_three_folders() -> None:
     folders = Folders()
     digest = sha256(b"x")

@@ -238,6 +238,17 @@ def refused(disk: Disk, *words: str) -> None:
     assert document["blobs"]["deleted"] == 0
 
 
+def purge(disk: Disk) -> subprocess.CompletedProcess[str]:
+    """A purge with the same state directory."""
+    code = "from registry_gc.cli.main import registry_gc; registry_gc()"
+    return subprocess.run(
+        [sys.executable, "-c", code, "purge", "--registry-stopped", str(write_config(disk.root))],
+        env=environment(disk),
+        capture_output=True,
+        text=True,
+    )
+
+
 AROUND = ("--stop-command", "echo other >>{calls}", "--start-command", "echo other >>{calls}")
 
 
@@ -246,6 +257,8 @@ def test_no_other_run_begins_between_stop_and_start(disk: Disk, held: str) -> No
     with held_in_its_command(disk, held) as (process, gate):
         refused(disk, *(word.format(calls=disk.folder / "calls") for word in AROUND))
         refused(disk, "--registry-stopped")
+        purged = purge(disk)
+        assert (purged.returncode, "has the registry out of use" in purged.stderr) == (4, True)
         told = start(disk, "--registry-stopped", "--dry-run")
         assert (told.returncode, json.loads(told.stdout)["guard"]["verdict"]) == (0, "refused")
         let_go(gate)
@@ -288,6 +301,11 @@ def test_one_storage_has_one_place_however_it_is_named(tmp_path: Path) -> None:
     bucket = place("s3", bucket="b", rootdirectory="/x")
     assert place("s3_v2", bucket="b", rootdirectory="x/", region="r") == bucket
     assert len({bucket, place("gcs", bucket="b", rootdirectory="x"), place("s3", bucket="b")}) == 3
+    # Two registries are never one.
+    servers = {place("s3", bucket="b", regionendpoint=f"http://{name}") for name in "ab"}
+    accounts = {place("azure", container="c", accountname=name) for name in "ab"}
+    strings = {place("azure", container="c", connectionstring=name) for name in "ab"}
+    assert len(servers | accounts | strings | {bucket}) == 7
 
 
 def test_a_lock_that_cannot_be_made_is_told_and_keeps_nobody_out(disk: Disk) -> None:

@@ -58,9 +58,22 @@ class _Mount(NamedTuple):
     kind: str
     root: str = "/"
 
-    def leads_into(self, inner: str, device: int) -> bool:
-        """Whether this is the folder *inner* of the file system on *device*, or one below it."""
-        return device == self.device and _slashed(self.root).startswith(_slashed(inner))
+    def second_name_of(self, others: list[_Mount]) -> str:
+        """The path of another mount of this folder, or of one that it lies in; empty for none.
+
+        Nobody can tell of NFS: all folders of one file system there have one number and no name.
+        """
+        if self.kind.startswith("nfs"):
+            return ""
+        path, root = _slashed(self.path), _slashed(self.root)
+        for other in others:
+            its_path, its_root = _slashed(other.path), _slashed(other.root)
+            if other.device != self.device or not root.startswith(its_root):
+                continue
+            # Bound to itself, or a volume that is mounted where it lies: that is one name.
+            if not path.startswith(its_path) or path[len(its_path) :] != root[len(its_root) :]:
+                return other.path
+        return ""
 
 
 class Watch:
@@ -165,26 +178,19 @@ class Watch:
         """As :meth:`_refuse_second_name`, for what bind mounts show under a second name."""
         for listed in _LISTED:
             real = os.path.realpath(f"{self._root}/{listed}")
-            above = [mount for mount in mounts if _slashed(real).startswith(_slashed(mount.path))]
-            # The same tree as it is on its disk, and what else is mounted into it.
-            names = {mount.path: mount for mount in mounts if mount.path.startswith(f"{real}/")}
-            if above:
-                nearest = max(above, key=lambda mount: len(mount.path))
-                below = _slashed(real)[len(_slashed(nearest.path)) :]
-                inner = f"{_slashed(nearest.root)}{below}".rstrip("/")
-                names[real] = nearest._replace(path=real, root=inner or "/")
-            for mount in mounts:
-                below = mount.path.removeprefix(f"{real}/")
-                if below == mount.path or not _OWNED.match(f"{listed}/{below}"):
-                    continue
-                for path, other in names.items():
-                    if path != mount.path and mount.leads_into(other.root, other.device):
-                        raise StorageError(
-                            f"a mount of what is listed below {path} too: what is dead under one"
-                            " name may be live under the other. Unmount it",
-                            path=f"{listed}/{below}",
-                            driver=DRIVER,
-                        )
+            inside, nearest = _seen_from(real, mounts)
+            # The tree as it is on its disk, and what else is mounted into it.
+            names = [*inside, nearest] if nearest is not None else inside
+            for mount in inside:
+                below = f"{listed}{mount.path[len(real) :]}"
+                others = [name for name in names if name is not mount]
+                if _OWNED.match(below) and (other := mount.second_name_of(others)):
+                    raise StorageError(
+                        f"a mount of what is listed below {other} too: what is dead under one name"
+                        " may be live under the other. Unmount it",
+                        path=below,
+                        driver=DRIVER,
+                    )
 
     def _refuse_unmounted(self, folder: str, device: int) -> None:
         """Raise where a symbolic link leads to what is a mount point no more."""
@@ -291,6 +297,31 @@ class Watch:
     def _identity(self, status: os.stat_result) -> _Identity:
         forgetful = status.st_dev in self._forgetful
         return status.st_dev, 0 if forgetful else status.st_ino
+
+
+def _seen_from(folder: str, mounts: list[_Mount]) -> tuple[list[_Mount], _Mount | None]:
+    """What is mounted below *folder*, and *folder* itself as a mount of the disk that it is on.
+
+    Of what was mounted over one another, the last is seen.
+    """
+    inside: list[_Mount] = []
+    nearest: _Mount | None = None
+    for mount in mounts:
+        path = _slashed(mount.path)
+        if _slashed(folder).startswith(path):
+            if nearest is None or len(mount.path) >= len(nearest.path):
+                nearest = mount
+        elif not path.startswith(_slashed(folder)):
+            continue
+        # What lies below it, or in its own place, is hidden by it.
+        inside = [hidden for hidden in inside if not _slashed(hidden.path).startswith(path)]
+        if path.startswith(_slashed(folder)) and path != _slashed(folder):
+            inside.append(mount)
+    if nearest is not None:
+        below = _slashed(folder)[len(_slashed(nearest.path)) :]
+        root = f"{_slashed(nearest.root)}{below}".rstrip("/") or "/"
+        nearest = nearest._replace(path=folder, root=root)
+    return inside, nearest
 
 
 def _slashed(path: str) -> str:

@@ -12,9 +12,9 @@ from registry_drivers.withdrawal import is_withdrawn
 
 Token = TypeVar("Token", bound=Hashable)
 
-MOST_EMPTY = 1000
+MOST_EMPTY = 10_000
 """Pages without a row, one after the other. A store may send some: it stops looking after so many
-keys, and those that it looked at were deleted. A thousand pages are of some million keys."""
+keys, and those that it looked at were deleted. So many pages are of some ten million keys."""
 
 
 class PageTokens:

@@ -258,11 +258,18 @@ class Throttled(Wrapper):
 
     def delete(self, paths: Iterable[str]) -> Iterator[Outcome]:
         """As the wrapped storage, batch by batch; of a filesystem each file is a request."""
+        if self.capabilities.folders:
+            yield from self._storage.delete(self._paced(paths))
+            return
         remaining = iter(paths)
-        size = 1 if self.capabilities.folders else self.capabilities.delete_batch
-        while batch := [*islice(remaining, size)]:
+        while batch := [*islice(remaining, self.capabilities.delete_batch)]:
             self._take()
             yield from self._storage.delete(batch)
+
+    def _paced(self, paths: Iterable[str]) -> Iterator[str]:
+        for path in paths:
+            self._take()
+            yield path
 
     def write(self, path: str, data: bytes, *, if_absent: bool = False) -> None:
         """As the wrapped storage."""

@@ -383,7 +383,7 @@ class Session:
                     swept.stopped = self._look()
                 if swept.stopped is None:
                     self.swept = True
-                    self._tidy(swept.folders | set(self.hollow))
+                    swept.stopped = self._tidy(swept.folders | set(self.hollow))
                     self.run_file.record_meta(finished=time.time())
             finally:
                 cache.finish(self.run_file)
@@ -395,10 +395,19 @@ class Session:
         if swept.stopped is Stop.REFUSED:
             raise StoppedByGuard(self.stop_reason)
 
-    def _tidy(self, folders: set[str]) -> None:
+    def _tidy(self, folders: set[str]) -> Stop | None:
+        """Remove empty folders; what the guard has said against that meanwhile."""
         if self.policy.allow_writable:
             # A folder that is empty now may be where a push is about to write.
-            return
+            return None
+        stopped: Stop | None = None
+
+        def ended() -> bool:
+            nonlocal stopped
+            stopped = self._look()
+            # Who asks for an end has it: all that was dead is gone.
+            return stopped is not None or self.interrupts()
+
         try:
             folders |= discard(self.storage, self._unfinished(), self._now() - _UNFINISHED)
             tidy(
@@ -406,15 +415,12 @@ class Session:
                 self.storage.capabilities,
                 folders,
                 keep_repositories=self.policy.keep_empty_repositories,
-                ended=self._ends_tidying,
+                ended=ended,
             )
         except StorageError as error:
             # All that was dead is gone. An empty folder means nothing; the next run tries again.
             self.observer.notice(f"some empty folders stay: {error}")
-
-    def _ends_tidying(self) -> bool:
-        # In an empty folder a push may be about to write.
-        return self.interrupts() or self._look() is not None
+        return stopped
 
     def _unfinished(self) -> list[str]:
         """What runs that were killed had not made whole: where they lock, or in the registry."""

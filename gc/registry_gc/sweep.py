@@ -296,14 +296,19 @@ def tidy(
     groups: dict[str, list[str]] = {}
     for folder in folders:
         groups.setdefault(_floor(folder, keep_repositories), []).append(folder)
+    since = _FOLDERS_AT_ONCE
     for floor, below in sorted(groups.items()):
         inside = [folder for folder in below if folder.startswith(floor) and folder + "/" != floor]
         # The deepest first: a parent can only be empty after its children have gone.
         inside.sort(key=lambda folder: folder.count("/"), reverse=True)
         for at in range(0, len(inside), _FOLDERS_AT_ONCE):
-            if ended():
-                return
-            deleter.remove_folders(inside[at : at + _FOLDERS_AT_ONCE], floor=floor)
+            if since >= _FOLDERS_AT_ONCE:
+                if ended():
+                    return
+                since = 0
+            some = inside[at : at + _FOLDERS_AT_ONCE]
+            deleter.remove_folders(some, floor=floor)
+            since += len(some)
 
 
 def discard(storage: Storage, paths: Iterable[str], before: float) -> set[str]:

@@ -389,6 +389,37 @@ def test_a_bind_mount_that_gives_a_part_a_second_name_is_refused(
         assert listed(storage)
 
 
+LAYERS = f"{REPOSITORIES}/app/_layers"
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [("99:1", f"/{LAYERS}", LAYERS)],
+        [("99:1", f"/{LAYERS}", LAYERS), ("99:1", f"/{LAYERS}/sha256", f"{LAYERS}/sha256")],
+        [("99:1", "/elsewhere", LAYERS), ("99:1", f"/{LAYERS}", LAYERS)],
+        [("99:1", f"/{REPOSITORIES}/other/_layers", LAYERS), ("99:2", "/", LAYERS)],
+        [("99:1", f"/{REPOSITORIES}/b/_layers", LAYERS), ("99:2", "/", f"{REPOSITORIES}/app")],
+    ],
+    ids=["onto itself", "twice", "over another", "hidden", "hidden by its repository's disk"],
+)
+def test_a_mount_in_its_own_place_or_that_nobody_sees_is_no_second_name(
+    root: Path, mounts: Mounts, rows: list[tuple[str, str, str]]
+) -> None:
+    places = [(device, folder, root / place) for device, folder, place in rows]
+    mounts._file.write_text(mounted(("99:1", "/", root), *places))
+    assert listed(FilesystemStorage(str(root)))
+
+
+def test_of_nfs_nobody_can_tell(root: Path, mounts: Mounts) -> None:
+    places = [root / REPOSITORIES / name / "_layers" for name in ("a", "b")]
+    for place in places:
+        make(root, f"{place.relative_to(root)}/sha256/{HEX}/link")
+    lines = mounted(("99:1", "/", root), *(("99:2", "/", place) for place in places))
+    mounts._file.write_text(lines.replace("ext4", "nfs4"))
+    assert listed(FilesystemStorage(str(root)))
+
+
 def test_one_folder_mounted_at_two_places_is_refused(root: Path, mounts: Mounts) -> None:
     places = [root / REPOSITORIES / name / "_layers" for name in ("a", "b")]
     for place in places:

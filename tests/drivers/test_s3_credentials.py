@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.credentials import RefreshableCredentials
 
 from drivers.conformance import paths_of
 from registry_drivers.errors import DriverConfigError, StorageError, Unavailable
 from registry_drivers.retry import Retry
 from registry_drivers.s3 import S3Storage, open_s3
+from registry_drivers.s3_keys import S3Keys
 from registry_drivers.withdrawal import unless_withdrawn
 from servers.fault_proxy import Answer, FaultProxy, Request, fault_proxy, stub
 from servers.moto import REGION, S3Server, moto
@@ -280,6 +282,30 @@ def test_a_session_that_cannot_be_renewed_is_an_error(
     # The source is not asked for each request that fails.
     assert keeper.given == 2
     assert storage.requests.retries == 0
+
+
+def test_a_source_that_is_away_is_asked_once_for_all_who_want_new_keys() -> None:
+    asked: list[float] = []
+    now = [0.0]
+
+    def refresh() -> dict[str, str]:
+        asked.append(now[0])
+        raise OSError("no route")
+
+    ends = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    given = RefreshableCredentials.create_from_metadata(
+        {"access_key": "a", "secret_key": "b", "token": "c", "expiry_time": ends}, refresh, "test"
+    )
+    keys = S3Keys(given, "s3", lambda: now[0])
+    for _ in range(8):
+        with pytest.raises(Exception, match=r"no route|redential"):
+            keys.renew()
+    once = len(asked)
+    assert once >= 1
+    now[0] += 1000.0
+    with pytest.raises(Exception, match=r"no route|redential"):
+        keys.renew()
+    assert len(asked) == 2 * once
 
 
 def test_a_storage_that_takes_no_session_at_all_is_asked_no_more_than_another(

@@ -233,19 +233,28 @@ class Quarantined:
 
     def references(self, digest: str) -> References | None:
         """What the manifest *digest* names, wherever it is; None where it is none, or nowhere."""
-        try:
+        wrong = ""
+        # Where its link was set aside, so was it itself, nearly always.
+        for read in (self._read_aside, self._read_in_place):
             try:
-                data = self.reader.read(blob_path(digest), limit=SIZE_LIMIT)
+                data = read(digest)
+                if not (wrong := mismatch(data, digest) or ""):
+                    return parse(data)
             except NotFound:
-                if digest not in self.blobs:
-                    return None
-                data = self.read(self.blobs[digest], SIZE_LIMIT)
-            if wrong := mismatch(data, digest):
-                self.damaged[digest] = wrong
+                continue
+            except (TooLarge, UnreadableManifest):
                 return None
-            return parse(data)
-        except (NotFound, TooLarge, UnreadableManifest):
-            return None
+        if wrong:
+            self.damaged[digest] = wrong
+        return None
+
+    def _read_aside(self, digest: str) -> bytes:
+        if digest not in self.blobs:
+            raise NotFound("not in quarantine", path=blob_path(digest))
+        return self.read(self.blobs[digest], SIZE_LIMIT)
+
+    def _read_in_place(self, digest: str) -> bytes:
+        return self.reader.read(blob_path(digest), limit=SIZE_LIMIT)
 
 
 class _Closure:
