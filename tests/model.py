@@ -206,6 +206,9 @@ def expect(
         if is_alias(link):
             aliases.setdefault(link.digest, set()).add(link.content)
 
+    # Something young by another name of it: what it is stored as stays too, whoever's link says so.
+    young |= {stored for digest in young for stored in aliases.get(digest, ())}
+
     def named(digests: Iterable[str]) -> set[str]:
         return {name for digest in digests for name in (digest, *aliases.get(digest, ()))}
 
