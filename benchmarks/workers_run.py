@@ -26,12 +26,12 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from generated import GeneratedStorage  # noqa: E402  # paths first
 from generated_shape import Shape  # noqa: E402
-from registry_gc.catalog import read_catalog  # noqa: E402
 from registry_gc.compact.arrays import distinct  # noqa: E402
 from registry_gc.digest import Names  # noqa: E402
 from registry_gc.engine import Engine, engine_for  # noqa: E402
 from registry_gc.events import Silence  # noqa: E402
 from registry_gc.listing.blob_stream import stream_blobs  # noqa: E402
+from registry_gc.listing.reading import read_catalog  # noqa: E402
 from registry_gc.references import Manifests  # noqa: E402
 
 

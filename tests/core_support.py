@@ -9,11 +9,12 @@ import numpy as np
 
 from registry_drivers.base import Reader
 from registry_drivers.memory import MemoryStorage
-from registry_gc.catalog import Catalog, read_catalog
+from registry_gc.catalog import Catalog
 from registry_gc.digest import Keys, empty_keys
 from registry_gc.engine import Engine, SerialEngine
 from registry_gc.events import Silence
 from registry_gc.listing.blob_stream import stream_blobs
+from registry_gc.listing.reading import read_catalog
 from registry_gc.live_set import LiveSet
 from registry_gc.mark import Marking, manifests_of, mark, repositories_of
 from registry_gc.plan import dead_blobs, dead_links

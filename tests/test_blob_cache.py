@@ -588,7 +588,7 @@ def unfinished(
 
     with monkeypatch.context() as inside:
         inside.setattr(RedisCache, "settled", settled)
-        inside.setattr("registry_gc.session.Session._look", lambda session: None)
+        inside.setattr("registry_gc.permission.Permission.look", lambda session: None)
         path = tmp_path / "elsewhere"
         result = run(disk, {"addr": redis.address}, "--run-file", str(path))
     assert (result.exit_code, result.json["blob_cache"]["left"]) == (1, 3), result.errors

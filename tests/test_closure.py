@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from core_support import NOW, Store, marked
 from model import HOUR, expect, read_blobs
 from registry_drivers.memory import MemoryStorage
-from registry_gc.catalog import read_catalog
 from registry_gc.digest import Names, key_of, pack
 from registry_gc.engine import SerialEngine
 from registry_gc.events import Silence
+from registry_gc.listing.reading import read_catalog
 from registry_gc.manifests import UnreadableManifest, parse
 from registry_gc.policy import Policy
 from registry_gc.verify.closure import Closure, close

@@ -18,20 +18,14 @@ from core_support import Watcher
 from generated import GeneratedStorage
 from generated_shape import Shape
 from registry_drivers.errors import NotFound
-from registry_gc.catalog import read_catalog
 from registry_gc.cli.flags import SchedulerType
 from registry_gc.collect import Job, collect
+from registry_gc.dask_worker import ClusterError, Doubt, look
 from registry_gc.engine import SerialEngine
-from registry_gc.engine_dask import (
-    ClusterError,
-    DaskEngine,
-    Doubt,
-    _told,
-    check_transport,
-    look,
-)
+from registry_gc.engine_dask import DaskEngine, _told, check_transport
 from registry_gc.guard import Verdict
 from registry_gc.interrupts import Interrupted, Interrupts
+from registry_gc.listing.reading import read_catalog
 from registry_gc.policy import Policy
 from registry_gc.references import Manifests
 from registry_gc.report.model import Report

@@ -17,7 +17,7 @@ from registry_drivers.base import Outcome, Page
 from registry_drivers.errors import StorageError
 from registry_drivers.filesystem import FilesystemStorage
 from registry_drivers.memory import MemoryStorage
-from registry_gc import session
+from registry_gc import permission
 from registry_gc.apply import apply, make_plan
 from registry_gc.collect import Job, collect
 from registry_gc.events import Silence
@@ -66,7 +66,7 @@ class Opened(MemoryStorage):
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "GuardWatch", partial(GuardWatch, seconds=0.01))
+    monkeypatch.setattr(permission, "GuardWatch", partial(GuardWatch, seconds=0.01))
 
 
 def made(when: str) -> Opened:
@@ -144,7 +144,7 @@ def test_while_folders_are_removed_it_stops_that(
     monkeypatch.setattr(
         FilesystemStorage, "remove_folders", lambda self, folders, floor: removed.extend(folders)
     )
-    monkeypatch.setattr(session, "GuardWatch", partial(GuardWatch, seconds=1000.0))
+    monkeypatch.setattr(permission, "GuardWatch", partial(GuardWatch, seconds=1000.0))
     report = collect(
         Job(
             storage=FilesystemStorage(str(tmp_path / "root")),

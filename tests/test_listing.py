@@ -18,7 +18,7 @@ from registry_drivers.errors import AccessDenied, NotFound
 from registry_drivers.filesystem import FilesystemStorage
 from registry_drivers.memory import MemoryStorage
 from registry_drivers.wrappers import Wrapper
-from registry_gc.catalog import Catalog, is_registry, read_catalog, read_texts
+from registry_gc.catalog import Catalog, is_registry
 from registry_gc.digest import key_of
 from registry_gc.engine import Engine, SerialEngine, ThreadEngine
 from registry_gc.events import Silence
@@ -27,6 +27,7 @@ from registry_gc.listing.blob_stream import stream_blobs
 from registry_gc.listing.blobs import BlobBatch, list_blobs
 from registry_gc.listing.links import read_links
 from registry_gc.listing.ranges import Range
+from registry_gc.listing.reading import read_catalog, read_texts
 from registry_gc.listing.repositories import list_repositories
 from registry_tree import (
     RegistryTree,

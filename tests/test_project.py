@@ -58,8 +58,8 @@ NOT_ASKED_FOR = frozenset(
     | {
         f"registry_gc.{name}"
         for name in (
-            "audit", "audit.log", "blob_cache.redis_client", "cli.away", "engine_dask",
-            "guard.probe", "metrics", "metrics.output", "quarantine.bring_back",
+            "audit", "audit.log", "blob_cache.redis_client", "cli.away", "dask_worker",
+            "engine_dask", "guard.probe", "metrics", "metrics.output", "quarantine.bring_back",
             "quarantine.purge", "quarantine.recall", "quarantine.restore", "service.commands",
             "service.supervisor", "verify.closure", "verify.every_tag", "verify.plan_check",
         )
@@ -461,7 +461,7 @@ def finding_codes() -> set[str]:
         for name in TREES
         for node in ast.walk(TREES[name])
         if isinstance(node, ast.Call)
-        and ast.unparse(node.func).split(".")[-1] in {"Finding", "_refuse_with", "PlanRefused"}
+        and ast.unparse(node.func).split(".")[-1] in {"Finding", "refuse", "PlanRefused"}
         and node.args
         and isinstance(node.args[0], ast.Constant)
     }

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-import registry_gc.catalog
 import registry_gc.compact.key_index
 import registry_gc.compact.spool
 import registry_gc.listing.link_store
+import registry_gc.listing.merge
 from core_support import Watcher
 from generated import GeneratedStorage
 from generated_shape import Shape
@@ -196,7 +196,7 @@ def test_links_that_are_ordered_in_place_are_those_that_are_sorted_whole(
 ) -> None:
     generator = np.random.default_rng(5)
     for _ in range(100):
-        for module in (registry_gc.catalog, registry_gc.listing.link_store):
+        for module in (registry_gc.listing.merge, registry_gc.listing.link_store):
             monkeypatch.setattr(module, "AT_ONCE", int(generator.integers(1, 8)))
         store, parts, rank = LinkStore(), [Links.empty()], generator.permutation(5)
         for count in generator.integers(0, 12, 4).tolist():
@@ -204,8 +204,8 @@ def test_links_that_are_ordered_in_place_are_those_that_are_sorted_whole(
             keys = generator.integers(0, 256, (count, 32), dtype=np.uint8).view(KEY).reshape(-1)
             parts.append(Links(owner, keys, generator.random(count)))
             store.add(parts[-1])
-        found = registry_gc.catalog._ordered(store, rank.astype(np.int32))
-        wanted = registry_gc.catalog._sorted(parts, rank.astype(np.int32))
+        found = registry_gc.listing.merge._ordered(store, rank.astype(np.int32))
+        wanted = registry_gc.listing.merge._sorted(parts, rank.astype(np.int32))
         assert found.owner.tolist() == wanted.owner.tolist()
         assert found.keys.tobytes() == wanted.keys.tobytes()
         assert found.modified.tolist() == wanted.modified.tolist()

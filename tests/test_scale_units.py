@@ -19,13 +19,13 @@ from generated import GeneratedStorage
 from generated_shape import Shape
 from registry_drivers.base import Reader
 from registry_drivers.memory import MemoryStorage
-from registry_gc.catalog import read_catalog
 from registry_gc.collect import Job, Plan, collect
 from registry_gc.digest import Names
 from registry_gc.engine import NO_MORE, Result, SerialEngine, Unit, Work, drain
 from registry_gc.guard import Verdict
 from registry_gc.interrupts import Interrupts
 from registry_gc.listing.blob_stream import stream_blobs
+from registry_gc.listing.reading import read_catalog
 from registry_gc.policy import Policy
 from registry_gc.references import Manifests
 from registry_gc.report.text import plan_lines

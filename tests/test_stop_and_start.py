@@ -42,9 +42,9 @@ sweep._delete = lambda rows, send, interrupted: plain(rows, paths_of(send), inte
 KILL_SELF = "os.kill(os.getpid(), signal.SIGKILL)"
 # What a hook does right before batch `at`, in the main thread, which is where signals are handled.
 BEFORE_BATCH = """
-from registry_gc.session import Session
+from registry_gc.permission import Permission
 from registry_gc.interrupts import Interrupts
-made, init, plain, looks, parent = [], Interrupts.__init__, Session._look, 0, os.getppid
+made, init, plain, looks, parent = [], Interrupts.__init__, Permission.look, 0, os.getppid
 def remember(self): init(self); made.append(self)
 Interrupts.__init__ = remember
 def look(self):
@@ -54,7 +54,7 @@ def look(self):
         os.kill(parent(), {number})
         while not made[-1](): pass
     return plain(self)
-Session._look = look
+Permission.look = look
 """
 
 

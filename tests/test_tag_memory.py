@@ -15,8 +15,8 @@ from msgspec.structs import replace
 from core_support import NOW, OLD, Store, Watcher
 from registry_drivers.base import Page
 from registry_drivers.memory import MemoryStorage
-from registry_gc.catalog import read_catalog
 from registry_gc.engine import SerialEngine
+from registry_gc.listing.reading import read_catalog
 from registry_gc.listing.tag_memory import SETTLED
 from registry_gc.listing.tags import NO_STAMP, stamp_of
 from registry_gc.policy import Policy

@@ -24,11 +24,13 @@ from registry_gc.engine import Engine
 from registry_gc.events import Observer
 from registry_gc.guard.writable import while_writable
 from registry_gc.interrupts import Interrupts
+from registry_gc.job import Job, Plan
+from registry_gc.permission import objections
 from registry_gc.report.model import Report
 from registry_gc.runs.plan_file import PlanFile, PlanRefused
 from registry_gc.runs.rows import Kind, RowState
 from registry_gc.second_look import look_again
-from registry_gc.session import Job, Plan, Refused, Session, objections
+from registry_gc.session import Session
 from registry_gc.survey import Survey
 
 MAX_AGE = 7 * 24 * 3600.0
@@ -77,21 +79,21 @@ class _Planning(SealedCollection):
     purpose = "plan"
 
     def _run(self, engine: Engine) -> None:
-        self._ask_guard()
+        self.permission.ask()
         if self._may_be_in_use() and self.policy.grace < GRACE_IN_USE:
             self.observer.notice(
                 "the registry may be in use: nothing that is younger than 24 h is planned"
             )
             self.policy = replace(self.policy, grace=GRACE_IN_USE)
-        with self._locked():
+        with self.permission.locked():
             self._plan(engine)
             self._check_limits()
             self._seal()
 
     def _may_be_in_use(self) -> bool:
         # That Redis cannot be reached, alone, says nothing of who writes.
-        codes = {finding.code for finding in objections(self.findings)}
-        return self.verdict != "allowed" and codes != {"redis-unreachable"}
+        codes = {finding.code for finding in objections(self.permission.findings)}
+        return self.permission.verdict != "allowed" and codes != {"redis-unreachable"}
 
 
 class _Application(Session):
@@ -108,8 +110,8 @@ class _Application(Session):
 
     def _run(self, engine: Engine) -> None:
         self._open()
-        self._ask_guard()
-        with self._locked():
+        self.permission.ask()
+        with self.permission.locked():
             self._look_again(engine)
             self._check_limits()
             self._ask_second_opinion(engine)
@@ -126,15 +128,15 @@ class _Application(Session):
             now = self.storage.now()  # before the root: it may only now become known where it is
             plan.check(self.storage.driver, self.storage.root, now, self.max_age)
         except PlanRefused as refusal:
-            self._refuse_with(refusal.code, str(refusal))
-            raise Refused(self._why_not()) from refusal
+            self.permission.refuse(refusal.code, str(refusal))
+            raise self.permission.refusal() from refusal
         if self.job.dry_run:
             plan.try_out()
         self.policy = plan.policy(self.job.policy)
         if not self.job.policy.allow_writable:
             return
         if self.policy.allow_writable:
-            self.job = replace(self.job, check=while_writable(self.job.check))
+            self.permission.check = while_writable(self.permission.check)
         else:
             self.observer.notice(
                 "--allow-writable counts for nothing here: the plan was made without it"

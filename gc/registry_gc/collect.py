@@ -15,7 +15,9 @@ from registry_gc.catalog import Catalog
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
 from registry_gc.interrupts import Interrupts
+from registry_gc.job import Job, Plan
 from registry_gc.listing.links_seen import stamped_words
+from registry_gc.permission import objections
 from registry_gc.plan import dead_links
 from registry_gc.quarantine.aside import hidden
 from registry_gc.report.build import report_of
@@ -27,7 +29,7 @@ from registry_gc.runs.database import RunFileError
 from registry_gc.runs.past import beginning, ending
 from registry_gc.runs.plan_file import PlanFile, discard_begun, discard_begun_plan, policy_facts
 from registry_gc.runs.rows import Kind
-from registry_gc.session import Job, Plan, Session, objections
+from registry_gc.session import Session
 from registry_gc.survey import Survey, Surveyor
 
 __all__ = ["Job", "Plan", "collect", "objections"]
@@ -89,8 +91,8 @@ class SealedCollection(Session):
     purpose = "run"
 
     def _run(self, engine: Engine) -> None:
-        self._ask_guard()
-        with self._locked():
+        self.permission.ask()
+        with self.permission.locked():
             self._plan(engine)
             self._check_limits()
             self._ask_second_opinion(engine)
@@ -189,8 +191,8 @@ class SealedCollection(Session):
             cutoff=cutoff,
             emptied=sorted(self.emptied),
             guard={
-                "verdict": self.verdict,
-                "findings": [[found.code, found.message] for found in self.findings],
+                "verdict": self.permission.verdict,
+                "findings": [[found.code, found.message] for found in self.permission.findings],
             },
             **policy_facts(self.policy),
         )

@@ -2,34 +2,38 @@
 
 Nothing of our own schedules or tries again: a unit whose worker dies is run by another, and its
 result counts once. What decides and deletes (run file, cache, lock, sweep) stays in this process.
-Each worker opens the storage by itself.
+:mod:`registry_gc.dask_worker` is what runs there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import pickle
-import platform
 import threading
 import uuid
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
-from distributed import Client, KilledWorker, Security, WorkerPlugin, as_completed
+from distributed import Client, KilledWorker, Security, as_completed
 from distributed.client import FutureCancelledError
 from distributed.comm.core import connect
 
 from registry_drivers.base import Reader
-from registry_gc import __version__
-from registry_gc.engine import NO_MORE, Result, Unit, Work, WorkerLost, drain
+from registry_gc.dask_worker import (
+    Answer,
+    ClusterError,
+    Doubt,
+    Opening,
+    look,
+    look_from_worker,
+    versions,
+)
+from registry_gc.engine import NO_MORE, Result, Unit, Work, drain
 from registry_gc.interrupts import Interrupted
-from registry_gc.layout import BLOBS, REPOSITORIES
-from registry_gc.manifests import RULES_VERSION
 
 OpenReader = Callable[[], Reader]
 """Opens the storage anew; can be pickled, as ``functools.partial(open_storage, spec)`` can."""
@@ -43,12 +47,6 @@ _ANOTHER_STORAGE = (
 )
 # Each of them may have a level of its own.
 _LOGGERS = ("distributed", "distributed.client", "distributed.comm", "distributed.core")
-_PROCESS = uuid.uuid4().hex
-_local = threading.local()
-
-
-class ClusterError(WorkerLost):
-    """The cluster cannot be used, or is gone."""
 
 
 class DaskEngine:
@@ -135,7 +133,7 @@ class DaskEngine:
             raise ClusterError(f"{self._address}: the Dask cluster has no workers") from error
         threads = self._client.nthreads()
         self.workers = max(1, sum(threads.values()))
-        here = _versions()
+        here = versions()
         for worker, found in self._asked(_probe()).items():
             if found != here:
                 raise _other_versions(worker, found, here)
@@ -144,7 +142,7 @@ class DaskEngine:
         for _ in range(_ATTEMPTS):
             # Pushes may go on during a dry run, so the look may have to be taken again.
             before = look(self._reader)
-            found_there = self._asked(_look_from_worker, self._opening.name)
+            found_there = self._asked(look_from_worker, self._opening.name)
             self._seen = look(self._reader)
             if all(seen in (before, self._seen) for seen in found_there.values()):
                 return
@@ -186,7 +184,7 @@ class DaskEngine:
         follow: Callable[[Result], Iterable[Unit]] | None = None,
     ) -> Iterator[Result]:
         """See :class:`registry_gc.engine.Engine`."""
-        here = _versions()
+        here = versions()
         shim = _shim(here)
         source = iter(units)
         extra: deque[Unit] = deque()
@@ -277,29 +275,17 @@ def _other_versions(worker: str, found: dict[str, str], here: dict[str, str]) ->
     )
 
 
-def _versions() -> dict[str, str]:
-    import distributed
-    import numpy
-
-    return {
-        "registry-garbage-collect": f"{__version__} (rules {RULES_VERSION})",
-        "distributed": str(distributed.__version__),
-        "numpy": numpy.__version__.partition(".")[0],
-        "python": ".".join(platform.python_version_tuple()[:2]),
-    }
-
-
 def _probe() -> Callable[[], dict[str, str]]:
     """A function that workers without this package can be sent too: it goes by value."""
 
-    def versions() -> dict[str, str]:
+    def found() -> dict[str, str]:
         try:
-            from registry_gc import engine_dask
+            from registry_gc import dask_worker
         except ImportError:
             return {"registry-garbage-collect": "not installed, or not with this engine"}
-        return engine_dask._versions()
+        return dask_worker.versions()
 
-    return versions
+    return found
 
 
 def _shim(here: dict[str, str]) -> Callable[[bytes], Answer | dict[str, str]]:
@@ -314,9 +300,9 @@ def _shim(here: dict[str, str]) -> Callable[[bytes], Answer | dict[str, str]]:
         found = probe()
         if found != here:
             return found
-        from registry_gc import engine_dask
+        from registry_gc import dask_worker
 
-        return engine_dask.run_task(task)
+        return dask_worker.run_task(task)
 
     return run_unit
 
@@ -324,86 +310,3 @@ def _shim(here: dict[str, str]) -> Callable[[bytes], Answer | dict[str, str]]:
 def _key(work: Work[Any, Any]) -> str:
     """A name for a unit that Dask's own pages can show; never used again."""
     return f"{work.__name__}-{uuid.uuid4().hex}"
-
-
-def look(reader: Reader) -> str:
-    """What tells two storages apart: the first pages of both halves of a registry."""
-    digest = hashlib.sha256()
-    for prefix in (REPOSITORIES, BLOBS):
-        for page in reader.list(prefix):
-            digest.update("\n".join(page.paths).encode("utf-8", "surrogateescape"))
-            break
-    return digest.hexdigest()
-
-
-class Doubt(NamedTuple):
-    """What a worker's thread sees while that is not what the client has seen."""
-
-    thread: str
-    seen: str
-
-
-Answer = tuple[Any, dict[str, int], Doubt | None]
-"""The result of a unit, what it asked of the storage, and whether that may be another one."""
-
-
-class Opening(WorkerPlugin):
-    """How each worker opens the storage, under a name that tells nothing of it."""
-
-    def __init__(self, pickled: bytes) -> None:
-        self.name = f"registry-gc-{uuid.uuid4().hex}"
-        self._pickled = pickled
-
-    def setup(self, worker: Any) -> None:
-        """On a worker: keep it."""
-        _openings[self.name] = self._pickled
-
-    def teardown(self, worker: Any) -> None:
-        """On a worker: forget it, as the run is over."""
-        _openings.pop(self.name, None)
-
-
-_openings: dict[str, bytes] = {}
-
-
-def _look_from_worker(opening: str) -> str:
-    return look(_reader(opening))
-
-
-def _reader(opening: str) -> Reader:
-    """This thread's own reader: what it counts is what its unit asked for."""
-    readers: dict[str, Reader] = _local.__dict__.setdefault("readers", {})
-    if opening not in readers:
-        for name in readers.keys() - _openings.keys():
-            readers.pop(name).close()
-        if opening not in _openings:
-            raise ClusterError(
-                "a Dask worker was not told how to open the storage; its log may say why"
-            )
-        # The client's own pickle, by way of a cluster that runs whatever the client sends.
-        readers[opening] = pickle.loads(_openings[opening])()  # noqa: S301  # see above
-    return readers[opening]
-
-
-def _doubt(opening: str, reader: Reader, client_saw: str) -> Doubt | None:
-    """None once this thread has seen what the client saw; it is not looked again then."""
-    agreed: set[str] = _local.__dict__.setdefault("agreed", set())
-    if opening in agreed:
-        return None
-    seen = look(reader)
-    if seen != client_saw:
-        return Doubt(f"{_PROCESS}-{threading.get_ident()}", seen)
-    agreed &= _openings.keys()
-    agreed.add(opening)
-    return None
-
-
-def run_task(task: bytes) -> Answer:
-    """One unit, in a worker, which looks first whether it sees the client's storage."""
-    opening, client_saw, work, unit = pickle.loads(task)  # noqa: S301  # see _reader
-    reader = _reader(opening)
-    before = reader.requests.totals()
-    doubt = _doubt(opening, reader, client_saw)
-    result = work(reader, unit)
-    after = reader.requests.totals()
-    return result, {name: after[name] - before[name] for name in after}, doubt

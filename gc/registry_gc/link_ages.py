@@ -25,7 +25,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from registry_drivers.base import UNASKED_AGE
-from registry_gc.catalog import Catalog, learn_links
+from registry_gc.catalog import Catalog
 from registry_gc.compact.arrays import distinct, within
 from registry_gc.dead_layers import unneeded_layers
 from registry_gc.digest import Keys, pack, prefixes
@@ -35,6 +35,7 @@ from registry_gc.layout import tag_folder
 from registry_gc.listing.histories import Entries, stat_entries
 from registry_gc.listing.link_store import LinkStore
 from registry_gc.listing.links import Links, OddLink
+from registry_gc.listing.reading import learn_links
 from registry_gc.listing.repositories import RepositoryBatch, list_layer_links
 from registry_gc.manifest_reader import State
 from registry_gc.mark import Marking, manifests_of, pairs_of

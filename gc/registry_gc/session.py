@@ -1,4 +1,4 @@
-"""Guard, lock, limits and sweep of one run: what a collection and an apply have in common.
+"""Limits, quarantine and sweep of one run: what a collection and an apply have in common.
 
 A session says of itself only what it has found out; :mod:`registry_gc.report.build` makes the
 report of it. Whatever can go wrong with a registry, a storage or an operator ends as an exit code.
@@ -7,113 +7,43 @@ report of it. Whatever can go wrong with a registry, a storage or an operator en
 from __future__ import annotations
 
 import time
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from registry_drivers.base import Reader, Storage
-from registry_drivers.errors import DriverConfigError, NotFound, StorageError
+from registry_drivers.errors import DriverConfigError, StorageError
 from registry_drivers.factory import versions_of
 from registry_drivers.paths import temporaries
 from registry_drivers.versions import Keep
 from registry_drivers.wrappers import ReadOnly
-from registry_gc.blob_cache.forgetting import BlobCache, NoCache
-from registry_gc.catalog import Catalog, is_registry
+from registry_gc.catalog import Catalog
 from registry_gc.compact.spool import SpoolError
 from registry_gc.engine import Engine, WorkerLost, engine_for
 from registry_gc.events import Observer
-from registry_gc.guard import Finding, Verdict
-from registry_gc.guard.watch import GuardWatch
 from registry_gc.interrupts import Interrupted, Interrupts
+from registry_gc.job import Job, Plan
 from registry_gc.limits import Limits
-from registry_gc.lock import REFRESH_SECONDS, Lock, LockError, LockHeld, blocker, clock
+from registry_gc.lock import REFRESH_SECONDS, LockError
 from registry_gc.locking.holder import FOLDER, LOCK
-from registry_gc.mark import Marking
 from registry_gc.overlap import is_out_of_threads
-from registry_gc.policy import Policy
+from registry_gc.permission import Permission, Refused, StoppedByGuard
 from registry_gc.quarantine.aside import hidden
 from registry_gc.quarantine.collecting import SettingAside
-from registry_gc.references import Manifests
 from registry_gc.retained import Retained
-from registry_gc.run_file import RunFile
 from registry_gc.runs.database import RunFileError
 from registry_gc.runs.plan_file import PlanFile
 from registry_gc.runs.rows import Kind
 from registry_gc.survey import Survey, Surveyor
-from registry_gc.sweep import Settled, Stop, discard, sweep, tidy
+from registry_gc.sweep import Stop, discard, sweep, tidy
 from registry_gc.verify.contradiction import Contradiction
 
 if TYPE_CHECKING:
     from registry_gc.verify.plan_check import SecondOpinion
 
-_LOOK_AGAIN = 10.0
-"""Seconds after which guard and lock are looked at again, at the latest."""
 _UNFINISHED = 86400.0
 """Seconds after which nobody can be at work on a file: who only wants the lock writes one too."""
 # Seconds: a lock is no older where clocks agree; and no server's clock is as wrong as that.
 _CLOCKS_AGREE = 2 * REFRESH_SECONDS
 _NO_CLOCK = 365 * 86400.0
-
-
-class Job(msgspec.Struct, frozen=True):
-    """What to collect, and how.
-
-    ``check`` is the guard: asked before anything else, and again while deleting.
-    ``verify``: work out once more, and in another way, that nothing live goes; and look
-    afterwards whether anything has. ``blob_cache``: what the registry itself remembers.
-    ``engine``: makes another engine than what suits the storage.
-    ``run_file``: where the run file is to be written, or lies. ``cache``: where what manifests
-    reference is remembered; None to read them all. ``settled``: told of each batch of deletes,
-    see :data:`registry_gc.sweep.Settled`. ``seen``: where the size of the registry is remembered
-    from run to run; None to forget it. ``config``: the registry's config, for the record.
-    ``barred``: why another run of this machine keeps this one out; empty where none does.
-    """
-
-    storage: Storage
-    policy: Policy
-    check: Callable[[], Verdict]
-    run_file: str
-    cache: str | None = None
-    dry_run: bool = False
-    verify: bool = False
-    workers: int | None = None
-    engine: Callable[[Reader], Engine] | None = None
-    settled: tuple[Settled, ...] = ()
-    blob_cache: BlobCache = msgspec.field(default_factory=NoCache)
-    run: str = msgspec.field(default_factory=lambda: str(uuid.uuid4()))
-    seen: str | None = None
-    config: str | None = None
-    barred: Callable[[], str] = str
-
-
-class Plan(msgspec.Struct, frozen=True):
-    """What was found, for those who show it: everything marked, and the file with what goes."""
-
-    catalog: Catalog
-    manifests: Manifests
-    marking: Marking
-    run_file: RunFile
-
-
-_REASSURING = frozenset(
-    {"nothing-to-probe", "readonly-confirmed", "stopped-confirmed", "command-not-run"}
-)
-
-
-def objections(findings: Sequence[Finding]) -> list[Finding]:
-    """The findings that speak against deleting."""
-    return [finding for finding in findings if finding.code not in _REASSURING]
-
-
-class Refused(Exception):
-    """The guard, the lock, the plan or a limit says no; nothing was deleted."""
-
-
-class StoppedByGuard(Exception):
-    """Guard or lock changed while deleting; what is gone was dead."""
 
 
 class Session:
@@ -137,8 +67,7 @@ class Session:
         self.began = time.monotonic()
         self.marked_at = self.began
         self.swept_at = self.began
-        self.verdict = "unknown"
-        self.findings: list[Finding] = []
+        self.permission = Permission(job, self.reader, observer, interrupts)
         self.run_file: PlanFile | None = None
         self.catalog: Catalog | None = None
         self.survey: Survey | None = None
@@ -149,10 +78,6 @@ class Session:
         self.emptied: frozenset[str] = frozenset()
         self.swept = False
         self.error: str | None = None
-        self.lock: Lock | None = None
-        self.watch: GuardWatch | None = None
-        self.looked_at = 0.0
-        self.stop_reason = ""
         self.versions = versions_of(job.storage)
         self.keeps: tuple[Keep, ...] = ()
         self.retained = Retained()
@@ -174,12 +99,12 @@ class Session:
             return self._ended(4, str(refusal))
         except DriverConfigError as error:
             # Of the first answer, as when the bucket is in another region: nothing was done.
-            first = self.verdict == "unknown" and not self.findings
+            first = self.permission.untouched
             return self._ended(2 if first else 1, str(error))
         except (StorageError, RunFileError, WorkerLost, SpoolError, Contradiction) as error:
             return self._ended(1, str(error))
         except LockError as error:
-            self._refuse_with("locked", str(error))
+            self.permission.refuse("locked", str(error))
             return self._ended(4, str(error))
         except Interrupted as interrupt:
             return self._ended(interrupt.exit_code, interrupt.reason)
@@ -203,80 +128,6 @@ class Session:
     def _run(self, engine: Engine) -> None:
         raise NotImplementedError
 
-    # Guard and lock
-
-    def _ask_guard(self) -> None:
-        try:
-            verdict = self.job.check()
-            there = is_registry(self.reader)
-        except NotFound as error:
-            # The root itself: a disk that is not mounted, a bucket of another name.
-            self._refuse_with("no-registry", str(error))
-            if self.job.dry_run:
-                raise
-            raise Refused(self._why_not()) from error
-        self.verdict = verdict.verdict
-        self.findings += verdict.findings
-        if not there:
-            self._refuse_with(
-                "no-registry",
-                f"{self.storage.root}: no registry there (docker/registry/v2 holds nothing); "
-                "is it mounted, and is the root directory right?",
-            )
-        self._refuse_unless_allowed()
-
-    def _note_change(self, verdict: Verdict) -> str:
-        """The guard says no more what it said; returns why."""
-        self.verdict = verdict.verdict
-        known = set(self.findings)
-        new = [finding for finding in verdict.findings if finding not in known]
-        self.findings += new
-        return "; ".join(finding.message for finding in new or verdict.findings)
-
-    def _refuse_with(self, code: str, message: str) -> None:
-        self.verdict = "refused"
-        self.findings.append(Finding(code, message))
-
-    def _refuse_unless_allowed(self) -> None:
-        if self.verdict != "allowed" and not self.job.dry_run:
-            raise Refused(self._why_not())
-
-    def _why_not(self) -> str:
-        reasons = "; ".join(finding.message for finding in objections(self.findings))
-        return f"refused, nothing was deleted: {reasons or 'nobody knows who may be writing'}"
-
-    def _refuse_barred(self) -> None:
-        if barred := self.job.barred():
-            raise LockHeld(barred)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        if self.job.dry_run:
-            held = blocker(self.storage) or self.job.barred()
-            if held:
-                self._refuse_with("locked", str(held))
-            yield
-            return
-        try:
-            self._refuse_barred()
-            with self.interrupts.deferred():
-                self.lock = Lock.acquire(self.storage, self.job.run)
-            # Again: who starts a registry has looked first that nobody has the lock.
-            self._refuse_barred()
-            self.interrupts.check()
-            for notice in self.lock.notices:
-                self.observer.notice(notice)
-            with self.interrupts.deferred():
-                # Also for a run that a limit refuses: the registry takes writes after it.
-                self.job.blob_cache.catch_up(self.storage.driver, self.storage.root)
-            self.interrupts.check()
-            with GuardWatch(self.job.check) as self.watch:
-                yield
-        finally:
-            with self.interrupts.deferred():
-                if self.lock is not None:
-                    self.lock.release()
-
     def _notices(self) -> None:
         assert self.run_file is not None
         while self.run_file.notices:
@@ -289,17 +140,16 @@ class Session:
         if self.limits.doubts(survey):
             # Refused before long: nothing is put back on what may be the wrong disk.
             return survey
-        return self.aside.recall(survey, again, self._look_or_stop)
+        return self.aside.recall(survey, again, self.permission.look_or_stop)
 
     def _check_limits(self) -> None:
         assert self.run_file is not None
         assert self.survey is not None
         dead = self.run_file.count(Kind.BLOB).rows
         for objection in self.limits.objections(self.survey, dead, self.blobs_total):
-            self._refuse_with(objection.code, objection.message)
-        if self.watch is not None and self.watch.other is not None:
-            self._note_change(self.watch.other)
-        self._refuse_unless_allowed()
+            self.permission.refuse(objection.code, objection.message)
+        self.permission.heed_change()
+        self.permission.insist()
         if not self.job.dry_run:
             self.limits.remember(self.survey, len(self.emptied), self.reader)
 
@@ -328,7 +178,7 @@ class Session:
     def _now(self) -> float:
         """The storage's time: by the clock of a file server where that is behind this machine's."""
         now = self.storage.now()
-        if self.lock is None or not self.reader.capabilities.folders:
+        if self.permission.lock is None or not self.reader.capabilities.folders:
             return now
         try:
             written = self.reader.stat(LOCK).modified
@@ -340,12 +190,7 @@ class Session:
     def _look_back(self, engine: Engine) -> None:
         """A registry that takes writes may have reached what this run was setting aside."""
         if self.policy.allow_writable:
-            self.aside.look_back(self._surveyor(engine), self._look_or_stop)
-
-    def _look_or_stop(self) -> None:
-        if self._look() is not None:
-            self.interrupts.check()
-            raise StoppedByGuard(self.stop_reason)
+            self.aside.look_back(self._surveyor(engine), self.permission.look_or_stop)
 
     # Deleting
 
@@ -362,14 +207,14 @@ class Session:
         with self.interrupts.deferred(), setting_aside as deleter:
             stale = cache.begin(self.run_file)
             if stale is not None:
-                self._refuse_with(stale.code, stale.message)
-                raise Refused(self._why_not())
+                self.permission.refuse(stale.code, stale.message)
+                raise self.permission.refusal()
             try:
                 swept = sweep(
                     self.run_file,
                     deleter,
                     self.storage.capabilities,
-                    self._look,
+                    self.permission.look,
                     self.interrupts,
                     self.observer,
                     self.versions,
@@ -378,9 +223,9 @@ class Session:
                     stored_as=self.catalog.stored_as,
                     settled=(cache.settled, *self.job.settled),
                 )
-                if swept.stopped is None and self.watch is not None and self.watch.other:
+                if swept.stopped is None and self.permission.changed:
                     # Seen while the last batch went.
-                    swept.stopped = self._look()
+                    swept.stopped = self.permission.look()
                 if swept.stopped is None:
                     self.swept = True
                     swept.stopped = self._tidy(swept.folders | set(self.hollow))
@@ -393,7 +238,7 @@ class Session:
             # Who asks for an end when all is done has it. A signal counts more than the guard.
             self.interrupts.check()
         if swept.stopped is Stop.REFUSED:
-            raise StoppedByGuard(self.stop_reason)
+            raise self.permission.stop()
 
     def _tidy(self, folders: set[str]) -> Stop | None:
         """Remove empty folders; what the guard has said against that meanwhile."""
@@ -404,7 +249,7 @@ class Session:
 
         def ended() -> bool:
             nonlocal stopped
-            stopped = self._look()
+            stopped = self.permission.look()
             # Who asks for an end has it: all that was dead is gone.
             return stopped is not None or self.interrupts()
 
@@ -428,27 +273,3 @@ class Session:
             return []
         ours = self.storage.children(f"{FOLDER}/").files
         return self.unfinished + temporaries(f"{FOLDER}/{name}" for name in ours)
-
-    def _look(self) -> Stop | None:
-        """Look at guard and lock again; on a filesystem, where that is cheap, at every batch."""
-        now = clock()
-        at_once = self.storage.capabilities.folders or self.job.blob_cache.lost
-        interval = 0.0 if at_once else _LOOK_AGAIN
-        changed = self.watch.other if self.watch is not None else None
-        if changed is None and self.looked_at and now - self.looked_at < interval:
-            return None
-        self.looked_at = now
-        assert self.lock is not None
-        try:
-            self.lock.verify()
-        except LockError as error:
-            self._refuse_with("lock-lost", str(error))
-            self.stop_reason = f"stopped: {error}; run again to go on"
-            return Stop.REFUSED
-        # What the watch has seen once is not made good by what an address answers now.
-        verdict = self.watch.check() if self.watch is not None else self.job.check()
-        if verdict.verdict != "allowed":
-            reason = self._note_change(verdict)
-            self.stop_reason = f"stopped: {reason}; what was deleted was dead; run again to go on"
-            return Stop.REFUSED
-        return None

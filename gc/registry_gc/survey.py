@@ -16,7 +16,7 @@ from registry_drivers.base import Reader
 from registry_drivers.errors import StorageError
 from registry_gc.allocator import return_freed
 from registry_gc.cache import ReferenceCache
-from registry_gc.catalog import Catalog, name_catalog, read_catalog
+from registry_gc.catalog import Catalog
 from registry_gc.compact.arrays import distinct, without
 from registry_gc.compact.key_index import KeyIndex
 from registry_gc.digest import Keys, empty_keys, prefixes
@@ -27,6 +27,7 @@ from registry_gc.link_ages import LinkAges
 from registry_gc.listing.blob_shares import Wanted, stream_shares
 from registry_gc.listing.blob_stream import stream_blobs
 from registry_gc.listing.blobs import BlobBatch
+from registry_gc.listing.reading import name_catalog, read_catalog
 from registry_gc.listing.tag_memory import TagMemory
 from registry_gc.live_set import LiveSet
 from registry_gc.manifest_reader import State

@@ -5,11 +5,11 @@ from __future__ import annotations
 from registry_gc.config_file import ConfigError
 from registry_gc.events import Observer
 from registry_gc.guard import Finding
+from registry_gc.job import Job
 from registry_gc.report.build import report_of_none
 from registry_gc.report.model import Report
 from registry_gc.runs.database import RunFileError
 from registry_gc.runs.plan_file import Found, PlanFile, PlanRefused, found_at, policy_facts
-from registry_gc.session import Job
 
 
 def is_stopped(job: Job, observer: Observer) -> bool:

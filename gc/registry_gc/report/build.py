@@ -175,8 +175,8 @@ def _report(session: Session, run_file: RunFile | None, code: int) -> Report:
         seconds_sweep=session.swept_at - session.marked_at,
         seconds_total=ended - session.began,
         peak_rss_bytes=_peak_rss(),
-        verdict=session.verdict,
-        findings=tuple(session.findings),
+        verdict=session.permission.verdict,
+        findings=tuple(session.permission.findings),
         error=session.error,
         exit_code=code,
         forgotten=forgotten,
@@ -186,7 +186,7 @@ def _report(session: Session, run_file: RunFile | None, code: int) -> Report:
 def _forgotten(session: Session) -> Forgotten:
     cache, storage = session.job.blob_cache, session.storage
     found = cache.state((storage.driver, storage.root))
-    if found.earlier and session.lock is None:
+    if found.earlier and session.permission.lock is None:
         with contextlib.suppress(StorageError):
             if blocker(storage) is not None:
                 return cache.state()  # what another run has not got to yet is not left

@@ -13,11 +13,11 @@ import humanize
 import numpy as np
 
 from registry_gc.compact.arrays import distinct
+from registry_gc.job import Plan
 from registry_gc.manifest_reader import State
 from registry_gc.report.model import Report
 from registry_gc.report.names import shown
 from registry_gc.runs.rows import Kind
-from registry_gc.session import Plan
 
 
 def plan_lines(plan: Plan, verbose: bool) -> Iterator[str]:

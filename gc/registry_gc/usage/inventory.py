@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from registry_drivers.base import Reader
 from registry_gc.cache import ReferenceCache
-from registry_gc.catalog import Catalog, read_catalog
+from registry_gc.catalog import Catalog
 from registry_gc.compact.key_index import KeyIndex
 from registry_gc.digest import Keys, empty_keys, pack, prefixes
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
 from registry_gc.listing.blob_stream import stream_blobs
+from registry_gc.listing.reading import read_catalog
 from registry_gc.listing.repositories import Upload
 from registry_gc.mark import Marking, Pairs, mark
 from registry_gc.plan import abandoned_uploads

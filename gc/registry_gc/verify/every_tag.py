@@ -15,13 +15,14 @@ from msgspec.structs import replace
 from registry_drivers.base import Page, Reader
 from registry_drivers.errors import NotFound
 from registry_drivers.wrappers import ReadOnly
-from registry_gc.catalog import Catalog, read_catalog
+from registry_gc.catalog import Catalog
 from registry_gc.digest import empty_keys
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
 from registry_gc.layout import REPOSITORIES, blob_path
 from registry_gc.listing.blob_stream import stream_blobs
 from registry_gc.listing.links import read_links
+from registry_gc.listing.reading import read_catalog
 from registry_gc.listing.tags import Tag
 from registry_gc.policy import Policy
 from registry_gc.verify.closure import close

@@ -12,7 +12,7 @@ from itertools import groupby
 import numpy as np
 
 from registry_drivers.base import Reader
-from registry_gc.catalog import Catalog, read_catalog
+from registry_gc.catalog import Catalog
 from registry_gc.compact.arrays import within
 from registry_gc.digest import InvalidDigest, Keys, check_digest, empty_keys, pack
 from registry_gc.engine import Engine
@@ -26,6 +26,7 @@ from registry_gc.layout import (
     tag_index_link,
 )
 from registry_gc.listing.blob_stream import stream_blobs
+from registry_gc.listing.reading import read_catalog
 from registry_gc.policy import Policy
 from registry_gc.run_file import RunFile
 from registry_gc.runs.rows import Kind, Row
