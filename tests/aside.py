@@ -30,6 +30,7 @@ class Registry:
     folder: Path
     place: Place | None
     later: float = field(default=0.0, init=False)
+    cache: Path | None = field(default=None, init=False)
 
     @property
     def root(self) -> Path:
@@ -96,7 +97,8 @@ class Registry:
     def collect_on(self, config: Path, *options: str) -> Result:
         """Collect with another config."""
         with self.clock():
-            fixed = ["--output", "json", "--no-cache", *options]
+            cache = ["--no-cache"] if self.cache is None else ["--cache", str(self.cache)]
+            fixed = ["--output", "json", *cache, *options]
             return run(*fixed, config, state=self.folder / "state")
 
     def quarantine(self, *options: str) -> Result:

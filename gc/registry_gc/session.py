@@ -81,7 +81,7 @@ class Session:
         self.versions = versions_of(job.storage)
         self.keeps: tuple[Keep, ...] = ()
         self.retained = Retained()
-        self.aside = SettingAside(job.storage, self.versions, observer)
+        self.aside = SettingAside(job.storage, self.versions, observer, job.cache)
         self.opinion: SecondOpinion | None = None
         self.limits = Limits(job.policy, job.seen, observer)
         job.blob_cache.heed(interrupts)

@@ -130,7 +130,7 @@ class Surveyor:
         self._policy = policy
         self.cutoff = cutoff
         self._observer = observer
-        self._cache = cache
+        self.cache = cache
         self._told: set[str] = set()
 
     def catalog(self) -> Catalog:
@@ -183,10 +183,10 @@ class Surveyor:
     @contextmanager
     def _remembered(self) -> Iterator[ReferenceCache | None]:
         """The cache; what was wrong with it is told at the end, once in a run."""
-        if self._cache is None:
+        if self.cache is None:
             yield None
             return
-        cache = ReferenceCache.open(self._cache)
+        cache = ReferenceCache.open(self.cache)
         try:
             yield cache
         finally:

@@ -136,7 +136,14 @@ class _Purging:
             if reasons := self._doubts(survey):
                 raise Refused(f"refused, nothing was deleted: {reasons}")
             survey, self._recalled, lost = recall(
-                self._storage, versions, survey, mark, look, self._progress, self._told
+                self._storage,
+                versions,
+                survey,
+                mark,
+                look,
+                self._progress,
+                self._told,
+                surveyor.cache,
             )
             self._telling.flush()
             self._telling.held(survey)
@@ -152,7 +159,8 @@ class _Purging:
         survey = surveyor.plan_blobs(surveyor.catalog(), NoBlobs())
         if reasons := self._barred() or self._doubts(survey):
             note(f"a purge would be refused: {reasons}")
-        live = [kept.path for kept in missed(self._storage, survey, versions_of(self._storage))]
+        found = missed(self._storage, survey, versions_of(self._storage), surveyor.cache)
+        live = [kept.path for kept in found]
         self._missed = len(live)
         self._purge(survey, None, live)
 

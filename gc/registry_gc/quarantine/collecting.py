@@ -20,13 +20,17 @@ class SettingAside:
     """What one run does about quarantines, its own and those of others.
 
     :param versions: what tells of the storage's versions, if it has any.
+    :param cache: the path of the reference cache; None to read every manifest.
     :ivar marks: delete markers hide what this run sets aside.
     :ivar recalled: how many live things have come back.
     :ivar missed: how many a dry run has found that would.
     """
 
-    def __init__(self, storage: Storage, versions: object | None, observer: Observer) -> None:
+    def __init__(
+        self, storage: Storage, versions: object | None, observer: Observer, cache: str | None
+    ) -> None:
         self._storage = storage
+        self._cache = cache
         self._versions = versions
         self._observer = observer
         self.marks = False
@@ -40,7 +44,7 @@ class SettingAside:
         # Few registries have a quarantine; the others need not import what empties one.
         from registry_gc.quarantine.recall import missed
 
-        self.missed = len(missed(self._storage, survey, self._versions))
+        self.missed = len(missed(self._storage, survey, self._versions, self._cache))
         if self.missed:
             self._observer.notice(
                 f"{self.missed} blobs and links that are live lie in quarantine; a collection "
@@ -57,7 +61,15 @@ class SettingAside:
             return survey
         from registry_gc.quarantine.recall import recall
 
-        survey, came, _ = recall(self._storage, self._versions, survey, again, look, self._observer)
+        survey, came, _ = recall(
+            self._storage,
+            self._versions,
+            survey,
+            again,
+            look,
+            self._observer,
+            cache=self._cache,
+        )
         self.recalled += came
         return survey
 

@@ -7,22 +7,27 @@ that of any run or of a purge, finds such blobs and links, and puts them back.
 A manifest that comes back names more, so this goes on until a mark finds nothing. With what is
 live again comes what refers to it (signatures, SBOMs), which no tag names: what it needs itself is
 found by the next mark. Costs one listing where there is no quarantine, else one of all that is in
-it; and where there are manifests, one more of the blobs in it, and a read of each manifest.
+it; and where there are manifests, one more of the blobs in it, and a read of each manifest that the
+reference cache does not know.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import numpy as np
 
 from registry_drivers.base import Reader, Storage
 from registry_drivers.errors import StorageError
+from registry_gc.cache import ReferenceCache, others_of
 from registry_gc.compact.arrays import distinct, within
+from registry_gc.compact.key_index import distinct_keys
 from registry_gc.dead_layers import needed_among
-from registry_gc.digest import key_of, pack
+from registry_gc.digest import Names, key_of, pack
 from registry_gc.events import Observer
+from registry_gc.manifest_reader import NO_SUBJECT
 from registry_gc.mark import Pairs, pairs_of
 from registry_gc.quarantine.aside import Kept, asides, contents
 from registry_gc.quarantine.bring_back import (
@@ -44,10 +49,13 @@ from registry_gc.runs.rows import Kind, Row
 from registry_gc.survey import Survey, Surveyor
 
 
-def missed(reader: Reader, survey: Survey, versions: object | None = None) -> list[Kept]:
+def missed(
+    reader: Reader, survey: Survey, versions: object | None = None, cache: str | None = None
+) -> list[Kept]:
     """What of the quarantine is live, and not in its place.
 
     :param versions: what tells of the storage's versions, if it has any.
+    :param cache: the path of the reference cache; None to read every manifest.
     :raises StorageError: the quarantine could not be read.
     """
     waiting = asides(reader)
@@ -63,13 +71,16 @@ def missed(reader: Reader, survey: Survey, versions: object | None = None) -> li
         only = needs.signatures.union(digest for _, digest in needs.revisions)
         store = Quarantined(reader, versions, only)
         more = [store.blobs[digest] for digest in sorted(needs.signatures & store.blobs.keys())]
-        more += _referrers(store, survey, needs.revisions)
+        more += _referrers(store, survey, needs.revisions, cache)
         found.update((kept.path, kept) for kept in more)
     return [kept for kept in found.values() if not exists(reader, kept.path)]
 
 
 def _referrers(
-    store: Quarantined, survey: Survey, revisions: Mapping[tuple[str, str], Kept]
+    store: Quarantined,
+    survey: Survey,
+    revisions: Mapping[tuple[str, str], Kept],
+    cache: str | None,
 ) -> Iterator[Kept]:
     """What refers to what is live, at any depth: links and manifests.
 
@@ -80,14 +91,8 @@ def _referrers(
     """
     judge = _Subjects(survey, revisions)
     rows = [row for row in revisions if not judge.is_known(row)]
-    workers = store.reader.capabilities.workers
-    with ThreadPoolExecutor(workers, thread_name_prefix="registry-gc-recall") as pool:
-        found = pool.map(store.references, [digest for _, digest in rows])
-        waiting = {
-            row: references.subject
-            for row, references in zip(rows, found, strict=True)
-            if references is not None and references.subject is not None
-        }
+    subjects = _subjects(store, {digest for _, digest in rows}, cache)
+    waiting = {row: subject for row in rows if (subject := subjects[row[1]]) is not None}
     while grown := [row for row, subject in waiting.items() if judge.is_live(row[0], subject)]:
         for row in grown:
             del waiting[row]
@@ -95,6 +100,37 @@ def _referrers(
             yield revisions[row]
             if row[1] in store.blobs:
                 yield store.blobs[row[1]]
+
+
+def _subjects(
+    store: Quarantined, digests: Collection[str], cache: str | None
+) -> dict[str, str | None]:
+    """What each of some manifests refers to; None where it refers to nothing, or is none."""
+    found = dict(_remembered_subjects(store, digests, cache)) if cache is not None else {}
+    unknown = sorted(set(digests) - found.keys())
+    workers = store.reader.capabilities.workers
+    with ThreadPoolExecutor(workers, thread_name_prefix="registry-gc-recall") as pool:
+        for digest, read in zip(unknown, pool.map(store.references, unknown), strict=True):
+            found[digest] = None if read is None else read.subject
+    return found
+
+
+def _remembered_subjects(
+    store: Quarantined, digests: Iterable[str], path: str
+) -> Iterator[tuple[str, str | None]]:
+    """Those that the cache at *path* knows, of manifests that lie here in the size it knows."""
+    names = Names()
+    wanted = distinct_keys(pack(names.key(digest) for digest in digests))
+    with closing(ReferenceCache.open(path)) as cache:
+        for batch in cache.find(wanted):
+            for key, size, subject, others in zip(
+                batch.keys, batch.sizes, batch.subjects, batch.others, strict=True
+            ):
+                digest = names.text(key)
+                kept = store.blobs.get(digest)
+                if kept is not None and kept.size == size:
+                    texts = Names(others_of(others))
+                    yield digest, None if subject == NO_SUBJECT else texts.text(subject)
 
 
 class _Subjects:
@@ -225,18 +261,20 @@ def recall(
     look: Look,
     observer: Observer,
     told: Callable[[Result], None] | None = None,
+    cache: str | None = None,
 ) -> tuple[Survey, int, list[str]]:
     """Bring back what is live, and mark *again*, until a mark finds nothing in quarantine.
 
     :param look: called before each batch of moves; raises where nothing more may be done.
     :param told: called with each thing and what became of it.
+    :param cache: see :func:`missed`.
     :returns: the last mark, how many things came back, and the paths of those that are live and
         could not, as what they name is not there.
     :raises StorageError: something live could not be brought back: nobody may delete then.
     """
     came = 0
     lost: list[str] = []
-    while items := missed(storage, survey, versions):
+    while items := missed(storage, survey, versions, cache):
         observer.phase("bringing back what is live", len(items), "objects")
         before, why = came, ""
         for result in BringingBack(storage, versions, look).run(items):
@@ -293,5 +331,5 @@ def look_back(
     def mark() -> Survey:
         return surveyor.plan_blobs(surveyor.catalog(), NoBlobs())
 
-    _, came, _ = recall(storage, versions, mark(), mark, look, observer)
+    _, came, _ = recall(storage, versions, mark(), mark, look, observer, cache=surveyor.cache)
     return came
