@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 import registry_gc.audit.log
+from command_line import MAIN, environment
 from real import program
 from registry_gc.audit.log import AuditLog
 from registry_gc.audit.sinks import FileSink, NoRoom, Sink, SyslogSink, sink_of
@@ -29,7 +30,6 @@ from registry_gc.runs.past import read_run
 from registry_tree import blob_path, folder_sink, layer_link_path, sha256, tag_path
 from running import Disk, Result, run, write_config
 from servers.process import free_port, running
-from test_cli import MAIN, environment
 
 Line = dict[str, Any]
 

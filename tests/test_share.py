@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from command_line import environment
 from real import program
 from registry_gc.cli.main import registry_garbage_collect
-from test_cli import environment
 
 CONTRIB = Path(__file__).resolve().parent.parent / "contrib"
 SHARE = CONTRIB / "share"
