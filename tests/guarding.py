@@ -5,11 +5,13 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import re
+import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -216,3 +218,64 @@ def started(registry: RealRegistry) -> Iterator[None]:
     finally:
         process.terminate()
         process.communicate()
+
+
+def raw(answer: bytes | None, ended: threading.Event) -> Callable[[socket.socket], None]:
+    def serve(listener: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                if answer is None:
+                    ended.wait()
+                else:
+                    connection.recv(4096)
+                    connection.sendall(answer)
+
+    return serve
+
+
+@contextmanager
+def speaking(answer: bytes | None) -> Iterator[str]:
+    """Answer with raw bytes; None never answers."""
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=raw(answer, ended), args=(listener,))
+        thread.start()
+        try:
+            yield f"127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            ended.set()
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+class Dripping:
+    """Answers its first client *head*, and then a bit at a time until nobody listens."""
+
+    pieces = 3000
+
+    def __init__(self, head: bytes) -> None:
+        self.sent = 0
+        self._head = head
+
+    def _drip(self, listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            connection.recv(4096)
+            connection.sendall(self._head)
+            while self.sent < self.pieces:
+                connection.sendall(b" ")
+                self.sent += 1
+                time.sleep(0.01)
+            connection.sendall(b"\r\n\r\n")
+
+    @contextmanager
+    def running(self) -> Iterator[str]:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            thread = threading.Thread(target=self._drip, args=(listener,))
+            thread.start()
+            yield f"127.0.0.1:{listener.getsockname()[1]}"
+            thread.join()
