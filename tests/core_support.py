@@ -29,6 +29,7 @@ HOUR = 3600.0
 DAY = 24 * HOUR
 YOUNG, OLD = NOW - 60.0, NOW - 30 * DAY
 
+KEEP_UNTAGGED = Policy()
 UNTAGGED_GO = Policy(delete_untagged=True)
 GRACE = Policy(grace=HOUR)
 UNTAGGED_GO_WITH_GRACE = Policy(delete_untagged=True, grace=HOUR)

@@ -1,0 +1,103 @@
+"""What a reference by another algorithm keeps, and whom a name that nothing resolves holds."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from core_support import Store, marked
+from registry_tree import (
+    OCI_ARTIFACT,
+    OCI_LAYER,
+    blob_path,
+    descriptor,
+    layer_link_path,
+    revision_path,
+    sha256,
+    sha512,
+)
+
+
+@pytest.mark.parametrize("owner", ["a", "b"])
+def test_a_reference_by_sha512_keeps_what_a_link_says_it_is(store: Store, owner: str) -> None:
+    layer = store.tree.blob(b"layer")
+    store.tree.link_layer(owner, sha512(b"layer"), layer)
+    store.tree.image(
+        "a", "v1", extra={"layers": [descriptor(OCI_LAYER, sha512(b"layer"), 5)]}, layers=[]
+    )
+    found = marked(store.storage)
+    assert {layer, sha512(b"layer")} < found.digests
+    assert not found.held
+
+
+def test_a_reference_by_sha512_keeps_the_blob_of_that_name(store: Store) -> None:
+    store.tree.blob(b"layer", sha512(b"layer"))
+    store.tree.image("a", "v1", extra={"layers": [descriptor(OCI_LAYER, sha512(b"layer"), 5)]})
+    found = marked(store.storage)
+    assert sha512(b"layer") in found.digests
+    assert not found.held
+
+
+def test_all_that_links_say_about_a_name_is_kept(store: Store) -> None:
+    for repository, data in (("a", b"1"), ("b", b"2")):
+        store.tree.blob(data)
+        store.tree.link_layer(repository, sha512(b"layer"), sha256(data))
+    store.tree.image("a", "v1", extra={"layers": [descriptor(OCI_LAYER, sha512(b"layer"), 5)]})
+    assert {sha256(b"1"), sha256(b"2")} < marked(store.storage).digests
+
+
+def test_a_name_of_which_nothing_is_stored_holds_whoever_reaches_it(store: Store) -> None:
+    other = store.tree.layer("a", b"perhaps this one")
+    image = store.tree.image(
+        "a", "v1", extra={"layers": [descriptor(OCI_LAYER, sha512(b"layer"), 5)]}
+    )
+    store.tree.index("b", "v1", [image])
+    store.tree.image("c", None)
+    found = marked(store.storage)
+    assert found.held == {"a", "b"}
+    assert other in found.digests
+    reasons = {hold.reason for hold in found.marking.holds}
+    assert reasons == {"referenced, but stored under no known name"}
+
+
+def test_a_link_of_that_name_which_cannot_be_read_says_nothing(store: Store) -> None:
+    store.write(layer_link_path("a", sha512(b"layer")), b"sha25")
+    store.tree.image("a", "v1", extra={"layers": [descriptor(OCI_LAYER, sha512(b"layer"), 5)]})
+    found = marked(store.storage)
+    assert found.held == {"a"}
+    assert found.damaged == {layer_link_path("a", sha512(b"layer"))}
+
+
+@pytest.mark.parametrize("kind", ["layers", "revisions"])
+def test_a_manifest_by_sha512_is_read_where_its_link_says_that_it_is(
+    store: Store, kind: str
+) -> None:
+    image = store.tree.image("a", None, layers=[b"layer"])
+    data = store.storage.snapshot()[blob_path(image)]
+    alias = sha512(data)
+    path = (revision_path if kind == "revisions" else layer_link_path)("a", alias)
+    store.write(path, image.encode())
+    store.tree.index("a", "v1", [alias])
+    found = marked(store.storage)
+    assert ("a", alias) in found.live
+    assert {image, alias, sha256(b"layer")} < found.digests
+    assert not found.held
+
+
+def test_a_tag_may_point_to_a_manifest_by_sha512(store: Store) -> None:
+    image = store.tree.image("a", None, layers=[b"layer"])
+    data = store.storage.snapshot()[blob_path(image)]
+    store.write(revision_path("a", sha512(data)), image.encode())
+    store.tree.tag("a", "v1", sha512(data))
+    found = marked(store.storage)
+    assert {image, sha256(b"layer")} < found.digests
+    assert not found.held
+
+
+def test_a_manifest_whose_digest_nobody_can_check_holds(store: Store) -> None:
+    data = store.storage
+    image = json.dumps({"mediaType": OCI_ARTIFACT, "blobs": []}).encode()
+    store.tree.blob(image, "made-up:xyz")
+    store.tree.tag("a", "v1", "made-up:xyz")
+    assert marked(data).held == {"a"}
