@@ -13,6 +13,8 @@ from hypothesis import settings
 # Time says nothing on a machine with other work: hypothesis would call slow examples failures.
 settings.register_profile("registry-gc", deadline=None, print_blob=True)
 settings.load_profile("registry-gc")
+# They check what they do for a test; pytest has to be told to explain asserts of plain modules.
+pytest.register_assert_rewrite("applying.support")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from redis.exceptions import MovedError, RedisClusterException
 
+from applying.support import call
 from core_support import Store, Watcher
 from registry_drivers.base import Outcome
 from registry_gc.blob_cache import redis_client
@@ -33,7 +34,6 @@ from registry_tree import sha256
 from running import Disk, Result, collect, write_config
 from servers.redis import RedisServer, cluster, entries, sentinel
 from servers.tls import make_tls
-from test_apply import call
 
 ALLOWED = Verdict("allowed", ())
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from applying.support import DAY
 from killing import Victim, reached_by
 from model import File, expect
 from registry_tree import RegistryTree
@@ -23,7 +24,6 @@ from running import empty_folders, files_below, scratch, write_config, write_fil
 from servers.moto import moto
 from stores import LATER, Place, keys_of, own_keys, store
 from test_against_model import rich_registry
-from test_apply import DAY
 
 # Rounds of two kills each: 40 in all, or 500.
 ON_DISK, ON_DISK_LONG = 15, 188

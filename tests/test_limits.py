@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
+from applying.support import DAY, call, codes
 from registry_drivers.filesystem import FilesystemStorage
 from registry_gc.lock import Lock
 from registry_tree import repository_path
 from running import Disk, Result, write_config
 from test_against_model import ALONE
-from test_apply import DAY, call, codes
 
 REPOSITORIES = 12
 GARBAGE = 3

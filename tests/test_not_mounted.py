@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from applying.support import call, codes
 from aside import DAY, Registry
 from model import V2
 from registry_tree import blob_path, sha256, tag_path
 from running import Disk, Result, collect, write_config
-from test_apply import call, codes
 
 NAMES = [f"team/{number}" for number in range(8)]
 BLOBS = f"{V2}/blobs"

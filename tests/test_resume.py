@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from applying.support import DAY, call, states
 from core_support import Watcher
 from model import File, expect
 from registry_drivers.base import Children, Deletion, Outcome, Storage
@@ -32,7 +33,6 @@ from registry_gc.runs.plan_file import PlanFile
 from registry_tree import RegistryTree, blob_path, folder_sink, layer_link_path, sha256
 from running import Result, empty_folders, files_below, run, write_config, write_files
 from test_against_model import rich_registry
-from test_apply import DAY, call, states
 from windows import windows
 
 ALLOWED = Verdict("allowed", ())

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from applying.support import apply, codes, plan
 from model import HOUR
 from registry_gc.runs.shrink import NOTHING, Seen, memory_path, remember, remembered
 from registry_tree import repository_path
 from running import Disk, Result, collect
-from test_apply import apply, codes, plan
 
 MANY = 12
 

@@ -10,11 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from registry_gc.runs.past import read_run
-from registry_tree import RegistryTree, blob_path, sha256
-from running import OWN_FOLDER, Disk, Result, write_config
-from test_against_model import ALONE, be_killed
-from test_apply import (
+from applying.support import (
     CONFIG,
     DAY,
     OLD,
@@ -26,6 +22,10 @@ from test_apply import (
     states,
     untagged,
 )
+from registry_gc.runs.past import read_run
+from registry_tree import RegistryTree, blob_path, sha256
+from running import OWN_FOLDER, Disk, Result, write_config
+from test_against_model import ALONE, be_killed
 
 WAIT = ["-m", "--quarantine", "7d"]
 FOLDER = f"{OWN_FOLDER}/quarantine"

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from click.testing import CliRunner
 
+from applying.support import DAY, codes
 from model import File, expect
 from registry_drivers.object_store import ObjectStorage
 from registry_tree import RegistryTree, blob_path, layer_link_path, repository_path, sha256
@@ -21,7 +22,6 @@ from running import Result
 from servers.moto import S3Server
 from stores import LATER, Place, Servers, keys_of, own_keys, store
 from test_against_model import rich_registry
-from test_apply import DAY, codes
 
 
 @pytest.fixture(scope="module")
