@@ -1,0 +1,181 @@
+"""A Redis that is lost on the way: the sweep stops, and the next run removes what is left."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blob_cache.support import lose
+from core_support import Store, Watcher
+from registry_drivers.base import Outcome
+from registry_gc.blob_cache.forgetting import RedisCache, with_cache
+from registry_gc.blob_cache.journals import Journals
+from registry_gc.blob_cache.redis_config import RedisConfig
+from registry_gc.blob_cache.sending import Sending, Unreachable
+from registry_gc.collect import Job
+from registry_gc.collect import collect as collect_job
+from registry_gc.guard import Verdict
+from registry_gc.interrupts import Interrupts
+from registry_gc.policy import Policy
+from registry_gc.report.model import Report
+from registry_gc.run_file import RunFile
+from registry_gc.runs.rows import Kind, Row, RowState
+from registry_tree import sha256
+from servers.redis import RedisServer, entries
+
+ALLOWED = Verdict("allowed", ())
+
+
+class Deletions:
+    """A registry in memory with many dead blobs, whose Redis is told what to do at a delete."""
+
+    def __init__(self, folder: Path, redis: RedisServer, at: int, then: Callable[[], Any]) -> None:
+        self.folder = folder
+        self.redis = redis
+        self.store = Store(delete_batch=4)
+        self.store.tree.image("a", "v1", layers=[b"kept"])
+        self.dead = [self.store.tree.layer("b", b"dead %d" % number) for number in range(100)]
+        for digest in self.dead:
+            redis.remember("b", digest)
+        plain = self.store.storage.delete
+        seen = 0
+
+        def delete(paths: Iterable[str]) -> Iterator[Outcome]:
+            nonlocal seen
+            for outcome in plain(paths):
+                seen += outcome.path.endswith("/data")
+                if seen == at:
+                    seen += 1
+                    then()
+                yield outcome
+
+        self.store.storage.delete = delete  # type: ignore[method-assign]  # a hook for this test
+
+    def collect(self, name: str, interrupts: Interrupts | None = None) -> Report:
+        """One run, with its run file under that name; the state directory is the folder's."""
+        host, _, port = self.redis.address.partition(":")
+        journals = Journals(str(self.folder))
+        cache = RedisCache(RedisConfig(((host, int(port)),)), Watcher(), journals)
+        job = Job(
+            storage=self.store.storage,
+            policy=Policy(),
+            check=with_cache(lambda: ALLOWED, cache),
+            run_file=str(self.folder / "runs" / name),
+            blob_cache=cache,
+            workers=1,
+        )
+        try:
+            return collect_job(job, Watcher(), interrupts or Interrupts())
+        finally:
+            cache.close()
+
+
+def test_a_redis_that_is_lost_stops_the_sweep_and_the_next_run_removes_what_is_left(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    some = Deletions(tmp_path, redis, 6, lambda: redis.send("ACL", "SETUSER", "default", "-del"))
+    report = some.collect("1.sqlite")
+    assert report.exit_code == 5
+    assert report.findings[-1].code == "redis-unreachable"
+    assert 0 < report.blobs.deleted < 100
+    # No entry of a deleted blob is taken for removed that is not.
+    there = sum(f"blobs::{digest}" in redis.names() for digest in some.dead)
+    assert report.forgotten.left == there - (100 - report.blobs.deleted) > 0
+    assert report.error is not None
+    assert "may still be in the registry's Redis" in report.error
+
+    redis.send("ACL", "SETUSER", "default", "+del")
+    second = some.collect("2.sqlite")
+    assert (second.exit_code, second.error) == (0, None)
+    assert entries(redis, some.dead) == set()
+
+
+def test_a_signal_counts_more_than_a_redis_that_is_lost(redis: RedisServer, tmp_path: Path) -> None:
+    interrupts = Interrupts()
+
+    def lose_and_ask() -> None:
+        lose(redis)
+        interrupts.number = signal.SIGTERM
+
+    report = Deletions(tmp_path, redis, 6, lose_and_ask).collect("1.sqlite", interrupts)
+    assert report.exit_code == 143
+    assert report.forgotten.left > 0
+
+
+@pytest.mark.parametrize(
+    ("lost", "interrupted", "tries"), [(False, False, 5), (True, False, 1), (False, True, 1)]
+)
+def test_nothing_is_tried_again_where_redis_was_lost_or_a_signal_came(
+    monkeypatch: pytest.MonkeyPatch, lost: bool, interrupted: bool, tries: int
+) -> None:
+    asked: list[float] = []
+
+    def connect(config: RedisConfig, timeout: float) -> None:
+        asked.append(timeout)
+        raise ConnectionError
+
+    monkeypatch.setattr("registry_gc.blob_cache.redis_client.connect", connect)
+    monkeypatch.setattr("registry_gc.blob_cache.sending._PAUSES", (0.0,) * 4)
+    sending = Sending(RedisConfig((("a", 1),)))
+    sending.lost, sending.interrupted = lost, lambda: interrupted
+    with pytest.raises(Unreachable):
+        sending.send([("DEL", "x")])
+    assert len(asked) == tries
+    assert (asked[0] < 5) is lost
+
+
+def test_a_redis_that_is_lost_for_the_last_removals_is_exit_code_1(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    some = Deletions(tmp_path, redis, 100, lambda: redis.send("ACL", "SETUSER", "default", "-del"))
+    report = some.collect("1.sqlite")
+    assert report.blobs.deleted == 100
+    assert report.exit_code == 1
+    assert report.forgotten.left > 0
+
+
+def test_a_redis_that_comes_back_is_caught_up_with(redis: RedisServer, tmp_path: Path) -> None:
+    def blink() -> None:
+        with redis.client() as client:
+            client.client_kill_filter(_type="normal", skipme=True)
+
+    some = Deletions(tmp_path, redis, 6, blink)
+    report = some.collect("1.sqlite")
+    assert (report.exit_code, report.error) == (0, None)
+    assert entries(redis, some.dead) == set()
+
+
+def test_what_a_killed_run_had_deleted_the_next_run_removes(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    """Also what it had not even written down as deleted; of another storage's run, nothing."""
+    some = Deletions(tmp_path, redis, -1, lambda: None)
+    (tmp_path / "runs").mkdir()
+    gone, unwritten, elsewhere = (sha256(name) for name in (b"gone", b"unwritten", b"elsewhere"))
+    for digest in (gone, unwritten, elsewhere):
+        redis.remember("c", digest)
+    for name, root, digests in (
+        ("1.sqlite", some.store.storage.root, (gone, unwritten)),
+        ("2.sqlite", "/another/root", (elsewhere,)),
+    ):
+        run_file = RunFile.create(str(tmp_path / "runs" / name))
+        run_file.record_meta(driver=some.store.storage.driver, root=root, blob_cache="redis")
+        run_file.add(Row(Kind.BLOB, None, digest, f"x/{digest}", 1, None, "") for digest in digests)
+        run_file.add(
+            Row(Kind.LAYER_LINK, "c", digest, f"c/{digest}", 1, None, "") for digest in digests
+        )
+        run_file.record([(1, RowState.DELETED, "")])
+        run_file.close()
+    (tmp_path / "runs" / "3.sqlite").write_bytes(b"no database")
+
+    report = some.collect("4.sqlite")
+    assert report.exit_code == 0
+    assert entries(redis, [gone, unwritten]) == set()
+    assert f"blobs::{elsewhere}" in redis.names()
+    again = RunFile.existing(str(tmp_path / "runs" / "1.sqlite"))
+    assert again.meta()["blob_cache"] == "forgotten"
+    again.close()
