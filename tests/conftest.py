@@ -14,7 +14,9 @@ from hypothesis import settings
 settings.register_profile("registry-gc", deadline=None, print_blob=True)
 settings.load_profile("registry-gc")
 # They check what they do for a test; pytest has to be told to explain asserts of plain modules.
-pytest.register_assert_rewrite("applying.support", "blob_cache.support")
+pytest.register_assert_rewrite(
+    "applying.support", "blob_cache.support", "drivers.versions_s3.support"
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
