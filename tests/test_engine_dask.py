@@ -157,14 +157,19 @@ def test_credentials_are_in_no_task_and_in_no_log(folder: str, tmp_path: Path) -
     assert secret.encode() not in logs
 
 
+def replace_worker(own: Cluster, engine: DaskEngine, **environment: str) -> None:
+    """A worker comes later, with that in its *environment*; then the only other one is killed."""
+    own.add(**environment)
+    engine._client.wait_for_workers(2, timeout=60)
+    own.workers[0].kill()
+    own.workers[0].wait()
+
+
 def test_a_worker_that_comes_later_gets_what_it_needs(folder: str, tmp_path: Path) -> None:
     storage = opening(folder)()
     with cluster(tmp_path, 1) as own, DaskEngine(storage, own.address, opening(folder)) as engine:
         assert [*engine.run(echo, [1])] == [1]
-        own.add()
-        engine._client.wait_for_workers(2, timeout=60)
-        own.workers[0].kill()
-        own.workers[0].wait()
+        replace_worker(own, engine)
         assert sorted(engine.run(echo, range(9))) == [*range(9)]
 
 
@@ -244,10 +249,7 @@ def test_a_worker_with_another_version_that_comes_later_does_no_unit(
     storage = opening(folder)()
     sources = other_version(tmp_path)
     with cluster(tmp_path, 1) as own, DaskEngine(storage, own.address, opening(folder)) as engine:
-        own.add(PYTHONPATH=sources)
-        engine._client.wait_for_workers(2, timeout=60)
-        own.workers[0].kill()
-        own.workers[0].wait()
+        replace_worker(own, engine, PYTHONPATH=sources)
         found = engine.run(echo, range(9))
         with pytest.raises(ClusterError, match="install the same registry-garbage-collect"):
             next(found)
@@ -261,10 +263,7 @@ def test_a_worker_that_comes_later_and_sees_another_storage_ends_the_run(
     told = functools.partial(open_as_told, opening(folder), elsewhere)
     with cluster(tmp_path, 1) as own, DaskEngine(storage, own.address, told) as engine:
         assert [*engine.run(echo, [1])] == [1]
-        own.add(ELSEWHERE="yes")
-        engine._client.wait_for_workers(2, timeout=60)
-        own.workers[0].kill()
-        own.workers[0].wait()
+        replace_worker(own, engine, ELSEWHERE="yes")
         found = engine.run(echo, range(9))
         with pytest.raises(ClusterError, match="another storage"):
             next(found)
