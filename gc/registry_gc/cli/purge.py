@@ -25,6 +25,7 @@ from registry_gc.cli.wiring import (
     logs_json,
     note,
     state_folder,
+    wanted_state_dir,
 )
 from registry_gc.cli.working import (
     FAILURES,
@@ -65,7 +66,7 @@ def _run(options: Mapping[str, Any], output: Output, interrupts: Interrupts) -> 
     with registry_at(options, progress) as (config, storage):
         guard = guard_of(config, storage, options)
         telling = Telling(options, storage, "purge", progress)
-        barred = partial(out_of_use, place_of(options["state_dir"], config.storage))
+        barred = partial(out_of_use, place_of(wanted_state_dir(options), config.storage))
         purging = _Purging(options, storage, guard, telling, progress, interrupts, barred)
         why = ""
         try:
