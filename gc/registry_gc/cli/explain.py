@@ -13,8 +13,7 @@ from registry_drivers.wrappers import ReadOnly
 from registry_gc import __version__
 from registry_gc.cli.output import Output
 from registry_gc.cli.wiring import is_terminal, read_config, storage_of
-from registry_gc.cli.working import Failed, refuse_empty, run_work
-from registry_gc.engine import engine_for
+from registry_gc.cli.working import Failed, engine_of, refuse_empty, run_work
 from registry_gc.explain.explainer import (
     About,
     AboutDigest,
@@ -54,7 +53,7 @@ def _run(options: Mapping[str, Any], output: Output) -> int:
     )
     try:
         reader = ReadOnly(storage)
-        with engine_for(reader, options["workers"]) as engine:
+        with engine_of(reader, options, progress) as engine:
             refuse_empty(reader)
             cutoff = storage.now() - policy.grace
             surveyor = Surveyor(reader, engine, policy, cutoff, progress)

@@ -30,13 +30,14 @@ from registry_gc.cli.wiring import (
 from registry_gc.cli.working import (
     FAILURES,
     Refused,
+    engine_of,
     failure,
     locked,
     registry_at,
     run_work,
 )
 from registry_gc.collect import objections
-from registry_gc.engine import Engine, engine_for
+from registry_gc.engine import Engine
 from registry_gc.guard import Guard
 from registry_gc.guard.watch import GuardWatch
 from registry_gc.interrupts import Interrupts
@@ -70,7 +71,7 @@ def _run(options: Mapping[str, Any], output: Output, interrupts: Interrupts) -> 
         purging = _Purging(options, storage, guard, telling, progress, interrupts, barred)
         why = ""
         try:
-            with engine_for(ReadOnly(storage), options["workers"]) as engine:
+            with engine_of(ReadOnly(storage), options, progress) as engine:
                 purging.run(engine)
             code = purging.exit_code()
         except FAILURES as error:

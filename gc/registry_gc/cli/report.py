@@ -18,9 +18,8 @@ from registry_gc.cli.wiring import (
     state_folder,
     storage_of,
 )
-from registry_gc.cli.working import refuse_empty, run_work
+from registry_gc.cli.working import engine_of, refuse_empty, run_work
 from registry_gc.config import Config
-from registry_gc.engine import engine_for
 from registry_gc.policy import Policy
 from registry_gc.progress import Progress
 from registry_gc.report.usage_document import UsageReport, usage_csv, usage_json
@@ -88,7 +87,7 @@ def _usage(
         for delete_untagged in (False, True)
     ]
     cache = cache_path(options, state_dir, storage)
-    with engine_for(reader, options["workers"]) as engine:
+    with engine_of(reader, options, progress) as engine:
         inventory = take_inventory(
             reader, engine, policies, now - options["grace"], progress, cache
         )

@@ -12,8 +12,7 @@ from registry_drivers.base import Storage
 from registry_gc import __version__
 from registry_gc.cli.output import Output
 from registry_gc.cli.wiring import is_terminal, note, read_config, storage_of
-from registry_gc.cli.working import refuse_empty, run_work
-from registry_gc.engine import engine_for
+from registry_gc.cli.working import engine_of, refuse_empty, run_work
 from registry_gc.progress import Progress
 from registry_gc.report.counts import counted
 from registry_gc.report.names import shown
@@ -32,7 +31,7 @@ def _run(options: Mapping[str, Any], output: Output) -> int:
     storage = storage_of(config, options["max_requests_per_second"])
     try:
         reader = TrueSizes(storage)
-        with engine_for(reader, options["workers"]) as engine:
+        with engine_of(reader, options, progress) as engine:
             refuse_empty(reader)
             found = verify(
                 reader,

@@ -17,7 +17,7 @@ from registry_gc.cli.wiring import complain, config_of, storage_of
 from registry_gc.compact.spool import SpoolError
 from registry_gc.config import Config
 from registry_gc.config_file import ConfigError
-from registry_gc.engine import WorkerLost
+from registry_gc.engine import Engine, WorkerLost, engine_for
 from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.lock import Lock, LockError, LockHeld
 from registry_gc.progress import Progress
@@ -99,6 +99,15 @@ def registry_at(options: Mapping[str, Any], progress: Progress) -> Iterator[tupl
         yield config, storage
     finally:
         storage.close()
+
+
+@contextmanager
+def engine_of(reader: Reader, options: Mapping[str, Any], progress: Progress) -> Iterator[Engine]:
+    """The engine that suits *reader*, ready; says where it does not run as asked for."""
+    with engine_for(reader, options["workers"]) as engine:
+        if engine.notice:
+            progress.notice(engine.notice)
+        yield engine
 
 
 @contextmanager

@@ -62,8 +62,15 @@ def supervise(
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):
             stream.flush()  # what is buffered now would be written by both
-    alive, watched = os.pipe()
-    child = os.fork()
+    try:
+        alive, watched, child = _fork()
+    except OSError as error:
+        why = (
+            f"the collection cannot be begun in a process of its own: {error}; the registry was not"
+            " touched: give this one room for another process (ulimit -u, TasksMax=, memory)"
+        )
+        say(why)
+        return End(1, why)
     if child == 0:
         os.close(watched)
         os.setsid()
@@ -94,6 +101,20 @@ def supervise(
     if not service.lost:
         note(f"the {service.commands.back_name} command was run")
     return End(1, service.lost or why)
+
+
+def _fork() -> tuple[int, int, int]:
+    """Both ends of a pipe, and in the parent the child's number, in the child 0.
+
+    :raises OSError: there is no room for another process, or for the pipe.
+    """
+    alive, watched = os.pipe()
+    try:
+        return alive, watched, os.fork()
+    except BaseException:
+        os.close(alive)
+        os.close(watched)
+        raise
 
 
 def _how(code: int | None) -> str:
