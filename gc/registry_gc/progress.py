@@ -10,6 +10,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+from registry_gc.shown import shown
+
 
 class _Patience:
     """How long stderr is waited for: without an end, as a terminal that somebody has paused is."""
@@ -38,15 +40,18 @@ def wait_at_most(seconds: float) -> None:
 def say(level: str, message: str, *, as_json: bool = False) -> None:
     """Write a line to stderr; what it refuses is dropped.
 
+    Messages tell what storages, lock files and servers say, which may be meant for a terminal.
+
     :param level: ``note`` or ``error``.
     :param as_json: as an object with ``time``, ``level`` and ``message``, for log collectors.
     """
     if sys.stderr is None:  # where the caller closed it; print would take stdout instead
         return
-    line = f"{level}: {message}"
-    if as_json:
+    if as_json:  # which spells in ASCII whatever it is
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"time": now, "level": level, "message": message})
+    else:
+        line = shown(f"{level}: {message}")
     with contextlib.suppress(OSError, ValueError):
         encoding = sys.stderr.encoding or "utf-8"
         text = line.encode(encoding, "backslashreplace").decode(encoding)

@@ -28,7 +28,7 @@ from registry_gc.moments import to_the_minute
 from registry_gc.policy import Policy
 from registry_gc.progress import Progress
 from registry_gc.report.counts import counted
-from registry_gc.report.names import shown
+from registry_gc.shown import shown
 from registry_gc.survey import Surveyor
 from registry_gc.usage.freed import Freed, Marker
 

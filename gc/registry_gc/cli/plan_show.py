@@ -13,10 +13,10 @@ import humanize
 from registry_gc.cli.output import Output
 from registry_gc.cli.wiring import complain
 from registry_gc.moments import utc
-from registry_gc.report.names import shown
 from registry_gc.runs.database import RunFileError
 from registry_gc.runs.plan_file import PlanFile
 from registry_gc.runs.rows import Kind, RowState
+from registry_gc.shown import cell, shown
 
 _COLUMNS = (
     "kind", "repository", "digest", "path", "size", "modified", "reason", "state", "error",
@@ -80,7 +80,9 @@ def _heading(meta: Mapping[str, Any]) -> Iterator[str]:
 def _csv(plan: PlanFile) -> Iterator[str]:
     for row in (_COLUMNS, *plan.all_rows()):
         line = io.StringIO()
-        csv.writer(line, lineterminator="").writerow(row)
+        csv.writer(line, lineterminator="").writerow(
+            cell(value) if isinstance(value, str) else value for value in row
+        )
         yield line.getvalue()
 
 

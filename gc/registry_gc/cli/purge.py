@@ -52,6 +52,7 @@ from registry_gc.quarantine.still_allowed import StillAllowed
 from registry_gc.report.counts import counted
 from registry_gc.runs.shrink import memory_path
 from registry_gc.service.between import out_of_use, place_of
+from registry_gc.shown import shown
 from registry_gc.survey import Survey, Surveyor
 
 _LOOK_AGAIN = 10.0
@@ -83,7 +84,7 @@ def _run(options: Mapping[str, Any], output: Output, interrupts: Interrupts) -> 
         if options["output"] == "json":
             output.lines([json.dumps(purging.document(code, why), indent=2)])
         elif not options["quiet"]:
-            output.lines(purging.lines(ended=not why))
+            output.lines(map(shown, purging.lines(ended=not why)))
     if why:
         complain(why)
     elif code:

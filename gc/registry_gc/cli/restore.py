@@ -33,6 +33,7 @@ from registry_gc.quarantine.purge import clear_empty
 from registry_gc.quarantine.restore import Restored, UnknownWhat, What, select
 from registry_gc.quarantine.still_allowed import StillAllowed
 from registry_gc.report.counts import counted
+from registry_gc.shown import shown
 
 _LOOK_AGAIN = 10.0
 
@@ -96,7 +97,7 @@ def _restore(
                 telling.restored(result, f"asked for: {options['what']}")
                 progress.advance(1)
                 if options["verbose"] and result.back is Back.BACK and _says(options, "text"):
-                    output.lines([result.kept.path])
+                    output.lines([shown(result.kept.path)])
             progress.finish()
             look()
             clear_empty(storage, items)
@@ -109,7 +110,7 @@ def _restore(
     if _says(options, "json"):
         output.lines([json.dumps(document(options, storage, done, code, why), indent=2)])
     elif _says(options, "text") and (done.kinds or not why):
-        output.lines(_lines(done))
+        output.lines(map(shown, _lines(done)))
     if why:
         complain(why)
     elif code:
@@ -196,8 +197,8 @@ def _show(options: Mapping[str, Any], storage: Storage, output: Output) -> int:
     if _says(options, "json"):
         output.lines([json.dumps(document(options, storage, done, code, why), indent=2)])
     elif _says(options, "text") and not why:
-        output.lines(sorted(kept.path for kept in items))
-        output.lines(_lines(done, "would restore"))
+        output.lines(map(shown, sorted(kept.path for kept in items)))
+        output.lines(map(shown, _lines(done, "would restore")))
     if why:
         complain(why)
     return code
@@ -219,7 +220,7 @@ def _list(options: Mapping[str, Any], storage: Storage, output: Output) -> int:
         told = {"schema": 1, "version": __version__, "runs": rows, "error": None, "exit_code": 0}
         output.lines([json.dumps(told, indent=2)])
     elif not options["quiet"]:
-        output.lines(_run_lines(found))
+        output.lines(map(shown, _run_lines(found)))
     return 0
 
 

@@ -11,9 +11,9 @@ from rich.text import Text
 
 from registry_gc import __version__
 from registry_gc.moments import rfc3339, to_the_minute
-from registry_gc.report.names import shown
 from registry_gc.report.tables import Column, Look, lines_of, table
 from registry_gc.runs.past import PastRun, RunState
+from registry_gc.shown import shown
 
 SCHEMA = 1
 

@@ -22,8 +22,8 @@ from typing import Any
 import humanize
 
 from registry_gc.moments import rfc3339
-from registry_gc.report.names import shown
 from registry_gc.report.usage_document import UsageReport, usage_document
+from registry_gc.shown import shown
 
 # In the order in which they need each other; unmodified, see page/README.md.
 _D3 = (

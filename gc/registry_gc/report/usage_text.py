@@ -10,9 +10,9 @@ from rich.text import Text
 
 from registry_gc.moments import to_the_minute
 from registry_gc.report.counts import counted
-from registry_gc.report.names import shown
 from registry_gc.report.tables import Column, Look, lines_of, table
 from registry_gc.report.usage_document import UsageReport, by_age, by_size
+from registry_gc.shown import shown
 from registry_gc.usage.figures import DAY, Blob, Share, Usage
 from registry_gc.usage.images import Image
 from registry_gc.usage.waiting import Waiting

@@ -115,7 +115,7 @@ class PlanFile(RunFile):
             raise PlanRefused("plan-unusable", f"{self.path}: no run file of this version")
         ((sound,),) = self._connection.execute("PRAGMA quick_check(1)").fetchall()
         if sound != "ok":
-            raise PlanRefused("plan-altered", f"{self.path}: damaged: {sound}")
+            raise PlanRefused("plan-altered", f"{self.path}: damaged: {' '.join(sound.split())}")
         self._connection.execute("PRAGMA synchronous = FULL")
 
     # Sealing
