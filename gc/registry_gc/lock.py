@@ -14,6 +14,8 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from uuid import uuid4
 
@@ -36,6 +38,7 @@ from registry_gc.locking.holder import (
     FOLDER,
     LOCK,
     STALE_SECONDS,
+    Found,
     Holder,
     LockError,
     LockHeld,
@@ -48,7 +51,10 @@ from registry_gc.locking.holder import (
 )
 from registry_gc.service.processes import Process
 
-__all__ = ["Holder", "Lock", "LockError", "LockHeld", "LockLost", "LockUnsafe", "blocker", "unlock"]
+__all__ = [
+    "Holder", "Lock", "LockError", "LockHeld", "LockLost", "LockUnsafe",
+    "blocker", "to_unlock", "unlock",
+]  # fmt: skip
 
 REFRESH_SECONDS = 30.0
 # Counts on while the machine is suspended, where there is such a clock.
@@ -261,15 +267,32 @@ def unlock(storage: Storage) -> bool:
     :raises LockHeld: its holder is known to be alive.
     :raises StorageError: it could not be removed.
     """
+    with _left_behind(storage) as found:
+        names = storage.children(f"{FOLDER}/").files
+        ours = [f"{FOLDER}/{name}" for name in names if name.startswith((TAKEOVER, CLAIM))]
+        remove(storage, [*ours, LOCK] if found is not None else ours)
+        return found is not None
+
+
+def to_unlock(storage: Reader) -> Found | None:
+    """What :func:`unlock` would remove now; None where there is no lock.
+
+    :raises LockHeld: its holder is known to be alive.
+    :raises StorageError: the storage could not be asked.
+    """
+    with _left_behind(storage) as found:
+        return found
+
+
+@contextmanager
+def _left_behind(storage: Reader) -> Iterator[Found | None]:
+    """A lock whose holder is not known to be alive, while no run of this machine begins."""
     flock, _ = take_flock(storage)
     try:
         found = look(storage)
         if found is not None and found.holder is not None and found.holder.alive():
             raise held(storage, found)
-        names = storage.children(f"{FOLDER}/").files
-        ours = [f"{FOLDER}/{name}" for name in names if name.startswith((TAKEOVER, CLAIM))]
-        remove(storage, [*ours, LOCK] if found is not None else ours)
-        return found is not None
+        yield found
     finally:
         if flock is not None:
             flock.release()

@@ -24,7 +24,7 @@ Exit codes:
 
 _UNLOCK_EPILOG = """\b
 Exit codes:
-  0    unlocked, or there was no lock
+  0    unlocked, or there was no lock; or a dry run that found out what it was asked
   1    failed: the storage could not be read or written
   2    usage or config error
   4    refused: the run that holds the lock is at work
@@ -40,8 +40,9 @@ Exit codes:
 
 
 @click.command(cls=DropInCommand, epilog=_UNLOCK_EPILOG)
+@chosen("dry_run", dry_run="Remove nothing; say whether there is a lock, and whose.")
 @click.argument("config", required=False, type=ConfigType(), metavar="[CONFIG]")
-def unlock(config: str | None) -> None:
+def unlock(config: str | None, *, dry_run: bool) -> None:
     """Remove the lock that a run left behind on a machine that is gone.
 
     Make sure that no run is under way there. A run of this machine that has died, or one that has
@@ -49,7 +50,7 @@ def unlock(config: str | None) -> None:
     """
     from registry_gc.cli.unlock import run_unlock
 
-    sys.exit(run_unlock(config))
+    sys.exit(run_unlock(config, dry_run=dry_run))
 
 
 @click.command(cls=DropInCommand, epilog=_VERIFY_EPILOG)

@@ -86,6 +86,13 @@ class Found(msgspec.Struct, frozen=True):
         """
         return self.age >= STALE_SECONDS
 
+    @property
+    def when(self) -> str:
+        """When it was refreshed, for people."""
+        if self.age < 0:
+            return "at a time ahead of the storage's clock"
+        return f"{self.age:.0f} s ago"
+
     def __str__(self) -> str:
         return str(self.holder) if self.holder else f"somebody unknown ({LOCK} is damaged)"
 
@@ -111,11 +118,9 @@ def look(storage: Reader) -> Found | None:
 
 def held(storage: Reader, found: Found) -> LockHeld:
     """The error that *found* is in the way."""
-    ahead = found.age < 0
-    when = "at a time ahead of the storage's clock" if ahead else f"{found.age:.0f} s ago"
     return LockHeld(
-        f"{storage.root}: {found} holds the lock, refreshed {when}: wait until it ends; if you"
-        " know that it is dead: registry-gc unlock",
+        f"{storage.root}: {found} holds the lock, refreshed {found.when}: wait until it ends; if"
+        " you know that it is dead: registry-gc unlock",
         found.holder,
     )
 
