@@ -314,6 +314,4 @@ def _caught_up(report: Report) -> Report:
     """What *report* comes to when Redis is back before the registry is."""
     warning = report.forgotten.warning
     error = (report.error or "").removesuffix(warning).removesuffix("; ")
-    if error:
-        return replace(report, error=error)
-    return replace(report, error=None, exit_code=3 if report.incomplete else 0)
+    return replace(report, error=error or None, exit_code=report.own_code)

@@ -126,7 +126,7 @@ def _report(session: Session, run_file: RunFile | None, code: int) -> Report:
     opinion = session.opinion
     if code == 0 and (held or damaged or failed or (opinion and opinion.faults)):
         code = 3
-    forgotten = _forgotten(session)
+    forgotten, own_code = _forgotten(session), code
     if forgotten.left and not session.job.dry_run:
         # A run that was refused has left nothing itself, as a rule.
         failed_by_it = (0, 3, 4) if forgotten.left > forgotten.earlier else (0, 3)
@@ -179,6 +179,7 @@ def _report(session: Session, run_file: RunFile | None, code: int) -> Report:
         findings=tuple(session.permission.findings),
         error=session.error,
         exit_code=code,
+        own_code=own_code,
         forgotten=forgotten,
     )
 

@@ -62,6 +62,7 @@ class Report(msgspec.Struct, frozen=True):
     what this run itself deletes, which ``blobs`` and ``uploads`` count. ``blobs_bytes``: of all
     blobs before anything was deleted, None where not every size was asked for; ``held_blobs``
     live only because a repository is held; ``live_manifests``: revisions that stay and are stored.
+    ``own_code``: the exit code but for what the registry's Redis may remember.
     ``taken_back``: rows of a plan that a second look did not find dead any more.
     """
 
@@ -108,9 +109,4 @@ class Report(msgspec.Struct, frozen=True):
     live_manifests: int = 0
     quarantine: Quarantine = msgspec.field(default_factory=Quarantine)
     verified: Verification | None = None
-
-    @property
-    def incomplete(self) -> bool:
-        """Whether something was held, damaged, not deleted, or faulty before the run."""
-        faults = self.verified is not None and self.verified.faults > 0
-        return bool(self.held or self.damaged or self.failed) or faults
+    own_code: int = 1
