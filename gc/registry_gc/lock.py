@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from uuid import uuid4
@@ -23,6 +23,7 @@ from msgspec.structs import asdict, replace
 
 from registry_drivers.base import Reader, Storage
 from registry_drivers.errors import AlreadyExists, NotFound, StorageError
+from registry_drivers.withdrawal import unless_withdrawn
 from registry_gc.locking.claim import (
     TAKEOVER,
     Claim,
@@ -57,6 +58,8 @@ __all__ = [
 ]  # fmt: skip
 
 REFRESH_SECONDS = 30.0
+_HURRY_SECONDS = 5.0
+"""How long a storage that has gone away is asked once somebody has asked for an end."""
 # Counts on while the machine is suspended, where there is such a clock.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
@@ -194,14 +197,18 @@ class Lock:
                 self._lose("writing it took longer than others wait for it")
             self._refreshed = clock()
 
-    def release(self) -> None:
-        """Remove the lock where it is still ours, and let go of the flock; never raises."""
+    def release(self, interrupted: Callable[[], bool] = lambda: False) -> None:
+        """Remove the lock where it is still ours, and let go of the flock; never raises.
+
+        :param interrupted: whether somebody waits for the end of this run: then a storage that has
+            gone away is not asked for minutes, and the lock may stay behind.
+        """
         if os.getpid() != self._holder.pid:
             return  # a forked worker has a copy of this object, and no lock
         self._ended.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
-        with self._guard:
+        with self._guard, unless_withdrawn(_in_a_hurry(interrupted)):
             if self._stored and not self._lost:
                 self._stored = False
                 try:
@@ -211,7 +218,7 @@ class Lock:
                 except StorageError as error:
                     self.notices.append(
                         "the lock could not be removed and keeps other runs out for"
-                        f" {STALE_SECONDS / 60:.0f} minutes: {error}"
+                        f" {STALE_SECONDS / 60:.0f} minutes, or until `registry-gc unlock`: {error}"
                     )
             if self._flock is not None:
                 self._flock.release()
@@ -223,17 +230,33 @@ class Lock:
         self._thread.start()
 
     def _keep(self, seconds: float) -> None:
-        while not self._ended.wait(seconds):
-            try:
-                self.refresh()
-            except LockLost:
-                return  # verify() tells whoever is about to delete
-            except StorageError:
-                continue  # a storage that stays away fails verify(), too, before any delete
+        # Whoever lets the lock go waits for this thread.
+        with unless_withdrawn(lambda: not self._ended.is_set()):
+            while not self._ended.wait(seconds):
+                try:
+                    self.refresh()
+                except LockLost:
+                    return  # verify() tells whoever is about to delete
+                except StorageError:
+                    continue  # a storage that stays away fails verify(), too, before any delete
 
     def _lose(self, why: str) -> None:
         self._lost = f"the lock is lost: {why}; nothing more is deleted by this run"
         raise LockLost(self._lost)
+
+
+def _in_a_hurry(interrupted: Callable[[], bool]) -> Callable[[], bool]:
+    """Whether what failed may be tried again: for seconds only after *interrupted*."""
+    until: float | None = None
+
+    def wanted() -> bool:
+        nonlocal until
+        if until is None and interrupted():
+            until = clock() + _HURRY_SECONDS
+        return until is None or clock() < until
+
+    wanted()
+    return wanted
 
 
 def _holder(storage: Reader, run: str, *, flock: bool) -> Holder:

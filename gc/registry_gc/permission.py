@@ -124,8 +124,7 @@ class Permission:
             # Again: who starts a registry has looked first that nobody has the lock.
             self._refuse_barred()
             self._interrupts.check()
-            for notice in self.lock.notices:
-                self._observer.notice(notice)
+            self._tell(self.lock)
             with self._interrupts.deferred():
                 # Also for a run that a limit refuses: the registry takes writes after it.
                 self._job.blob_cache.catch_up(storage.driver, storage.root)
@@ -135,7 +134,12 @@ class Permission:
         finally:
             with self._interrupts.deferred():
                 if self.lock is not None:
-                    self.lock.release()
+                    self.lock.release(self._interrupts)
+                    self._tell(self.lock)
+
+    def _tell(self, lock: Lock) -> None:
+        while lock.notices:
+            self._observer.notice(lock.notices.pop(0))
 
     def _refuse_barred(self) -> None:
         if barred := self._job.barred():

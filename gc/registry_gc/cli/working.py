@@ -131,9 +131,11 @@ def locked(
         if why := barred():
             raise LockHeld(why)
         interrupts.check()
-        for notice in lock.notices:
-            progress.notice(notice)
+        while lock.notices:
+            progress.notice(lock.notices.pop(0))
         yield lock
     finally:
         with interrupts.deferred():
-            lock.release()
+            lock.release(interrupts)
+        while lock.notices:
+            progress.notice(lock.notices.pop(0))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from registry_drivers.errors import StorageError
+from registry_drivers.withdrawal import unless_withdrawn
 from registry_gc.guard import Finding, Verdict
 
 SECONDS = 15.0
@@ -69,6 +70,11 @@ class GuardWatch:
         self._asked = time.monotonic()
 
     def _keep(self) -> None:
+        # Nor is the storage asked for minutes, if that is what the guard does.
+        with unless_withdrawn(lambda: not self._ended.is_set()):
+            self._watch()
+
+    def _watch(self) -> None:
         while not self._ended.wait(max(0.0, self._asked + self._seconds - time.monotonic())):
             if time.monotonic() < self._asked + self._seconds:
                 continue

@@ -1,0 +1,124 @@
+"""Letting the lock go when the storage has gone away: a run that is to end ends soon."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from core_support import Watcher
+from registry_drivers.base import Deletion, Outcome
+from registry_drivers.errors import Unavailable
+from registry_drivers.filesystem import FilesystemStorage
+from registry_drivers.memory import MemoryStorage
+from registry_drivers.resilience import Retrying
+from registry_gc.collect import Job, collect
+from registry_gc.guard import Verdict
+from registry_gc.interrupts import Interrupts
+from registry_gc.lock import Lock
+from registry_gc.locking.holder import LOCK
+from registry_gc.policy import Policy
+from running import Disk
+
+TRIES = 10
+
+
+class GoneAway(MemoryStorage):
+    """A storage that answers nobody any more once ``away`` is set."""
+
+    away = False
+    reads = 0
+
+    def read(self, path: str, *, limit: int | None = None) -> bytes:
+        """What is there, while it answers."""
+        self.reads += 1
+        if self.away:
+            raise Unavailable("no answer", path=path)
+        return super().read(path, limit=limit)
+
+
+class Clock:
+    """Passes only while somebody sleeps."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr("registry_gc.lock.clock", made)
+    return made
+
+
+def let_go(clock: Clock, *, interrupted: bool) -> tuple[GoneAway, Lock]:
+    """A lock that was released after its storage had gone away."""
+    storage = GoneAway()
+    patient = Retrying(storage, TRIES, first=20.0, longest=20.0, sleep=clock.sleep)
+    lock = Lock.acquire(patient, "run", refresh_seconds=None)
+    storage.away, storage.reads = True, 0
+    lock.release(lambda: interrupted)
+    return storage, lock
+
+
+def test_whoever_is_in_no_hurry_asks_as_often_as_always(clock: Clock) -> None:
+    storage, _ = let_go(clock, interrupted=False)
+    assert storage.reads == TRIES
+
+
+def test_a_run_that_is_to_end_does_not_wait_for_a_storage_that_has_gone_away(clock: Clock) -> None:
+    storage, lock = let_go(clock, interrupted=True)
+    assert 1 <= storage.reads < TRIES
+    (told,) = lock.notices
+    assert "keeps other runs out for 10 minutes, or until `registry-gc unlock`" in told
+    storage.away = False
+    assert storage.read(LOCK)
+
+
+def test_a_storage_that_answers_is_given_its_lock_back_by_a_run_that_is_to_end(
+    clock: Clock,
+) -> None:
+    storage = MemoryStorage()
+    Lock.acquire(storage, "run", refresh_seconds=None).release(lambda: True)
+    assert storage.snapshot() == {}
+
+
+def test_an_end_that_is_asked_for_meanwhile_counts_too(clock: Clock) -> None:
+    storage = GoneAway()
+    interrupts = Interrupts()
+
+    def sleep(seconds: float) -> None:
+        clock.sleep(seconds)
+        if storage.reads == 3:
+            interrupts.number = signal.SIGTERM
+
+    patient = Retrying(storage, TRIES, first=20.0, longest=20.0, sleep=sleep)
+    lock = Lock.acquire(patient, "run", refresh_seconds=None)
+    storage.away, storage.reads = True, 0
+    lock.release(interrupts)
+    assert 3 <= storage.reads < TRIES
+
+
+def test_a_run_says_that_its_lock_has_stayed(tmp_path: Path) -> None:
+    class Sticky(FilesystemStorage):
+        def delete(self, paths: Iterable[str]) -> Iterator[Outcome]:
+            for path in paths:
+                yield Outcome(path, Deletion.FAILED, "retained")
+
+    disk = Disk(tmp_path)
+    disk.tree.image("a", "v1", layers=[b"kept"])
+    disk.age()
+    watcher = Watcher()
+    run_file = str(tmp_path / "run.sqlite")
+    storage = Sticky(str(disk.root))
+    job = Job(storage, Policy(), lambda: Verdict("allowed", ()), run_file, workers=1)
+    collect(job, watcher, Interrupts())
+    assert any("the lock could not be removed" in notice for notice in watcher.notices)
