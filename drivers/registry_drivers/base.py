@@ -436,8 +436,9 @@ class Deleter(Protocol):
     def remove_folders(self, folders: Iterable[str], *, floor: str) -> int:
         """Remove *folders* that are empty, then their parents that became so.
 
-        Never *floor* itself (a prefix) or anything not below it, never a symlink, never a
-        folder that holds something. Returns how many went; 0 where storage has no folders.
+        Never *floor* itself (a prefix) or anything not below it, never a symlink or the repository
+        that one leads to, never a folder that holds something. Returns how many went; 0 where
+        storage has no folders.
         """
 
 

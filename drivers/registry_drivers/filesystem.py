@@ -37,6 +37,7 @@ from registry_drivers.errors import (
     StorageError,
     TooLarge,
 )
+from registry_drivers.filesystem_aliases import Aliases
 from registry_drivers.filesystem_errors import DRIVER, MISSING, translate
 from registry_drivers.filesystem_walk import FOLDER, LOST_AND_FOUND, READ, Walk, sorted_out
 from registry_drivers.filesystem_watch import Watch
@@ -111,6 +112,7 @@ class FilesystemStorage:
         )
         self.requests = Requests()
         self._watch = Watch(self.root)
+        self._aliases = Aliases(self.root)
         # What is wrong with the root is said when it is asked for something.
         with contextlib.suppress(StorageError):
             self._watch.look()
@@ -402,6 +404,8 @@ class FilesystemStorage:
             check_path(folder, DRIVER)
             while folder and folder.startswith(floor):
                 try:
+                    if self._aliases.lead_to(folder):
+                        break
                     # Fails for a symbolic link and for what is not empty: nothing to check first.
                     os.rmdir(f"{self.root}/{folder}")
                 except OSError as error:

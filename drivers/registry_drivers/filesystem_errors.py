@@ -44,7 +44,8 @@ def translate(error: OSError, path: str, root: str) -> StorageError:
 def dangling(path: str, root: str) -> StorageError:
     """The error for a symbolic link to nothing: a disk that is not mounted looks like this."""
     return StorageError(
-        f"a symbolic link to nothing, below {root}; mount what it points to, or remove it",
+        f"a symbolic link to nothing, below {root}; mount what it points to, or remove the link "
+        "where that is gone for good",
         path=path,
         driver=DRIVER,
     )

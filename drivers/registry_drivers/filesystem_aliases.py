@@ -1,0 +1,57 @@
+"""Symbolic links by which a registry's repositories have other names.
+
+Whoever removes the folder that one leads to leaves a link to nothing. That is what a disk looks
+like that is not mounted, so the next listing would fail, until somebody removes the link.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+_REPOSITORIES = "docker/registry/v2/repositories"
+
+
+class Aliases:
+    """What they lead to, looked up once, and only when a repository's own folder is empty.
+
+    :param root: absolute path of the storage root.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._targets: frozenset[tuple[int, int]] | None = None
+
+    def lead_to(self, folder: str) -> bool:
+        """Whether an alias leads to *folder*, a repository's or a group's of them.
+
+        :raises OSError: that cannot be found out.
+        """
+        if not folder.startswith(f"{_REPOSITORIES}/") or "/_" in folder:
+            return False  # a part of one repository has one name, or is not listed
+        full = f"{self._root}/{folder}"
+        with os.scandir(full) as entries:
+            if any(entries):
+                return False  # it stays anyway, and the others need not be looked at
+        if self._targets is None:
+            self._targets = frozenset(self._found(_REPOSITORIES))
+        status = os.stat(full)
+        return (status.st_dev, status.st_ino) in self._targets
+
+    def _found(self, top: str) -> Iterator[tuple[int, int]]:
+        waiting = [f"{self._root}/{top}"]
+        followed: set[tuple[int, int]] = set()
+        while waiting:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    # Below such a name is what one repository holds.
+                    if entry.name.startswith("_") or not entry.is_dir():
+                        continue
+                    if entry.is_symlink():
+                        status = entry.stat()
+                        target = (status.st_dev, status.st_ino)
+                        yield target
+                        if target in followed:
+                            continue
+                        followed.add(target)
+                    waiting.append(entry.path)
