@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -101,6 +102,7 @@ class ObjectClient(abc.ABC):
         self._store: Any = None  # obstore's, where it can address the keys
         self._secrets = [secret for secret in secrets if len(secret) > 3]
         self._clock: tuple[float, float] | None = None
+        self._wait_until = -math.inf
         self._refused_credentials: StorageError | None = None
 
     def __repr__(self) -> str:
@@ -163,6 +165,10 @@ class ObjectClient(abc.ABC):
         answer = self._web.send(method, url, headers, body, limit=limit)
         if (date := answer.date) is not None:
             self._clock = (date, time.monotonic())
+        if wait := answer.wait:
+            # Of a day that it asks for, what comes later hears nothing.
+            until = time.monotonic() + min(wait, self.retry.longest)
+            self._wait_until = max(self._wait_until, until)
         return answer
 
     def _fail(
@@ -204,7 +210,7 @@ class ObjectClient(abc.ABC):
             except MalformedListing as error:
                 raise Unavailable(str(error), path=path, driver=self.driver) from error
 
-        return self.retry.call(ask, self.requests)
+        return self.retry.call(ask, self.requests, lambda: self._wait_until - time.monotonic())
 
     def _key(self, path: str) -> str:
         check_path(path, self.driver)

@@ -48,9 +48,13 @@ class Retry(msgspec.Struct, frozen=True):
         pause = given.seconds(first, 0) if first else 0.0
         return cls(times=tries if tries > 0 else usual.times, first=pause or usual.first)
 
-    def call(self, work: Callable[[], T], requests: Requests) -> T:
+    def call(
+        self, work: Callable[[], T], requests: Requests, asked: Callable[[], float] = float
+    ) -> T:
         """What *work* returns, tried again while it raises :class:`Unavailable`.
 
+        :param asked: seconds for which the storage wants to be left alone (``Retry-After``); a
+            pause is no shorter, up to the longest of all.
         :raises Unavailable: the last one, when patience is at its end, or the work withdrawn.
         """
         try:
@@ -77,6 +81,10 @@ class Retry(msgspec.Struct, frozen=True):
 
         def pause(seconds: float) -> None:
             nonlocal withdrawn
+            wanted = min(asked(), self.longest)
+            if seconds < wanted:
+                # And as much later as it would have been anyway: not all threads at once.
+                seconds += wanted
             # Whoever waits for this thread, as when a signal has come, does not wait for a pause.
             while may_be_withdrawn() and seconds > _LOOK_SECONDS and not withdrawn:
                 self.sleep(_LOOK_SECONDS)

@@ -23,6 +23,7 @@ from registry_drivers.errors import DriverConfigError, StorageError, TooLarge, U
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 60.0
 CONNECTIONS = 64
+_DIGITS = 10  # more seconds than anybody waits
 # In the order in which boto3, requests and OpenSSL look for them.
 CA_VARIABLES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
@@ -43,6 +44,17 @@ class Answer:
     def date(self) -> float | None:
         """The server's clock, in seconds since the epoch."""
         return date_of(self.headers.get("date", ""))
+
+    @property
+    def wait(self) -> float:
+        """Seconds for which a server that is overloaded asks to be left alone; 0 for no word."""
+        told = self.headers.get("retry-after", "").strip()
+        if self.status not in (429, 503):
+            return 0.0
+        if told.isascii() and told.isdigit() and len(told) < _DIGITS:
+            return float(told)
+        until, now = date_of(told), self.date
+        return max(0.0, until - now) if until is not None and now is not None else 0.0
 
 
 def date_of(text: str) -> float | None:
