@@ -16,6 +16,7 @@ from running import Disk, write_config
 def state(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The default state directory, as far as this test goes."""
     folder = disk.folder / "default"
+    monkeypatch.delenv("RGC_STATE_DIR", raising=False)
     name = "registry_gc.cli.wiring.default_state_dir"
     monkeypatch.setattr(name, lambda environment, user: str(folder))
     return folder
