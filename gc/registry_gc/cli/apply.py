@@ -56,7 +56,6 @@ def apply(file: str, max_age: float, **options: Any) -> None:
     Looks again at the registry first, which must take no writes: whatever is reached now, or was
     written since, stays. What goes, such as untagged manifests, was decided when FILE was made.
     """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in cli.main
     from functools import partial
 
     from msgspec.structs import replace

@@ -91,6 +91,9 @@ class DropInCommand(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run it."""
+        # numpy starts a thread on each core for linear algebra, of which there is none here, and
+        # worker processes are forked before there is any thread.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         with untraced():
             tell_unknown(ctx)
             _refuse_lost_paths(ctx)

@@ -4,7 +4,6 @@ has them.
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any
 
@@ -68,7 +67,6 @@ def verify(**options: Any) -> None:
 
     Changes nothing and takes no lock; the registry may be in use.
     """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in cli.main
     from registry_gc.cli.verify import run_verify
 
     sys.exit(run_verify(options))
@@ -90,7 +88,6 @@ def explain(**options: Any) -> None:
     free. A digest may be cut short when it stays unique. -m, --grace and --release change the
     answer as they change a collection. Changes nothing; the registry may be in use.
     """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in cli.main
     from registry_gc.cli.explain import run_explain
 
     sys.exit(run_explain(options))

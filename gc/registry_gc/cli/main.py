@@ -5,7 +5,6 @@ Importing this must stay cheap: whatever needs numpy or an SDK is imported when 
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any
 
@@ -66,9 +65,6 @@ uploads. Refuses to delete while a registry can still write there; a dry run is 
 @click.argument("config", required=False, type=ConfigType(), metavar="[CONFIG]")
 def registry_garbage_collect(**options: Any) -> None:
     """Collect; what ``--help`` says is :data:`HELP`."""
-    # numpy starts a thread on each core for linear algebra, of which there is none here, and
-    # worker processes are forked before there is any thread.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from registry_gc.cli.run import run_collection
 
     sys.exit(run_collection(options))

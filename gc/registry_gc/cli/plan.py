@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -97,7 +96,6 @@ def plan(**options: Any) -> None:
 
     May run while the registry is in use; then nothing that is younger than 24 hours is planned.
     """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in cli.main
     from registry_gc.apply import make_plan
     from registry_gc.cli.run import run_collection
 

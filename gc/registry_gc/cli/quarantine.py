@@ -5,7 +5,6 @@ Importing this must stay cheap: it is read for every ``--help``.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -101,7 +100,6 @@ def restore(**options: Any) -> None:
     pointed to. Nothing is overwritten. The registry may be in use. Without WHAT: which runs are
     in quarantine, and until when.
     """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from registry_gc.cli.restore import run_restore
 
     sys.exit(run_restore(options))
@@ -143,7 +141,6 @@ def purge(**options: Any) -> None:
     Marks first, as a collection does: what is live by now comes back. The registry has to be
     read-only or stopped, as for a collection.
     """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from registry_gc.cli.purge import run_purge
 
     sys.exit(run_purge(options))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any
 
@@ -36,8 +35,6 @@ def _shared(*names: str) -> list[click.Parameter]:
 
 
 def _run_report(**options: Any) -> None:
-    # As for a collection: there is no linear algebra here, and workers are forked.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from registry_gc.cli.report import run_report
 
     sys.exit(run_report(options))
