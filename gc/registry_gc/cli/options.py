@@ -205,12 +205,8 @@ def collection_options(command: Command) -> Command:
 
 
 def _parameters() -> list[click.Parameter]:
-    @collection_options
-    def bearer() -> None:
-        """Bears the options, as click notes them down."""
-
-    found: list[click.Parameter] = bearer.__dict__["__click_params__"]
-    return found
+    """What :data:`OPTIONS` make, in their order."""
+    return [option(click.Command("")).params[0] for option in OPTIONS]
 
 
 def defaults() -> dict[str, Any]:
@@ -221,23 +217,12 @@ def defaults() -> dict[str, Any]:
     return click.Command("defaults", params=params).make_context("defaults", []).params
 
 
-def _name(option: Callable[[Any], Any]) -> str:
-    """The parameter that *option* fills."""
-
-    @click.command()
-    @option
-    def probe() -> None:
-        """Never called."""
-
-    return str(probe.params[0].name)
-
-
 def chosen(*names: str, **helps: str) -> Callable[[Command], Command]:
     """Those of a collection's options that another command has too, by their parameters' names.
 
     :param helps: what an option's help says there instead, where it does something else.
     """
-    by_name = {_name(option): option for option in OPTIONS}
+    by_name = {made.name: option for made, option in zip(_parameters(), OPTIONS, strict=True)}
 
     def decorate(command: Command) -> Command:
         for name in reversed(names):
