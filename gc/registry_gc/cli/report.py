@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,8 +14,10 @@ from registry_gc.cli.wiring import (
     complain,
     config_of,
     is_terminal,
+    look_for_cycles_rarely,
     state_folder,
     storage_of,
+    upload_ages,
 )
 from registry_gc.cli.working import engine_of, refuse_empty, run_work
 from registry_gc.config import Config
@@ -33,9 +34,7 @@ from registry_gc.usage.waiting import waiting_in
 
 def run_report(options: Mapping[str, Any]) -> int:
     """Make the report that *options* describe; returns the exit code."""
-    # As for a collection: millions of small objects, and no cycles.
-    gc.freeze()
-    gc.set_threshold(1_000_000, 10, 10)
+    look_for_cycles_rarely()
     return run_work(options, lambda output, _: _run(options, output))
 
 
@@ -74,15 +73,11 @@ def _usage(
 ) -> Usage:
     reader = ReadOnly(storage)
     now = reader.now()
-    purging = config.upload_purging
-    by_config = purging.age_seconds if purging.enabled else None
-    asked = options["upload_age"]
     policies = [
         Policy(
             delete_untagged=delete_untagged,
             grace=options["grace"],
-            upload_age=by_config if asked is None else asked,
-            upload_without_start=asked is not None,
+            **upload_ages(config, options),
         )
         for delete_untagged in (False, True)
     ]

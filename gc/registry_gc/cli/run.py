@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import time
 import uuid
@@ -31,9 +30,11 @@ from registry_gc.cli.wiring import (
     is_terminal,
     log_as_json,
     logs_json,
+    look_for_cycles_rarely,
     note,
     state_folder,
     storage_of,
+    upload_ages,
 )
 from registry_gc.collect import Job, Plan, collect, objections
 from registry_gc.config import Config
@@ -89,10 +90,7 @@ def _run_here(
     commands: Commands | None = None,
     service: Service | None = None,
 ) -> int:
-    # Millions of small objects are made here and no cycles: looking for those takes a sixth of the
-    # time. What is there now stays for ever; worker processes share it.
-    gc.freeze()
-    gc.set_threshold(1_000_000, 10, 10)
+    look_for_cycles_rarely()
     output = Output()
     interrupts = Interrupts()
     try:
@@ -273,14 +271,10 @@ def _job(
 def _policy(config: Config, options: Mapping[str, Any]) -> Policy:
     if not options.get("sealed"):
         check_quarantine(options)
-    asked = options["upload_age"]
-    purging = config.upload_purging
-    by_config = purging.age_seconds if purging.enabled else None
     return Policy(
         delete_untagged=options["delete_untagged"],
         grace=max(options["grace"], WRITABLE_GRACE if options["allow_writable"] else 0.0),
-        upload_age=by_config if asked is None else asked,
-        upload_without_start=asked is not None,
+        **upload_ages(config, options),
         max_delete=options["max_delete"],
         allow_empty=options["allow_empty"],
         accept_shrink=options["accept_shrink"],
