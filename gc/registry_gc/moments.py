@@ -24,6 +24,11 @@ def to_the_minute(seconds: float) -> str:
     return utc(seconds).isoformat(" ", "minutes").removesuffix("+00:00")
 
 
+def utc_minute(seconds: float) -> str:
+    """As in ``2026-01-31 12:00 UTC``, where nothing else says which time that is."""
+    return f"{to_the_minute(seconds)} UTC"
+
+
 def rfc3339(seconds: float | None) -> str | None:
     """As in ``2026-01-31T12:00:00Z``; None for None."""
     if seconds is None:

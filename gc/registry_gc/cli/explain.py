@@ -24,7 +24,7 @@ from registry_gc.explain.explainer import (
 from registry_gc.explain.fates import Fate
 from registry_gc.explain.lookup import Unknown
 from registry_gc.explain.trails import Trail
-from registry_gc.moments import to_the_minute
+from registry_gc.moments import utc_minute
 from registry_gc.policy import Policy
 from registry_gc.progress import Progress
 from registry_gc.report.counts import counted
@@ -94,8 +94,8 @@ def _lines(about: About, policy: Policy) -> Iterator[str]:
 def _digest_lines(about: AboutDigest, policy: Policy) -> Iterator[str]:
     size = "not in the store"
     if about.size is not None and about.modified is not None:
-        when = to_the_minute(about.modified)
-        size = f"{humanize.naturalsize(about.size)}, written {when} UTC"
+        when = utc_minute(about.modified)
+        size = f"{humanize.naturalsize(about.size)}, written {when}"
     where = f"{about.repository}@" if about.repository else ""
     yield f"{where}{about.digest}: {about.fate}"
     yield f"  {about.kind}, {size}"

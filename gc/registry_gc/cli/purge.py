@@ -42,7 +42,7 @@ from registry_gc.guard import Guard
 from registry_gc.guard.watch import GuardWatch
 from registry_gc.interrupts import Interrupts
 from registry_gc.limits import Limits
-from registry_gc.moments import to_the_minute
+from registry_gc.moments import utc_minute
 from registry_gc.policy import Policy
 from registry_gc.progress import Progress
 from registry_gc.quarantine.bring_back import Look, Result
@@ -54,8 +54,6 @@ from registry_gc.runs.shrink import memory_path
 from registry_gc.service.between import out_of_use, place_of
 from registry_gc.shown import shown
 from registry_gc.survey import Survey, Surveyor
-
-_LOOK_AGAIN = 10.0
 
 
 def run_purge(options: Mapping[str, Any]) -> int:
@@ -126,8 +124,7 @@ class _Purging:
             locked(self._storage, self._interrupts, self._progress, self._barred) as lock,
             GuardWatch(self._check_guard) as watch,
         ):
-            within = 0.0 if self._storage.capabilities.folders else _LOOK_AGAIN
-            look = StillAllowed(lock, self._interrupts, watch.check, within)
+            look = StillAllowed.on(self._storage, lock, self._interrupts, watch.check)
             versions = versions_of(self._storage)
             surveyor = self._surveyor(engine)
 
@@ -260,7 +257,7 @@ class _Purging:
             yield f"{count} blobs and links that are live {would or 'were '}brought back"
         for purged in self._purged:
             if not purged.due:
-                until = "nobody knows when" if purged.until is None else _time(purged.until)
+                until = "nobody knows when" if purged.until is None else utc_minute(purged.until)
                 yield f"{purged.run}  waits until {until}"
                 continue
             size = humanize.naturalsize(purged.bytes)
@@ -286,7 +283,3 @@ def _row(purged: Purged) -> dict[str, Any]:
         "kept": purged.kept,
         "failed": [{"path": path, "error": error} for path, error in purged.failed],
     }
-
-
-def _time(moment: float) -> str:
-    return f"{to_the_minute(moment)} UTC"

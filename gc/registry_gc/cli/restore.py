@@ -25,7 +25,7 @@ from registry_gc.cli.working import (
 )
 from registry_gc.interrupts import Interrupts
 from registry_gc.layout import REPOSITORIES, SHA256_BLOBS
-from registry_gc.moments import to_the_minute
+from registry_gc.moments import utc_minute
 from registry_gc.progress import Progress
 from registry_gc.quarantine.aside import Aside, Kept, asides
 from registry_gc.quarantine.bring_back import Back, BringingBack, exists, meaning_of
@@ -34,8 +34,6 @@ from registry_gc.quarantine.restore import Restored, UnknownWhat, What, select
 from registry_gc.quarantine.still_allowed import StillAllowed
 from registry_gc.report.counts import counted
 from registry_gc.shown import shown
-
-_LOOK_AGAIN = 10.0
 
 
 def run_restore(options: Mapping[str, Any]) -> int:
@@ -86,8 +84,7 @@ def _restore(
         if not verdict.allowed:
             raise Refused(f"refused, nothing was moved: {verdict.findings[-1].message}")
         with locked(storage, interrupts, progress) as lock:
-            within = 0.0 if storage.capabilities.folders else _LOOK_AGAIN
-            look = StillAllowed(lock, interrupts, telling.guarded(), within)
+            look = StillAllowed.on(storage, lock, interrupts, telling.guarded())
             items = _selected(options, storage, done)
             if not options["allow_empty"]:
                 _refuse_unmounted(storage, items)
@@ -226,18 +223,12 @@ def _list(options: Mapping[str, Any], storage: Storage, output: Output) -> int:
 
 def _run_lines(found: Sequence[Aside]) -> Iterator[str]:
     for aside in found:
-        if aside.moved is None or aside.seconds is None:
+        until = aside.until()
+        if aside.moved is None or until is None:
             yield f"{aside.run}  of unknown age: only purge --older-than deletes it"
         else:
-            until = aside.moved + aside.seconds
+            since, due = utc_minute(aside.moved), utc_minute(until)
             plan = f", by the plan of {aside.plan}" if aside.plan not in ("", aside.run) else ""
-            yield (
-                f"{aside.run}  set aside {_time(aside.moved)}, to be purged from {_time(until)}"
-                + plan
-            )
+            yield f"{aside.run}  set aside {since}, to be purged from {due}{plan}"
     if not found:
         yield "nothing is in quarantine"
-
-
-def _time(moment: float) -> str:
-    return f"{to_the_minute(moment)} UTC"

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import msgspec
 
+from registry_drivers.base import Storage
 from registry_drivers.errors import StorageError
 from registry_drivers.withdrawal import unless_withdrawn
 from registry_gc.guard import Verdict
@@ -14,25 +15,37 @@ from registry_gc.interrupts import Interrupts
 from registry_gc.lock import Lock, clock
 from registry_gc.locking.holder import LockLost
 
+_LOOK_AGAIN = 10.0
+"""Seconds after which lock and guard are looked at again, at the latest."""
+
 
 class Changed(Exception):
     """The lock is lost, or the guard says no more what it said: nothing further may be done."""
 
 
 class StillAllowed(msgspec.Struct):
-    """Looks at signals each time, at lock and guard when the last look is *within* seconds old.
+    """Looks at signals each time; at lock and guard unless the last look is ``within`` seconds old.
 
-    Who has said no once has said no.
-
-    ``check``: the guard; None where it does not matter who writes.
+    ``check``: the guard. Who has said no once has said no.
     """
 
     lock: Lock
     interrupts: Interrupts
-    check: Callable[[], Verdict] | None = None
-    within: float = 0.0
+    check: Callable[[], Verdict]
+    within: float
     _looked: float = -float("inf")
     _changed: Changed | None = None
+
+    @classmethod
+    def on(
+        cls,
+        storage: Storage,
+        lock: Lock,
+        interrupts: Interrupts,
+        check: Callable[[], Verdict],
+    ) -> StillAllowed:
+        """Looks at every batch on a filesystem, where that is cheap; else every ten seconds."""
+        return cls(lock, interrupts, check, 0.0 if storage.capabilities.folders else _LOOK_AGAIN)
 
     def __call__(self) -> None:
         """Return where it may go on.
@@ -59,8 +72,8 @@ class StillAllowed(msgspec.Struct):
             self.lock.verify()
         except LockLost as error:
             raise Changed(f"stopped: {error}; run again to go on") from error
-        verdict = self.check() if self.check is not None else None
-        if verdict is not None and not verdict.allowed:
+        verdict = self.check()
+        if not verdict.allowed:
             reasons = "; ".join(finding.message for finding in verdict.findings)
             raise Changed(f"stopped: {reasons}; run again to go on")
 

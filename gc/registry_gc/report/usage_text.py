@@ -8,7 +8,7 @@ import humanize
 from rich.table import Table
 from rich.text import Text
 
-from registry_gc.moments import to_the_minute
+from registry_gc.moments import utc_minute
 from registry_gc.report.counts import counted
 from registry_gc.report.tables import Column, Look, lines_of, table
 from registry_gc.report.usage_document import UsageReport, by_age, by_size
@@ -122,7 +122,7 @@ def _waiting(runs: Sequence[Waiting], now: float) -> str:
     if not moments:
         return text
     due = min(moments)
-    when = "now" if due <= now else f"from {to_the_minute(due)} UTC on"
+    when = "now" if due <= now else f"from {utc_minute(due)} on"
     return f"{text}; registry-gc purge frees {when}"
 
 
