@@ -92,6 +92,11 @@ def manifests_of(pairs: Pairs) -> NDArray[np.int64]:
     return pairs & _ID
 
 
+def pair_of(repository: int, manifest: int) -> int:
+    """One manifest as one repository sees it."""
+    return repository << 32 | manifest
+
+
 def pairs_of(owner: NDArray[np.integer], ids: NDArray[np.int64]) -> Pairs:
     """Manifests *ids* as the repositories *owner* see them."""
     return (owner.astype(np.int64) << 32) | ids

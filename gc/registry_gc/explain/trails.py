@@ -13,7 +13,7 @@ from registry_gc.compact.arrays import distinct, within
 from registry_gc.digest import pack
 from registry_gc.manifest_reader import Edge, State
 from registry_gc.manifests import Kind
-from registry_gc.mark import Marking, manifests_of
+from registry_gc.mark import Marking, manifests_of, pair_of, pairs_of, repositories_of
 from registry_gc.policy import Policy
 from registry_gc.references import Manifests
 
@@ -65,8 +65,9 @@ class Trails:
         self._linked = self._pairs_of_links()
         self._ids: NDArray[np.int64] = distinct(manifests_of(marking.live))
         self._in: dict[int, list[int]] = {}
-        for pair in marking.live.tolist():
-            self._in.setdefault(pair & 0xFFFFFFFF, []).append(pair >> 32)
+        owners, numbers = repositories_of(marking.live), manifests_of(marking.live)
+        for owner, number in zip(owners.tolist(), numbers.tolist(), strict=True):
+            self._in.setdefault(number, []).append(owner)
         self._tags = self._tags_by_target()
         numbers = manifests.with_subject()
         subjects = map(np.void.tobytes, manifests.subjects_of(numbers))
@@ -75,8 +76,7 @@ class Trails:
 
     def _pairs_of_links(self) -> set[int]:
         revisions = self._catalog.revisions
-        pairs = (revisions.owner.astype(np.int64) << 32) | self._manifests.ids(revisions.keys)
-        return set(pairs.tolist())
+        return set(pairs_of(revisions.owner, self._manifests.ids(revisions.keys)).tolist())
 
     def _tags_by_target(self) -> dict[Pair, list[str]]:
         known = [tag for tag in self._catalog.tags if tag.target is not None]
@@ -206,19 +206,19 @@ class Trails:
         owner, number = pair
         for parent, by_link in above.get(number, ()):
             # Its link stays for indexes of other repositories too, where that tells what it is.
-            kept = by_link and (owner << 32 | number) in self._linked
+            kept = by_link and pair_of(owner, number) in self._linked
             for other in self._in[parent] if kept else [owner]:
-                if (other << 32 | parent) in self._live:
+                if pair_of(other, parent) in self._live:
                     yield (other, parent), "lists"
         subject = self.subject_of(number)
-        if not subject or (owner << 32 | number) not in self._linked:
+        if not subject or pair_of(owner, number) not in self._linked:
             return
         names = [subject, *sorted(self._catalog.aliases.get(subject, ()))]
         for name, found in zip(names, self._manifests.ids(pack(names)).tolist(), strict=True):
             # Linked here it has to be live here; else anywhere.
-            here = (owner << 32 | found) in self._linked
+            here = pair_of(owner, found) in self._linked
             for other in [owner] if here else self._in.get(found, ()):
-                if found >= 0 and (other << 32 | found) in self._live:
+                if found >= 0 and pair_of(other, found) in self._live:
                     yield (other, found), "is described by"
             if not here and found not in self._in:
                 for holder in self._naming(name):
@@ -227,8 +227,7 @@ class Trails:
 
     def _other_root(self, pair: Pair) -> str:
         """Why *pair* is a root although no tag points to it; empty when it is none."""
-        word = pair[0] << 32 | pair[1]
-        if word not in self._linked:
+        if pair_of(*pair) not in self._linked:
             return ""
         if not self._policy.delete_untagged:
             return "linked; without -m every manifest is kept"
@@ -242,12 +241,12 @@ class Trails:
     def _describes_kept(self, pair: Pair) -> bool:
         """Whether *pair* lives as its subject does, which no live manifest is or names."""
         subject = self.subject_of(pair[1])
-        if not subject or (pair[0] << 32 | pair[1]) not in self._live:
+        if not subject or pair_of(*pair) not in self._live:
             return False
         names = pack([subject, *sorted(self._catalog.aliases.get(subject, ()))])
         ids = self._manifests.ids(names).tolist()
         return not any(
-            number in self._in or (pair[0] << 32 | number) in self._linked or self._naming(name)
+            number in self._in or pair_of(pair[0], number) in self._linked or self._naming(name)
             for number, name in zip(ids, map(np.void.tobytes, names), strict=True)
         ) and bool(self._marking.live_set.has(names).any())
 

@@ -28,7 +28,7 @@ from registry_gc.dead_layers import needed_among
 from registry_gc.digest import Names, key_of, pack
 from registry_gc.events import Observer
 from registry_gc.manifest_reader import NO_SUBJECT
-from registry_gc.mark import Pairs, pairs_of
+from registry_gc.mark import Pairs, pair_of, pairs_of
 from registry_gc.quarantine.aside import Kept, asides, contents
 from registry_gc.quarantine.bring_back import (
     BLOB,
@@ -180,7 +180,7 @@ class _Subjects:
         (number,) = self._manifests.ids(pack([key_of(digest)])).tolist()
         if number < 0 or owner < 0:
             return False
-        return bool(within(pairs, np.array([owner << 32 | number], np.int64))[0])
+        return bool(within(pairs, np.array([pair_of(owner, number)]))[0])
 
 
 class _Needs:
@@ -249,7 +249,7 @@ class _Needs:
             return False
         revision = meaning.signs or meaning.digest
         (number,) = self._manifests.ids(pack([self._catalog.names.key(revision)])).tolist()
-        pair = np.array([owner << 32 | max(number, 0)], np.int64)
+        pair = np.array([pair_of(owner, max(number, 0))])
         return number >= 0 and bool(within(self._marking.live, pair)[0])
 
 

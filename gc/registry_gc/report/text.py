@@ -7,7 +7,6 @@ come in the order of Go's maps; here they are sorted.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import groupby
 
 import humanize
 import numpy as np
@@ -15,6 +14,7 @@ import numpy as np
 from registry_gc.compact.arrays import distinct
 from registry_gc.job import Plan
 from registry_gc.manifest_reader import State
+from registry_gc.mark import manifests_of, repositories_of
 from registry_gc.report.model import Report
 from registry_gc.runs.rows import Kind
 from registry_gc.shown import shown
@@ -55,15 +55,13 @@ def _marking_lines(plan: Plan) -> Iterator[str]:
 
     Distribution 3 names a blob only where it is met first, 2.8 for each manifest.
     """
-    of_repository = {
-        repository: [pair & 0xFFFFFFFF for pair in pairs]
-        for repository, pairs in groupby(plan.marking.live.tolist(), lambda pair: pair >> 32)
-    }
+    live = plan.marking.live  # sorted, so by repository
+    bounds = np.searchsorted(repositories_of(live), np.arange(len(plan.catalog.repositories) + 1))
     names = plan.catalog.names
     keys, states = plan.manifests.batch.keys, plan.manifests.batch.states
     for number, repository in enumerate(plan.catalog.repositories):
         yield repository
-        ids = np.array(of_repository.get(number, ()), dtype=np.int64)
+        ids = manifests_of(live[bounds[number] : bounds[number + 1]])
         ids = ids[np.argsort(keys[ids])]
         marked: set[bytes] = set()
         for manifest in ids[states[ids] != State.MISSING].tolist():

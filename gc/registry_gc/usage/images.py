@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from registry_gc.compact.arrays import among, distinct, within
 from registry_gc.digest import Keys
 from registry_gc.manifest_reader import Edge, State
+from registry_gc.mark import manifests_of, pairs_of, repositories_of
 from registry_gc.usage.inventory import Inventory
 
 _DEPTH = 64  # of indexes within indexes; a bound against rot, as none can hold its own digest
@@ -57,7 +58,7 @@ class _Finder:
         fine[fine] = self.manifests.batch.states[ids[fine]] == State.OK
         # Rows of tags, and beside each its image.
         self.rows = rows[fine]
-        self.tagged = (tags.owner[self.rows].astype(np.int64) << 32) | ids[fine]
+        self.tagged = pairs_of(tags.owner[self.rows], ids[fine])
         self.images = distinct(self.tagged)
         self.pushed = np.full(len(self.images), -np.inf)
         places = np.searchsorted(self.images, self.tagged)
@@ -74,12 +75,13 @@ class _Finder:
         What parts of an index share is counted more than once in the bounds, so sizes are worked
         out one by one from the largest bound down, until no bound can beat what was found.
         """
-        bounds = self._bounds()[self.images & 0xFFFFFFFF] if len(self.images) else []
+        ids = manifests_of(self.images).tolist()
+        bounds = self._bounds()[ids] if ids else []
         best: list[tuple[int, int]] = []
         for at in np.argsort(-np.asarray(bounds), kind="stable").tolist():
             if len(best) == top and bounds[at] <= -best[-1][0]:
                 break
-            best = sorted([*best, (-self._size(int(self.images[at]) & 0xFFFFFFFF), at)])[:top]
+            best = sorted([*best, (-self._size(ids[at]), at)])[:top]
         return [at for _, at in best]
 
     def _bounds(self) -> NDArray[np.int64]:
@@ -136,16 +138,17 @@ class _Finder:
         tags: dict[int, list[str]] = {image: [] for image in wanted.tolist()}
         for at in np.flatnonzero(within(wanted, self.tagged)).tolist():
             tags[int(self.tagged[at])].append(self.catalog.tags[int(self.rows[at])].name)
+        owners, ids = repositories_of(self.images), manifests_of(self.images)
         found: list[Image] = []
         for at in positions:
-            image = int(self.images[at])
-            key = self.manifests.batch.keys[image & 0xFFFFFFFF].tobytes()
+            number = int(ids[at])
+            key = self.manifests.batch.keys[number].tobytes()
             found.append(
                 Image(
-                    repository=self.catalog.repositories[image >> 32],
+                    repository=self.catalog.repositories[int(owners[at])],
                     digest=self.catalog.names.text(key),
-                    tags=tuple(sorted(tags[image])),
-                    bytes=self._size(image & 0xFFFFFFFF),
+                    tags=tuple(sorted(tags[int(self.images[at])])),
+                    bytes=self._size(number),
                     pushed=float(self.pushed[at]),
                 )
             )
