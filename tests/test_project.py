@@ -45,7 +45,6 @@ DELETING = frozenset(
         "sweep",
         "quarantine.aside",
         "quarantine.purge",
-        "lock",
         "locking.claim",
         "locking.contest",
     )

@@ -13,9 +13,9 @@ import hashlib
 import os
 from collections.abc import Iterable
 
-from registry_drivers.base import Deletion, Reader, Storage
+from registry_drivers.base import Reader, Storage
 from registry_drivers.errors import AlreadyExists, NotFound, StorageError
-from registry_gc.locking.contest import contest
+from registry_gc.locking.contest import contest, delete
 from registry_gc.locking.folder_lock import FolderLock, FolderLockHeld, NoFolderLock
 from registry_gc.locking.holder import (
     FOLDER,
@@ -109,7 +109,7 @@ class Claim:
             return True
         finally:
             with contextlib.suppress(StorageError):
-                _delete(self._storage, marks)
+                delete(self._storage, marks)
 
     def _mark(self, found: Found) -> list[str]:
         """Be the one who takes *found* over; returns what to remove afterwards.
@@ -145,7 +145,7 @@ class Claim:
             if found.holder is not None and found.holder.token == self._holder.token:
                 return True  # the disk was full only afterwards
             reason(self._storage, found, self._flock)
-            _delete(self._storage, [LOCK])
+            delete(self._storage, [LOCK])
         self.notices.append(
             "the disk is full: the lock is a flock only, which other hosts may not see"
         )
@@ -239,15 +239,9 @@ def remove(storage: Storage, paths: Iterable[str]) -> None:
 
     :raises StorageError: one of them stays.
     """
-    _delete(storage, paths)
+    delete(storage, paths)
     if storage.capabilities.folders:
         storage.remove_folders([FOLDER], floor="docker/registry/")
-
-
-def _delete(storage: Storage, paths: Iterable[str]) -> None:
-    for outcome in storage.delete(paths):
-        if outcome.result is Deletion.FAILED:
-            raise StorageError(outcome.error, path=outcome.path, driver=storage.driver)
 
 
 def is_full(error: BaseException | None) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC
 
 from registry_drivers.base import Deletion, Storage
@@ -70,7 +70,7 @@ def contest(storage: Storage, holder: Holder, check: Callable[[Found], str]) -> 
         withdraw(storage, holder)
         raise
     with contextlib.suppress(StorageError):
-        _delete(storage, dead)
+        delete(storage, dead)
     return why
 
 
@@ -82,7 +82,7 @@ def withdraw(storage: Storage, holder: Holder) -> None:
         if owner is not None and owner.token == holder.token:
             paths.insert(0, LOCK)
     with contextlib.suppress(StorageError):
-        _delete(storage, paths)
+        delete(storage, paths)
 
 
 def _claims(storage: Storage, holder: Holder) -> tuple[bool, list[str]]:
@@ -119,7 +119,11 @@ def _living(storage: Storage, path: str) -> Holder | None:
     return None if other.alive() is False or age >= STALE_SECONDS else other
 
 
-def _delete(storage: Storage, paths: list[str]) -> None:
+def delete(storage: Storage, paths: Iterable[str]) -> None:
+    """Delete objects of ours.
+
+    :raises StorageError: one of them stays.
+    """
     for outcome in storage.delete(paths):
         if outcome.result is Deletion.FAILED:
             raise StorageError(outcome.error, path=outcome.path, driver=storage.driver)
