@@ -153,11 +153,7 @@ def families(figures: Figures) -> list[GaugeMetricFamily]:
     made.one("peak_memory_bytes", "Memory that the last run had at most.", report.peak_rss_bytes)
     if figures.totals is not None:
         _planned(made, figures.ended, report, figures.totals)
-    used, capacity = figures.use
-    if used is not None:
-        made.one("storage_used_bytes", "Bytes used after the last run.", used)
-    if capacity is not None:
-        made.one("storage_capacity_bytes", "Bytes there are: --capacity, or the disk's.", capacity)
+    made.use(figures.use)
     return made.all()
 
 
@@ -222,6 +218,14 @@ class Families:
             family.add_metric([self._storage, *values], value)
         if samples:
             self._families.append(family)
+
+    def use(self, use: Use) -> None:
+        """How full the storage is, as far as that is known."""
+        if use.used is not None:
+            self.one("storage_used_bytes", "Bytes used after the last run.", use.used)
+        if use.capacity is not None:
+            text = "Bytes there are: --capacity, or the disk's."
+            self.one("storage_capacity_bytes", text, use.capacity)
 
     def all(self) -> list[GaugeMetricFamily]:
         """All that were added."""

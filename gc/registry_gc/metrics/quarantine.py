@@ -55,9 +55,5 @@ def quarantine_families(figures: QuarantineFigures) -> list[GaugeMetricFamily]:
         {(state,): count for state, count in figures.bytes.items()},
         ("state",),
     )
-    used, capacity = figures.use
-    if used is not None:
-        made.one("storage_used_bytes", "Bytes used after the last run.", used)
-    if capacity is not None:
-        made.one("storage_capacity_bytes", "Bytes there are: --capacity, or the disk's.", capacity)
+    made.use(figures.use)
     return made.all()
