@@ -33,10 +33,10 @@ from registry_gc.policy import Policy
 from registry_gc.quarantine.aside import asides
 from registry_gc.quarantine.bring_back import Back, BringingBack
 from registry_gc.quarantine.purge import Purge, clear_empty
-from registry_gc.quarantine.recall import NoBlobs, recall
+from registry_gc.quarantine.recall import recall
 from registry_gc.quarantine.restore import What, select
 from registry_gc.report.model import Report
-from registry_gc.survey import Survey, Surveyor
+from registry_gc.survey import NoBlobs, Survey, Surveyor
 from registry_gc.verify.every_tag import TrueSizes, verify
 from registry_tree import RegistryTree, blob_path, revision_path
 from running import OWN_FOLDER, scratch

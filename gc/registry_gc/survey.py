@@ -56,6 +56,19 @@ class BlobSink(Protocol):
         """Take all rows of a kind back."""
 
 
+class NoBlobs:
+    """A sink for those who do not ask which blobs are dead."""
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Ignore."""
+
+    def drop(self, kind: Kind, digests: Iterable[str]) -> None:
+        """Ignore."""
+
+    def drop_all(self, kind: Kind) -> None:
+        """Ignore."""
+
+
 class Blobs(msgspec.Struct):
     """What a pass over ``blobs/`` has counted. ``hollow``: folders that hold no file.
 

@@ -47,13 +47,13 @@ from registry_gc.policy import Policy
 from registry_gc.progress import Progress
 from registry_gc.quarantine.bring_back import Look, Result
 from registry_gc.quarantine.purge import Purge, Purged
-from registry_gc.quarantine.recall import NoBlobs, missed, recall
+from registry_gc.quarantine.recall import missed, recall
 from registry_gc.quarantine.still_allowed import StillAllowed
 from registry_gc.report.counts import counted
 from registry_gc.runs.shrink import memory_path
 from registry_gc.service.between import out_of_use, place_of
 from registry_gc.shown import shown
-from registry_gc.survey import Survey, Surveyor
+from registry_gc.survey import NoBlobs, Survey, Surveyor
 
 
 def run_purge(options: Mapping[str, Any]) -> int:

@@ -45,8 +45,7 @@ from registry_gc.quarantine.bring_back import (
     meaning_of,
 )
 from registry_gc.quarantine.restore import Quarantined
-from registry_gc.runs.rows import Kind, Row
-from registry_gc.survey import Survey, Surveyor
+from registry_gc.survey import NoBlobs, Survey, Surveyor
 
 
 def missed(
@@ -305,19 +304,6 @@ def recall(
     if came:
         observer.notice(f"{came} blobs and links that are live were brought back from quarantine")
     return survey, came, lost
-
-
-class NoBlobs:
-    """A :class:`~registry_gc.survey.BlobSink` for those who do not ask which blobs are dead."""
-
-    def add(self, rows: Iterable[Row]) -> None:
-        """Ignore."""
-
-    def drop(self, kind: Kind, digests: Iterable[str]) -> None:
-        """Ignore."""
-
-    def drop_all(self, kind: Kind) -> None:
-        """Ignore."""
 
 
 def look_back(
