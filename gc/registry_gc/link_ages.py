@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from registry_drivers.base import UNASKED_AGE
 from registry_gc.catalog import Catalog
-from registry_gc.compact.arrays import distinct, within
+from registry_gc.compact.arrays import distinct, slices, within
 from registry_gc.dead_layers import unneeded_layers
 from registry_gc.digest import Keys, pack, prefixes
 from registry_gc.engine import Engine
@@ -44,7 +44,6 @@ from registry_gc.references import Manifests
 FEW = 10_000
 """Links that are always looked at: 30 ms, or some tenths of a second on an idle disk."""
 _AT_ONCE = 1 << 10
-_ROWS_AT_ONCE = 1 << 14
 
 _Unit = tuple[tuple[str, bytes], ...]
 
@@ -115,7 +114,7 @@ class LinkAges:
             return lives
         numbers = np.zeros(len(index), np.int32)
         dead = [manifests_of(marking.dead)]
-        for rows in _some(len(index)):
+        for rows in slices(len(index)):
             ids = manifests.ids(index.keys[rows])
             owners = self._catalog.tag_folders.owner[index.owner[rows]]
             known = np.maximum(ids, 0)
@@ -126,7 +125,7 @@ class LinkAges:
         # Whether a tag's target was ever pushed is told by its history where it is not stored.
         doubtful = ~manifests.in_state(State.OK)
         doubtful[np.concatenate(dead)] = True
-        for rows in _some(len(index)):
+        for rows in slices(len(index)):
             lives[rows] &= ~doubtful[numbers[rows]]
             lives[rows] &= ~within(going, prefixes(index.keys[rows]))
         return lives
@@ -231,12 +230,6 @@ class LinkAges:
         catalog.strangers += batch.strangers
         catalog.with_strangers.update(int(owners[owner]) for owner in batch.with_strangers)
         catalog.names.others.update(batch.others)
-
-
-def _some(count: int) -> Iterator[slice]:
-    """Some rows at a time, of columns of which there is no room for copies."""
-    for start in range(0, count, _ROWS_AT_ONCE):
-        yield slice(start, start + _ROWS_AT_ONCE)
 
 
 def _by_owner(owners: NDArray[np.int32], keys: Keys) -> Iterator[tuple[int, Keys]]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry_gc.catalog import Catalog
-from registry_gc.compact.arrays import among, distinct, within
+from registry_gc.compact.arrays import among, distinct, slices, within
 from registry_gc.compact.key_index import KeyIndex
 from registry_gc.dead_layers import DeadLayers, Resolver, dead_layers
 from registry_gc.digest import KEY, Keys, Names, pack
@@ -29,8 +29,6 @@ from registry_gc.mark import Marking, pairs_of
 from registry_gc.policy import Policy
 from registry_gc.references import Manifests
 from registry_gc.runs.rows import Kind, Row, RowParts, Rows
-
-_ROWS_AT_ONCE = 1 << 14
 
 
 class DeadLinks(NamedTuple):
@@ -104,7 +102,7 @@ def _dead_tag_entries(
     current[tags.folder[tags.known]] = tags.keys[tags.known]
     young = KeyIndex(marking.young)
     dead = np.ones(len(index), np.bool_)
-    for rows in _slices(len(index)):
+    for rows in slices(len(index)):
         keys, folders = index.keys[rows], index.owner[rows]
         owners = catalog.tag_folders.owner[folders]
         ids = manifests.ids(keys)
@@ -115,12 +113,6 @@ def _dead_tag_entries(
         alive |= among(owners, marking.held)
         dead[rows] = ~alive
     return dead
-
-
-def _slices(count: int) -> Iterator[slice]:
-    """Some rows at a time, of columns of which there is no room for copies."""
-    for start in range(0, count, _ROWS_AT_ONCE):
-        yield slice(start, start + _ROWS_AT_ONCE)
 
 
 def _index_owners(catalog: Catalog) -> NDArray[np.int32]:
@@ -140,7 +132,7 @@ def _entry_paths(catalog: Catalog, first: int) -> Callable[[int, str], str]:
 def _tag_index_rows(catalog: Catalog, dead: NDArray[np.bool_]) -> Iterator[Row]:
     index = catalog.tag_index
     rows = np.flatnonzero(dead)
-    for some in (rows[part] for part in _slices(len(rows))):
+    for some in (rows[part] for part in slices(len(rows))):
         digests = catalog.names.texts(index.keys[some])
         folders, times = index.owner[some].tolist(), index.modified[some].tolist()
         for digest, folder, modified in zip(digests, folders, times, strict=True):
@@ -193,7 +185,7 @@ def _dead_revisions(
     revisions = catalog.revisions
     ids = revisions.ids(manifests)
     dead = np.zeros(len(revisions), np.bool_)
-    for rows in _slices(len(revisions)):
+    for rows in slices(len(revisions)):
         dead[rows] = within(marking.dead, pairs_of(revisions.owner[rows], ids[rows]))
         if resolver:
             links = revisions.part(rows)
@@ -221,7 +213,7 @@ def _revision_rows(
     referrers = np.flatnonzero(within(manifests.with_subject(), ids))
     depths[referrers] = [depth[number] for number in ids[referrers].tolist()]
     rows = rows[np.argsort(-depths, kind="stable")]
-    for part in _slices(len(rows)):
+    for part in slices(len(rows)):
         links = revisions.part(rows[part])
         yield _link_rows(
             catalog,
