@@ -27,16 +27,14 @@ from registry_drivers.columns import (
     unescape,
 )
 from registry_drivers.errors import AccessDenied, NotFound, StorageError, Unavailable
-from registry_drivers.object_client import is_passing
 from registry_drivers.object_versions import (
-    Denied,
     Gone,
     ObjectVersions,
-    Passing,
     Removed,
     State,
     Version,
     Versions,
+    removed_of,
 )
 from registry_drivers.versions import Keep
 from registry_drivers.web import Answer
@@ -190,7 +188,7 @@ class AzureVersions(ObjectVersions[AzureStorage]):
         return Versions(rows, last, text_of(document, b"NextMarker"))
 
     def _remove(self, versions: Sequence[Version]) -> Removed:
-        removed = self._send_deletes(versions, {})
+        removed = dict(self._send_deletes(versions, {}))
         if self._permanent:
             # The first delete makes them soft-deleted; those that were get the second only.
             again = [version for version, what in removed.items() if isinstance(what, Gone)]
@@ -199,25 +197,11 @@ class AzureVersions(ObjectVersions[AzureStorage]):
                 removed.update(self._send_deletes(again, {"deletetype": "permanent"}))
         return removed
 
-    def _send_deletes(
-        self, versions: Sequence[Version], query: dict[str, str]
-    ) -> dict[Version, Gone | Denied | Passing]:
+    def _send_deletes(self, versions: Sequence[Version], query: dict[str, str]) -> Removed:
         parts = self._storage._send_deletes(
             [(version.key, {"versionid": version.id, **query}) for version in versions]
         )
-        removed: dict[Version, Gone | Denied | Passing] = {}
-        for number, version in enumerate(versions):
-            part = parts.get(number)
-            if part is None:
-                removed[version] = Passing("the answer leaves it out")
-            elif part.done or part.status == 404:
-                removed[version] = Gone()
-            else:
-                code, message = told(part.headers, part.data)
-                text = f"{code}: {message} (HTTP {part.status})"
-                passing = is_passing(part.status, code)
-                removed[version] = Passing(text) if passing else Denied(text)
-        return removed
+        return removed_of(versions, parts, lambda part: told(part.headers, part.data))
 
 
 def _rows(cut: Sequence[Column], *, permanent: bool) -> Iterator[Version]:

@@ -18,16 +18,13 @@ from registry_drivers.columns import MalformedListing, integer, times
 from registry_drivers.errors import AccessDenied
 from registry_drivers.gcs import GCSStorage
 from registry_drivers.gcs_answers import decoded, told
-from registry_drivers.object_client import is_passing
 from registry_drivers.object_versions import (
-    Denied,
-    Gone,
     ObjectVersions,
-    Passing,
     Removed,
     State,
     Version,
     Versions,
+    removed_of,
 )
 from registry_drivers.paging import PageTokens
 from registry_drivers.versions import Keep, Leftover
@@ -176,19 +173,7 @@ class GCSVersions(ObjectVersions[GCSStorage]):
     def _remove(self, versions: Sequence[Version]) -> Removed:
         paths = [(version.key, f"?generation={version.id}") for version in versions]
         parts = self._storage._send_deletes(paths)
-        removed: dict[Version, Gone | Denied | Passing] = {}
-        for number, version in enumerate(versions):
-            part = parts.get(number)
-            if part is None:
-                removed[version] = Passing("the answer leaves it out")
-            elif part.done or part.status == 404:
-                removed[version] = Gone()
-            else:
-                code, message = told(part.data)
-                text = f"{code}: {message} (HTTP {part.status})"
-                passing = is_passing(part.status, code)
-                removed[version] = Passing(text) if passing else Denied(text)
-        return removed
+        return removed_of(versions, parts, lambda part: told(part.data))
 
 
 def _version(item: _Item) -> Version:

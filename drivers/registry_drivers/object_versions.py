@@ -23,6 +23,8 @@ from registry_drivers.errors import (
     Unavailable,
     Unsupported,
 )
+from registry_drivers.multipart import Part
+from registry_drivers.object_client import is_passing
 from registry_drivers.object_store import ObjectStorage
 from registry_drivers.paging import PageTokens
 from registry_drivers.paths import check_path, check_prefix
@@ -86,6 +88,29 @@ class Passing:
     """It stays for now: worth another try."""
 
     reason: str
+
+
+def removed_of(
+    versions: Sequence[Version],
+    parts: Mapping[int, Part],
+    told: Callable[[Part], tuple[str, str]],
+) -> Removed:
+    """What became of *versions*, by the answers to a batch of deletes in their order.
+
+    :param told: code and message of an answer that is an error.
+    """
+    removed: dict[Version, Gone | Denied | Passing] = {}
+    for number, version in enumerate(versions):
+        part = parts.get(number)
+        if part is None:
+            removed[version] = Passing("the answer leaves it out")
+        elif part.done or part.status == 404:
+            removed[version] = Gone()
+        else:
+            code, message = told(part)
+            text = f"{code}: {message} (HTTP {part.status})"
+            removed[version] = Passing(text) if is_passing(part.status, code) else Denied(text)
+    return removed
 
 
 class ObjectVersions(abc.ABC, Generic[Storage]):
