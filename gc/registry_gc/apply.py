@@ -26,6 +26,7 @@ from registry_gc.guard.writable import while_writable
 from registry_gc.interrupts import Interrupts
 from registry_gc.job import Job, Plan
 from registry_gc.permission import objections
+from registry_gc.policy import GRACE_IN_USE
 from registry_gc.report.model import Report
 from registry_gc.runs.plan_file import PlanFile, PlanRefused
 from registry_gc.runs.rows import Kind, RowState
@@ -36,12 +37,6 @@ from registry_gc.survey import Survey
 MAX_AGE = 7 * 24 * 3600.0
 """Seconds after which a plan is too old to be carried out, unless another age is asked for."""
 
-GRACE_IN_USE = 24 * 3600.0
-"""Seconds of grace, at the least, of a plan that is made while the registry may be written to.
-
-A push writes blobs first and the manifest that references them last; 24 h are more than any takes.
-"""
-
 
 def make_plan(
     job: Job,
@@ -51,7 +46,8 @@ def make_plan(
 ) -> Report:
     """Find out what would go and seal that as a plan in the job's run file; deletes nothing.
 
-    May run while the registry is in use; the grace is :data:`GRACE_IN_USE` then, at the least.
+    May run while the registry is in use; then the grace is
+    :data:`~registry_gc.policy.GRACE_IN_USE` at the least.
     """
     return finish(_Planning(replace(job, dry_run=True), observer, interrupts, show))
 

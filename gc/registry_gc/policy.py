@@ -62,6 +62,13 @@ class Limit(msgspec.Struct, frozen=True):
         return f"{self.value:g}%" if self.percent else f"{self.value:.0f}"
 
 
+GRACE_IN_USE = 24 * 3600.0
+"""Seconds of grace, at the least, of what is found dead while a registry may be writing.
+
+A push writes blobs first and the manifest that references them last; 24 h are more than any takes.
+"""
+
+
 class Policy(msgspec.Struct, frozen=True):
     """What is to be kept, and how much may go at once.
 

@@ -1,27 +1,14 @@
-"""``registry-gc restore`` and ``purge``, and what goes together with ``--quarantine``.
-
-Importing this must stay cheap: it is read for every ``--help``.
-"""
+"""The commands for a quarantine, ``restore`` and ``purge``, as ``--help`` has them."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from registry_gc.cli.flags import ConfigType, DropInCommand, DurationType
 from registry_gc.cli.options import chosen
-
-if TYPE_CHECKING:
-    from registry_gc.config import Config
-    from registry_gc.progress import Progress
-
-_DAY = 24 * 3600.0
-WRITABLE_GRACE = _DAY
-"""Seconds. A push writes its blobs before the manifest that needs them; on a registry in use
-nothing is dead that is younger."""
 
 _CODES = """\b
 Exit codes:
@@ -41,34 +28,6 @@ _AUDIT_LOG = (
     "Append a JSON line for each object that %s to this file, or send it to syslog; WHERE is a "
     "facility, a socket's path, or [tcp:]HOST[:PORT]."
 )
-
-
-def check_quarantine(options: Mapping[str, Any]) -> None:
-    """Refuse what cannot be meant.
-
-    :raises UsageError: which options do not go together, and why.
-    """
-    seconds = options["quarantine"]
-    if options["allow_writable"] and (seconds is None or seconds < _DAY):
-        raise click.UsageError(
-            "--allow-writable needs a --quarantine of at least 24h: a push may need what this run "
-            "takes for dead, and then it has to be there to come back"
-        )
-    if seconds is not None and options["purge_versions"]:
-        raise click.UsageError(
-            "--quarantine keeps what --purge-versions deletes for good: give one of them"
-        )
-
-
-def caution(config: Config, progress: Progress) -> None:
-    """Say what a run cannot see to while a registry is writing."""
-    cache = config.blob_descriptor_cache
-    if cache is not None:
-        progress.notice(
-            f"storage.cache.blobdescriptor is {cache!r}: the registry goes on telling pushes that "
-            "what is in quarantine now is there. The next run or purge brings such blobs back; "
-            "until then their images cannot be pulled. Restart the registry, or run again soon"
-        )
 
 
 @click.command(cls=DropInCommand, epilog=_CODES % ("", _NOTHING, ", or a check says no"))

@@ -9,6 +9,7 @@ from typing import Any
 from registry_drivers.base import Storage
 from registry_drivers.wrappers import ReadOnly
 from registry_gc.cli.output import Output, look
+from registry_gc.cli.policy import upload_ages
 from registry_gc.cli.wiring import (
     cache_path,
     complain,
@@ -17,7 +18,6 @@ from registry_gc.cli.wiring import (
     look_for_cycles_rarely,
     state_folder,
     storage_of,
-    upload_ages,
 )
 from registry_gc.cli.working import engine_of, refuse_empty, run_work
 from registry_gc.config import Config

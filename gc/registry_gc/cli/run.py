@@ -15,7 +15,7 @@ from registry_drivers.errors import DriverConfigError
 from registry_gc.apply import apply
 from registry_gc.blob_cache.forgetting import with_cache
 from registry_gc.cli.output import Output
-from registry_gc.cli.quarantine import WRITABLE_GRACE, caution, check_quarantine
+from registry_gc.cli.policy import caution, policy_of
 from registry_gc.cli.records import Recorder, Records
 from registry_gc.cli.resume import is_stopped
 from registry_gc.cli.runs import prune_runs
@@ -34,16 +34,13 @@ from registry_gc.cli.wiring import (
     note,
     state_folder,
     storage_of,
-    upload_ages,
 )
 from registry_gc.collect import Job, Plan, collect, objections
-from registry_gc.config import Config
 from registry_gc.config_file import ConfigError
 from registry_gc.events import Observer
 from registry_gc.guard import DRAINS
 from registry_gc.guard.writable import while_writable
 from registry_gc.interrupts import Interrupted, Interrupts
-from registry_gc.policy import Policy
 from registry_gc.progress import Progress
 from registry_gc.report.document import as_json
 from registry_gc.report.model import Report
@@ -249,7 +246,7 @@ def _job(
         check = commands.guessing(check)
     return Job(
         storage=storage,
-        policy=_policy(config, options),
+        policy=policy_of(config, options),
         # Where a plan is carried out, it says whether that may be lifted.
         check=while_writable(check) if options["allow_writable"] and not sealed else check,
         run_file=_run_file(options, state_dir, run),
@@ -265,24 +262,6 @@ def _job(
         barred=str
         if service is not None
         else partial(out_of_use, place_of(state_dir, config.storage)),
-    )
-
-
-def _policy(config: Config, options: Mapping[str, Any]) -> Policy:
-    if not options.get("sealed"):
-        check_quarantine(options)
-    return Policy(
-        delete_untagged=options["delete_untagged"],
-        grace=max(options["grace"], WRITABLE_GRACE if options["allow_writable"] else 0.0),
-        **upload_ages(config, options),
-        max_delete=options["max_delete"],
-        allow_empty=options["allow_empty"],
-        accept_shrink=options["accept_shrink"],
-        keep_empty_repositories=options["keep_empty_repositories"],
-        purge_versions=options["purge_versions"],
-        quarantine=options["quarantine"],
-        allow_writable=options["allow_writable"],
-        releases=tuple(options["releases"]),
     )
 
 

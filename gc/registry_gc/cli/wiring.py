@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, TypedDict
+from typing import Any
 
 import click
 
@@ -133,24 +133,6 @@ def guard_of(config: Config, storage: Storage, options: Mapping[str, Any]) -> Gu
             auth_file=options["registry_auth_file"],
         ),
     )
-
-
-class UploadAges(TypedDict):
-    """What of a policy says which uploads go."""
-
-    upload_age: float | None
-    upload_without_start: bool
-
-
-def upload_ages(config: Config, options: Mapping[str, Any]) -> UploadAges:
-    """Which uploads go: by ``--upload-age``, else by the config's ``uploadpurging``."""
-    asked = options["upload_age"]
-    purging = config.upload_purging
-    by_config = purging.age_seconds if purging.enabled else None
-    return {
-        "upload_age": by_config if asked is None else asked,
-        "upload_without_start": asked is not None,
-    }
 
 
 def blob_cache_of(
