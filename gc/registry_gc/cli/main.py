@@ -88,11 +88,11 @@ _LATER = {
         "List past runs from the state directory, and what each freed.",
     ),
     "restore": (
-        "registry_gc.cli.quarantine",
+        "registry_gc.cli.quarantine_options",
         "Bring back what a run with --quarantine has set aside.",
     ),
     "purge": (
-        "registry_gc.cli.quarantine",
+        "registry_gc.cli.quarantine_options",
         "Delete what has waited in quarantine long enough.",
     ),
     "verify": (
