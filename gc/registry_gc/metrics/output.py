@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from registry_gc.metrics import JOB, KEPT, PREFIX
+from registry_gc.report.whole_file import replace_file
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -67,7 +66,7 @@ def write_file(path: str, families: Sequence[Metric], *, keep_all: bool = False)
         old = [one for one in _old(path) if one.name not in told]
         kept = [one for one in old if keep_all or one.name in KEPT]
         data = generate_latest(_registry([*families, *kept]))
-        _replace(path, data)
+        replace_file(path, data, 0o644)
     except OSError as error:
         raise MetricsError(f"{path}: {error.strerror or error}") from error
 
@@ -90,24 +89,6 @@ def _old(path: str) -> list[Metric]:
     except ValueError:
         # Half a file, such as a disk leaves that lost its power: there is nothing to keep.
         return []
-
-
-def _replace(path: str, data: bytes) -> None:
-    path = os.path.realpath(path)  # a symlink stays one
-    folder, name = os.path.split(path)
-    # Not named *.prom until it is whole: node_exporter reads whatever has that name.
-    handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
-    try:
-        with open(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fchmod(handle, 0o644)
-            os.fsync(handle)
-        os.replace(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
 
 
 def push(url: str, storage: str, families: Sequence[Metric]) -> None:

@@ -8,12 +8,10 @@ other, and every request.
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import html
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from importlib.resources import files
 from string import Template
@@ -23,6 +21,7 @@ import humanize
 
 from registry_gc.moments import rfc3339
 from registry_gc.report.usage_document import UsageReport, usage_document
+from registry_gc.report.whole_file import replace_file
 from registry_gc.shown import shown
 
 # In the order in which they need each other; unmodified, see page/README.md.
@@ -56,20 +55,8 @@ def write_page(path: str, report: UsageReport) -> None:
         with open(path, "w", encoding="utf-8") as device:
             device.write(text)
         return
-    path = os.path.realpath(path)  # a symlink stays one
-    handle, temporary = tempfile.mkstemp(prefix=".", suffix=".html", dir=os.path.dirname(path))
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            # mkstemp's files are for their owner alone; this one is to be shown.
-            os.fchmod(file.fileno(), 0o666 & ~_umask())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    # It is to be shown: its mode is what any new file has.
+    replace_file(path, text.encode(), 0o666 & ~_umask())
 
 
 def _umask() -> int:
