@@ -19,7 +19,13 @@ import xxhash
 
 from registry_gc.blob_cache.same_storage import same_storage
 from registry_gc.runs.database import RunFileError
-from registry_gc.runs.state_dir import IN_MEMORY, fallback_folders, run_files, temporary_folder
+from registry_gc.runs.state_dir import (
+    IN_MEMORY,
+    fallback_folders,
+    replace_json,
+    run_files,
+    temporary_folder,
+)
 
 _FOLDER = "unforgotten"
 
@@ -114,18 +120,5 @@ def _read(path: str) -> _Note | None:
 
 
 def _write(folder: str, note: _Note) -> None:
-    """Write *note*, whole or not at all."""
-    os.makedirs(folder, mode=0o700, exist_ok=True)
     name = xxhash.xxh3_64_hexdigest(os.fsencode(note.run_file))
-    path = os.path.join(folder, f"{name}.json")
-    temporary = f"{path}.{os.getpid()}"
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(note._asdict(), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    replace_json(os.path.join(folder, f"{name}.json"), note._asdict())

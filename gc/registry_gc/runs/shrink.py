@@ -8,12 +8,13 @@ blobs look dead.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 
 import msgspec
 import xxhash
+
+from registry_gc.runs.state_dir import replace_json
 
 _FEW = 5
 """So many fewer are always believed. Of three repositories two may well be deleted; that a registry
@@ -80,14 +81,8 @@ def remembered(path: str | None) -> tuple[Seen, str]:
 def remember(path: str, seen: Seen, driver: str, root: str) -> str:
     """Write down *seen*, whole or not at all; returns a notice where that is not possible."""
     document = {"driver": driver, "root": root, **msgspec.structs.asdict(seen)}
-    temporary = f"{path}.{os.getpid()}"
     try:
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(document, file)
-        os.replace(temporary, path)
+        replace_json(path, document)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
         return f"how large the registry is could not be remembered: {error}"
     return ""

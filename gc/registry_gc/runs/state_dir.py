@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import json
 import os
 import stat
 import tempfile
@@ -77,6 +78,25 @@ def _is_private(path: str) -> bool:
         return False
     private = not stat.S_IMODE(status.st_mode) & 0o077
     return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and private
+
+
+def replace_json(path: str, document: object) -> None:
+    """Put *document* at *path*, whole or not at all; on disk when this returns.
+
+    :raises OSError: it cannot be written; what was there is there still.
+    """
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    temporary = f"{path}.{os.getpid()}"
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(document, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
 
 
 def run_file_path(state_dir: str, run: str, now: float) -> str:
