@@ -26,8 +26,9 @@ from registry_gc.report.model import Report
 from registry_gc.retained import leftover_rows, leftovers_of, multipart_rows, shows_leftovers
 from registry_gc.run_file import RunFile
 from registry_gc.runs.database import RunFileError
+from registry_gc.runs.earlier import discard_begun, discard_begun_plan
 from registry_gc.runs.past import beginning, ending
-from registry_gc.runs.plan_file import PlanFile, discard_begun, discard_begun_plan, policy_facts
+from registry_gc.runs.plan_file import PlanFile, policy_facts
 from registry_gc.runs.rows import Kind
 from registry_gc.session import Session
 from registry_gc.survey import Survey, Surveyor

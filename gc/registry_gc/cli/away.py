@@ -35,7 +35,7 @@ from registry_gc.progress import Progress, wait_at_most
 from registry_gc.report.model import Report
 from registry_gc.run_file import already_there
 from registry_gc.runs.database import RunFileError
-from registry_gc.runs.plan_file import Found, found_at
+from registry_gc.runs.earlier import Found, found_at
 from registry_gc.service.away import Commands, Service, settled
 from registry_gc.service.between import Between, OutOfUse, place_of
 from registry_gc.service.commands import Shared

@@ -9,7 +9,8 @@ from registry_gc.job import Job
 from registry_gc.report.build import report_of_none
 from registry_gc.report.model import Report
 from registry_gc.runs.database import RunFileError
-from registry_gc.runs.plan_file import Found, PlanFile, PlanRefused, found_at, policy_facts
+from registry_gc.runs.earlier import Found, found_at
+from registry_gc.runs.plan_file import PlanFile, PlanRefused, policy_facts
 
 
 def is_stopped(job: Job, observer: Observer) -> bool:
