@@ -173,7 +173,7 @@ def test_object_stores_and_folders_give_the_same_catalog(tmp_path: Path, page_si
     with ThreadEngine(disk, 3) as engine:
         other = catalog_of(disk, engine)
     assert one.repositories == other.repositories == ["a", "a-b", "a.b", "a/b", "b", "many"]
-    assert one.tag_folders == other.tag_folders
+    assert [*one.tag_folders] == [*other.tag_folders]
     for kind in ("revisions", "layers"):
         assert links(one, kind) == links(other, kind)
     for each in (one, other):
@@ -421,7 +421,7 @@ def test_tags_of_any_name_are_tags(tag: str) -> None:
     image = store.tree.image("a", tag)
     catalog = catalog_of(store.storage)
     assert [(found.name, found.target) for found in catalog.tags] == [(tag, image)]
-    assert catalog.tag_folders == [(0, tag)]
+    assert [*catalog.tag_folders] == [(0, tag)]
     assert catalog.strangers == 0
 
 
@@ -439,8 +439,8 @@ def test_a_tag_without_its_current_link_is_only_a_folder() -> None:
     image = store.tree.image("a", "v1")
     store.remove(tag_path("a", "v1"))
     catalog = catalog_of(store.storage)
-    assert catalog.tags == []
-    assert catalog.tag_folders == [(0, "v1")]
+    assert not len(catalog.tags)
+    assert [*catalog.tag_folders] == [(0, "v1")]
     assert catalog.names.texts(catalog.tag_index.keys) == [image]
 
 
@@ -663,7 +663,7 @@ def test_cut_anywhere_the_catalog_is_the_same(names: list[str], page_size: int) 
     whole = catalog_of(store.storage)
     cut = catalog_of(small.storage)
     assert whole.repositories == cut.repositories
-    assert whole.tag_folders == cut.tag_folders
+    assert [*whole.tag_folders] == [*cut.tag_folders]
     for kind in ("revisions", "layers", "tag_index"):
         one, other = getattr(whole, kind), getattr(cut, kind)
         assert np.array_equal(one.owner, other.owner)

@@ -67,11 +67,6 @@ class TagFolders(Sequence[tuple[int, str]]):
     def __iter__(self) -> Iterator[tuple[int, str]]:
         return zip(self.owner.tolist(), self._names, strict=True)
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and list(self) == list(other)
-
-    __hash__ = None  # type: ignore[assignment]  # compared by content, which may be long
-
 
 class TagColumns(msgspec.Struct, frozen=True):
     """Some tags: folder, age, key of the target where it is known, stamp."""
@@ -173,11 +168,6 @@ class Tags(Sequence[Tag]):
 
     def __iter__(self) -> Iterator[Tag]:
         return (self[row] for row in range(len(self)))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and list(self) == list(other)
-
-    __hash__ = None  # type: ignore[assignment]  # compared by content, which may be long
 
 
 _NOTHING = b"\0" * 32
