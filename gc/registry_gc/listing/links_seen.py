@@ -3,10 +3,9 @@
 A blob that is pushed again is not written again, only its link is. So what was written after a
 plan shows in the links, by their times, if all clocks can be trusted. They cannot: a registry's
 clock may lag, or be set back. A link is therefore new, whatever its time says, unless the plan saw
-it at that path with that very time. A link that the plan saw by its folder's
-name alone, since nothing that is to go depends on its age, is known by whatever time it has.
-Two links share a word by chance in one of 2^64 pairs; the
-new one's time then has the say alone, as it has in every run.
+it at that path with that very time. A link that the plan saw by its folder's name alone, since
+nothing that is to go depends on its age, is known by whatever time it has. Two links share a word
+by chance in one of 2^64 pairs; the new one's time then has the say alone, as it has in every run.
 """
 
 from __future__ import annotations

@@ -83,8 +83,8 @@ class Check:
 
     ``faults``: each with the keys of the manifests that need it. ``absent``: missing children.
     ``needed``: keys of the manifests that were looked at, by number of their repository.
-    ``links``: where asked for, the path of each link that
-    a pull reads, and the number of its repository.
+    ``links``: where asked for, the path of each link that a pull reads, and the number of its
+    repository.
     """
 
     def __init__(
