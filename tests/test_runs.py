@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from registry_gc.processes import Process
 from registry_gc.report.past_runs import runs_lines
 from registry_gc.report.tables import Look
 from registry_gc.run_file import RunFile
@@ -31,7 +32,6 @@ from registry_gc.runs.past import (
     read_run,
 )
 from registry_gc.runs.rows import Kind, Row, RowState
-from registry_gc.service.processes import Process
 from registry_tree import repository_path
 from running import Disk, collect, run
 

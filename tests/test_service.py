@@ -15,12 +15,12 @@ import pytest
 from registry_drivers.filesystem import FilesystemStorage
 from registry_gc.guard import Finding, Verdict
 from registry_gc.lock import Lock
+from registry_gc.processes import Process, group_lives
 from registry_gc.runs.past import past_runs
 from registry_gc.service import commands
 from registry_gc.service.away import Commands, settled
 from registry_gc.service.commands import Shared, run_command, wait_for_command
 from registry_gc.service.hearing import Hearing, in_lines
-from registry_gc.service.processes import Process, group_lives
 from running import Disk, write_config
 
 STOP = Commands("stop", "start", True, 60.0)

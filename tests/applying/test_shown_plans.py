@@ -17,8 +17,8 @@ from click.testing import CliRunner
 from msgspec.structs import asdict
 
 from applying.support import DAY, OLD, apply, call, plan
+from registry_gc.processes import Process
 from registry_gc.runs.plan_file import PlanFile
-from registry_gc.service.processes import Process
 from running import Disk, write_config
 
 pytestmark = pytest.mark.usefixtures("by_name")

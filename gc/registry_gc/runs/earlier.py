@@ -7,9 +7,9 @@ import enum
 import os
 from typing import Any
 
+from registry_gc.processes import Process
 from registry_gc.runs.database import RunFileError
 from registry_gc.runs.plan_file import PlanFile
-from registry_gc.service.processes import Process
 
 
 class Found(enum.Enum):

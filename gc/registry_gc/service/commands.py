@@ -19,8 +19,8 @@ from collections.abc import Callable
 
 import msgspec
 
+from registry_gc.processes import Process, group_lives
 from registry_gc.service.hearing import Hearing, OnStderr, in_lines
-from registry_gc.service.processes import Process, group_lives
 
 # Reads the line that lets it begin; without one, who wanted it is dead and nobody knows of it.
 _GATE = 'read -r go || exit 125; exec sh -c "$1" </dev/null'
