@@ -16,7 +16,6 @@ from registry_gc.engine import Engine
 from registry_gc.events import Observer
 from registry_gc.interrupts import Interrupts
 from registry_gc.job import Job, Plan
-from registry_gc.listing.links_seen import stamped_words
 from registry_gc.permission import objections
 from registry_gc.plan import dead_links
 from registry_gc.quarantine.aside import hidden
@@ -27,6 +26,7 @@ from registry_gc.retained import leftover_rows, leftovers_of, multipart_rows, sh
 from registry_gc.run_file import RunFile
 from registry_gc.runs.database import RunFileError
 from registry_gc.runs.earlier import discard_begun, discard_begun_plan
+from registry_gc.runs.links_seen import stamped_words
 from registry_gc.runs.past import beginning, ending
 from registry_gc.runs.plan_file import PlanFile, policy_facts
 from registry_gc.runs.rows import Kind

@@ -11,7 +11,7 @@ clock that was set, a crash of the run itself. So nothing is taken from the plan
    been lost or damaged since; what it references is then still kept, which is too much, never too
    little. It is *verify* that looks for such damage.)
 3. Every link that the plan did not see, at that path with that time, counts as young, whatever
-   its own time says (:mod:`registry_gc.listing.links_seen`). What it names is live with all that
+   its own time says (:mod:`registry_gc.runs.links_seen`). What it names is live with all that
    it leads to. So a push that reuses a blob of the plan takes that blob back, also where the
    pushing registry's clock is wrong.
 4. A row stays only if the second look finds the very same row dead: the same path, size and
@@ -40,11 +40,11 @@ from registry_gc.compact.arrays import within
 from registry_gc.digest import key_of, pack
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
-from registry_gc.listing.links_seen import renew, word, words_there
 from registry_gc.live_set import LiveSet
 from registry_gc.plan import dead_links
 from registry_gc.policy import Policy
 from registry_gc.retained import is_live, leftovers_of, multipart_rows
+from registry_gc.runs.links_seen import renew, word, words_there
 from registry_gc.runs.plan_file import Doubtful, PlanFile
 from registry_gc.runs.rows import Kind, RowState
 from registry_gc.survey import Survey, Surveyor

@@ -22,10 +22,10 @@ import numpy as np
 import xxhash
 
 from registry_gc.compact.arrays import gathered
-from registry_gc.listing.links_seen import Words
 from registry_gc.policy import Policy, Release
 from registry_gc.run_file import SCHEMA, RunFile
 from registry_gc.runs.database import RunFileError, connect, is_full
+from registry_gc.runs.links_seen import Words
 from registry_gc.runs.rows import Kind, RowState
 
 _POLICY = (
