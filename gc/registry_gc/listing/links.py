@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +12,7 @@ from registry_drivers.base import Reader
 from registry_drivers.errors import InvalidPath, IsFolder, NotFound, TooLarge
 from registry_gc.digest import InvalidDigest, Keys, check_digest, empty_keys
 
+_RUNS_AT_ONCE = 1 << 12
 VANISHED = "vanished while it was read"
 """Of a link that was listed, and is not found."""
 
@@ -33,6 +36,17 @@ class Links(msgspec.Struct, frozen=True):
         """No links."""
         return cls(np.empty(0, np.int32), empty_keys(), np.empty(0, np.float64))
 
+    @classmethod
+    def joined(cls, parts: Sequence[Links]) -> Links:
+        """All of *parts*, one after the other."""
+        if len(parts) < 2:
+            return parts[0] if parts else cls.empty()
+        return cls(
+            np.concatenate([part.owner for part in parts]),
+            np.concatenate([part.keys for part in parts]),
+            np.concatenate([part.modified for part in parts]),
+        )
+
 
 class LinkList(msgspec.Struct):
     """Collects links run by run, without an object for each."""
@@ -40,20 +54,27 @@ class LinkList(msgspec.Struct):
     owners: list[int] = msgspec.field(default_factory=list)
     keys: list[Keys] = msgspec.field(default_factory=list)
     modified: list[NDArray[np.float64]] = msgspec.field(default_factory=list)
+    parts: list[Links] = msgspec.field(default_factory=list)
 
     def add(self, owner: int, keys: Keys, modified: NDArray[np.float64]) -> None:
         """Links of one owner."""
         self.owners.append(owner)
         self.keys.append(keys)
         self.modified.append(modified)
+        if len(self.owners) >= _RUNS_AT_ONCE:
+            # The history of a tag is a run of one; and each run keeps its whole page.
+            self.parts.append(self._packed_runs())
+            self.owners, self.keys, self.modified = [], [], []
 
     def packed(self) -> Links:
         """All of them, in the order in which they came."""
-        if not self.keys:
-            return Links.empty()
-        lengths = [len(keys) for keys in self.keys]
+        if self.owners:
+            return Links.joined([*self.parts, self._packed_runs()])
+        return Links.joined(self.parts)
+
+    def _packed_runs(self) -> Links:
         return Links(
-            np.repeat(np.array(self.owners, dtype=np.int32), lengths),
+            np.repeat(np.array(self.owners, dtype=np.int32), [len(keys) for keys in self.keys]),
             np.concatenate(self.keys),
             np.concatenate(self.modified),
         )

@@ -79,24 +79,9 @@ class Merge:
         count = len(batch.tag_folders)
         if not count:
             return
-        owners = np.array([owner for owner, _ in batch.tag_folders], dtype=np.int32)
-        self.folder_owner.append(number[owners])
-        self.folder_names.append(Paths.of([name for _, name in batch.tag_folders]))
-        places = {folder: self.folders + at for at, folder in enumerate(batch.tag_folders)}
-        key = self.names.key
-        self.tags.append(
-            TagColumns.of(
-                [
-                    (
-                        places[tag.repository, tag.name],
-                        tag.modified,
-                        None if tag.target is None else key(tag.target),
-                        tag.stamp,
-                    )
-                    for tag in batch.tags
-                ]
-            )
-        )
+        self.folder_owner.append(number[batch.tag_folders.owner])
+        self.folder_names.append(batch.tag_folders.names)
+        self.tags.append(replace(batch.tags, folder=batch.tags.folder + np.int32(self.folders)))
         rows = np.arange(self.folders, self.folders + count, dtype=np.int32)
         self.tag_index.append(_owned_by(batch.tag_index, rows))
         self.folders += count

@@ -6,7 +6,6 @@ What a path means is decided here, and only here, for every kind of storage.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -35,7 +34,7 @@ from registry_gc.digest import (
 from registry_gc.layout import REPOSITORIES, Run, Single, split
 from registry_gc.listing.links import LinkList, Links, OddLink, link_target
 from registry_gc.listing.ranges import Range, Walk
-from registry_gc.listing.tags import Tag, stamp_of
+from registry_gc.listing.tags import TagColumns, TagFolders, TagList
 
 
 class Upload(msgspec.Struct):
@@ -68,9 +67,9 @@ class RepositoryBatch(msgspec.Struct):
     repositories: list[str]
     revisions: Links
     layers: Links
-    tag_folders: list[tuple[int, str]]
+    tag_folders: TagFolders
     tag_index: Links
-    tags: list[Tag]
+    tags: TagColumns
     uploads: list[Upload]
     signatures: list[Signature]
     odd: list[OddLink]
@@ -169,13 +168,10 @@ class _RepositoryBuilder:
         self.folders = folders
         self.names = Names()
         self.repositories: dict[str, int] = {}
-        self.tag_numbers: dict[tuple[int, str], int] = {}
+        self.tags = TagList(self.names)
         self.revisions = LinkList()
         self.layers = LinkList()
         self.tag_index = LinkList()
-        self.candidates: dict[int, list[str]] = {}
-        # With the MD5, ETag and size that the listing has for its link.
-        self.tags: list[tuple[Tag, bytes, bytes, int]] = []
         self.uploads: dict[tuple[int, str], Upload] = {}
         self.signatures: list[Signature] = []
         self.odd: list[OddLink] = []
@@ -222,7 +218,7 @@ class _RepositoryBuilder:
                 links, number = self.revisions, owned[0] if owned else 0
             case ["_manifests", "tags", tag, "index", algorithm, ""]:
                 links = self.tag_index
-                number = self.tag_number(owned[0] if owned else 0, tag)
+                number = self.tags.number(owned[0] if owned else 0, tag)
             case ["_manifests", "revisions", revised, encoded, "signatures", algorithm, ""]:
                 self.signature(page, run, f"{revised}:{encoded}", algorithm)
                 return
@@ -236,7 +232,7 @@ class _RepositoryBuilder:
         keys = run.keys
         links.add(number, keys, page.modified[rows])
         if links is self.tag_index and page.md5s is not None:
-            self.candidates.setdefault(number, []).extend(self.names.texts(keys))
+            self.tags.suggest(self.names.texts(keys))
         for row in odd[bisect_left(odd, run.start) : bisect_left(odd, run.stop)]:
             named = self.names.text(keys[row - run.start].tobytes())
             self.odd.append(OddLink(page.paths[row], named))
@@ -246,9 +242,6 @@ class _RepositoryBuilder:
         number = self.repositories.setdefault(repository, len(self.repositories))
         found = np.frombuffer(keys, dtype=KEY)
         self.layers.add(number, found, np.full(len(found), np.inf))
-
-    def tag_number(self, repository: int, tag: str) -> int:
-        return self.tag_numbers.setdefault((repository, tag), len(self.tag_numbers))
 
     def signature(self, page: Page, run: Run, revision: str, algorithm: str) -> None:
         owned = self.owner(run.head)
@@ -280,12 +273,12 @@ class _RepositoryBuilder:
                 modified = float(page.modified[single.row])
                 md5 = UNKNOWN_MD5 if page.md5s is None else page.md5s[single.row].tobytes()
                 etag = b"" if page.etags is None else page.etags[single.row]
-                self.tag_number(number, tag)
+                folder = self.tags.number(number, tag)
                 content = page.contents.get(single.row)
                 # What is wrong with one that holds no digest is said by those who read it again.
                 target = None if content is None else link_target(content)[0]
-                listed = Tag(number, tag, single.path, modified, target)
-                self.tags.append((listed, md5, etag, int(page.sizes[single.row])))
+                size = int(page.sizes[single.row])
+                self.tags.add(folder, modified, target, md5, etag, size)
             case ["_uploads", uuid, _, *_]:
                 upload = self.uploads.setdefault((number, uuid), Upload(number, uuid))
                 upload.files.append(single.path)
@@ -297,7 +290,7 @@ class _RepositoryBuilder:
             case ["_manifests", "revisions", algorithm, encoded, "link"]:
                 self.odd_link(page, single, self.revisions, number, algorithm, encoded)
             case ["_manifests", "tags", tag, "index", algorithm, encoded, "link"]:
-                tagged = self.tag_number(number, tag)
+                tagged = self.tags.number(number, tag)
                 self.odd_link(page, single, self.tag_index, tagged, algorithm, encoded)
             case ["_manifests", "revisions", a, b, "signatures", c, d, "link"]:
                 self.odd_signature(page, single, number, f"{a}:{b}", f"{c}:{d}")
@@ -318,7 +311,7 @@ class _RepositoryBuilder:
         rows = slice(single.row, single.row + 1)
         links.add(owner, np.frombuffer(self.names.key(digest), dtype=KEY), page.modified[rows])
         if links is self.tag_index:
-            self.candidates.setdefault(owner, []).append(digest)
+            self.tags.suggest([digest])
         self.odd.append(OddLink(single.path, digest))
 
     def odd_signature(
@@ -339,9 +332,9 @@ class _RepositoryBuilder:
             repositories=list(self.repositories),
             revisions=self.revisions.packed(),
             layers=self.layers.packed(),
-            tag_folders=list(self.tag_numbers),
+            tag_folders=self.tags.folders(),
             tag_index=self.tag_index.packed(),
-            tags=[self.resolved(*listed) for listed in self.tags],
+            tags=self.tags.columns(),
             uploads=list(self.uploads.values()),
             signatures=self.signatures,
             odd=self.odd,
@@ -353,20 +346,3 @@ class _RepositoryBuilder:
             rest=rest,
             unfinished=self.unfinished,
         )
-
-    def resolved(self, tag: Tag, md5: bytes, etag: bytes, size: int) -> Tag:
-        """The tag with its target, where the listed MD5 is that of one of its own candidates.
-
-        ``current/link`` always holds one of the digests under ``index/``, and an MD5 that is
-        equal to that of a candidate's text is no coincidence: nobody who can write links needs
-        to collide one.
-        """
-        if tag.target is not None:
-            return tag
-        if md5 != UNKNOWN_MD5:
-            for digest in self.candidates.get(self.tag_number(tag.repository, tag.name), ()):
-                if hashlib.md5(digest.encode(), usedforsecurity=False).digest() == md5:
-                    return Tag(tag.repository, tag.name, tag.path, tag.modified, digest)
-            etag = etag or md5
-        stamp = stamp_of(etag, size, tag.modified)
-        return Tag(tag.repository, tag.name, tag.path, tag.modified, None, stamp)

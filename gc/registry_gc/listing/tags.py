@@ -6,13 +6,14 @@ Read one by one they are :class:`Tag` objects, made when asked for.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from registry_drivers.base import Paths
+from registry_drivers.base import UNKNOWN_MD5, Paths
 from registry_gc.digest import KEY, Keys, Names
 from registry_gc.layout import tag_current
 
@@ -45,13 +46,13 @@ class Tag(msgspec.Struct, frozen=True):
 
 
 class TagFolders(Sequence[tuple[int, str]]):
-    """Pairs of repository and tag, in this order; ``owner`` are the repositories, int32."""
+    """Pairs of repository and tag, in this order: ``owner``, int32, and ``names``."""
 
-    __slots__ = ("_names", "owner")
+    __slots__ = ("names", "owner")
 
     def __init__(self, owner: NDArray[np.int32], names: Paths) -> None:
         self.owner = owner
-        self._names = names
+        self.names = names
 
     @classmethod
     def empty(cls) -> TagFolders:
@@ -62,10 +63,10 @@ class TagFolders(Sequence[tuple[int, str]]):
         return len(self.owner)
 
     def __getitem__(self, index: int) -> tuple[int, str]:  # type: ignore[override]  # no slices
-        return int(self.owner[index]), self._names[index]
+        return int(self.owner[index]), self.names[index]
 
     def __iter__(self) -> Iterator[tuple[int, str]]:
-        return zip(self.owner.tolist(), self._names, strict=True)
+        return zip(self.owner.tolist(), self.names, strict=True)
 
 
 class TagColumns(msgspec.Struct, frozen=True):
@@ -99,6 +100,94 @@ class TagColumns(msgspec.Struct, frozen=True):
             keys=np.concatenate([part.keys for part in parts]),
             known=np.concatenate([part.known for part in parts]),
             stamps=np.concatenate([part.stamps for part in parts]),
+        )
+
+
+class TagList:
+    """Collects the tags of a listing, and their folders, without an object for each.
+
+    What is said of one tag comes in one piece; a folder that comes again is another number.
+    """
+
+    def __init__(self, names: Names) -> None:
+        self._names = names
+        # Of the folder that came last: whose it is, and what its tag may point to.
+        self._last: tuple[int, str] | None = None
+        self._candidates: list[str] = []
+        self._owners = array("i")
+        self._folders: list[str] = []
+        self._folder, self._modified = array("i"), array("d")
+        self._keys, self._stamps, self._known = bytearray(), bytearray(), bytearray()
+        # Of the tag that came last, where it may still get to know its target: MD5, ETag, size.
+        self._open: tuple[bytes, bytes, int] | None = None
+
+    def number(self, repository: int, tag: str) -> int:
+        """The number of a tag's folder."""
+        if self._last != (repository, tag):
+            self._close()
+            self._last = repository, tag
+            self._owners.append(repository)
+            self._folders.append(tag)
+        return len(self._folders) - 1
+
+    def add(
+        self, folder: int, modified: float, target: str | None, md5: bytes, etag: bytes, size: int
+    ) -> None:
+        """A tag with a ``current/link``, the digest in it if that is known, and what is listed.
+
+        :param md5: of what is in the link, :data:`registry_drivers.base.UNKNOWN_MD5` if unknown.
+        :param etag: empty where the listing has none.
+        """
+        self._close()
+        self._folder.append(folder)
+        self._modified.append(modified)
+        self._keys += _NOTHING if target is None else self._names.key(target)
+        self._known.append(target is not None)
+        self._stamps += NO_STAMP
+        self._open = (md5, etag, size) if target is None else None
+
+    def suggest(self, digests: Iterable[str]) -> None:
+        """What the tag that came last has pointed to at some time."""
+        self._candidates += digests
+
+    def _close(self) -> None:
+        """Learn the last tag's target, where its MD5 is that of one of its own candidates.
+
+        ``current/link`` always holds one of the digests under ``index/``, and an MD5 that is
+        equal to that of a candidate's text is no coincidence: nobody who can write links needs
+        to collide one.
+        """
+        if self._open is not None:
+            md5, etag, size = self._open
+            target = self._of_md5(md5) if md5 != UNKNOWN_MD5 else None
+            if target is None:
+                etag = etag or (md5 if md5 != UNKNOWN_MD5 else b"")
+                self._stamps[-len(NO_STAMP) :] = stamp_of(etag, size, self._modified[-1])
+            else:
+                self._keys[-KEY.itemsize :] = self._names.key(target)
+                self._known[-1] = True
+        self._open = None
+        self._candidates = []
+
+    def _of_md5(self, md5: bytes) -> str | None:
+        for digest in self._candidates:
+            if hashlib.md5(digest.encode(), usedforsecurity=False).digest() == md5:
+                return digest
+        return None
+
+    def folders(self) -> TagFolders:
+        """All folders, in the order of their numbers."""
+        return TagFolders(np.array(self._owners, dtype=np.int32), Paths.of(self._folders))
+
+    def columns(self) -> TagColumns:
+        """All tags that have a ``current/link``."""
+        self._close()
+        return TagColumns(
+            folder=np.array(self._folder, dtype=np.int32),
+            modified=np.array(self._modified, dtype=np.float64),
+            keys=np.frombuffer(bytes(self._keys), dtype=KEY),
+            known=np.array(self._known, dtype=np.bool_),
+            stamps=np.frombuffer(bytes(self._stamps), dtype="V16"),
         )
 
 
