@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from registry_drivers.versions import VersionReader
 from registry_gc import __version__
@@ -53,6 +54,7 @@ def finish(session: Session) -> Report:
     """Run *session* and say what it came to; no signal interrupts the saying."""
     code = session.run()
     with session.interrupts.deferred():
+        session.leave_word()
         try:
             report = report_of(session, code)
             _remember(session, report)
@@ -169,33 +171,49 @@ class SealedCollection(Session):
             discard_begun(self.job.run_file)
         elif self.purpose == "plan":
             discard_begun_plan(self.job.run_file)
-        return PlanFile.create(
-            self.job.run_file,
-            run=self.job.run,
-            purpose=self.purpose,
-            # A plan is no dry run to those who clear old files away: it is still to be carried out.
-            dry_run=self.job.dry_run and self.purpose == "run",
-            created=time.time(),
+        return PlanFile.create(self.job.run_file, **self._facts())
+
+    def _facts(self) -> dict[str, Any]:
+        """What a run file says from the beginning."""
+        # A plan is no dry run to those who clear old files away: it is still to be carried out.
+        dry_run = self.job.dry_run and self.purpose == "run"
+        return {
+            "run": self.job.run,
+            "purpose": self.purpose,
+            "dry_run": dry_run,
+            "created": time.time(),
             **beginning(),
-        )
+        }
+
+    def _asked(self) -> dict[str, Any]:
+        """What this run was asked for, and of what storage."""
+        return {
+            "version": __version__,
+            "config": self.job.config,
+            "driver": self.storage.driver,
+            "root": self.storage.root,
+            "guard": {
+                "verdict": self.permission.verdict,
+                "findings": [[found.code, found.message] for found in self.permission.findings],
+            },
+            **policy_facts(self.policy),
+        }
+
+    def leave_word(self) -> None:
+        if self.run_file is not None or not self.job.listed or self.purpose != "run":
+            return
+        try:
+            self.run_file = PlanFile.create(self.job.run_file, elsewhere=False, **self._facts())
+            self.run_file.record_meta(**self._asked())
+        except RunFileError as error:
+            self.observer.notice(f"no run file says how this run ended: {error}")
 
     def _record(self, listed: float, cutoff: float) -> None:
         """Write down what this run was asked for, and what it has found beside its rows."""
         assert self.run_file is not None
         assert self.catalog is not None
         self.run_file.record_meta(
-            version=__version__,
-            config=self.job.config,
-            driver=self.storage.driver,
-            root=self.storage.root,
-            listed=listed,
-            cutoff=cutoff,
-            emptied=sorted(self.emptied),
-            guard={
-                "verdict": self.permission.verdict,
-                "findings": [[found.code, found.message] for found in self.permission.findings],
-            },
-            **policy_facts(self.policy),
+            listed=listed, cutoff=cutoff, emptied=sorted(self.emptied), **self._asked()
         )
 
     def _plan_retained(self, versions: VersionReader, cutoff: float) -> None:

@@ -26,11 +26,12 @@ class Job(msgspec.Struct, frozen=True):
     ``verify``: work out once more, and in another way, that nothing live goes; and look
     afterwards whether anything has. ``blob_cache``: what the registry itself remembers.
     ``engine``: makes another engine than what suits the storage.
-    ``run_file``: where the run file is to be written, or lies. ``cache``: where what manifests
-    reference is remembered; None to read them all. ``settled``: told of each batch of deletes,
-    see :data:`registry_gc.sweep.Settled`. ``seen``: where the size of the registry is remembered
-    from run to run; None to forget it. ``config``: the registry's config, for the record.
-    ``barred``: why another run of this machine keeps this one out; empty where none does.
+    ``run_file``: where the run file is to be written, or lies. ``listed``: it lies where past runs
+    are looked for, so a run that ends before it has found anything leaves one too. ``cache``: where
+    what manifests reference is remembered; None to read them all. ``settled``: told of each batch
+    of deletes, see :data:`registry_gc.sweep.Settled`. ``seen``: where the size of the registry is
+    remembered from run to run; None to forget it. ``config``: the registry's config, for the
+    record. ``barred``: why another run of this machine keeps this one out; empty where none does.
     """
 
     storage: Storage
@@ -48,6 +49,7 @@ class Job(msgspec.Struct, frozen=True):
     seen: str | None = None
     config: str | None = None
     barred: Callable[[], str] = str
+    listed: bool = False
 
 
 class Plan(msgspec.Struct, frozen=True):

@@ -95,9 +95,10 @@ class RunFile(Database):
         self._counts: dict[tuple[int, str], Count] | None = None
 
     @classmethod
-    def create(cls, path: str, **meta: Any) -> Self:
+    def create(cls, path: str, *, elsewhere: bool = True, **meta: Any) -> Self:
         """A new run file at *path*, or on memory-backed storage where that cannot be written.
 
+        :param elsewhere: False where it is not worth that.
         :param meta: facts about the run, as of :meth:`record_meta`, that it says from the moment
             it is there: of a file that says nothing nobody would know whose it was.
         :raises RunFileError: *path* exists already, or no place can be written.
@@ -108,6 +109,8 @@ class RunFile(Database):
             os.makedirs(os.path.dirname(os.path.abspath(path)), mode=0o700, exist_ok=True)
             return cls._new(path, meta)
         except (OSError, sqlite3.Error) as error:
+            if not elsewhere:
+                raise RunFileError(f"{path}: {error}") from error
             try:
                 fallback = cls._new(memory_path(os.path.basename(path)), meta)
             except (OSError, sqlite3.Error) as second:

@@ -128,6 +128,9 @@ class Session:
     def _run(self, engine: Engine) -> None:
         raise NotImplementedError
 
+    def leave_word(self) -> None:
+        """Have a run file that says how this run ended, where it ended before it had one."""
+
     def _notices(self) -> None:
         assert self.run_file is not None
         while self.run_file.notices:

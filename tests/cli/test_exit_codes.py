@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,10 +14,19 @@ from click.testing import CliRunner
 
 from command_line import MAIN, environment, go, many_orphans, own_folder_is_gone
 from registry_gc.cli.main import registry_garbage_collect
+from registry_gc.runs.past import read_run
 from registry_tree import sha256, tag_path
-from running import Disk, run, write_config
+from running import Disk, Result, run, write_config
 
 # Exit codes, and the document for each
+
+
+def left_word(result: Result) -> tuple[str, int | None, str]:
+    """What the run file of a run that found nothing out says of it: how it ended, and why."""
+    past = read_run(result.json["run_file"])
+    assert (past.run, past.eligible_bytes) == (result.json["run"], 0)
+    assert past.root == result.json["storage"]["root"]
+    return past.state, past.exit_code, past.reason
 
 
 def test_exit_code_0_is_done(disk: Disk) -> None:
@@ -45,6 +55,17 @@ def test_exit_code_1_is_failed(disk: Disk) -> None:
     assert own_folder_is_gone(disk)
 
 
+def test_what_fails_before_it_has_found_anything_leaves_word_too(disk: Disk) -> None:
+    shutil.rmtree(disk.root)
+    result = go(disk, "--output", "json", "-d")
+    assert result.exit_code == 1
+    assert left_word(result) == ("stopped", 1, result.json["error"])
+    # Where somebody names the file, it is made by those only who have something to put there.
+    named = disk.folder / "run.sqlite"
+    assert go(disk, "--output", "json", "-d", "--run-file", named).json["run_file"] is None
+    assert not named.exists()
+
+
 def test_exit_code_3_is_done_but_for_what_is_held(disk: Disk) -> None:
     disk.write(tag_path("b", "v1"), b"")
     result = go(disk, "--output", "json")
@@ -60,7 +81,7 @@ def test_exit_code_4_is_refused_and_nothing_was_deleted(disk: Disk) -> None:
     result = go(disk, "--output", "json", config=config)
     assert result.exit_code == 4
     assert result.json["guard"]["verdict"] == "refused"
-    assert result.json["run_file"] is None
+    assert left_word(result) == ("stopped", 4, result.json["error"])
     assert "refused, nothing was deleted" in result.errors
     assert disk.has_blob(sha256(b"orphan"))
     dry = go(disk, "--output", "json", "-d", config=config)

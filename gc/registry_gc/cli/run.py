@@ -259,6 +259,7 @@ def _job(
         run=run,
         seen=memory_path(state_dir, storage.driver, storage.root),
         config=os.path.abspath(config.path),
+        listed=not options["run_file"],
         barred=str
         if service is not None
         else partial(out_of_use, place_of(state_dir, config.storage)),
