@@ -287,6 +287,39 @@ def test_a_variable_is_looked_at_as_the_file_is(folder: Path) -> None:
         load(folder, filesystem("/a"), {"REGISTRY_HTTP": "{addr: ':1', addr: ':2'}"})
 
 
+def nested_merges(levels: int, innermost: str) -> str:
+    """Mappings that each bring in the one before nine times: 9 to the power of *levels* in all."""
+    lines = [f"x0: &x0 {{{innermost}}}"]
+    for level in range(1, levels + 1):
+        nine = ", ".join([f"*x{level - 1}"] * 9)
+        lines.append(f"x{level}: &x{level} {{<<: [{nine}]}}")
+    return "\n".join(lines) + "\n"
+
+
+DATA = "storage: {filesystem: {rootdirectory: /a}}\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(nested_merges(6, "a: 1") + DATA, id="with a key"),
+        pytest.param(nested_merges(7, "") + DATA + "http: {<<: *x7}\n", id="with nothing in them"),
+        pytest.param(
+            f"storage: {{filesystem: {{{''.join(f'a: {n}, ' for n in range(500))}}}}}\n",
+            id="one key many times",
+        ),
+    ],
+)
+def test_a_few_lines_do_not_ask_for_work_without_end(folder: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"config\.yml: line \d+: brings in too much by '<<'"):
+        load(folder, VERSION + text)
+
+
+def test_as_many_merges_as_a_config_may_have_are_read(folder: Path) -> None:
+    text = nested_merges(2, "rootdirectory: a") + "storage: {filesystem: {<<: *x2}}"
+    agree(folder, VERSION + text + "\n", "a")
+
+
 # --- tabs
 
 

@@ -30,6 +30,10 @@ _TAGS = frozenset(
     | {_CORE + kind for kind in ("str", "bool", "int", "float", "null", "timestamp", "binary")}
     | {_CORE + kind for kind in ("map", "seq")}
 )
+# What may be brought by ``<<``, and how often keys may be compared that are given more than once:
+# a tenth of a second. A config has some tens, and a few lines of ``<<`` below ``<<`` could ask for
+# more than ever ends. go-yaml has a limit of its own.
+_MOST_STEPS = 100_000
 
 
 class YamlError(Exception):
@@ -91,6 +95,17 @@ class _Loader(yaml.SafeLoader):
     input (measured).
     """
 
+    def __init__(self, data: bytes | str) -> None:
+        super().__init__(data)
+        self._steps = 0
+
+    def step(self, count: int, mark: Any) -> None:
+        """Say before *count* steps more; a document that asks for too many is refused."""
+        self._steps += count
+        if self._steps > _MOST_STEPS:
+            problem = "brings in too much by '<<', or one key too often: write each key once"
+            raise YamlError(problem, mark.line + 1)
+
     def scan_to_next_token(self) -> None:
         # PyYAML skips spaces only; libyaml, and so go-yaml, a tab too where none can indent.
         if self.index == 0 and self.peek() == "\ufeff":
@@ -136,9 +151,10 @@ class _Loader(yaml.SafeLoader):
                     raise ConstructorError(
                         None, None, "expected a mapping to merge", key.start_mark
                     )
-                pairs += [
-                    pair._replace(mark=key.start_mark, merged=True) for pair in self.pairs(source)
-                ]
+                brought = self.pairs(source)
+                # One for the look itself: there may be nothing in it.
+                self.step(1 + len(brought), key.start_mark)
+                pairs += [pair._replace(mark=key.start_mark, merged=True) for pair in brought]
         return pairs
 
     def plain(self, node: yaml.ScalarNode) -> object:
@@ -197,11 +213,13 @@ class _Check:
             key = pair.key.value
             if not isinstance(key, str) or not self._is_read(path, key):
                 continue
-            for earlier in given.setdefault(key, []):
+            earlier_ones = given.setdefault(key, [])
+            self._loader.step(len(earlier_ones), pair.mark)
+            for earlier in earlier_ones:
                 problem = _conflict(earlier, pair, struct)
                 if problem:
                     raise _error((*path, key), problem, pair.mark)
-            given[key].append(pair)
+            earlier_ones.append(pair)
             self.node(pair.value, (*path, key))
 
 
