@@ -291,6 +291,82 @@ def test_a_readonly_that_only_a_variable_says_is_not_believed_against_the_file(f
     assert not config.readonly
 
 
+def test_gitlabs_drivers_have_keys_with_an_underscore_in_variables(file: Path) -> None:
+    text = "storage: {azure_v2: {accountname: a, container: c, credentials_type: shared_key}}"
+    prefix = "REGISTRY_STORAGE_AZURE_V2"
+    environ = {
+        f"{prefix}_CREDENTIALS_TYPE": "client_secret",
+        f"{prefix}_TENANT_ID": "t",
+        f"{prefix}_CLIENT_ID": "i",
+        f"{prefix}_SECRET": "s",
+        f"{prefix}_CONTAINER": "d",
+        f"{prefix}_MAX_RETRIES": "3",
+        f"{prefix}_MAX_RETRY_DELAY": "2s",
+        f"{prefix}_DEBUG_LOG_EVENTS": "Retry",
+    }
+    config = load(file, text, environ)
+    assert config.driver == "azure_v2"
+    assert config.storage.parameters == {
+        "accountname": "a",
+        "container": "d",
+        "credentials_type": "client_secret",
+        "tenant_id": "t",
+        "client_id": "i",
+        "secret": "s",
+        "max_retries": 3,
+        "max_retry_delay": "2s",
+        "debug_log_events": "Retry",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "environ"),
+    [
+        ("storage: {s3_v2: {bucket: a}}", {}),
+        ("http: {}", {"REGISTRY_STORAGE": "s3_v2"}),
+        ("http: {}", {}),
+        ("storage: {delete: {enabled: true}}", {}),
+        (FILESYSTEM, {"REGISTRY_STORAGE": "{s3_v2: {bucket: a}}"}),
+    ],
+)
+def test_a_variable_names_gitlabs_driver(file: Path, text: str, environ: dict[str, str]) -> None:
+    variables = {"STORAGE_S3_V2_BUCKET": "b", "STORAGE_S3_V2_CHECKSUM_DISABLED": "true"}
+    given = {f"REGISTRY_{name}": value for name, value in variables.items()}
+    config = load(file, text, {**environ, **given})
+    assert config.driver == "s3_v2"
+    assert config.storage.parameters == {"bucket": "b", "checksum_disabled": True}
+
+
+@pytest.mark.parametrize(
+    ("text", "environ"),
+    [
+        ("storage: {s3: {bucket: a}}", {}),
+        ("http: {}", {"REGISTRY_STORAGE_S3_BUCKET": "a"}),
+        ("http: {}", {"REGISTRY_STORAGE": "{s3: {bucket: a}}"}),
+    ],
+)
+def test_distributions_variables_stay_what_they_are(
+    file: Path, text: str, environ: dict[str, str]
+) -> None:
+    given = {"REGISTRY_STORAGE_S3_V2_BUCKET": "b", "REGISTRY_STORAGE_S3_MAX_RETRIES": "3"}
+    config = load(file, text, {**environ, **given})
+    assert config.driver == "s3"
+    parameters = {"bucket": "a", "v2": {"bucket": "b"}, "max": {"retries": 3}}
+    assert config.storage.parameters == parameters
+
+
+def test_of_two_drivers_that_is_named_by_its_variable_which_it_brought(file: Path) -> None:
+    text = "storage: {s3_v2: {bucket: a}}"
+    message = r"has drivers s3_v2 and s3 \(from REGISTRY_STORAGE_S3_BUCKET\): keep one"
+    with pytest.raises(ConfigError, match=message):
+        load(file, text, {"REGISTRY_STORAGE_S3_BUCKET": "b"})
+    # Distribution reads it as a key ``v2`` of ``s3``; the other is GitLab's.
+    text = "storage: {s3: {bucket: a}, s3_v2: {bucket: a}}"
+    message = r"has drivers s3 and s3_v2 \(from REGISTRY_STORAGE_S3_V2_BUCKET\): keep one"
+    with pytest.raises(ConfigError, match=message):
+        load(file, text, {"REGISTRY_STORAGE_S3_V2_BUCKET": "b"})
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -6,12 +6,14 @@
 
 What the keys mean is :mod:`registry_gc.config`'s; YAML is :mod:`registry_gc.config_yaml`'s.
 Follows CNCF Distribution's ``configuration/parser.go``: variables are applied in lexical order,
-each parsed as YAML.
+each parsed as YAML. Where the storage is one that only GitLab's registry knows, names of variables
+mean what they mean there.
 """
 
 from __future__ import annotations
 
 import getpass
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,6 +48,19 @@ _INLINED = ("redis", "options")
 _ADDRESSES = ("redis", "addrs")
 _NOT_INLINED = frozenset({"addr", "tls", "mainname"})
 _READONLY = "REGISTRY_STORAGE_MAINTENANCE_READONLY_ENABLED"
+# Drivers that only GitLab's registry has. Its ``customSplit`` leaves their names whole in the name
+# of a variable, and these words of theirs, the longest that fits.
+_GITLABS = frozenset({"s3_v2", "azure_v2"})
+_WORDS = (
+    "S3_V2 AZURE_V2 CREDENTIALS_TYPE TENANT_ID CLIENT_ID DEFAULT_CREDENTIALS CLIENT_SECRET"
+    " SHARED_KEY MAX_RETRIES RETRY_TRY_TIMEOUT RETRY_DELAY MAX_RETRY_DELAY DEBUG_LOG"
+    " DEBUG_LOG_EVENTS API_POOL_INITIAL_INTERVAL API_POOL_MAX_INTERVAL API_POOL_MAX_ELAPSED_TIME"
+    " CHECKSUM_ALGORITHM CHECKSUM_DISABLED STORAGE_CLASS REDUCED_REDUNDANCY"
+    " BUCKET_OWNER_FULL_CONTROL"
+)
+_WHOLE = re.compile(
+    rf"(?<![^_])(?:{'|'.join(sorted(_WORDS.split(), key=len, reverse=True))})(?![^_])"
+)
 
 
 class ConfigError(Exception):
@@ -56,19 +71,20 @@ class ConfigError(Exception):
 class RawConfig:
     """A config whose keys nobody has looked at yet.
 
-    ``path`` is the file that was taken, ``variables`` those that changed it.
+    ``path`` is the file that was taken, ``variables`` those that changed it, with the keys that
+    each stands for.
     """
 
     path: str
     values: Mapping[str, Any] = field(repr=False)
-    variables: tuple[str, ...] = ()
+    variables: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
 
     def origin(self, *keys: str) -> str:
         """`` (from VARIABLE)`` where a variable brought the key, else nothing."""
-        wanted = "_".join(("REGISTRY", *keys)).upper()
-        for name in self.variables:
-            if name == "REGISTRY_STORAGE" or f"{name}_".startswith(f"{wanted}_"):
+        wanted = tuple(key.lower() for key in keys)
+        for name, parts in self.variables.items():
+            if parts == ("storage",) or parts[: len(wanted)] == wanted:
                 return f" (from {name})"
         return ""
 
@@ -143,14 +159,14 @@ def _parse(data: bytes | str, where: str, path: Sequence[str] = ()) -> object:
 
 def _overridden(
     values: dict[str, Any], environ: Mapping[str, str]
-) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
-    """*values* with the variables laid over, the variables' names, and notices."""
-    applied: list[str] = []
+) -> tuple[dict[str, Any], dict[str, tuple[str, ...]], tuple[str, ...]]:
+    """*values* with the variables laid over, the variables with their keys, and notices."""
+    applied: dict[str, tuple[str, ...]] = {}
     notices: list[str] = []
     made: set[tuple[str, ...]] = set()
     values = _unfolded(values)
     for name in sorted(environ):
-        parts = _parts(name)
+        parts = _parts(name, values)
         if not parts:
             continue
         where = f"environment variable {name}"
@@ -175,13 +191,16 @@ def _overridden(
         if parts == _INLINED:
             parts, value = parts[:1], _inlined(values.get("redis"), value)
         values = _unfolded(_with(values, parts, value))
-        applied.append(name)
-    return values, tuple(applied), tuple(notices)
+        applied[name] = parts
+    return values, applied, tuple(notices)
 
 
-def _parts(name: str) -> tuple[str, ...]:
-    """The keys that the variable *name* stands for; none when it is not for the collector."""
-    prefix, *given = name.split("_")
+def _parts(name: str, values: Mapping[str, Any]) -> tuple[str, ...]:
+    """The keys that the variable *name* stands for; none when it is not for the collector.
+
+    :param values: the config, with the variables before this one.
+    """
+    prefix, *given = _split(name, values.get("storage"))
     parts = tuple(part.lower() for part in given)
     if prefix != "REGISTRY" or not parts or "" in parts:
         return ()
@@ -197,6 +216,21 @@ def _parts(name: str) -> tuple[str, ...]:
             return parts
         parts, known = ("redis", *parts[2:]), known - _NOT_INLINED
     return parts if known.issuperset(parts[1:2]) else ()
+
+
+def _split(name: str, storage: object) -> list[str]:
+    """*name* in words, as the registry that has *storage* splits it.
+
+    Distribution knows no key with a ``_`` in a variable. Its reading stays where it could be meant:
+    beside a driver ``s3``, ``S3_V2`` is its key ``v2``; GitLab's registry has two drivers then.
+    """
+    drivers = storage.keys() if isinstance(storage, dict) else frozenset()
+    words = _WHOLE.sub(lambda found: found[0].replace("_", "\0"), name).split("_")
+    whole = [word.replace("\0", "_") for word in words]
+    named = whole[2].lower() if len(whole) > 2 else ""
+    if drivers & _GITLABS or (named in _GITLABS and named.removesuffix("_v2") not in drivers):
+        return whole
+    return name.split("_")
 
 
 def _for_version_3(name: str) -> bool:
