@@ -81,17 +81,28 @@ def open_azure(parameters: Mapping[str, Any], *, driver: str = "azure") -> Azure
         ) from error
     given = Parameters(driver, parameters)
     container = given.required("container")
+    # GitLab's registry writes below a folder ``<nil>`` then, Distribution 3 into the root.
+    given.refuse_null("rootdirectory", "name the registry's folder, or leave it out")
     if given.has("connectionstring"):
         account, service, credential = connection_string(given)
     else:
-        account = given.required("accountname")
         realm = given.text("realm", default="core.windows.net")
-        service = given.text("serviceurl", default=f"https://{account}.blob.{realm}")
+        service = given.text("serviceurl")
+        if not service:
+            service = f"https://{given.required('accountname')}.blob.{realm}"
         if "://" not in service:
             service = f"https://{service}"
         check_service(given, "serviceurl", service)
-        credential = credential_of(given, account, realm)
+        credential = credential_of(given, realm)
+        account = _account(given, service)
     return AzureStorage(given, account, container, service.rstrip("/"), credential)
+
+
+def _account(given: Parameters, service: str) -> str:
+    """The account's name. Only a shared key signs with it; obstore wants one in any case."""
+    if given.has("accountname"):
+        return given.required("accountname")
+    return service.partition("://")[2].partition("/")[0].partition(".")[0]
 
 
 def _leading_slash(given: Parameters) -> bool | None:

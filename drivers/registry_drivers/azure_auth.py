@@ -188,7 +188,7 @@ class Token:
         }
 
 
-def credential_of(given: Parameters, account: str, realm: str) -> Credential:
+def credential_of(given: Parameters, realm: str) -> Credential:
     """What the parameters say about signing in.
 
     :raises DriverConfigError: they do not, or not all of it.
@@ -197,6 +197,7 @@ def credential_of(given: Parameters, account: str, realm: str) -> Credential:
     inner = Parameters(given.driver, given.mapping("credentials"))
     kind = inner.text("type", default=given.text("credentials_type"))
     if kind in ("", "shared_key"):
+        account = given.required("accountname")
         if not given.has("accountkey"):
             raise given.error("accountkey", "missing; or set connectionstring or credentials.type")
         return shared_key(given, account, given.secret("accountkey"))

@@ -164,6 +164,14 @@ class Parameters:
             return value
         raise self.error(name, "expected a mapping")
 
+    def refuse_null(self, name: str, meant: str) -> None:
+        """*name* may be left out or empty, but not ``null``: a variable without a value is that.
+
+        :raises DriverConfigError: it is there, and is nothing.
+        """
+        if name in self._values and self._values[name] is None:
+            raise self.error(name, f"is empty, which registries differ about; {meant}")
+
     def folder(self) -> str:
         """``rootdirectory`` as the beginning of every key: empty, or with ``/`` at its end.
 

@@ -249,6 +249,14 @@ def test_a_client_secret(authority: Authority, blobs: FaultProxy, given: dict[st
     assert form["grant_type"] == ["client_credentials"]
 
 
+@pytest.mark.parametrize("given", CLIENT_SECRET, ids=["Distribution", "GitLab"])
+def test_a_token_needs_no_name_of_an_account_where_the_service_is_named(
+    authority: Authority, blobs: FaultProxy, given: dict[str, Any]
+) -> None:
+    use(open_azure(parameters(blobs, accountname=None, **given)))
+    assert authority.asked
+
+
 DEFAULT = {"credentials": {"type": "default_credentials"}}
 
 

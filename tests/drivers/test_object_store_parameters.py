@@ -55,6 +55,11 @@ WRONG = [
     ("s3", "maxretries", {"maxretries": "often"}),
     ("s3", "maxretries", {"maxretries": "inf"}),
     ("s3", "secure", {"secure": "maybe"}),
+    ("azure", "accountname", {"accountname": None}),
+    ("azure", "accountname", {"accountname": None, "serviceurl": "http://127.0.0.1:9"}),
+    ("azure", "accountname", {"accountname": None, "credentials_type": "default_credentials"}),
+    ("azure", "rootdirectory: is empty", {"rootdirectory": None}),
+    ("gcs", "rootdirectory: is empty", {"rootdirectory": None}),
     ("azure", "host", {"serviceurl": "http://"}),
     ("azure", "port", {"serviceurl": "127.0.0.1:port"}),
     ("azure", "max_retries", {"max_retries": "nan"}),
@@ -89,12 +94,18 @@ def test_inline_credentials_that_are_no_key_are_told_without_showing_them(
 @pytest.mark.parametrize("driver", GIVEN)
 @pytest.mark.parametrize(
     ("root", "folder"),
-    [("", ""), ("/", ""), (None, ""), ("a", "a/"), ("/a/b/", "a/b/"), ("a//b", "a//b/"), (7, "7/"),
+    [("", ""), ("/", ""), ("a", "a/"), ("/a/b/", "a/b/"), ("a//b", "a//b/"), (7, "7/"),
      ("a.b/..c", "a.b/..c/"), ("/a b/ü+%", "a b/ü+%/")],
 )  # fmt: skip
 def test_a_root_directory_may_have_slashes_around_it(driver: str, root: Any, folder: str) -> None:
     with closing(opened(driver, rootdirectory=root)) as storage:
         assert storage.folder == folder
+
+
+def test_a_root_directory_that_is_null_is_none_to_each_registry_with_s3() -> None:
+    # Of the others, some write below a folder "<nil>".
+    with closing(opened("s3", rootdirectory=None)) as storage:
+        assert storage.folder == ""
 
 
 @pytest.mark.parametrize(
