@@ -254,7 +254,8 @@ def _drains(timeout: str) -> bool:
 
 def _database(database: _Section) -> Literal["off", "on", "prefer"]:
     enabled = resolved(database.values.get("enabled"))
-    if enabled is None or enabled is False:
+    # GitLab's registry takes these three words in quotes too, and no other text.
+    if enabled is None or enabled is False or enabled == "false":
         return "off"
     return "prefer" if enabled == "prefer" else "on"
 
