@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import threading
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from socketserver import ThreadingUnixStreamServer
 from typing import Any
@@ -95,23 +98,55 @@ class UnixServer(ThreadingUnixStreamServer):
     daemon_threads = True
 
 
-def test_a_unix_socket_is_asked_and_a_missing_one_refuses(tmp_path: Path) -> None:
-    path = tmp_path / "s"
-    seen: list[Seen] = []
+@contextmanager
+def listening(path: Path, seen: list[Seen]) -> Iterator[None]:
+    """A writable registry on the socket *path*."""
     server = UnixServer(str(path), handler(lambda _: WRITABLE, seen))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
-        assert codes(check(config(str(path), net="unix"))) == ["registry-writable"]
+        yield
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def test_a_unix_socket_is_asked_and_a_missing_one_refuses(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    seen: list[Seen] = []
+    with listening(path, seen):
+        assert codes(check(config(str(path), net="unix"))) == ["registry-writable"]
     assert seen[0].path == PROBE
     # Nobody listens there any more, then the file is gone too.
     assert check(config(str(path), net="unix", readonly=False), stopped=True).allowed
     path.unlink()
     assert check(config(str(path), net="unix"), stopped=True).allowed
+
+
+def test_a_unix_sockets_name_is_utf_8_whatever_the_locale(tmp_path: Path) -> None:
+    # One that is not found would be that of a registry that is stopped.
+    code = (
+        "import sys\n"
+        "from registry_gc.config import HttpConfig\n"
+        "from registry_gc.guard.addresses import configured_address\n"
+        "from registry_gc.guard.probe import Probe\n"
+        "name = sys.stdin.buffer.read().decode()\n"
+        "address = configured_address(HttpConfig(addr=name, net='unix'))\n"
+        "print(Probe(None, 10.0).ask(address).kind.name)\n"
+    )
+    path = tmp_path / "s\u00e4"
+    locale = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    places = os.pathsep.join(place for place in sys.path if place)
+    with listening(path, []):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            input=str(path).encode(),
+            env={**os.environ, **locale, "PYTHONPATH": places},
+            capture_output=True,
+            check=False,
+        )
+    assert (done.stdout, done.stderr) == (b"WRITABLE\n", b"")
 
 
 @pytest.mark.parametrize(

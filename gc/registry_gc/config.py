@@ -7,6 +7,7 @@ what has no meaning for the collector is left alone. No value of a key gets into
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -218,7 +219,22 @@ def _storage(storage: _Section, raw: RawConfig) -> StorageSpec:
     parameters = storage.section(driver).known(_DRIVERS[driver])
     if isinstance(parameters.values.get("credentials"), dict) and _DRIVERS[driver] is _AZURE:
         parameters.section("credentials").known(_AZURE_CREDENTIALS)
-    return StorageSpec(driver, dict(parameters.values))
+    return StorageSpec(driver, _for_this_system(driver, parameters.values))
+
+
+def _for_this_system(driver: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """*parameters*, the root as the system's calls take it.
+
+    To the registry a folder's name is UTF-8. In another locale, Python would ask for another name.
+    """
+    root = parameters.get("rootdirectory")
+    if driver != "filesystem" or not isinstance(root, str) or root.isascii():
+        return dict(parameters)
+    try:
+        name = os.fsdecode(root.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:  # half of a character; the driver says so
+        name = root
+    return {**parameters, "rootdirectory": name}
 
 
 def _http(http: _Section) -> HttpConfig:

@@ -13,6 +13,7 @@ mean what they mean there.
 from __future__ import annotations
 
 import getpass
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -173,7 +174,7 @@ def _overridden(
         if name != name.upper():
             # To the registry, ``filesystem`` is another section than the file's, and replaces it.
             raise ConfigError(f"{where}: write it in upper case")
-        value = _parse(environ[name], where, parts)
+        value = _parse(_utf8(environ[name]), where, parts)
         closed = _closed(values, parts, made)
         # To believe a variable that takes read-only away only refuses.
         if closed and (name != _READONLY or resolved(value) is True):
@@ -193,6 +194,13 @@ def _overridden(
         values = _unfolded(_with(values, parts, value))
         applied[name] = parts
     return values, applied, tuple(notices)
+
+
+def _utf8(value: str) -> str:
+    """What the registry finds in a variable: UTF-8, whatever the locale made of it here."""
+    if value.isascii():
+        return value
+    return os.fsencode(value).decode("utf-8", "surrogateescape")
 
 
 def _parts(name: str, values: Mapping[str, Any]) -> tuple[str, ...]:

@@ -10,7 +10,6 @@ about to end, or always to the same node behind a name.
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -203,7 +202,9 @@ def _shake_hands(connected: socket.socket) -> None:
 
 def _targets(address: Address) -> Iterator[_Target]:
     if address.unix_socket:
-        path = os.fsencode(address.unix_socket)
+        # UTF-8 to the registry, whatever the locale is here: a socket that is not found is taken
+        # for that of a registry that is stopped.
+        path = address.unix_socket.encode("utf-8", "surrogateescape")
         # As in Go, an '@' stands for the NUL that an abstract socket's name begins with.
         yield _Target(socket.AF_UNIX, b"\0" + path[1:] if path.startswith(b"@") else path)
         return
