@@ -234,6 +234,16 @@ def test_a_real_registry_on_a_unix_socket_with_tls_and_a_prefix(tmp_path: Path) 
     assert verdict_of(unix, stopped=True).allowed
 
 
+@pytest.mark.parametrize(
+    "prefix", ["/a b/", "/\u00e4\u20ac/b/", "/a%20b/", "/a?b#c/", "/+&=@:,;!/"]
+)
+def test_a_real_registry_is_asked_below_any_prefix(tmp_path: Path, prefix: str) -> None:
+    http = {"addr": f"127.0.0.1:{free_port()}", "prefix": prefix, "secret": "x"}
+    registry = RealRegistry(tmp_path / "registry", extra={"http": http})
+    with started(registry):
+        assert codes(verdict_of(registry, stopped=True)) == ["registry-writable"]
+
+
 @pytest.mark.parametrize("name", ["@{}", "@/tmp/{}"])
 def test_a_real_registry_on_an_abstract_socket(tmp_path: Path, name: str) -> None:
     addr = name.format(f"registry-{os.getpid()}")

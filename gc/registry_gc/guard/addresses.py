@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
@@ -25,7 +25,7 @@ class Address(msgspec.Struct, frozen=True):
 
     :param name: what people call it.
     :param hosts: names or IPs, all of them asked; empty with *unix_socket*.
-    :param prefix: the path before ``/v2/``, without a ``/`` at its end.
+    :param prefix: the path before ``/v2/`` as a URL has it, without a ``/`` at its end.
     :param tls: whether it speaks TLS; *verify* is whether its certificate must be right.
     :param server_name: the name to ask for in HTTP and TLS, where *hosts* do not say it.
     :param unix_socket: a path, or ``@`` and the name of an abstract socket.
@@ -69,7 +69,7 @@ def configured_address(http: HttpConfig) -> Address | None:
 
     :raises UnusableAddress: the address cannot be asked.
     """
-    prefix = "/" + http.prefix.strip("/") if http.prefix.strip("/") else ""
+    prefix = _quoted(http.prefix)
     public = _public_logins(http.host)
     # As the certificate is not checked, a name that cannot be sent is not needed either.
     server_name = _sendable(http.server_name)
@@ -142,6 +142,16 @@ def given_address(url: str) -> Address:
 def _shown(url: str) -> str:
     # Something that is no URL may still hold a password before an '@'.
     return repr(url.rpartition("@")[2] if "@" in url else url)
+
+
+def _quoted(prefix: str) -> str:
+    """``http.prefix``, which the registry compares with a URL's path after unquoting that."""
+    path = prefix.strip("/")
+    try:
+        path = quote(path, safe="/!$&'()*+,:;=@~", errors="surrogateescape")
+    except UnicodeEncodeError:
+        raise UnusableAddress("http.prefix has half of a character") from None
+    return "/" + path if path else ""
 
 
 def _socket_name(addr: str) -> str:
