@@ -127,6 +127,7 @@ def load_config(
     raw = read_config(path, environ, defaults)
     top = _Section(raw.path, "", raw.values)
     top.known(KEYS)
+    # Without one no registry starts; what it would say is not in doubt.
     if top.text("version") not in ("", "0.1"):
         raise top.error("version", "only version 0.1 of the config format is known")
     if raw.values.get("storage") is None:
