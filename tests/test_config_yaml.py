@@ -287,6 +287,21 @@ def test_a_variable_is_looked_at_as_the_file_is(folder: Path) -> None:
         load(folder, filesystem("/a"), {"REGISTRY_HTTP": "{addr: ':1', addr: ':2'}"})
 
 
+def test_what_stands_behind_an_exclamation_mark_is_text(folder: Path) -> None:
+    agree(folder, VERSION + "storage: {filesystem: {rootdirectory: ! 0123}}\n", "0123")
+    text = filesystem("/a") + "  maintenance: {readonly: {enabled: ! true}}"
+    with pytest.raises(ConfigError, match="is a string: write true or false"):
+        load(folder, text)
+
+
+def test_half_of_a_character_is_refused_as_the_registry_refuses_it(folder: Path) -> None:
+    make_root(folder, "a")
+    text = filesystem("a") + 'x: "\\ud800"\n'
+    with pytest.raises(ConfigError, match=r"config\.yml: line 5: has half of a character"):
+        load(folder, text)
+    assert not theirs(folder, {})
+
+
 def nested_merges(levels: int, innermost: str) -> str:
     """Mappings that each bring in the one before nine times: 9 to the power of *levels* in all."""
     lines = [f"x0: &x0 {{{innermost}}}"]

@@ -127,7 +127,16 @@ class _Loader(yaml.SafeLoader):
         if not self.check_event(yaml.AliasEvent):
             event = self.peek_event()  # type: ignore[no-untyped-call]  # PyYAML has no types here
             self.anchors.pop(event.anchor, None)
+            if isinstance(event, yaml.ScalarEvent):
+                self._as_text(event)
         return super().compose_node(parent, index)
+
+    def _as_text(self, event: Any) -> None:
+        # To go-yaml, what stands behind a lone "!" is text; it knows no halves of characters.
+        if event.tag == "!":
+            event.tag = _CORE + "str"
+        if not event.value.isascii() and any("\ud800" <= sign <= "\udfff" for sign in event.value):
+            raise YamlError("has half of a character", event.start_mark.line + 1)
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
         if kind is yaml.ScalarNode and implicit[0]:
