@@ -82,7 +82,7 @@ def open_azure(parameters: Mapping[str, Any], *, driver: str = "azure") -> Azure
     given = Parameters(driver, parameters)
     container = given.required("container")
     # GitLab's registry writes below a folder ``<nil>`` then, Distribution 3 into the root.
-    given.refuse_null("rootdirectory", "name the registry's folder, or leave it out")
+    given.refuse_null("rootdirectory", "a folder '<nil>'; name theirs, or leave it out")
     if given.has("connectionstring"):
         account, service, credential = connection_string(given)
     else:

@@ -84,7 +84,7 @@ def open_gcs(parameters: Mapping[str, Any], *, driver: str = "gcs") -> GCSStorag
     given = Parameters(driver, parameters)
     bucket = given.required("bucket")
     # Registries write below a folder ``<nil>`` then.
-    given.refuse_null("rootdirectory", "name the registry's folder, or leave it out")
+    given.refuse_null("rootdirectory", "a folder '<nil>'; name theirs, or leave it out")
     emulator = os.environ.get("STORAGE_EMULATOR_HOST", "")
     if emulator and "://" not in emulator:
         emulator = f"http://{emulator}"

@@ -170,7 +170,7 @@ class Parameters:
         :raises DriverConfigError: it is there, and is nothing.
         """
         if name in self._values and self._values[name] is None:
-            raise self.error(name, f"is empty, which registries differ about; {meant}")
+            raise self.error(name, f"is empty, and registries take that for {meant}")
 
     def folder(self) -> str:
         """``rootdirectory`` as the beginning of every key: empty, or with ``/`` at its end.
