@@ -229,3 +229,15 @@ def test_importing_the_guard_reads_nothing_of_a_proxy_from_the_environment(
     monkeypatch.setenv("http_proxy", f"http://{closed()}")
     with serving(READ_ONLY) as server:
         assert check(config(server.addr)).allowed
+
+
+def test_an_address_of_before_that_cannot_be_asked_is_unknown_and_one_that_answers_counts() -> None:
+    with serving(WRITABLE) as old, serving(READ_ONLY) as new:
+        for http, code in (
+            (HttpConfig(addr=old.addr), "registry-writable"),
+            (HttpConfig(addr="registry.sock", net="unix"), "probe-bad-address"),
+        ):
+            options = GuardOptions(before=http)
+            verdict = Guard(config(new.addr, readonly=True), MemoryStorage(), options).check()
+            assert codes(verdict) == [code]
+            assert not verdict.allowed

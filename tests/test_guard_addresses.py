@@ -32,7 +32,7 @@ from guarding import (
 from real import RealRegistry
 from registry_gc.config import ConfigError, HttpConfig
 from registry_gc.guard import probe
-from registry_gc.guard.addresses import configured_address, given_address
+from registry_gc.guard.addresses import configured_address, given_address, not_asked
 from registry_gc.guard.answer import Answer, Kind
 from servers.process import free_port
 
@@ -322,3 +322,27 @@ def test_the_zone_of_a_link_local_address_is_used_and_not_sent() -> None:
     assert address.hosts == ("fe80::1%lo",)
     assert address.host_header == "[fe80::1]:5000"
     assert not address.local
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "left"),
+    [
+        (HttpConfig(addr=":5000"), HttpConfig(addr=":5000", prefix="/x", tls=True), None),
+        (HttpConfig(addr="127.0.0.1:5000"), HttpConfig(addr=":5000"), None),
+        (HttpConfig(addr=":5000"), HttpConfig(addr="127.0.0.1:5000"), ("::1",)),
+        (HttpConfig(addr=":5000"), HttpConfig(addr=":5001"), ("127.0.0.1", "::1")),
+        (HttpConfig(addr="/r", net="unix"), HttpConfig(addr="/r", net="unix", prefix="/x"), None),
+        (HttpConfig(addr="/r", net="unix"), HttpConfig(addr="/s", net="unix"), ()),
+        (HttpConfig(addr="/r", net="unix"), HttpConfig(addr=":5000"), ()),
+        (HttpConfig(addr=":5000"), HttpConfig(addr="/r", net="unix"), ("127.0.0.1", "::1")),
+    ],
+)
+def test_of_an_earlier_address_is_asked_what_the_new_one_is_not(
+    before: HttpConfig, now: HttpConfig, left: tuple[str, ...] | None
+) -> None:
+    was, new = configured_address(before), configured_address(now)
+    assert was is not None
+    assert new is not None
+    asked = not_asked(was, [new])
+    assert (asked and asked.hosts) == left
+    assert asked is None or (asked.port, asked.unix_socket) == (was.port, was.unix_socket)

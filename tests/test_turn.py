@@ -19,7 +19,7 @@ from registry_drivers.base import Children
 from registry_drivers.factory import StorageSpec
 from registry_drivers.filesystem import FilesystemStorage
 from registry_gc.lock import Lock, blocker
-from registry_gc.service.between import place_of
+from registry_gc.service.between import place_of, same_place
 from registry_gc.service.turn import while_nobody_deletes
 from running import Disk, write_config
 
@@ -306,6 +306,24 @@ def test_one_storage_has_one_place_however_it_is_named(tmp_path: Path) -> None:
     accounts = {place("azure", container="c", accountname=name) for name in "ab"}
     strings = {place("azure", container="c", connectionstring=name) for name in "ab"}
     assert len(servers | accounts | strings | {bucket}) == 7
+
+
+def test_a_storage_is_the_same_by_its_words_or_by_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+
+    def same(one: tuple[str, dict[str, object]], other: tuple[str, dict[str, object]]) -> bool:
+        return same_place(StorageSpec(*one), StorageSpec(*other))
+
+    folder = ("filesystem", {"rootdirectory": str(tmp_path), "maxthreads": 3})
+    assert same(folder, ("filesystem", {"rootdirectory": f"{tmp_path}/link/"}))
+    assert same(("filesystem", {}), ("filesystem", {"rootdirectory": "/var/lib/registry"}))
+    assert same(("filesystem", {"rootdirectory": "/x"}), ("filesystem", {"rootdirectory": "/x"}))
+    assert not same(folder, ("filesystem", {"rootdirectory": str(tmp_path.parent)}))
+    assert not same(folder, ("s3", {"rootdirectory": str(tmp_path), "bucket": "b"}))
+    bucket: tuple[str, dict[str, object]] = ("s3", {"bucket": "b", "rootdirectory": "/x"})
+    assert same(bucket, ("s3aws", {"bucket": "b", "rootdirectory": "x/", "accesskey": "k"}))
+    for changed in ({"bucket": "c"}, {"rootdirectory": "y"}, {"region": "r"}):
+        assert not same(bucket, ("s3", {**bucket[1], **changed}))
 
 
 def test_a_lock_that_cannot_be_made_is_told_and_keeps_nobody_out(disk: Disk) -> None:

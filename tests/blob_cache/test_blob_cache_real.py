@@ -182,3 +182,32 @@ def test_after_kill_9_entries_are_removed_before_the_registry_is_started(
         at_start = (folder / "at-start").read_text()
         assert not [digest for digest in gone if digest in at_start]
         assert service.registry.pull_everything() == {"a": ["stays"], "b": []}
+
+
+@pytest.mark.parametrize("other", ["", "localhost:1"])
+def test_a_redis_that_a_read_only_config_does_without_forgets_and_another_one_refuses(
+    tmp_path: Path, redis: RedisServer, other: str
+) -> None:
+    extra = {"redis": {"addr": redis.address}}
+    folder = tmp_path / "service"
+    with Service(folder, remembering(folder, "redis", extra)).over() as service:
+        subprocess.run([service.path("start")], check=True, stdout=subprocess.DEVNULL)
+        gone = fill(service.registry, layout_in(tmp_path))
+        config = service.registry.config
+        edit = f"s/{redis.address}/{other}/" if other else "/blobdescriptor/s/redis/none/"
+        first = f"cp {config} {folder}/was; sed -i '{edit}' {config}; {service.path('stop')}"
+        back = f"cp {folder}/was {config}; {service.path('start')}"
+        program = "from registry_gc.cli.main import registry_garbage_collect as main; main()"
+        words = ["--stop-command", first, "--start-command", back, "--output", "json"]
+        words += ["--state-dir", f"{folder}/state", str(config)]
+        places = os.pathsep.join(place for place in sys.path if place)
+        done = subprocess.run(
+            [sys.executable, "-c", program, *words],
+            env={**os.environ, "PYTHONPATH": places},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == (4 if other else 0), done.stderr
+        assert ("config-changed" in done.stdout) is bool(other)
+        assert bool(entries(redis, gone)) is bool(other)

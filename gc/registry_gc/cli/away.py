@@ -27,6 +27,7 @@ from registry_gc.cli.wiring import (
     storage_of,
 )
 from registry_gc.collect import Job
+from registry_gc.config import Config
 from registry_gc.config_file import ConfigError
 from registry_gc.guard import Finding, Verdict
 from registry_gc.interrupts import Interrupts
@@ -86,13 +87,14 @@ def run_with_commands(
     options = {**options, "state_dir": state_dir}
     # A terminal that stands still must not keep the registry down either.
     wait_at_most(_STDERR_SECONDS)
-    service = Service(commands, Shared(), partial(_alone, options))
+    try:
+        before = read_config(options["config"], Progress(bars=False, notices=False))
+    except ConfigError as error:
+        complain(str(error))
+        return 2
+    service = Service(commands, Shared(), before, partial(_alone, before))
     with ExitStack() as stack:
-        try:
-            between = _between(options, service, stack)
-        except ConfigError as error:
-            complain(str(error))
-            return 2
+        between = _between(state_dir, before, service, stack)
 
         def work() -> int:
             if between is not None:
@@ -107,15 +109,13 @@ def run_with_commands(
         return end.code
 
 
-def _between(options: Mapping[str, Any], service: Service, stack: ExitStack) -> Between | None:
+def _between(state_dir: str, config: Config, service: Service, stack: ExitStack) -> Between | None:
     """Keep other runs of this machine out, or have *service* say that another one does.
 
     :param stack: lets them in again.
-    :raises ConfigError: nobody knows which storage it is about.
     """
-    config = read_config(options["config"], Progress(bars=False, notices=False))
     try:
-        between = Between(place_of(options["state_dir"], config.storage))
+        between = Between(place_of(state_dir, config.storage))
     except OutOfUse as out:
         service.barred = str(out)
         return None
@@ -137,11 +137,10 @@ def _tell_for_the_dead(options: Mapping[str, Any], service: Service, end: End) -
 
 
 @contextmanager
-def _alone(options: Mapping[str, Any]) -> Iterator[None]:
+def _alone(config: Config) -> Iterator[None]:
     """Keep every run from deleting; what cannot be opened keeps no registry from being started."""
     with ExitStack() as stack:
         try:
-            config = read_config(options["config"], Progress(bars=False, notices=False))
             storage = storage_of(config)
             stack.callback(storage.close)
             stack.enter_context(while_nobody_deletes(storage, note))
@@ -159,7 +158,9 @@ def _forget(
     """
     run_file = service.shared.run_file  # empty where the run had not come to that
     progress = Progress(bars=False, as_json=logs_json())
-    config = read_config(options["config"], progress)
+    config = service.before
+    if config is None or config.blob_descriptor_cache != "redis":
+        config = read_config(options["config"], progress)
     also = (run_file,) if run_file else ()
     cache = blob_cache_of(config, options["state_dir"], progress, also=also)
     cache.heed(interrupted)

@@ -36,9 +36,10 @@ from registry_gc.cli.wiring import (
     storage_of,
 )
 from registry_gc.collect import Job, Plan, collect, objections
+from registry_gc.config import Config
 from registry_gc.config_file import ConfigError
 from registry_gc.events import Observer
-from registry_gc.guard import DRAINS
+from registry_gc.guard import DRAINS, Finding, Verdict
 from registry_gc.guard.writable import while_writable
 from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.progress import Progress
@@ -47,7 +48,7 @@ from registry_gc.report.model import Report
 from registry_gc.report.text import plan_lines, summary_lines
 from registry_gc.runs.shrink import memory_path
 from registry_gc.runs.state_dir import run_file_path
-from registry_gc.service.between import out_of_use, place_of
+from registry_gc.service.between import out_of_use, place_of, same_place
 
 if TYPE_CHECKING:
     from registry_gc.service.away import Commands, Service
@@ -231,7 +232,8 @@ def _job(
     config = config_of(options, progress)
     storage = storage_of(config, options["max_requests_per_second"])
     stopped = options["registry_stopped"] or (commands is not None and commands.stops)
-    guard = guard_of(config, storage, {**options, "registry_stopped": stopped})
+    before = service.before if service is not None else None
+    guard = guard_of(config, storage, {**options, "registry_stopped": stopped}, before)
     if config.http.drains and (stopped or commands is not None):
         progress.notice(DRAINS)
     run = str(uuid.uuid4())
@@ -240,8 +242,10 @@ def _job(
         caution(config, progress)
     state_dir = state_folder(options, progress)
     begun = service.shared.begun if service is not None else None
-    cache = blob_cache_of(config, state_dir, progress, begun)
-    check = with_cache(guard.check, cache)
+    # A read-only registry may do without; the one that takes writes again remembers there.
+    cached = before if before is not None and _redis(before) else config
+    cache = blob_cache_of(cached, state_dir, progress, begun)
+    check = with_cache(_as_before(config, before, guard.check), cache)
     if commands is not None and options["dry_run"]:
         check = commands.guessing(check)
     return Job(
@@ -264,6 +268,34 @@ def _job(
         if service is not None
         else partial(out_of_use, place_of(state_dir, config.storage)),
     )
+
+
+def _as_before(
+    config: Config, before: Config | None, check: Callable[[], Verdict]
+) -> Callable[[], Verdict]:
+    """*check*, but where *config* is about other things than *before* the command: it refuses.
+
+    What was looked at then, and is kept from other runs of this machine, is another storage; and
+    the registry may write there still, or remember in another Redis what is deleted.
+    """
+    if before is None:
+        return check
+    if not same_place(before.storage, config.storage):
+        what = "another storage"
+    elif _redis(before) and _redis(config) and before.redis != config.redis:
+        what = "another Redis"
+    else:
+        return check
+    found = Finding(
+        "config-changed",
+        f"{config.path}: names {what} than before the command: only what says where the registry"
+        " listens, and that it is read-only, may change",
+    )
+    return lambda: Verdict("refused", (found,))
+
+
+def _redis(config: Config) -> bool:
+    return config.blob_descriptor_cache == "redis"
 
 
 def _run_file(options: Mapping[str, Any], state_dir: str, run: str) -> str:

@@ -121,8 +121,13 @@ def storage_of(config: Config, requests_per_second: float | None = None) -> Stor
     return throttled(storage, min(wanted))
 
 
-def guard_of(config: Config, storage: Storage, options: Mapping[str, Any]) -> Guard:
-    """The guard, with what the command line says about the registry."""
+def guard_of(
+    config: Config, storage: Storage, options: Mapping[str, Any], before: Config | None = None
+) -> Guard:
+    """The guard, with what the command line says about the registry.
+
+    :param before: the config before a command that may have edited it.
+    """
     return Guard(
         config,
         storage,
@@ -131,6 +136,7 @@ def guard_of(config: Config, storage: Storage, options: Mapping[str, Any]) -> Gu
             registry_stopped=options["registry_stopped"],
             assume_readonly=options["assume_readonly"],
             auth_file=options["registry_auth_file"],
+            before=before.http if before is not None else None,
         ),
     )
 

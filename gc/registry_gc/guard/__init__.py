@@ -15,8 +15,14 @@ import msgspec
 
 from registry_drivers.base import Reader
 from registry_drivers.errors import NotFound
-from registry_gc.config import Config
-from registry_gc.guard.addresses import Address, UnusableAddress, configured_address, given_address
+from registry_gc.config import Config, HttpConfig
+from registry_gc.guard.addresses import (
+    Address,
+    UnusableAddress,
+    configured_address,
+    given_address,
+    not_asked,
+)
 from registry_gc.guard.answer import Answer, Kind
 
 if TYPE_CHECKING:
@@ -26,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "Guard", "GuardOptions", "Verdict"]
 
 LOCKFILES = "docker/registry/lockfiles/"  # GitLab's, "registry/storage/driver/lockers.go"
+_BEFORE = " (so the config said before the command)"
 SCHEDULER_STATE = "scheduler-state.json"  # a pull-through cache's, in the storage's root
 DRAINS = (
     "http.draintimeout is set: a registry that was told to stop refuses connections while it still"
@@ -42,6 +49,8 @@ class GuardOptions(msgspec.Struct, frozen=True):
         writes stays refused.
     :param auth_file: credentials for the probe, as ``docker login`` writes them.
     :param timeout: seconds to wait for one answer.
+    :param before: where the registry listened before a command that may have edited the config:
+        whether it has ended there, or was restarted, is asked too.
     """
 
     registry_urls: tuple[str, ...] = ()
@@ -49,6 +58,7 @@ class GuardOptions(msgspec.Struct, frozen=True):
     assume_readonly: bool = False
     auth_file: str | None = None
     timeout: float = 5.0
+    before: HttpConfig | None = None
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -84,17 +94,32 @@ class Guard:
         self._storage = storage
         self._options = options
         self._addresses: list[Address] = []
-        self._unusable: Finding | None = None
-        try:
-            address = configured_address(config.http)
-            if address is not None:
-                self._addresses.append(address)
-        except UnusableAddress as error:
-            self._unusable = Finding(
-                "probe-bad-address", f"{config.path}: the registry cannot be asked: {error}"
-            )
+        self._unusable: list[Finding] = []
+        self._configured(config.http)
+        self._drains = config.http.drains
+        if options.before is not None:
+            self._configured(options.before, _BEFORE)
+            self._drains |= options.before.drains
         self._addresses += [given_address(url) for url in options.registry_urls]
         self._probe = self._prober() if self._addresses or options.auth_file else None
+
+    def _configured(self, http: HttpConfig, which: str = "") -> None:
+        """Ask where *http* says that the registry listens, unless that is asked already."""
+        try:
+            address = configured_address(http)
+        except UnusableAddress as error:
+            self._unusable.append(
+                Finding(
+                    "probe-bad-address",
+                    f"{self._config.path}: the registry{which} cannot be asked: {error}",
+                )
+            )
+            return
+        # Who listens at one socket is asked once, as the config now says: a registry that has
+        # still an older prefix, or no TLS yet, answers neither "read-only" to that.
+        address = address and not_asked(address, self._addresses)
+        if address is not None:
+            self._addresses.append(msgspec.structs.replace(address, name=address.name + which))
 
     def _prober(self) -> Probe:
         from registry_gc.guard.probe import Probe
@@ -166,10 +191,10 @@ class Guard:
     ) -> tuple[list[Finding], list[Finding], list[Finding]]:
         """Findings that somebody can write, that may be so, and that are only told."""
         kinds = {answer.kind for _, answer in answers}
-        usable = self._unusable is None
+        usable = not self._unusable
         told: list[Finding] = []
         if self._options.registry_stopped and usable and kinds <= {Kind.REFUSES}:
-            told.append(_stopped(answers, drains=self._config.http.drains))
+            told.append(_stopped(answers, drains=self._drains))
         elif self._config.readonly and usable and kinds <= {Kind.REFUSES, Kind.READ_ONLY}:
             told.append(_readonly(self._config.path, answers))
         known, unknown = ([], []) if told else self._doubts(answers)
@@ -185,8 +210,7 @@ class Guard:
             finding = _doubt(address, answer, stopped=self._options.registry_stopped)
             if finding is not None:
                 (unknown if finding.code.startswith("probe-") else known).append(finding)
-        if self._unusable is not None:
-            unknown.append(self._unusable)
+        unknown += self._unusable
         if not self._config.readonly and not self._options.registry_stopped:
             known.append(_writable_config(self._config.path))
         return known, unknown

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
+from collections.abc import Iterable
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -97,6 +98,21 @@ def configured_address(http: HttpConfig) -> Address | None:
         verify=False,
         server_name=server_name,
         logins=(*(f"{name}:{port}" for name in names), *public),
+    )
+
+
+def not_asked(address: Address, others: Iterable[Address]) -> Address | None:
+    """What of *address* is none of *others*' sockets; None where nothing is left."""
+    hosts = set(address.hosts)
+    for other in others:
+        if address.unix_socket and address.unix_socket == other.unix_socket:
+            return None
+        if not other.unix_socket and other.port == address.port:
+            hosts -= set(other.hosts)
+    if not hosts and not address.unix_socket:
+        return None
+    return msgspec.structs.replace(
+        address, hosts=tuple(host for host in address.hosts if host in hosts)
     )
 
 

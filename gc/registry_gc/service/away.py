@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import msgspec
 
+from registry_gc.config import Config
 from registry_gc.guard import Finding, Verdict
 from registry_gc.service.commands import Ran, Said, Shared, run_command
 
@@ -89,12 +90,14 @@ def _nothing() -> None:
 class Service(msgspec.Struct):
     """A registry that *commands* take out of use. ``ran`` is what became of them so far.
 
+    ``before``: its config as it was before them; the first one may edit the file.
     ``alone``: entered before the second command, see :mod:`registry_gc.service.turn`. ``barred``:
     why neither command is to be run, see :mod:`registry_gc.service.between`; else empty.
     """
 
     commands: Commands
     shared: Shared
+    before: Config | None = None
     alone: Callable[[], AbstractContextManager[None]] = nullcontext
     barred: str = ""
     ran: list[Ran] = msgspec.field(default_factory=list)

@@ -29,12 +29,15 @@ if TYPE_CHECKING:
 _FOLDER = "away"
 # Somebody who only looks has the flock for a moment.
 _TRIES, _PAUSE_SECONDS = 5, 0.05
+_FILESYSTEM = "filesystem"
 _DEFAULT_ROOT = "/var/lib/registry"
 # What of a driver's parameters says which place it is, beside the root.
 _PLACE = (
     "bucket", "regionendpoint",
     "container", "accountname", "realm", "serviceurl", "connectionstring",
 )  # fmt: skip
+# What may say it as well: a name in two parts of the world, a prefix that older versions wrote.
+_PLACE_TOO = ("region", "legacyrootprefix", "trimlegacyrootprefix")
 
 
 def place_of(state_dir: str, spec: StorageSpec) -> str:
@@ -44,15 +47,37 @@ def place_of(state_dir: str, spec: StorageSpec) -> str:
     spellings of one place in a cloud are two: then the storage's own lock is all that keeps runs
     apart. Two registries are never one, or the second of them would not be collected.
     """
+    module, root, *place = _words(spec)
+    if module == _FILESYSTEM:
+        root = _identity(root)
+    text = "\n".join([module, *place, root])
+    name = xxhash.xxh3_64_hexdigest(text.encode("utf-8", "surrogateescape"))
+    return os.path.join(state_dir, _FOLDER, f"{name}.lock")
+
+
+def same_place(one: StorageSpec, other: StorageSpec) -> bool:
+    """Whether both specs name one storage, by their words; of folders, by what is there too.
+
+    That a folder of the same path is mounted anew is no matter: the registry has that one.
+    """
+    (module, root, *place), (other_module, other_root, *other_place) = _words(one), _words(other)
+    if module != other_module or place != other_place:
+        return False
+    if any(_text(one.parameters, key) != _text(other.parameters, key) for key in _PLACE_TOO):
+        return False
+    if root == other_root:
+        return True
+    return module == _FILESYSTEM and _identity(root) == _identity(other_root)
+
+
+def _words(spec: StorageSpec) -> tuple[str, ...]:
+    """What says which storage it is: the driver's module, the root, and the rest."""
     from registry_drivers.factory import DRIVERS
 
     module = DRIVERS.get(spec.driver, (spec.driver,))[0]
-    root = _text(spec.parameters, "rootdirectory").strip("/")
-    if module == "filesystem":
-        root = _identity(_text(spec.parameters, "rootdirectory") or _DEFAULT_ROOT)
-    text = "\n".join([module, *(_text(spec.parameters, name) for name in _PLACE), root])
-    name = xxhash.xxh3_64_hexdigest(text.encode("utf-8", "surrogateescape"))
-    return os.path.join(state_dir, _FOLDER, f"{name}.lock")
+    root = _text(spec.parameters, "rootdirectory")
+    root = (root or _DEFAULT_ROOT) if module == _FILESYSTEM else root.strip("/")
+    return (module, root, *(_text(spec.parameters, name) for name in _PLACE))
 
 
 def _identity(root: str) -> str:

@@ -1,0 +1,136 @@
+"""Commands that do something else than they are there for, and what stands in their way."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from running import Result
+from servers.process import free_port
+from servers.service import Service
+
+MAIN = "from registry_gc.cli.main import registry_garbage_collect as main; main()"
+READONLY = "/readonly/,/enabled/s/enabled: .*/enabled: "
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    """A registry that is up, with garbage in it."""
+    with Service(tmp_path / "service").over() as service:
+        subprocess.run([service.path("start")], check=True, stdout=subprocess.DEVNULL)
+        service.fill(tmp_path / "oci")
+        (service.folder / "calls").unlink()
+        yield service
+
+
+def here(**more: str) -> dict[str, str]:
+    """An environment in which Python finds what this one does."""
+    places = os.pathsep.join(place for place in sys.path if place)
+    return {**os.environ, "PYTHONPATH": places, **more}
+
+
+def words(service: Service, pair: str, first: str, second: str, *options: str) -> list[str]:
+    """What runs the collector with the commands *first* and *second*."""
+    names = ("stop", "start") if pair == "stop" else ("readonly", "readwrite")
+    commands = [f"--{names[0]}-command", first, f"--{names[1]}-command", second]
+    state = ["--state-dir", str(service.folder / "state")]
+    config = str(service.registry.config)
+    return [sys.executable, "-c", MAIN, *commands, *state, *options, config]
+
+
+def collect(service: Service, pair: str, first: str, second: str, *options: str) -> Result:
+    done = subprocess.run(
+        words(service, pair, first, second, "--output", "json", *options),
+        env=here(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    document = json.loads(done.stdout) if done.stdout else {}
+    return Result(done.returncode, document, done.stdout, done.stderr)
+
+
+def codes(result: Result) -> list[str]:
+    return [finding["code"] for finding in result.json["guard"]["findings"]]
+
+
+def blobs(service: Service) -> int:
+    return sum(1 for _ in service.registry.root.rglob("blobs/*/*/*/data"))
+
+
+def elsewhere(service: Service) -> str:
+    """Says read-only in the config, and names another port; restarts nothing."""
+    port = f"s/127.0.0.1:{service.registry.port}/127.0.0.1:{free_port()}/"
+    return f'sed -i "{READONLY}true/; {port}" {service.registry.config}'
+
+
+def nowhere(service: Service) -> str:
+    """Says read-only in a config that names no address; restarts nothing."""
+    text = (
+        f"{{storage: {{filesystem: {{rootdirectory: {service.registry.root}}},"
+        " maintenance: {readonly: {enabled: true}}}}"
+    )
+    return f"echo '{text}' >{service.registry.config}"
+
+
+# --- what the config said before
+
+
+@pytest.mark.parametrize("pair", ["readonly", "stop"])
+@pytest.mark.parametrize("edit", [elsewhere, nowhere])
+def test_a_registry_that_takes_writes_where_the_config_named_it_before_is_asked(
+    service: Service, edit: object, pair: str
+) -> None:
+    assert callable(edit)
+    before = blobs(service)
+    result = collect(service, pair, edit(service), "true")
+    assert result.exit_code == 4, result.errors
+    assert "registry-writable" in codes(result)
+    assert "so the config said before the command" in result.errors
+    assert blobs(service) == before
+
+
+def test_a_read_only_registry_may_listen_elsewhere_where_the_one_of_before_has_ended(
+    service: Service,
+) -> None:
+    edit = elsewhere(service)
+    first = f"cp {service.registry.config} {service.folder}/was"
+    first += f"; {service.path('stop')}; {edit}; {service.path('start')}"
+    back = f"cp {service.folder}/was {service.registry.config}"
+    result = collect(service, "readonly", first, f"{back}; {service.path('readwrite')}")
+    assert result.exit_code == 0, result.errors
+    assert result.json["blobs"]["deleted"] > 0
+    assert service.up
+
+
+def test_a_command_that_names_another_storage_in_the_config_refuses_the_run(
+    service: Service,
+) -> None:
+    other = service.folder / "other"
+    (other / "docker/registry/v2/blobs/sha256/ab").mkdir(parents=True)
+    (other / "docker/registry/v2/repositories/a").mkdir(parents=True)
+    config = service.registry.config
+    change = f"sed -i 's,/registry$,/other,' {config}; {service.path('readonly')}"
+    back = f"sed -i 's,/other$,/registry,' {config}; {service.path('readwrite')}"
+    before = blobs(service)
+    result = collect(service, "readonly", change, back)
+    assert result.exit_code == 4, result.errors
+    assert "config-changed" in codes(result)
+    assert blobs(service) == before
+    assert service.calls() == ["readonly", "readwrite"]
+    assert service.up
+
+
+def test_a_command_that_writes_the_storage_in_other_words_does_no_harm(service: Service) -> None:
+    (service.folder / "link").symlink_to(service.registry.root)
+    config = service.registry.config
+    change = f"sed -i 's,/registry$,/link/,' {config}; {service.path('readonly')}"
+    result = collect(service, "readonly", change, service.path("readwrite"))
+    assert result.exit_code == 0, result.errors
+    assert result.json["blobs"]["deleted"] > 0
