@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 import registry_gc.audit.log
+import registry_gc.audit.sinks
 from command_line import MAIN, environment
 from real import program
 from registry_gc.audit.log import AuditLog
@@ -502,3 +503,17 @@ def test_a_port_that_is_none_is_a_usage_error(disk: Disk, target: str) -> None:
     result = go(disk, "--audit-log", target)
     assert result.exit_code == 2
     assert "is no port" in result.errors
+
+
+def test_a_pipe_that_nobody_reads_on_is_an_error_and_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry_gc.audit.sinks, "_SECONDS", 0.1)
+    os.mkfifo(tmp_path / "pipe")
+    reading = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    with closing(FileSink(str(tmp_path / "pipe"))) as sink:
+        sink.write([b"one\n"])
+        with pytest.raises(OSError, match="nobody reads it"):
+            sink.write([b"x" * (1 << 20)])
+    assert os.read(reading, 4) == b"one\n"
+    os.close(reading)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import pty
+import select
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -134,3 +138,70 @@ def test_a_command_that_writes_the_storage_in_other_words_does_no_harm(service: 
     result = collect(service, "readonly", change, service.path("readwrite"))
     assert result.exit_code == 0, result.errors
     assert result.json["blobs"]["deleted"] > 0
+
+
+# --- who does not read on
+
+
+def dead_blobs(service: Service, count: int) -> None:
+    """More than a pipe holds of lines about them."""
+    for number in range(count):
+        name = hashlib.sha256(b"%d" % number).hexdigest()
+        folder = service.registry.root / f"docker/registry/v2/blobs/sha256/{name[:2]}/{name}"
+        folder.mkdir(parents=True)
+        (folder / "data").write_text(str(number))
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_stdout_that_stands_still_does_not_keep_the_registry_down(
+    service: Service, terminal: bool
+) -> None:
+    dead_blobs(service, 1500)
+    os.mkfifo(service.folder / "up")
+    up = os.open(service.folder / "up", os.O_RDONLY | os.O_NONBLOCK)
+    told = f"{service.path('start')} && echo up >{service.folder}/up"
+    reading, writing = pty.openpty() if terminal else os.pipe()
+    with subprocess.Popen(
+        words(service, "stop", service.path("stop"), told),
+        env=here(),
+        stdout=writing,
+        stderr=writing if terminal else subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
+        os.close(writing)
+        poll = select.poll()
+        poll.register(up, select.POLLIN)
+        try:
+            assert poll.poll(60_000), "the registry was not started"
+            assert service.up
+            # Nor does it keep the next run out.
+            again = collect(service, "stop", service.path("stop"), service.path("start"))
+            assert again.exit_code == 0, again.errors
+            lines = bytearray()
+            with suppress(OSError):  # how a terminal ends
+                while piece := os.read(reading, 1 << 16):
+                    lines += piece
+        finally:
+            os.close(reading)
+            os.close(up)
+            process.terminate()
+    if not terminal:
+        assert lines.count(b"blob eligible for deletion: ") > 1500
+        assert b"deleted" in lines.splitlines()[-1] or b"command done" in lines
+
+
+def test_the_lines_of_a_run_whose_reader_is_gone_are_no_failure(service: Service) -> None:
+    dead_blobs(service, 1500)
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        words(service, "stop", service.path("stop"), service.path("start")),
+        env=here(),
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writing)
+    assert done.returncode == 0
+    assert b"nothing more goes to stdout" in done.stderr
+    assert service.up

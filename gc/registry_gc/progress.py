@@ -32,6 +32,21 @@ class _Patience:
 _patience = _Patience()
 
 
+class _Patient:
+    """Stderr, for what draws on it: what it does not take in time is not drawn."""
+
+    def write(self, text: str) -> None:
+        if not _patience.ends():
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        if not _patience.late:
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+
 def wait_at_most(seconds: float) -> None:
     """From here on, a line that stderr does not take in time is dropped."""
     _patience.seconds = seconds
@@ -96,7 +111,7 @@ class Progress:
                 total=total,
                 unit=f" {unit}",
                 unit_scale=total is None or total > 100_000,
-                file=sys.stderr,
+                file=_Patient(),
                 leave=False,
                 dynamic_ncols=True,
                 delay=0.3,

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import select
 import socket
 import stat
 from collections.abc import Iterator, Sequence
@@ -99,8 +100,9 @@ class FileSink:
         # A pipe that nobody reads must not make the run wait: it is refused.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
         handle = os.open(self._path, flags, 0o640)
-        os.set_blocking(handle, True)
         self._regular = stat.S_ISREG(os.fstat(handle).st_mode)
+        if self._regular:
+            os.set_blocking(handle, True)
         self._handle = handle
 
     @contextmanager
@@ -121,7 +123,7 @@ class FileSink:
         left = memoryview(data if self._ends_a_line(size) else b"\n" + data)
         try:
             while left:
-                left = left[os.write(self._handle, left) :]
+                left = left[self._taken(left) :]
             if self._regular:
                 os.fsync(self._handle)
         except OSError:
@@ -131,6 +133,17 @@ class FileSink:
                 with contextlib.suppress(OSError):
                     os.ftruncate(self._handle, size)
             raise
+
+    def _taken(self, data: memoryview) -> int:
+        """How much is written of *data*; a pipe that nobody reads on is not waited for for ever."""
+        poll = select.poll()
+        poll.register(self._handle, select.POLLOUT)
+        try:
+            return os.write(self._handle, data)
+        except BlockingIOError:
+            if not poll.poll(_SECONDS * 1000):
+                raise TimeoutError(errno.ETIMEDOUT, "nobody reads it") from None
+            return 0
 
     def _ends_a_line(self, size: int) -> bool:
         if not self._regular or not size:

@@ -123,6 +123,7 @@ def _between(state_dir: str, config: Config, service: Service, stack: ExitStack)
         note(f"another run of this machine may begin while the registry is started: {error}")
         return None
     stack.callback(between.close)
+    service.over = between.end
     return between
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import sys
 from collections.abc import Iterable, Iterator
 from shutil import get_terminal_size
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from registry_gc.cli.flags import LOSSES
 from registry_gc.cli.wiring import note
+from registry_gc.compact.waiting_text import WaitingText
 
 if TYPE_CHECKING:
     from registry_gc.report.tables import Look
@@ -25,23 +27,44 @@ class Output:
     ``reported``: what the run came to was told, or is being told. ``begun``: something was
     written, or tried. ``lost``: it refused since its disk is full or broken, not since nobody
     reads on.
+
+    :param patient: keep the lines until :meth:`close` where stdout may stand still, as a terminal
+        that somebody has paused does, or a pipe that nobody reads.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, patient: bool = False) -> None:
         # Python has no stdout where the caller closed it.
         self.broken = sys.stdout is None
         self.reported = False
         self.lost = False
         self.begun = False
+        self._waiting = WaitingText() if patient and _may_stand_still() else None
 
     def lines(self, lines: Iterable[str]) -> None:
         """Write *lines*, many at a time."""
         texts = _texts(lines)
         while not self.broken:
             text = next(texts, None)
-            if text is None:
+            if text is None or not self._keep(text):
                 return
+
+    def _keep(self, text: str) -> bool:
+        """Write *text*, or have it wait; false where there is no room for that, nor for more."""
+        if self._waiting is None:
             self._write(text)
+            return True
+        self.begun = True
+        try:
+            self._waiting.add(text)
+        except OSError as error:
+            note(f"some lines do not go to stdout, there is no room to keep them: {error}")
+            return False
+        return True
+
+    def keep_rest(self) -> None:
+        """From here on there come only lines that are few, or in memory anyhow."""
+        if self._waiting is not None:
+            self._waiting.keep_rest()
 
     def _write(self, text: str) -> None:
         self.begun = True
@@ -60,13 +83,30 @@ class Output:
         return 1 if self.lost and code in (0, 3) else code
 
     def close(self) -> None:
-        """Keep the interpreter from complaining at its exit about a closed stdout."""
+        """Write what waits, and keep the interpreter from complaining about a closed stdout."""
+        waiting, self._waiting = self._waiting, None
+        try:
+            for text in waiting.take() if waiting is not None else ():
+                if self.broken:
+                    break
+                self._write(text)
+        except OSError as error:
+            note(f"some lines do not go to stdout, they cannot be read back: {error}")
         if not self.broken or sys.stdout is None:
             return
         with contextlib.suppress(OSError, ValueError):
             devnull = os.open(os.devnull, os.O_WRONLY)
             os.dup2(devnull, 1)
             os.close(devnull)
+
+
+def _may_stand_still() -> bool:
+    """Whether writing may take for ever. To a file it does not, nor to what is no terminal."""
+    try:
+        kind = os.fstat(sys.stdout.fileno()).st_mode
+        return not stat.S_ISREG(kind) and (not stat.S_ISCHR(kind) or sys.stdout.isatty())
+    except (AttributeError, OSError, ValueError):
+        return False
 
 
 def _texts(lines: Iterable[str]) -> Iterator[str]:

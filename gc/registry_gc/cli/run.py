@@ -89,7 +89,8 @@ def _run_here(
     service: Service | None = None,
 ) -> int:
     look_for_cycles_rarely()
-    output = Output()
+    # Nobody who does not read on may keep a registry down: what there is to say comes after it.
+    output = Output(patient=service is not None)
     interrupts = Interrupts()
     try:
         with interrupts.installed(), interrupts.until(options["deadline"]):
@@ -109,6 +110,8 @@ def _run_here(
         if service is not None:
             for line in filter(None, (service.stale, service.lost)):
                 complain(line)
+            if not service.shared.away:
+                service.over()
         output.close()
     return 1 if service is not None and service.lost else code
 
@@ -121,6 +124,7 @@ def _tell_unfinished(
         return
     from registry_gc.cli.unfinished import tell_unfinished
 
+    output.keep_rest()
     output.reported = True
     if service is not None:
         service.shared.reported = True
@@ -184,6 +188,7 @@ def _run(
     except (ConfigError, DriverConfigError) as error:
         complain(str(error))
         return 2
+    output.keep_rest()
     assert recorder is not None
     lost = service.lost if service is not None else ""
     with interrupts.deferred():

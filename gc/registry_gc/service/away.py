@@ -100,6 +100,8 @@ class Service(msgspec.Struct):
     before: Config | None = None
     alone: Callable[[], AbstractContextManager[None]] = nullcontext
     barred: str = ""
+    over: Callable[[], None] = _nothing
+    """Called when the registry is back, and only what has waited for that is still to be told."""
     ran: list[Ran] = msgspec.field(default_factory=list)
     lost: str = ""
     """The line about a second command that has failed."""

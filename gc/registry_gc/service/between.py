@@ -131,6 +131,11 @@ class Between:
             os.close(self._fd)
             self._fd = -1
 
+    def end(self) -> None:
+        """No process has it any longer: the registry is back, and other runs may begin."""
+        with contextlib.suppress(OSError):
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+
     def forked(self) -> None:
         """Called in a process that has just been forked."""
         if self._inherited:

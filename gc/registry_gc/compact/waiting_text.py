@@ -1,0 +1,74 @@
+"""Text that has to wait: in memory while it is little, then in a file without a name."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import BinaryIO
+
+IN_MEMORY = 4 << 20
+"""Bytes from which on it is a file."""
+_PIECE = 1 << 18
+
+
+class WaitingText:
+    """Takes text, and gives it back once, from the beginning."""
+
+    def __init__(self, limit: int = IN_MEMORY) -> None:
+        self._limit = limit
+        self._memory: list[bytes] = []
+        self._size = 0
+        self._file: BinaryIO | None = None
+
+    def keep_rest(self) -> None:
+        """What is still to come is little, and no full disk loses it."""
+        self._limit = sys.maxsize
+
+    def add(self, text: str) -> None:
+        """Add *text*, whole or, on an error, not at all.
+
+        :raises OSError: there is no room for it.
+        """
+        data = text.encode("utf-8", "surrogatepass")
+        self._memory.append(data)
+        self._size += len(data)
+        if self._size <= self._limit:
+            return
+        try:
+            self._spill()
+        except OSError:
+            # What came before stays; this and what is still to come would grow without an end.
+            self._size -= len(self._memory.pop())
+            raise
+
+    def _spill(self) -> None:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # take() does
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            for data in self._memory:
+                left = memoryview(data)
+                while left:
+                    left = left[self._file.write(left) :]
+        except OSError:
+            self._file.truncate(end)
+            raise
+        self._memory, self._size = [], 0
+
+    def take(self) -> Iterator[str]:
+        """All of it, in pieces.
+
+        :raises OSError: the file does not give it back.
+        """
+        decoder = codecs.getincrementaldecoder("utf-8")("surrogatepass")
+        if self._file is not None:
+            with self._file as file:
+                file.seek(0)
+                while piece := file.read(_PIECE):
+                    yield decoder.decode(piece)
+        for data in self._memory:
+            yield decoder.decode(data)
+        self._memory = []
