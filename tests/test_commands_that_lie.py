@@ -205,3 +205,45 @@ def test_the_lines_of_a_run_whose_reader_is_gone_are_no_failure(service: Service
     assert done.returncode == 0
     assert b"nothing more goes to stdout" in done.stderr
     assert service.up
+
+
+# --- a second command that does nothing
+
+
+@pytest.mark.parametrize(
+    ("pair", "back", "told"),
+    [
+        ("stop", "true", "THE REGISTRY DOES NOT ANSWER"),
+        ("readonly", "true", "THE REGISTRY IS STILL READ-ONLY"),
+        ("readonly", "sed -i '{switch}false/' {config}", "THE REGISTRY IS STILL READ-ONLY"),
+    ],
+)
+def test_a_registry_that_is_not_back_is_told_and_still_remembers(
+    service: Service, pair: str, back: str, told: str
+) -> None:
+    config = service.registry.config
+    config.write_text(
+        config.read_text().replace("storage:", "storage:\n  cache: {blobdescriptor: inmemory}")
+    )
+    back = back.format(switch=READONLY, config=config)
+    result = collect(service, pair, service.path(pair), back)
+    assert result.exit_code == 0, result.errors
+    last = result.errors.splitlines()[-1]
+    assert last.startswith(f"note: {told}: http://127.0.0.1:{service.registry.port} ")
+    assert "by hand" in last
+    assert result.json["blob_cache"]["restart_needed"] is True
+
+
+def test_a_registry_that_is_slow_to_start_is_given_time(service: Service) -> None:
+    slow = f"(sleep 0.5; {service.path('start')}) >/dev/null 2>&1 &"
+    result = collect(service, "stop", service.path("stop"), slow)
+    assert result.exit_code == 0, result.errors
+    assert "THE REGISTRY" not in result.errors
+    assert service.up
+
+
+def test_a_registry_that_did_not_answer_before_is_not_missed(service: Service) -> None:
+    subprocess.run([service.path("stop")], check=True, stdout=subprocess.DEVNULL)
+    result = collect(service, "stop", "true", "true")
+    assert result.exit_code == 0, result.errors
+    assert "THE REGISTRY" not in result.errors

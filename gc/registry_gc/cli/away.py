@@ -20,6 +20,7 @@ from registry_gc.cli.wiring import (
     blob_cache_of,
     close,
     complain,
+    guard_options,
     logs_json,
     note,
     read_config,
@@ -30,6 +31,9 @@ from registry_gc.collect import Job
 from registry_gc.config import Config
 from registry_gc.config_file import ConfigError
 from registry_gc.guard import Finding, Verdict
+from registry_gc.guard.addresses import Address
+from registry_gc.guard.answer import Answer
+from registry_gc.guard.registries import Registries
 from registry_gc.interrupts import Interrupts
 from registry_gc.lock import blocker
 from registry_gc.progress import Progress, wait_at_most
@@ -37,6 +41,7 @@ from registry_gc.report.model import Report
 from registry_gc.run_file import already_there
 from registry_gc.runs.database import RunFileError
 from registry_gc.runs.earlier import Found, found_at
+from registry_gc.service.afterwards import Ask, missing, there
 from registry_gc.service.away import Commands, Service, settled
 from registry_gc.service.between import Between, OutOfUse, place_of
 from registry_gc.service.commands import Shared
@@ -44,6 +49,7 @@ from registry_gc.service.supervisor import End, supervise
 from registry_gc.service.turn import while_nobody_deletes
 
 _STDERR_SECONDS = 1.0
+_ANSWER_SECONDS = 2.0
 _PAIRS = (("stop_command", "start_command"), ("readonly_command", "readwrite_command"))
 
 
@@ -93,6 +99,9 @@ def run_with_commands(
         complain(str(error))
         return 2
     service = Service(commands, Shared(), before, partial(_alone, before))
+    ask = _asking(options, service)
+    service.note_there = lambda: there(ask)
+    service.look = lambda: missing(ask, service.shared.answered, stops=commands.stops)
     with ExitStack() as stack:
         between = _between(state_dir, before, service, stack)
 
@@ -134,7 +143,20 @@ def _tell_for_the_dead(options: Mapping[str, Any], service: Service, end: End) -
         tell_unfinished(options, output, end.code, end.why, service.ran)
     for line in filter(None, (service.stale, service.lost)):
         complain(line)
+    if service.missing:
+        note(service.missing)
     output.close()
+
+
+def _asking(options: Mapping[str, Any], service: Service) -> Ask:
+    """What asks the registries that were there before the first command; nothing rests on it."""
+
+    def ask() -> list[tuple[Address, Answer]]:
+        assert service.before is not None
+        given = replace(guard_options(options), timeout=_ANSWER_SECONDS)
+        return Registries(service.before, given).ask()
+
+    return ask
 
 
 @contextmanager
@@ -299,6 +321,9 @@ def _with_commands(report: Report, service: Service) -> Report:
     forgotten = report.forgotten
     if forgotten.left and not service.stale:
         report, forgotten = _caught_up(report), replace(forgotten, left=0, earlier=0)
+    if service.missing:
+        # Nobody knows whether that is a new process.
+        return replace(report, commands=tuple(service.ran), forgotten=forgotten)
     if not service.lost:
         # A new process remembers nothing.
         return replace(

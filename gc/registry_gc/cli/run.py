@@ -110,6 +110,8 @@ def _run_here(
         if service is not None:
             for line in filter(None, (service.stale, service.lost)):
                 complain(line)
+            if service.missing:
+                note(service.missing)
             if not service.shared.away:
                 service.over()
         output.close()

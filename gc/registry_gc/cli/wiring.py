@@ -128,16 +128,17 @@ def guard_of(
 
     :param before: the config before a command that may have edited it.
     """
-    return Guard(
-        config,
-        storage,
-        GuardOptions(
-            registry_urls=tuple(options["registry_urls"]),
-            registry_stopped=options["registry_stopped"],
-            assume_readonly=options["assume_readonly"],
-            auth_file=options["registry_auth_file"],
-            before=before.http if before is not None else None,
-        ),
+    return Guard(config, storage, guard_options(options, before))
+
+
+def guard_options(options: Mapping[str, Any], before: Config | None = None) -> GuardOptions:
+    """What the command line says about the registry; *before* as in :func:`guard_of`."""
+    return GuardOptions(
+        registry_urls=tuple(options["registry_urls"]),
+        registry_stopped=options["registry_stopped"],
+        assume_readonly=options["assume_readonly"],
+        auth_file=options["registry_auth_file"],
+        before=before.http if before is not None else None,
     )
 
 

@@ -9,30 +9,20 @@ and unknown refuses.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
 
 from registry_drivers.base import Reader
 from registry_drivers.errors import NotFound
 from registry_gc.config import Config, HttpConfig
-from registry_gc.guard.addresses import (
-    Address,
-    UnusableAddress,
-    configured_address,
-    given_address,
-    not_asked,
-)
+from registry_gc.guard.addresses import Address
 from registry_gc.guard.answer import Answer, Kind
-
-if TYPE_CHECKING:
-    # HTTP and TLS take longer to import than a small registry takes to look through.
-    from registry_gc.guard.probe import Probe
+from registry_gc.guard.registries import Registries
 
 __all__ = ["Finding", "Guard", "GuardOptions", "Verdict"]
 
 LOCKFILES = "docker/registry/lockfiles/"  # GitLab's, "registry/storage/driver/lockers.go"
-_BEFORE = " (so the config said before the command)"
 SCHEDULER_STATE = "scheduler-state.json"  # a pull-through cache's, in the storage's root
 DRAINS = (
     "http.draintimeout is set: a registry that was told to stop refuses connections while it still"
@@ -93,43 +83,7 @@ class Guard:
         self._config = config
         self._storage = storage
         self._options = options
-        self._addresses: list[Address] = []
-        self._unusable: list[Finding] = []
-        self._configured(config.http)
-        self._drains = config.http.drains
-        if options.before is not None:
-            self._configured(options.before, _BEFORE)
-            self._drains |= options.before.drains
-        self._addresses += [given_address(url) for url in options.registry_urls]
-        self._probe = self._prober() if self._addresses or options.auth_file else None
-
-    def _configured(self, http: HttpConfig, which: str = "") -> None:
-        """Ask where *http* says that the registry listens, unless that is asked already."""
-        try:
-            address = configured_address(http)
-        except UnusableAddress as error:
-            self._unusable.append(
-                Finding(
-                    "probe-bad-address",
-                    f"{self._config.path}: the registry{which} cannot be asked: {error}",
-                )
-            )
-            return
-        # Who listens at one socket is asked once, as the config now says: a registry that has
-        # still an older prefix, or no TLS yet, answers neither "read-only" to that.
-        address = address and not_asked(address, self._addresses)
-        if address is not None:
-            self._addresses.append(msgspec.structs.replace(address, name=address.name + which))
-
-    def _prober(self) -> Probe:
-        from registry_gc.guard.probe import Probe
-
-        credentials = None
-        if self._options.auth_file:
-            from registry_gc.guard.credentials import load_credentials
-
-            credentials = load_credentials(self._options.auth_file)
-        return Probe(credentials, self._options.timeout)
+        self._registries = Registries(config, options)
 
     def check(self) -> Verdict:
         """What is known at this moment.
@@ -137,10 +91,7 @@ class Guard:
         :raises StorageError: the storage could not be asked.
         """
         refusals = [*self._proxy(), *self._database()]
-        answers = [
-            (address, self._probe.ask(address)) for address in self._addresses if self._probe
-        ]
-        writing, unknown, confirmed = self._writing(answers)
+        writing, unknown, confirmed = self._writing(self._registries.ask())
         if refusals or writing:
             return Verdict("refused", (*refusals, *writing, *unknown, *confirmed))
         return Verdict("unknown" if unknown else "allowed", (*unknown, *confirmed))
@@ -191,10 +142,10 @@ class Guard:
     ) -> tuple[list[Finding], list[Finding], list[Finding]]:
         """Findings that somebody can write, that may be so, and that are only told."""
         kinds = {answer.kind for _, answer in answers}
-        usable = not self._unusable
+        usable = not self._registries.unusable
         told: list[Finding] = []
         if self._options.registry_stopped and usable and kinds <= {Kind.REFUSES}:
-            told.append(_stopped(answers, drains=self._drains))
+            told.append(_stopped(answers, drains=self._registries.drains))
         elif self._config.readonly and usable and kinds <= {Kind.REFUSES, Kind.READ_ONLY}:
             told.append(_readonly(self._config.path, answers))
         known, unknown = ([], []) if told else self._doubts(answers)
@@ -210,7 +161,7 @@ class Guard:
             finding = _doubt(address, answer, stopped=self._options.registry_stopped)
             if finding is not None:
                 (unknown if finding.code.startswith("probe-") else known).append(finding)
-        unknown += self._unusable
+        unknown += [Finding("probe-bad-address", why) for why in self._registries.unusable]
         if not self._config.readonly and not self._options.registry_stopped:
             known.append(_writable_config(self._config.path))
         return known, unknown

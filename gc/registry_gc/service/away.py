@@ -102,7 +102,13 @@ class Service(msgspec.Struct):
     barred: str = ""
     over: Callable[[], None] = _nothing
     """Called when the registry is back, and only what has waited for that is still to be told."""
+    note_there: Callable[[], int] = int
+    """Called before the first command: which addresses answer, see ``Shared.answered``."""
+    look: Callable[[], str] = str
+    """Called after the second command: what is missing all the same; empty where nothing is."""
     ran: list[Ran] = msgspec.field(default_factory=list)
+    missing: str = ""
+    """The line about a registry that is not as it was, after a second command that did not fail."""
     lost: str = ""
     """The line about a second command that has failed."""
     stale: str = ""
@@ -110,6 +116,7 @@ class Service(msgspec.Struct):
 
     def leave(self) -> Finding | None:
         """Run the first command; a finding says that it failed. :meth:`back` has to follow."""
+        self.shared.answered = self.note_there()
         self.shared.away = True
         ran = self._run(self.commands.leave_name, self.commands.leave)
         if not ran.error:
@@ -130,6 +137,8 @@ class Service(msgspec.Struct):
         self.shared.away = False
         if ran.error:
             self.lost = _loud(self.commands, ran)
+        elif missing := self.look():
+            self.missing = _doubtful(self.commands, missing)
 
     def _run(self, name: str, command: str) -> Ran:
         commands = self.commands
@@ -158,3 +167,12 @@ def _loud(commands: Commands, ran: Ran) -> str:
     """The line about a second command that failed."""
     state = "down" if commands.stops else "read-only"
     return f"THE REGISTRY MAY STILL BE {state.upper()}: {ran.error}: {commands.back}"
+
+
+def _doubtful(commands: Commands, missing: str) -> str:
+    """The line about a second command that has not failed, and has not done its work."""
+    remedy = "start it" if commands.stops else "restart it with a config that takes writes"
+    return (
+        f"{missing}, and the {commands.back_name} command has ended without an error: if it is"
+        f" not just slow, {remedy} by hand"
+    )

@@ -47,12 +47,13 @@ class Shared:
 
     ``away``: the registry was, or may have been, stopped, and not started again since.
     ``remote``: deletes are requests, which a server may still be working on.
-    ``reported``: what the run came to was told. ``run_file``: names what has to be removed from
-    the registry's Redis; empty while nothing has.
+    ``reported``: what the run came to was told. ``answered``: which addresses answered before the
+    first command, see :mod:`registry_gc.service.afterwards`. ``run_file``: names what has to be
+    removed from the registry's Redis; empty while nothing has.
     """
 
-    _AWAY, _REMOTE, _REPORTED, _COMMAND, _RUN_FILE = 0, 1, 2, 8, 24
-    _LENGTH = struct.Struct("=q")
+    _AWAY, _REMOTE, _REPORTED, _ANSWERED, _COMMAND, _RUN_FILE = 0, 1, 2, 4, 8, 24
+    _BITS, _LENGTH = struct.Struct("=I"), struct.Struct("=q")
 
     def __init__(self) -> None:
         # Anonymous and shared: a fork has the same page, and nothing of it is left behind.
@@ -85,6 +86,15 @@ class Shared:
     @reported.setter
     def reported(self, value: bool) -> None:
         self._page[self._REPORTED] = int(value)
+
+    @property
+    def answered(self) -> int:
+        """A bit for each address that answered."""
+        return int(self._BITS.unpack_from(self._page, self._ANSWERED)[0])
+
+    @answered.setter
+    def answered(self, value: int) -> None:
+        self._BITS.pack_into(self._page, self._ANSWERED, value)
 
     @property
     def command(self) -> tuple[int, int]:
