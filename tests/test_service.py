@@ -285,3 +285,38 @@ def test_a_command_that_nobody_waits_for_any_more_is_ended_after_its_time() -> N
     assert process.wait() == -15
     assert shared.command == (0, 0)
     wait_for_command(shared, 0.1)  # there is none
+
+
+LIMITED = (
+    "import resource\n"
+    "from registry_gc.service import hearing\n"
+    "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, {hard}))\n"
+)
+# As a user who may not raise what the kernel calls hard.
+UNPRIVILEGED = (
+    "plain = resource.prlimit\n"
+    "def prlimit(pid, kind, limits):\n"
+    "    if limits[1] != 4096: raise PermissionError(1, 'not permitted')\n"
+    "    return plain(pid, kind, limits)\n"
+    "resource.prlimit = prlimit\n"
+)
+
+
+def test_a_command_may_say_more_than_files_may_be_large(tmp_path: Path) -> None:
+    prelude = LIMITED.format(hard="resource.RLIM_INFINITY")
+    command = f"seq 20000 && echo done >{tmp_path}/done"
+    process = run_elsewhere(command, prelude, stderr=subprocess.PIPE)
+    said = process.communicate()[1]
+    assert process.returncode == 0
+    assert said.split()[-1] == b"20000"
+    assert (tmp_path / "done").exists()
+
+
+def test_where_that_limit_stays_a_command_is_run_and_not_heard(tmp_path: Path) -> None:
+    prelude = LIMITED.format(hard="4096") + UNPRIVILEGED
+    command = f"seq 20000 && echo done >{tmp_path}/done"
+    process = run_elsewhere(command, prelude, stderr=subprocess.PIPE)
+    said = process.communicate()[1]
+    assert process.returncode == 0
+    assert b"ulimit -f" in said
+    assert (tmp_path / "done").exists()

@@ -20,10 +20,11 @@ from collections.abc import Callable
 import msgspec
 
 from registry_gc.processes import Process, group_lives
-from registry_gc.service.hearing import Hearing, OnStderr, in_lines
+from registry_gc.service.hearing import Hearing, OnStderr, in_lines, may_write
 
 # Reads the line that lets it begin; without one, who wanted it is dead and nobody knows of it.
-_GATE = 'read -r go || exit 125; exec sh -c "$1" </dev/null'
+_GATE = 'read -r go || exit 125; [ "$go" = go ] || exec >/dev/null 2>&1; exec sh -c "$1" </dev/null'
+_GO, _UNHEARD = b"go\n", b"unheard\n"
 _POLL_SECONDS = 0.05
 _KILL_SECONDS = 10.0
 Said = Callable[[str], None]
@@ -185,9 +186,13 @@ def _begin(command: str, shared: Shared, output: int) -> subprocess.Popen[bytes]
         start_new_session=True,
     )
     shared.command = process.pid, Process.here(process.pid).started
+    heard = may_write(process.pid)
+    if not heard:
+        with contextlib.suppress(OSError):
+            os.write(output, b"what the command says is lost: `ulimit -f` would end it for that\n")
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError), process.stdin:
-        process.stdin.write(b"go\n")
+        process.stdin.write(_GO if heard else _UNHEARD)
     return process
 
 

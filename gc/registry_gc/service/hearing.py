@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import resource
 import select
 import sys
 import time
@@ -26,6 +27,9 @@ _PATIENCE = 0.05
 _LAST_PATIENCE = 1.0
 # A pipe that poll calls writable takes as much at once (pipe(7)).
 _AT_ONCE = select.PIPE_BUF
+
+_ENOUGH = 1 << 30
+"""Bytes that no command says: a limit of that is none."""
 
 Tell = Callable[[bytes, float, bool], bytes]
 """Given what waits, until when (:func:`time.monotonic`) it may be waited for somebody to take it,
@@ -98,6 +102,25 @@ def _memory() -> int | None:
     # `>/dev/stderr` sets it to the beginning for one process, not for the others.
     fcntl.fcntl(kept, fcntl.F_SETFL, os.O_APPEND)
     return kept
+
+
+def may_write(pid: int) -> bool:
+    """Lift, for the process *pid*, the limit on a file's size (`ulimit -f`), as far as it may be.
+
+    The kernel counts a file in memory as any other, and ends who writes more: the command that is
+    to start the registry. False where the limit that stays is one that a command may come to.
+    """
+    kind, none = resource.RLIMIT_FSIZE, resource.RLIM_INFINITY
+    try:
+        _, hard = resource.getrlimit(kind)
+    except (OSError, ValueError):
+        return True
+    for limit in (none, hard):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            resource.prlimit(pid, kind, (limit, limit))
+            return limit == none or limit >= _ENOUGH
+    soft, _ = resource.getrlimit(kind)
+    return soft == none or soft >= _ENOUGH
 
 
 def _free(memory: int, upto: int) -> None:
