@@ -247,3 +247,27 @@ def test_a_registry_that_did_not_answer_before_is_not_missed(service: Service) -
     result = collect(service, "stop", "true", "true")
     assert result.exit_code == 0, result.errors
     assert "THE REGISTRY" not in result.errors
+
+
+# --- a config that can be read once only
+
+
+@pytest.mark.parametrize("source", ["fifo", "stdin"])
+def test_a_config_from_a_pipe_is_refused_with_commands(tmp_path: Path, source: str) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    named = str(tmp_path / "fifo") if source == "fifo" else "/dev/stdin"
+    calls = tmp_path / "calls"
+    pair = ["--stop-command", f"echo >>{calls}", "--start-command", f"echo >>{calls}"]
+    done = subprocess.run(
+        [sys.executable, "-c", MAIN, "--state-dir", str(tmp_path), *pair, named],
+        env=here(),
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.decode() == (
+        f"error: {named}: is a pipe, and with commands the config is read more than once:"
+        " name a file\n"
+    )
+    assert not calls.exists()

@@ -601,3 +601,12 @@ def test_an_empty_name_is_no_word_on_which_config(tmp_path: Path) -> None:
 def test_a_root_that_can_be_no_folder_is_refused(root: str) -> None:
     with pytest.raises(DriverConfigError, match=r"rootdirectory.*cannot be the name of a folder"):
         open_storage(StorageSpec("filesystem", {"rootdirectory": root}))
+
+
+def test_a_pipe_is_read_once_however_often_it_is_asked_for(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"storage: {filesystem: {rootdirectory: /x}}")
+    os.close(writing)
+    first = load_config(f"/dev/fd/{reading}", {})
+    assert load_config(f"/dev/fd/{reading}", {}) == first
+    os.close(reading)

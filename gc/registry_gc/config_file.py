@@ -15,6 +15,7 @@ from __future__ import annotations
 import getpass
 import os
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -127,8 +128,33 @@ def _find(
     )
 
 
+def must_be_a_file(path: str | None, environ: Mapping[str, str]) -> None:
+    """Raise where what is named can be read once only. What is not there is told by who reads it.
+
+    :raises ConfigError: it is a pipe or a device.
+    """
+    named = path or environ.get("REGISTRY_CONFIGURATION_PATH")
+    try:
+        kind = os.stat(named or "").st_mode
+    except (OSError, ValueError):
+        return
+    if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+        what = "a device" if stat.S_ISCHR(kind) or stat.S_ISBLK(kind) else "a pipe"
+        raise ConfigError(
+            f"{named}: is {what}, and with commands the config is read more than once: name a file"
+        )
+
+
+_once: dict[tuple[int, int], bytes] = {}
+"""What pipes have held: who opens one again gets nothing, or waits for ever."""
+
+
 def _read(path: str) -> bytes:
     try:
+        status = os.stat(path)
+        which = (status.st_dev, status.st_ino)
+        if which in _once:
+            return _once[which]
         with open(path, "rb") as file:
             data = file.read(_MAX_BYTES + 1)
     except FileNotFoundError:
@@ -140,6 +166,8 @@ def _read(path: str) -> bytes:
         raise ConfigError(f"{path}: {who}cannot read it: {reason}") from error
     if len(data) > _MAX_BYTES:
         raise ConfigError(f"{path}: is larger than 1 MiB: no config file")
+    if stat.S_ISFIFO(status.st_mode):
+        _once[which] = data
     return data
 
 

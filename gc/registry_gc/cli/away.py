@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -29,7 +30,7 @@ from registry_gc.cli.wiring import (
 )
 from registry_gc.collect import Job
 from registry_gc.config import Config
-from registry_gc.config_file import ConfigError
+from registry_gc.config_file import ConfigError, must_be_a_file
 from registry_gc.guard import Finding, Verdict
 from registry_gc.guard.addresses import Address
 from registry_gc.guard.answer import Answer
@@ -83,6 +84,7 @@ def run_with_commands(
     """
     try:
         commands = commands_of(options)
+        must_be_a_file(options["config"], os.environ)
     except ConfigError as error:
         complain(str(error))
         return 2
