@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from running import Result
+from running import Result, run, write_config
 from servers.process import free_port
 from servers.service import Service
 
@@ -271,3 +271,31 @@ def test_a_config_from_a_pipe_is_refused_with_commands(tmp_path: Path, source: s
         " name a file\n"
     )
     assert not calls.exists()
+
+
+# --- how a command is spelt
+
+
+def test_a_start_command_of_several_lines_stays_one_line_at_the_end(service: Service) -> None:
+    result = collect(service, "stop", service.path("stop"), "echo \033x\nexit 7\n")
+    assert result.exit_code == 1
+    last = result.errors.splitlines()[-1]
+    assert last.startswith("error: THE REGISTRY MAY STILL BE DOWN: the start command ended with")
+    assert last.endswith("code 7: echo \\x1bx\\nexit 7\\n")
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("option", [[], ["--dry-run"]])
+def test_a_command_that_the_shell_does_not_understand_is_a_usage_error(
+    tmp_path: Path, place: int, option: list[str]
+) -> None:
+    commands = [f"echo run >>{tmp_path}/calls"] * 2
+    commands[place] += "; if true; then"
+    pair = ["--stop-command", commands[0], "--start-command", commands[1]]
+    config = write_config(tmp_path / "registry")
+    result = run(*pair, *option, config, state=tmp_path)
+    assert result.exit_code == 2
+    name = ("--stop-command", "--start-command")[place]
+    assert f"error: {name}: the shell does not understand it: " in result.errors
+    assert len(result.errors.splitlines()) == 1
+    assert not (tmp_path / "calls").exists()

@@ -191,7 +191,7 @@ def test_no_token_stays_unknown(tokens: TokenServer, auth_file: WriteAuth) -> No
         path = auth_file({server.addr: {"auth": encoded()}})
         verdict = check(config(server.addr), auth=path)
     assert (verdict.verdict, codes(verdict)) == ("unknown", ["probe-unauthorized"])
-    assert "token server" in verdict.findings[0].message
+    assert f"http://{server.addr}: its token server" in verdict.findings[0].message
     assert "s3cret" not in repr(verdict)
 
 

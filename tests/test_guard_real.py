@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 
 import pytest
+import yaml
 
-from guarding import codes, verdict_of
+from guarding import certificate, codes, started, verdict_of
 from real import RealRegistry
+from servers.process import free_port
 
 
 @pytest.fixture
@@ -57,3 +60,28 @@ def test_a_real_pull_through_cache_is_refused_though_it_takes_no_push(tmp_path: 
             verdict = verdict_of(cache)
     assert verdict.verdict == "refused"
     assert codes(verdict)[0] == "pull-through-cache"
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_registry_that_wants_a_client_certificate_says_what_helps(
+    tmp_path: Path, version: ssl.TLSVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = certificate(tmp_path, loopback=True)
+    registry = RealRegistry(tmp_path, port=free_port())
+    tls = {"certificate": str(made.file), "key": str(made.file), "clientcas": [str(made.file)]}
+    document = yaml.safe_load(registry.config.read_text())
+    document["http"]["tls"] = tls
+    registry.config.write_text(yaml.safe_dump(document))
+    plain = ssl.create_default_context
+
+    def speaking() -> ssl.SSLContext:
+        context = plain()
+        context.maximum_version = version
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", speaking)
+    with started(registry):
+        verdict = verdict_of(registry)
+    (message,) = [one.message for one in verdict.findings if one.code == "probe-no-answer"]
+    assert "it wants a client certificate (http.tls.clientcas), and is given none" in message
+    assert "--registry-stopped" in message

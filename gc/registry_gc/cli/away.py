@@ -45,9 +45,10 @@ from registry_gc.runs.earlier import Found, found_at
 from registry_gc.service.afterwards import Ask, missing, there
 from registry_gc.service.away import Commands, Service, settled
 from registry_gc.service.between import Between, OutOfUse, place_of
-from registry_gc.service.commands import Shared
+from registry_gc.service.commands import Shared, misspelt
 from registry_gc.service.supervisor import End, supervise
 from registry_gc.service.turn import while_nobody_deletes
+from registry_gc.shown import shown
 
 _STDERR_SECONDS = 1.0
 _ANSWER_SECONDS = 2.0
@@ -57,7 +58,8 @@ _PAIRS = (("stop_command", "start_command"), ("readonly_command", "readwrite_com
 def commands_of(options: Mapping[str, Any]) -> Commands:
     """The commands that *options* give, at least one of them.
 
-    :raises ConfigError: one is given without its other half, or both pairs are.
+    :raises ConfigError: one is given without its other half, or both pairs are, or one is no
+        command to the shell.
     """
     given = [pair for pair in _PAIRS if any(options[name] for name in pair)]
     names = [tuple("--" + name.replace("_", "-") for name in pair) for pair in given]
@@ -69,6 +71,8 @@ def commands_of(options: Mapping[str, Any]) -> Commands:
     for name, command in zip(names[0], (leave, back), strict=True):
         if not command.strip():
             raise ConfigError(f"{name}: is blank, which does nothing; for that, give 'true'")
+        if wrong := misspelt(command):
+            raise ConfigError(f"{name}: the shell does not understand it: {shown(wrong)}")
     stops = given[0] == _PAIRS[0]
     said = note if logs_json() else None
     return Commands(leave, back, stops, options["command_timeout"], said)

@@ -210,7 +210,8 @@ def _writable_config(path: str) -> Finding:
 
 def _doubt(address: Address, answer: Answer, *, stopped: bool) -> Finding | None:
     """Why an address' answer does not do; None where it does."""
-    said = f"{address.name} {answer.detail or answer.kind.value}"
+    detail = answer.detail or answer.kind.value
+    said = f"{address.name}{':' if detail.startswith('its ') else ''} {detail}"
     if answer.kind is Kind.WRITABLE:
         return Finding(
             "registry-writable",

@@ -40,6 +40,9 @@ _MISNAMED = (
     "give the name in the certificate with --registry-url",
 )
 _CERTIFICATES = {9: _OUTDATED, 10: _OUTDATED, 62: _MISNAMED, 64: _MISNAMED}
+# Alerts of a registry with http.tls.clientcas, to which no certificate is shown; by TLS 1.3 and
+# by older Go.
+_WANTS_ONE = frozenset({"TLSV13_ALERT_CERTIFICATE_REQUIRED", "SSLV3_ALERT_BAD_CERTIFICATE"})
 _UNTRUSTED = (
     "its certificate is not trusted",
     "name the authority's file in SSL_CERT_FILE, or add it to the system's",
@@ -251,6 +254,8 @@ def _remedy(error: Exception) -> str:
 
     if isinstance(error, ssl.SSLCertVerificationError):
         return _CERTIFICATES.get(error.verify_code, _UNTRUSTED)[1]
+    if isinstance(error, ssl.SSLError) and error.reason in _WANTS_ONE:
+        return "stop it and pass --registry-stopped, or pass --assume-readonly"
     return ""
 
 
@@ -260,6 +265,8 @@ def _why(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         what, _ = _CERTIFICATES.get(error.verify_code, _UNTRUSTED)
         return f"{what}: {error.verify_message}"
+    if isinstance(error, ssl.SSLError) and error.reason in _WANTS_ONE:
+        return "it wants a client certificate (http.tls.clientcas), and is given none"
     if isinstance(error, ssl.SSLError):
         return f"TLS fails: {error.reason or 'no handshake'}"
     if isinstance(error, TimeoutError):

@@ -166,7 +166,12 @@ def settled(
 def _loud(commands: Commands, ran: Ran) -> str:
     """The line about a second command that failed."""
     state = "down" if commands.stops else "read-only"
-    return f"THE REGISTRY MAY STILL BE {state.upper()}: {ran.error}: {commands.back}"
+    # Who reads the last line alone has all of it.
+    command = "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
+        for letter in commands.back
+    )
+    return f"THE REGISTRY MAY STILL BE {state.upper()}: {ran.error}: {command}"
 
 
 def _doubtful(commands: Commands, missing: str) -> str:

@@ -27,6 +27,7 @@ _GATE = 'read -r go || exit 125; [ "$go" = go ] || exec >/dev/null 2>&1; exec sh
 _GO, _UNHEARD = b"go\n", b"unheard\n"
 _POLL_SECONDS = 0.05
 _KILL_SECONDS = 10.0
+_SYNTAX_SECONDS = 10.0
 Said = Callable[[str], None]
 """Told of each line that a command has written, once it has ended."""
 
@@ -121,6 +122,26 @@ class Shared:
         self._page[start : start + len(path)] = path
         # Last: who is killed before has deleted nothing yet.
         self._LENGTH.pack_into(self._page, self._RUN_FILE, len(path))
+
+
+def misspelt(command: str) -> str:
+    """What the shell would say of the spelling of *command*, which is not run; empty for nothing.
+
+    Found when the registry is down already, it would stay down.
+    """
+    try:
+        asked = subprocess.run(
+            ["sh", "-n", "-c", command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=_SYNTAX_SECONDS,
+            check=False,
+        )
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return ""  # nobody knows; running it says so
+    said = asked.stderr.decode("utf-8", "backslashreplace").strip()
+    return (said or "a syntax error") if asked.returncode else ""
 
 
 def run_command(
