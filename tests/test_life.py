@@ -32,7 +32,8 @@ from registry_gc.interrupts import Interrupts
 from registry_gc.policy import Policy
 from registry_gc.quarantine.aside import asides
 from registry_gc.quarantine.bring_back import Back, BringingBack
-from registry_gc.quarantine.purge import Purge, clear_empty
+from registry_gc.quarantine.clearing import clear_empty
+from registry_gc.quarantine.purge import Purge
 from registry_gc.quarantine.recall import recall
 from registry_gc.quarantine.restore import What, select
 from registry_gc.report.model import Report

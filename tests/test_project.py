@@ -38,12 +38,13 @@ FLOORS: tuple[frozenset[str], ...] = (
 MIDDLE = 2
 CONCRETE = frozenset({"memory", "filesystem", "s3", "gcs", "azure"})
 # Who calls delete: a sweep, or who stands in for the storage in one; a purge, in quarantine only;
-# and the lock, its own object.
+# what forgets quarantines that are empty, our own notes; and the lock, its own object.
 DELETING = frozenset(
     f"registry_gc.{name}"
     for name in (
         "sweep",
         "quarantine.aside",
+        "quarantine.clearing",
         "quarantine.purge",
         "locking.claim",
         "locking.contest",
@@ -59,8 +60,9 @@ NOT_ASKED_FOR = frozenset(
         for name in (
             "audit", "audit.log", "blob_cache.redis_client", "cli.away", "dask_worker",
             "engine_dask", "guard.probe", "metrics", "metrics.output", "quarantine.bring_back",
-            "quarantine.purge", "quarantine.recall", "quarantine.restore", "service.commands",
-            "service.supervisor", "verify.closure", "verify.every_tag", "verify.plan_check",
+            "quarantine.clearing", "quarantine.purge", "quarantine.recall", "quarantine.restore",
+            "service.commands", "service.supervisor", "verify.closure", "verify.every_tag",
+            "verify.plan_check",
         )
     }
 )  # fmt: skip

@@ -21,7 +21,8 @@ from registry_gc.locking.holder import LOCK
 from registry_gc.policy import Policy
 from registry_gc.quarantine.aside import asides
 from registry_gc.quarantine.bring_back import BringingBack
-from registry_gc.quarantine.purge import Purge, clear_empty
+from registry_gc.quarantine.clearing import clear_empty
+from registry_gc.quarantine.purge import Purge
 from registry_gc.quarantine.restore import What, select
 from registry_gc.survey import NoBlobs, Survey, Surveyor
 from running import OWN_FOLDER

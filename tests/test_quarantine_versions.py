@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from aside import DAY, Registry
+from registry_drivers.base import Reader
+from registry_drivers.errors import StorageError
+from registry_gc.quarantine import aside, clearing
 from registry_gc.run_file import RunFile
 from registry_gc.runs.rows import Kind, Row, RowState
 from registry_tree import blob_path, sha256
@@ -140,6 +144,129 @@ def test_what_is_live_is_undeleted_by_the_next_run(registry: Registry) -> None:
     done = registry.collect("-m").json
     assert done["quarantine"]["recalled"] == 5
     assert registry.can_pull("only-untagged", f"sha256:{names[0]}")
+
+
+# --- what is back is in quarantine no more -------------------------------------------------------
+
+
+def hiding(registry: Registry) -> list[str]:
+    """The paths that the lists of all runs name."""
+    found = registry.read()
+    return [path for name in found if "/deleted/" in name for path in json.loads(found[name])]
+
+
+def hidden_now(server: S3Server, registry: Registry) -> set[str]:
+    """The registry's keys that have versions and no object."""
+    return {key for key in versions(server, registry) - registry.read().keys() if "/v2/" in key}
+
+
+def test_a_run_that_was_restored_whole_is_forgotten_and_keeps_no_versions(
+    server: S3Server, registry: Registry
+) -> None:
+    run = registry.quarantine().json["run"]
+    assert registry.command("restore", run).json["lost"] == []
+    assert registry.command("restore").json["runs"] == []
+    assert registry.command("report").json["quarantine"]["runs"] == []
+    assert not [path for path in registry.own() if "quarantine" in path]
+    assert registry.collect("-m").json["blobs"]["deleted"] > 0
+    assert registry.purge("--older-than", "0s").json["runs"] == []
+    assert WHERE in hidden_now(server, registry)
+    registry.collect("-m", "--purge-versions")
+    assert not hidden_now(server, registry)
+
+
+def test_what_is_not_back_waits_on(registry: Registry) -> None:
+    run = registry.quarantine().json["run"]
+    before = hiding(registry)
+    assert registry.command("restore", sha256(GONE)).json["restored"] == {"blob": 1}
+    assert sorted(hiding(registry)) == sorted({*before} - {WHERE})
+    assert [row["run"] for row in registry.command("restore").json["runs"]] == [run]
+    assert comes_back(registry, run)
+    assert hiding(registry) == []
+
+
+def test_a_restore_that_died_before_it_forgot_is_made_whole_by_the_next(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = registry.quarantine().json["run"]
+    with monkeypatch.context() as patch:
+        patch.setattr("registry_gc.cli.restore.forget_hidden", died)
+        assert registry.command("restore", run).exit_code == 1
+    assert hiding(registry)
+    done = registry.command("restore", run)
+    assert (done.exit_code, done.json["restored"]) == (0, {})
+    assert registry.command("restore").json["runs"] == []
+
+
+def test_one_that_dies_between_two_lists_names_too_much_and_never_too_little(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = registry.quarantine().json["run"]
+    before = {*hiding(registry)}
+    read = aside.read_list
+    calls: list[str] = []
+
+    def one_is_read(reader: Reader, path: str) -> list[str]:
+        calls.append(path)
+        return read(reader, path) if len(calls) == 1 else died()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(clearing, "read_list", one_is_read)
+        assert registry.command("restore", run).exit_code == 1
+    assert {*hiding(registry)} < before
+    assert [row["run"] for row in registry.command("restore").json["runs"]] == [run]
+    again = registry.quarantine().json["run"]
+    assert comes_back(registry, again)
+    assert registry.command("restore").json["runs"] == []
+
+
+def died(*_: object) -> NoReturn:
+    raise StorageError("died", driver="s3")
+
+
+def test_what_was_restored_and_set_aside_again_waits_for_the_second_run(
+    server: S3Server, registry: Registry
+) -> None:
+    """Its versions are those that the first had hidden."""
+    first = registry.collect("-m", "--quarantine", "2d").json["run"]
+    assert comes_back(registry, first)
+    second = registry.collect("-m", "--quarantine", "30d").json["run"]
+    registry.later = 5 * DAY
+    assert [row["due"] for row in registry.purge().json["runs"]] == [False]
+    assert WHERE in hidden_now(server, registry)
+    assert comes_back(registry, second)
+
+
+def test_what_two_runs_had_hidden_is_forgotten_by_both_once_it_is_back(registry: Registry) -> None:
+    registry.collect("-m", "--quarantine", "2d")
+    registry.write({WHERE: GONE})
+    registry.collect("-m", "--quarantine", "30d")
+    assert hiding(registry).count(WHERE) == 2
+    assert registry.command("restore", sha256(GONE)).exit_code == 0
+    assert hiding(registry).count(WHERE) == 0
+    assert len(registry.command("restore").json["runs"]) == 1
+
+
+def test_what_a_run_brings_back_by_itself_waits_no_more(registry: Registry) -> None:
+    before = registry.files()
+    registry.quarantine()
+    folder = "docker/registry/v2/repositories/only-untagged/_manifests"
+    names = [path.split("/")[-2] for path in before if path.startswith(f"{folder}/revisions/")]
+    registry.write({f"{folder}/tags/again/current/link": f"sha256:{names[0]}".encode()})
+    count = len(hiding(registry))
+    done = registry.collect("-m").json
+    assert len(hiding(registry)) == count - done["quarantine"]["recalled"] == count - 5
+
+
+def test_a_purge_of_versions_says_that_some_wait_in_a_quarantine(
+    server: S3Server, registry: Registry
+) -> None:
+    registry.quarantine()
+    waiting = hidden_now(server, registry) & {*hiding(registry)}
+    for options in (("--dry-run",), ()):
+        done = registry.collect("-m", "--purge-versions", *options)
+        assert f"old versions of {len(waiting)} objects stay" in done.errors
+    assert waiting <= hidden_now(server, registry)
 
 
 # --- runs that purge versions, beside a quarantine that waits ------------------------------------

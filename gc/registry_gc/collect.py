@@ -227,14 +227,24 @@ class SealedCollection(Session):
         if shows_leftovers(self.keeps, purge=policy.purge_versions):
             live = self.survey.marking.live_set
             waiting = hidden(self.reader)
+            spared, spared_bytes = 0, 0
             self.observer.phase("listing versions", None, "objects")
             for found in leftovers_of(versions, self.blobs_total):
-                found = [left for left in found if left.path not in waiting]
+                here = [left for left in found if left.path in waiting]
+                spared += len(here)
+                spared_bytes += sum(left.bytes for left in here)
+                if here:
+                    found = [left for left in found if left.path not in waiting]
                 rows = leftover_rows(found, live, self.catalog.names, cutoff, self.retained)
                 if policy.purge_versions:
                     self.run_file.add(rows)
                 self.observer.advance(len(found))
             self.observer.finish()
+            if spared and policy.purge_versions:
+                self.observer.notice(
+                    f"{spared_bytes} bytes in old versions of {spared} objects stay, as those "
+                    "wait in a quarantine; registry-gc restore CONFIG lists the runs"
+                )
         dead = self.run_file.count(Kind.BLOB).bytes + self.run_file.count(Kind.UPLOAD).bytes
         for keep in self.keeps:
             self.observer.notice(f"{keep.message}. This concerns {dead} bytes that are to go")

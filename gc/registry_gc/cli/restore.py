@@ -29,7 +29,7 @@ from registry_gc.moments import utc_minute
 from registry_gc.progress import Progress
 from registry_gc.quarantine.aside import Aside, Kept, asides
 from registry_gc.quarantine.bring_back import Back, BringingBack, exists, meaning_of
-from registry_gc.quarantine.purge import clear_empty
+from registry_gc.quarantine.clearing import clear_empty, forget_hidden, is_there
 from registry_gc.quarantine.restore import Restored, UnknownWhat, What, select
 from registry_gc.quarantine.still_allowed import StillAllowed
 from registry_gc.report.counts import counted
@@ -89,14 +89,19 @@ def _restore(
             if not options["allow_empty"]:
                 _refuse_unmounted(storage, items)
             progress.phase("bringing back", len(items), "objects")
-            for result in BringingBack(storage, versions_of(storage), look).run(items):
+            versions = versions_of(storage)
+            there: set[str] = set()
+            for result in BringingBack(storage, versions, look).run(items):
                 done.add(result)
+                if is_there(result):
+                    there.add(result.kept.path)
                 telling.restored(result, f"asked for: {options['what']}")
                 progress.advance(1)
                 if options["verbose"] and result.back is Back.BACK and _says(options, "text"):
                     output.lines([shown(result.kept.path)])
             progress.finish()
             look()
+            forget_hidden(storage, versions, there, look)
             clear_empty(storage, items)
         code = 3 if done.lost or done.failed else 0
     except FAILURES as error:

@@ -6,7 +6,8 @@
         run.json             how long it is to wait, and since when
         <original path>      what was moved here: a rename, or a copy within the store
         deleted/<id>         paths that a delete marker hides, as a JSON list: a bucket that keeps
-                             versions keeps them by itself, at no further cost
+                             versions keeps them by itself, at no further cost. What is back is
+                             taken out of it again
 
 That is all that a restore needs; the run file may be lost. A quarantine frees no space.
 """
@@ -148,9 +149,10 @@ def contents(reader: Reader, aside: Aside, below: str = V2) -> Iterator[list[Kep
             for kept in found:
                 for beside in _signatures(reader, kept):
                     yield _kept(aside, beside)
-    for name in reader.children(aside.home + _LISTS).files:
-        paths = _read_list(reader, f"{aside.home}{_LISTS}{name}")
-        yield [Kept(path, aside, True) for path in paths if path.startswith(below)]
+    for place in lists_of(reader, aside):
+        yield [
+            Kept(path, aside, True) for path in read_list(reader, place) if path.startswith(below)
+        ]
 
 
 def _kept(aside: Aside, page: Page) -> list[Kept]:
@@ -174,7 +176,17 @@ def _signatures(reader: Reader, kept: Kept) -> Iterator[Page]:
         yield from reader.list(f"{place}signatures/")
 
 
-def _read_list(reader: Reader, path: str) -> list[str]:
+def lists_of(reader: Reader, aside: Aside) -> list[str]:
+    """Where the lists lie of what delete markers of a run hide."""
+    folder = aside.home + _LISTS
+    return [folder + name for name in reader.children(folder).files]
+
+
+def read_list(reader: Reader, path: str) -> list[str]:
+    """The paths that one list names.
+
+    :raises StorageError: it could not be read, or is none.
+    """
     data = reader.read(path)
     try:
         return msgspec.json.decode(data, type=list[str])
@@ -186,9 +198,8 @@ def _read_list(reader: Reader, path: str) -> list[str]:
 
 def notes_of(reader: Reader, aside: Aside) -> list[str]:
     """The files of a quarantine that are ours; ``run.json``, without which nobody knows, last."""
-    lists = reader.children(aside.home + _LISTS).files
-    notes = [_NOTE] if _NOTE in reader.children(aside.home).files else []
-    return [f"{aside.home}{_LISTS}{name}" for name in lists] + [aside.home + note for note in notes]
+    lists = lists_of(reader, aside)
+    return lists + [aside.home + _NOTE] * (_NOTE in reader.children(aside.home).files)
 
 
 def hidden(reader: Reader) -> frozenset[str]:
@@ -201,8 +212,8 @@ def hidden_by(reader: Reader, runs: Iterable[Aside]) -> frozenset[str]:
     return frozenset(
         path
         for aside in runs
-        for name in reader.children(aside.home + _LISTS).files
-        for path in _read_list(reader, f"{aside.home}{_LISTS}{name}")
+        for place in lists_of(reader, aside)
+        for path in read_list(reader, place)
     )
 
 

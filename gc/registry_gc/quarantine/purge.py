@@ -12,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
-from registry_drivers.base import Deletion, Outcome, Reader, Storage
-from registry_drivers.paths import temporaries
+from registry_drivers.base import Deletion, Outcome, Storage
 from registry_drivers.versions import VersionDeleter
-from registry_gc.layout import BLOBS, OWN, REPOSITORIES, V2
-from registry_gc.quarantine.aside import Aside, Kept, asides, contents, hidden_by, notes_of
+from registry_gc.layout import BLOBS, OWN, REPOSITORIES
+from registry_gc.quarantine.aside import Aside, Kept, asides, contents, hidden_by
 from registry_gc.quarantine.bring_back import BLOB, Look, exists, meaning_of
+from registry_gc.quarantine.clearing import clear
 from registry_gc.quarantine.still_allowed import while_allowed
 from registry_gc.survey import Survey
 
@@ -187,45 +187,3 @@ class Purge:
             # Also where the storage stops answering half-way: what is gone, is gone, and is told.
             if self._settled is not None:
                 self._settled(settled)
-
-
-def clear(storage: Storage, aside: Aside) -> None:
-    """Remove what tells of a quarantine in which nothing is left, and its empty folders.
-
-    With it goes what a run that was killed had not made whole there.
-    """
-    if storage.capabilities.folders:
-        _clear_unfinished(storage, aside)
-    for note in notes_of(storage, aside):
-        # One by one and in this order: what is left always tells since when it waits.
-        for _ in storage.delete([note]):
-            pass
-    if storage.capabilities.folders:
-        storage.remove_folders([aside.home.rstrip("/")], floor=OWN)
-
-
-def _clear_unfinished(storage: Storage, aside: Aside) -> None:
-    hollow: set[str] = set()
-    unfinished: list[str] = []
-    for page in storage.list(aside.home):
-        hollow.update(page.hollow)
-        unfinished += temporaries(page.paths)
-    for outcome in storage.delete(unfinished):
-        hollow.add(outcome.path.rpartition("/")[0])
-    storage.remove_folders(sorted(hollow, reverse=True), floor=aside.home)
-
-
-def clear_empty(storage: Storage, sources: Iterable[Kept]) -> None:
-    """After a restore: remove what is empty now of the quarantines that *sources* came from."""
-    runs = {kept.aside for kept in sources}
-    if storage.capabilities.folders:
-        folders = {kept.aside.place(kept.path).rpartition("/")[0] for kept in sources}
-        storage.remove_folders(sorted(folders, reverse=True), floor=OWN)
-    for aside in sorted(runs, key=lambda aside: aside.run):
-        if is_empty(storage, aside):
-            clear(storage, aside)
-
-
-def is_empty(reader: Reader, aside: Aside) -> bool:
-    """Whether nothing is left in a quarantine."""
-    return not any(batch for batch in contents(reader, aside, V2))

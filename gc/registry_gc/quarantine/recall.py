@@ -44,6 +44,7 @@ from registry_gc.quarantine.bring_back import (
     is_hollow,
     meaning_of,
 )
+from registry_gc.quarantine.clearing import forget_hidden, is_there
 from registry_gc.quarantine.restore import Quarantined
 from registry_gc.survey import NoBlobs, Survey, Surveyor
 
@@ -276,6 +277,7 @@ def recall(
     while items := missed(storage, survey, versions, cache):
         observer.phase("bringing back what is live", len(items), "objects")
         before, why = came, ""
+        there: set[str] = set()
         for result in BringingBack(storage, versions, look).run(items):
             kept, _, back, error = result
             if told is not None:
@@ -288,10 +290,13 @@ def recall(
                     driver=storage.driver,
                 )
             came += back is Back.BACK
+            if is_there(result):
+                there.add(kept.path)
             if back is Back.LOST:
                 why = why or f"{kept.path}: {error}"
             observer.advance(1)
         observer.finish()
+        forget_hidden(storage, versions, there, look)
         if came == before:
             # What is lost is lost: the mark that was made stands.
             lost = [kept.path for kept in items]
