@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from registry_gc.runs.past import read_run
 from registry_tree import V2, blob_path, sha256
 from servers.moto import S3Server, moto
 from stores import Place, a_bit_of_everything, collect, keys_of, store
@@ -153,6 +155,35 @@ def test_a_locked_version_is_a_failure_and_exit_code_3(server: S3Server, tmp_pat
     assert result.exit_code == 3
     assert [failed["path"] for failed in result.json["failed"]] == [dead]
     assert "object lock" in json.dumps(result.json["failed"])
+
+
+def test_what_has_a_locked_version_is_deleted_and_frees_nothing(
+    server: S3Server, tmp_path: Path
+) -> None:
+    place = a_place(server, ObjectLockEnabledForBucket=True)
+    data = b"dead, and locked for a day"
+    dead = blob_path(sha256(data))
+    where = {"Bucket": place.parameters["bucket"], "Key": dead}
+    until = datetime.now(UTC) + timedelta(days=1)
+    server.client.put_object(
+        **where,
+        Body=data,
+        ChecksumAlgorithm="SHA256",
+        ObjectLockMode="COMPLIANCE",
+        ObjectLockRetainUntilDate=until,
+    )
+    before = stored_bytes(server, place)
+    file, run_file = tmp_path / "metrics", tmp_path / "run"
+    files = (f"--metrics-file={file}", f"--run-file={run_file}")
+    told = collect(place, tmp_path, "-m", "--purge-versions", *files).json
+    assert [failed["path"] for failed in told["failed"]] == [dead]
+    assert told["blobs"]["deleted"] == told["blobs"]["eligible"]
+    assert told["blobs"]["deleted_bytes"] == told["blobs"]["eligible_bytes"] - len(data)
+    freed = [told[kind]["deleted_bytes"] for kind in ("versions", "blobs", "uploads")]
+    assert sum(freed) == before - stored_bytes(server, place)
+    (size,) = re.findall(r'registry_gc_bytes.*"versions".*"failed".* (.*)', file.read_text())
+    assert float(size) == len(data)
+    assert read_run(str(run_file)).deleted_bytes == sum(freed)
 
 
 def test_old_uploads_in_parts_are_aborted_and_counted(server: S3Server, tmp_path: Path) -> None:

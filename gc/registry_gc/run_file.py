@@ -83,6 +83,11 @@ _OF_FAILED = (
     "SELECT digest, coalesce(error, '') AS why FROM deletions "
     "WHERE phase < ?1 AND state = ?2 AND digest IS NOT NULL"
 )
+_UNFREED = (
+    "SELECT kind, sum(size) FROM deletions WHERE phase < ?1 AND state = ?2 AND size > 0 "
+    "AND path IN (SELECT path FROM deletions WHERE phase = ?1 AND state = ?3) GROUP BY kind"
+)
+_UNFREED_VALUES = (Kind.VERSIONS.phase, RowState.DELETED, RowState.FAILED)
 _CACHED_PHASES = json.dumps([kind.phase for kind in (Kind.REVISION, Kind.LAYER_LINK, Kind.BLOB)])
 
 
@@ -258,6 +263,12 @@ class RunFile(Database):
         counts = self._known_counts()
         found = [counts.get((kind.phase, state), Count()) for state in states or _ELIGIBLE]
         return Count(sum(part.rows for part in found), sum(part.bytes for part in found))
+
+    def unfreed(self, kind: Kind) -> int:
+        """Bytes of deleted rows of a kind that are there still, as their versions could not go."""
+        if not self.count(Kind.VERSIONS, RowState.FAILED).rows:
+            return 0
+        return int(dict(self._read(_UNFREED, _UNFREED_VALUES)).get(kind.label, 0))
 
     def _known_counts(self) -> dict[tuple[int, str], Count]:
         if self._counts is None:
@@ -506,17 +517,33 @@ def read_totals(path: str) -> dict[tuple[str, str], Count] | None:
 
     :raises RunFileError: it cannot be read.
     """
-    query = "SELECT kind, state, count(*), coalesce(sum(size), 0) FROM deletions GROUP BY 1, 2"
     try:
         with contextlib.closing(sqlite3.connect(path)) as connection:
             if not connection.execute("SELECT 1 FROM meta WHERE key = 'run'").fetchone():
                 return None
             return {
                 (kind, state): Count(rows, size)
-                for kind, state, rows, size in connection.execute(query)
+                for kind, state, rows, size in counts_of(connection)
             }
     except sqlite3.Error as error:
         raise RunFileError(f"{path}: {error}") from error
+
+
+def counts_of(connection: sqlite3.Connection) -> list[tuple[str, str, int, int]]:
+    """Kind, state, rows and bytes of what a run file holds.
+
+    What this run has deleted, and of which the versions could not go, is not freed: its bytes are
+    those of the versions that failed.
+    """
+    query = "SELECT kind, state, count(*), coalesce(sum(size), 0) FROM deletions GROUP BY 1, 2"
+    counts = {(kind, state): (rows, size) for kind, state, rows, size in connection.execute(query)}
+    failed = (Kind.VERSIONS.label, str(RowState.FAILED))
+    if failed in counts:
+        for kind, unfreed in connection.execute(_UNFREED, _UNFREED_VALUES).fetchall():
+            for key, more in (((kind, str(RowState.DELETED)), -unfreed), (failed, unfreed)):
+                rows, size = counts[key]
+                counts[key] = (rows, size + more)
+    return [(*key, *count) for key, count in counts.items()]
 
 
 def _facts(meta: Mapping[str, Any]) -> list[tuple[str, str]]:

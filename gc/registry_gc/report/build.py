@@ -79,9 +79,8 @@ def _tally(run_file: RunFile | None, kind: Kind) -> Tally:
     eligible = run_file.count(kind)
     deleted = run_file.count(kind, RowState.DELETED)
     aside = run_file.count(kind, RowState.QUARANTINED)
-    return Tally(
-        eligible.rows, eligible.bytes, deleted.rows, deleted.bytes, aside.rows, aside.bytes
-    )
+    freed = deleted.bytes - run_file.unfreed(kind)
+    return Tally(eligible.rows, eligible.bytes, deleted.rows, freed, aside.rows, aside.bytes)
 
 
 def _uploads(run_file: RunFile | None) -> Tally:

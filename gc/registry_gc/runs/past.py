@@ -21,7 +21,7 @@ from urllib.parse import quote
 import msgspec
 
 from registry_gc.processes import Process
-from registry_gc.run_file import SCHEMA
+from registry_gc.run_file import SCHEMA, counts_of
 from registry_gc.runs.rows import Kind, RowState
 
 _NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}\.sqlite")
@@ -162,11 +162,7 @@ def _query(path: str, mode: str) -> tuple[dict[str, Any], _Counts]:
             raise ValueError(f"its schema is {schema}, not {SCHEMA}: written by another version?")
         rows = connection.execute("SELECT key, value FROM meta")
         meta = {key: json.loads(value) for key, value in rows}
-        query = (
-            "SELECT kind, state, count(*), coalesce(sum(size), 0) FROM deletions "
-            "GROUP BY kind, state"
-        )
-        return meta, list(connection.execute(query))
+        return meta, counts_of(connection)
 
 
 def _told(path: str, meta: dict[str, Any], counts: _Counts) -> PastRun:
