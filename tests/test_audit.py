@@ -28,7 +28,14 @@ from registry_gc.audit.sinks import FileSink, NoRoom, Sink, SyslogSink, sink_of
 from registry_gc.guard import Verdict
 from registry_gc.mark import Hold
 from registry_gc.runs.past import read_run
-from registry_tree import blob_path, folder_sink, layer_link_path, sha256, tag_path
+from registry_tree import (
+    blob_path,
+    folder_sink,
+    layer_link_path,
+    revision_path,
+    sha256,
+    tag_path,
+)
 from running import Disk, Result, run, write_config
 from servers.process import free_port, running
 
@@ -110,6 +117,28 @@ def test_there_is_a_line_for_each_decision_to_hold(disk: Disk, log: Path) -> Non
     assert read(log)[:2] == holds  # before anything is deleted
 
 
+def test_a_hold_tells_the_size_of_each_manifest_that_was_read(disk: Disk, log: Path) -> None:
+    names = ("cut", "not JSON", "empty", "missing", "folder", "empty by right")
+    held = {name: disk.tree.image(name, "v1", layers=[name.encode()]) for name in names}
+    held["not JSON"], held["empty by right"] = sha256(b"no JSON at all"), sha256(b"")
+    for name in ("not JSON", "empty by right"):
+        disk.write(revision_path(name, held[name]), held[name].encode())
+    disk.write(blob_path(held["cut"]), b"{ cut short")
+    disk.write(blob_path(held["not JSON"]), b"no JSON at all")
+    disk.write(blob_path(held["empty"]), b"")
+    disk.write(blob_path(held["empty by right"]), b"")
+    (disk.root / blob_path(held["missing"])).unlink()
+    (disk.root / blob_path(held["folder"])).unlink()
+    (disk.root / blob_path(held["folder"])).mkdir()
+    disk.age()
+    go(disk, "--audit-log", log)
+    told = {line["repository"]: line["bytes"] for line in read(log) if line["event"] == "hold"}
+    # Nobody can tell an empty one that is what its digest says from one that was not read.
+    assert told == {
+        "cut": 11, "not JSON": 14, "empty": 0, "folder": None, "empty by right": None,
+    }  # fmt: skip
+
+
 def test_what_was_not_deleted_is_not_confirmed(disk: Disk, log: Path) -> None:
     original = os.unlink
 
@@ -126,9 +155,9 @@ def test_what_was_not_deleted_is_not_confirmed(disk: Disk, log: Path) -> None:
     lines = {line["path"]: line for line in read(log)}
     failed = lines[blob_path(sha256(b"orphan"))]
     gone = lines[blob_path(sha256(b"untagged"))]
-    assert (failed["result"], failed["confirmed"]) == ("failed", False)
+    assert (failed["result"], failed["confirmed"], failed["bytes"]) == ("failed", False, 0)
     assert "not permitted" in failed["error"]
-    assert (gone["result"], gone["confirmed"]) == ("gone already", False)
+    assert (gone["result"], gone["confirmed"], gone["bytes"]) == ("gone already", False, 0)
     assert sum(line["confirmed"] for line in lines.values()) == len(lines) - 2
 
 

@@ -96,7 +96,7 @@ def test_a_purge_tells_what_it_holds_and_what_it_could_not_delete(
     (hold,) = (line for line in lines if line["event"] == "hold")
     assert (hold["repository"], hold["digest"]) == ("broken", digest)
     (failed,) = (line for line in lines if line.get("result") == "failed")
-    assert (failed["path"], failed["confirmed"]) == (stuck, False)
+    assert (failed["path"], failed["confirmed"], failed["bytes"]) == (stuck, False, 0)
     assert "not this one" in failed["error"]
 
 
@@ -112,7 +112,7 @@ def test_a_purge_tells_what_it_brought_back_because_it_is_live(
     back = [line for line in read(log) if line["event"] == "restore"]
     assert [line["path"] for line in back] == [blob_path(sha256(b"two"))]
     assert back[0]["reason"] == "a live manifest needs it"
-    assert back[0]["confirmed"]
+    assert (back[0]["confirmed"], back[0]["bytes"]) == (True, 3)
 
 
 def test_a_restore_tells_of_each_object_that_came_back(registry: Registry, tmp_path: Path) -> None:

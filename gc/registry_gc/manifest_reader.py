@@ -48,7 +48,7 @@ class ManifestBatch(msgspec.Struct, frozen=True):
 
     Row ``i`` has the edges ``offsets[i]:offsets[i + 1]`` of ``targets`` and ``edges``;
     ``subjects`` is all zeros where there is none. ``reasons`` says by row why one was not read.
-    ``sizes``: bytes of the manifest, 0 where it was not read.
+    ``sizes``: bytes of the manifest, 0 where none were read; one that was refused has its size.
     """
 
     keys: Keys
@@ -108,7 +108,7 @@ def read_manifests(reader: Reader, wanted: Wanted) -> ManifestBatch:
     return builder.batch(wanted.keys)
 
 
-# What came of reading one manifest, its bytes if that is OK, and else the reason.
+# What came of reading one manifest, its bytes if any were read, and where it is not OK the reason.
 _Read = tuple[State, bytes, str]
 
 
@@ -135,9 +135,9 @@ class _BatchBuilder:
             if isinstance(found, References):
                 self.understood(found, len(data))
             elif found is None:
-                self.refused(state, reason)
+                self.refused(state, reason, len(data))
             else:
-                self.refused(State.UNREADABLE, str(found))
+                self.refused(State.UNREADABLE, str(found), len(data))
 
     def understood(self, references: References, size: int) -> None:
         self.states.append(State.OK)
@@ -163,10 +163,10 @@ class _BatchBuilder:
                 self.targets.append(self.names.keys(digests))
                 self.edges += bytes([edge]) * len(digests)
 
-    def refused(self, state: State, reason: str) -> None:
+    def refused(self, state: State, reason: str, size: int) -> None:
         self.reasons[len(self.states)] = reason
         self.states.append(state)
-        self.sizes.append(0)
+        self.sizes.append(size)
         self.kinds.append(0)
         self.subjects.append(NO_SUBJECT)
         self.ends.append(len(self.edges))
@@ -199,7 +199,7 @@ def _read_one(reader: Reader, digest: str, stored: tuple[str, ...]) -> _Read:
             reason = f"over {SIZE_LIMIT >> 20} MiB: too large for a manifest"
             return State.UNREADABLE, b"", reason
         wrong = mismatch(data, digest)
-        return (State.MISMATCH, b"", wrong) if wrong else (State.OK, data, "")
+        return (State.MISMATCH if wrong else State.OK), data, wrong
     return State.MISSING, b"", "its manifest is not in the store"
 
 

@@ -178,7 +178,7 @@ class Manifests:
         # blob of their size.
         self._unread = np.empty(0, np.bool_)
         self._seen = np.empty(0, np.bool_)
-        self._largest = 0
+        self._largest = 0  # bytes, of those that were remembered
 
     def __len__(self) -> int:
         return len(self.batch.keys)
@@ -225,7 +225,8 @@ class Manifests:
         self._targets.settle()
         self._edges.settle()
         base = len(self)
-        self._largest = max(self._largest, int(filling.columns.sizes.max()))
+        remembered = filling.columns.sizes[filling.remembered]
+        self._largest = max(self._largest, int(remembered.max(initial=0)))
         self.batch = self.batch.followed_by(filling.columns)
         self._add_stretch(Stretch(filling.index, base))
         self._unread = np.concatenate([self._unread, filling.remembered])

@@ -82,6 +82,7 @@ class AuditLog:
             return
         for number, outcome in outcomes:
             row, finished = rows[number]
+            confirmed = outcome.result in (Deletion.DELETED, Deletion.MOVED)
             self.add(
                 "quarantine" if outcome.result is Deletion.MOVED else "delete",
                 finished,
@@ -89,10 +90,10 @@ class AuditLog:
                 digest=row.digest,
                 kind=row.kind.label,
                 path=row.path,
-                bytes=row.size,
+                bytes=row.size if confirmed else 0,
                 reason=row.reason,
                 result=outcome.result.value,
-                confirmed=outcome.result in (Deletion.DELETED, Deletion.MOVED),
+                confirmed=confirmed,
                 error=outcome.error or None,
             )
         self.flush()

@@ -40,14 +40,16 @@ _RESULTS = {
 def tell_deleted(audit: AuditLog, outcomes: Iterable[tuple[Kept, Outcome]]) -> None:
     """Write down what a purge has deleted of what waited in quarantine."""
     for kept, outcome in outcomes:
+        freed = outcome.bytes if kept.marked else kept.size
+        confirmed = outcome.result is Deletion.DELETED
         _add(
             audit,
             "delete",
             kept,
-            outcome.bytes if kept.marked else kept.size,
+            freed if confirmed else 0,
             "waited in quarantine long enough",
             outcome.result.value,
-            confirmed=outcome.result is Deletion.DELETED,
+            confirmed=confirmed,
             error=outcome.error,
         )
     audit.flush()
@@ -56,14 +58,16 @@ def tell_deleted(audit: AuditLog, outcomes: Iterable[tuple[Kept, Outcome]]) -> N
 def tell_restored(audit: AuditLog, results: Iterable[Result], reason: str) -> None:
     """Write down what has come back from quarantine, and why it was to."""
     for result in results:
+        back = None if result.kept.marked else result.kept.size
+        confirmed = result.back is Back.BACK
         _add(
             audit,
             "restore",
             result.kept,
-            None if result.kept.marked else result.kept.size,
+            back if confirmed else 0,
             reason,
             _RESULTS[result.back],
-            confirmed=result.back is Back.BACK,
+            confirmed=confirmed,
             error=result.error,
         )
     audit.flush()
