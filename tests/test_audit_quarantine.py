@@ -144,6 +144,17 @@ def test_a_log_that_cannot_be_written_refuses_and_a_dry_run_leaves_none(
     assert not metrics.exists()
 
 
+def states_on(page: str) -> set[tuple[str, str]]:
+    """The metrics of purges and restores that the page gives a state, each with all of those."""
+    found = set()
+    row = re.compile(r"\| `registry_gc_purge_(\w+)` \| `state`: of a ([^|]+)")
+    for name, states in row.findall(page):
+        for part in states.split("of a "):
+            command, *named = re.findall(r"\w+", part)
+            found |= {(f"registry_gc_{command}_{name}", state) for state in named}
+    return found
+
+
 def test_metrics_of_all_commands_live_in_one_file(registry: Registry, tmp_path: Path) -> None:
     metrics = tmp_path / "registry.prom"
     option = ("--metrics-file", str(metrics))
@@ -164,6 +175,8 @@ def test_metrics_of_all_commands_live_in_one_file(registry: Registry, tmp_path: 
     assert {name.replace("_restore_", "_purge_") for name, _ in told} <= set(
         re.findall(r"registry_gc_[a-z_]+", page)
     )
+    commands = ("registry_gc_purge_", "registry_gc_restore_")
+    assert {row for row in told if row[1] and row[0].startswith(commands)} == states_on(page)
     changed = {"registry_gc_storage_used_bytes", "registry_gc_storage_capacity_bytes"}
     assert {key: told.get(key) for key in collected if key[0] not in changed} == {
         key: value for key, value in collected.items() if key[0] not in changed

@@ -191,7 +191,11 @@ def test_without_m_a_linked_manifest_is_the_root(store: Store) -> None:
     assert about.fate is Fate.LIVE
     assert [trail.tag for trail in about.trails] == [None]
     assert "without -m" in about.trails[0].root
-    assert digest(store, sha256(b"layer")).fate is Fate.DEAD
+    about = digest(store, sha256(b"layer"))
+    assert (about.fate, about.reasons) == (
+        Fate.DEAD,
+        ["no tag leads to it, and it is old enough"],
+    )
 
 
 def test_what_is_young_says_so(store: Store) -> None:

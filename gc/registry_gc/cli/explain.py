@@ -77,21 +77,21 @@ def _run(options: Mapping[str, Any], output: Output) -> int:
         }
         output.lines([json.dumps({**kind, **asdict(about)}, indent=2)])
     else:
-        output.lines(map(shown, _lines(about, policy)))
+        output.lines(map(shown, _lines(about)))
     return 0
 
 
-def _lines(about: About, policy: Policy) -> Iterator[str]:
+def _lines(about: About) -> Iterator[str]:
     match about:
         case AboutDigest():
-            yield from _digest_lines(about, policy)
+            yield from _digest_lines(about)
         case AboutTag():
-            yield from _tag_lines(about, policy)
+            yield from _tag_lines(about)
         case AboutRepository():
             yield from _repository_lines(about)
 
 
-def _digest_lines(about: AboutDigest, policy: Policy) -> Iterator[str]:
+def _digest_lines(about: AboutDigest) -> Iterator[str]:
     size = "not in the store"
     if about.size is not None and about.modified is not None:
         when = utc_minute(about.modified)
@@ -102,9 +102,6 @@ def _digest_lines(about: AboutDigest, policy: Policy) -> Iterator[str]:
     yield from (f"  {reason}" for reason in about.reasons)
     if about.subject:
         yield f"  describes {about.subject}"
-    if about.fate is Fate.DEAD:
-        lead = "no tag" if policy.delete_untagged else "no tag and no linked manifest"
-        yield f"  {lead} leads to it, and it is old enough"
     yield from _some("reached by", [_trail(trail) for trail in about.trails])
     yield from _some(
         "referred to by", [f"{name}@{digest} {how} it" for name, how, digest in about.referrers]
@@ -137,7 +134,7 @@ def _some(title: str, lines: list[str]) -> Iterator[str]:
             yield f"    and {humanize.intcomma(len(lines) - _SHOWN)} more (--output json has all)"
 
 
-def _tag_lines(about: AboutTag, policy: Policy) -> Iterator[str]:
+def _tag_lines(about: AboutTag) -> Iterator[str]:
     yield f"{about.repository}:{about.tag}: a tag is never deleted by a collection"
     yield from (f"  {reason}" for reason in about.reasons)
     if about.others:
@@ -146,7 +143,7 @@ def _tag_lines(about: AboutTag, policy: Policy) -> Iterator[str]:
     if about.target is None:
         yield "  it holds no digest"
     else:
-        yield from (f"  {line}" for line in _digest_lines(about.target, policy))
+        yield from (f"  {line}" for line in _digest_lines(about.target))
 
 
 def _repository_lines(about: AboutRepository) -> Iterator[str]:

@@ -46,7 +46,7 @@ class AboutDigest:
 
     ``size`` in bytes and ``modified`` in seconds since the epoch, None when it is not stored.
     ``trails``: how it is reached, one for each tag. ``referrers``: live manifests that refer to
-    it: repository, how, digest. ``reasons``: what else is to be said.
+    it: repository, how, digest. ``reasons``: why it is dead, and what else is to be said.
     """
 
     digest: str
@@ -169,10 +169,16 @@ class Explainer:
             raise Unknown(f"{digest}: neither linked nor referenced in {repository}{waits}")
         (number,) = self._manifests.ids(pack([key])).tolist()
         subject = self._trails.subject_of(number)
+        fate = self._fate(key, stored, trails, links)
+        reasons = [*self._reasons(key, number, stored, links)]
+        if fate is Fate.DEAD:
+            every = self._marker.policy.delete_untagged
+            lead = "no tag" if every else "no tag and no linked manifest"
+            reasons.append(f"{lead} leads to it, and it is old enough")
         return AboutDigest(
             digest=digest,
             repository=repository,
-            fate=self._fate(key, stored, trails, links),
+            fate=fate,
             kind=self._trails.kind_of(number),
             size=None if stored is None else stored.size,
             modified=None if stored is None else stored.modified,
@@ -180,7 +186,7 @@ class Explainer:
             trails=trails,
             referrers=referrers,
             links=links,
-            reasons=[*self._reasons(key, number, stored, links)],
+            reasons=reasons,
         )
 
     def _stat(self, key: bytes) -> Entry | None:
