@@ -113,11 +113,26 @@ def test_a_dry_run_tells_and_keeps(server: S3Server, tmp_path: Path) -> None:
     begin_upload(server, place, f"{V2}/repositories/app/_uploads/9/data")
     before = versions(server, place)
     report = collect(place, tmp_path, "-m", "-d", "--purge-versions").json
-    assert report["versions"]["eligible"] == 2
-    assert report["versions"]["eligible_bytes"] == len(GONE) + 5
+    assert (report["versions"]["objects"], report["versions"]["bytes"]) == (2, len(GONE) + 5)
+    assert report["versions"]["deleted"] == 0
     assert report["multipart_uploads"]["eligible"] == 1
     assert versions(server, place) == before
     assert len(uploads(server, place)) == 1
+
+
+def test_a_dry_run_foretells_what_a_run_deletes(server: S3Server, tmp_path: Path) -> None:
+    place = a_place(server)
+    # Pushed a second time, so that what is dead has an older version too.
+    store(place, a_bit_of_everything())
+    plain = collect(place, tmp_path, "-m", "-d").json
+    told = collect(place, tmp_path, "-m", "-d", "--purge-versions").json
+    done = collect(place, tmp_path, "-m", "--purge-versions").json
+    kinds = ("manifests", "layer_links", "blobs", "uploads", "versions")
+    for key in ("eligible", "eligible_bytes"):
+        assert [told[kind].get(key) for kind in kinds] == [done[kind].get(key) for kind in kinds]
+    assert told["versions"]["eligible_bytes"] > told["versions"]["bytes"] == len(GONE) + 5
+    # It is the same listing.
+    assert told["requests"] == plain["requests"]
 
 
 def test_what_is_younger_than_the_grace_period_stays(server: S3Server, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from registry_drivers.object_versions import (
     removed_of,
 )
 from registry_drivers.paging import PageTokens
-from registry_drivers.versions import Keep, Leftover
+from registry_drivers.versions import Keep
 
 _SETTINGS = "versioning,softDeletePolicy,retentionPolicy,defaultEventBasedHold,objectRetention"
 _DAY = 86400
@@ -139,9 +139,9 @@ class GCSVersions(ObjectVersions[GCSStorage]):
         rows = [_version(item) for item in answer.items]
         return Versions(rows, rows[-1].key if rows else "", answer.token)
 
-    def _leftovers(self, prefix: str) -> Iterator[Leftover]:
+    def _every(self, prefix: str) -> Iterator[tuple[str, list[Version]]]:
         if not self._soft_deletes():
-            yield from super()._leftovers(prefix)
+            yield from self._keys(prefix)
             return
         # Two listings in the same order: what is there, or noncurrent; and what is soft-deleted.
         merged = heapq.merge(
@@ -150,9 +150,7 @@ class GCSVersions(ObjectVersions[GCSStorage]):
             key=itemgetter(0),
         )
         for key, groups in groupby(merged, key=itemgetter(0)):
-            found = self._leftover(key.decode(), [row for _, rows in groups for row in rows])
-            if found is not None:
-                yield found
+            yield key.decode(), [row for _, rows in groups for row in rows]
 
     def _soft_deleted(self, prefix: str) -> Iterator[tuple[bytes, list[Version]]]:
         token = ""

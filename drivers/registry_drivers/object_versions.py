@@ -67,6 +67,9 @@ class Versions:
     token: str
 
 
+# What is told of a key and its versions.
+Telling = Callable[[str, Sequence[Version]], Leftover | None]
+
 # What became of each version of a delete request.
 Removed = Mapping[Version, "Gone | Denied | Passing"]
 
@@ -141,19 +144,35 @@ class ObjectVersions(abc.ABC, Generic[Storage]):
 
     def leftovers(self, prefix: str) -> Iterator[Leftover]:
         """See :class:`~registry_drivers.versions.Versioned`."""
+        return self._listed(prefix, self._leftover)
+
+    def leftovers_and_current(self, prefix: str) -> Iterator[Leftover]:
+        """See :class:`~registry_drivers.versions.Versioned`."""
+        return self._listed(prefix, self._leftover_or_current)
+
+    def _listed(self, prefix: str, told: Telling) -> Iterator[Leftover]:
         check_prefix(prefix, self._storage.driver)
         self._storage._prepare()
-        return self._leftovers(self._storage.folder + prefix)
+        found = (told(*key) for key in self._every(self._storage.folder + prefix))
+        return (one for one in found if one is not None)
 
-    def _leftovers(self, prefix: str) -> Iterator[Leftover]:
-        for key, versions in self._keys(prefix):
-            found = self._leftover(key, versions)
-            if found is not None:
-                yield found
+    def _every(self, prefix: str) -> Iterator[tuple[str, list[Version]]]:
+        """The keys that begin with *prefix*, each with all that the storage keeps of it."""
+        return self._keys(prefix)
 
     def _leftover(self, key: str, versions: Sequence[Version]) -> Leftover | None:
+        return self._left(key, versions) if self._is_hidden(versions) else None
+
+    def _leftover_or_current(self, key: str, versions: Sequence[Version]) -> Leftover | None:
+        if any(version.state is State.CURRENT for version in versions):
+            return self._left(key, versions, current=True)
+        return self._leftover(key, versions)
+
+    def _left(
+        self, key: str, versions: Sequence[Version], *, current: bool = False
+    ) -> Leftover | None:
         path = key[len(self._storage.folder) :]
-        if not self._is_hidden(versions) or not is_path(path):
+        if not is_path(path):
             return None
         going = [version for version in versions if version.state is not State.RETAINED]
         staying = [version for version in versions if version.state is State.RETAINED]
@@ -163,6 +182,7 @@ class ObjectVersions(abc.ABC, Generic[Storage]):
             bytes=sum(version.size for version in going),
             youngest=max(version.modified for version in versions),
             retained=sum(version.size for version in staying),
+            current=current,
         )
 
     def _is_hidden(self, versions: Iterable[Version]) -> bool:

@@ -33,12 +33,13 @@ class Keep(msgspec.Struct, frozen=True):
 
 
 class Leftover(msgspec.Struct, frozen=True):
-    """A key without a current object that still takes room.
+    """A key without a current object that still takes room; or, where ``current``, one with it.
 
     ``versions`` counts what :meth:`VersionDeleter.delete_versions` would delete, delete markers
     too, and ``bytes`` what that frees. ``retained`` are bytes of soft-deleted versions, which
     nobody can delete before the storage does. ``youngest``: when the youngest of all that was
-    written, or deleted where the storage tells it, in seconds since the epoch by its clock.
+    written, or deleted where the storage tells it, in seconds since the epoch by its clock. Where
+    ``current``, the object itself is counted with them: so it will be once that is deleted.
     """
 
     path: str
@@ -46,6 +47,7 @@ class Leftover(msgspec.Struct, frozen=True):
     bytes: int
     youngest: float
     retained: int = 0
+    current: bool = False
 
 
 class MultipartUpload(msgspec.Struct, frozen=True):
@@ -77,6 +79,9 @@ class VersionReader(Protocol):
         Lists all versions of all keys, the current ones too: one request for each page. Comes
         in the order of the listing; prefixes may be listed side by side.
         """
+
+    def leftovers_and_current(self, prefix: str) -> Iterator[Leftover]:
+        """The same and, from the same requests, every key that has a current object."""
 
     def abandoned_uploads(self, prefix: str, *, before: float) -> Iterator[MultipartUpload]:
         """Uploads in parts below *prefix* of which nothing is younger than *before*.

@@ -23,7 +23,13 @@ from registry_gc.quarantine.aside import hidden
 from registry_gc.report.build import report_of
 from registry_gc.report.document import document
 from registry_gc.report.model import Report
-from registry_gc.retained import leftover_rows, leftovers_of, multipart_rows, shows_leftovers
+from registry_gc.retained import (
+    foretell,
+    leftover_rows,
+    leftovers_of,
+    multipart_rows,
+    shows_leftovers,
+)
 from registry_gc.run_file import RunFile
 from registry_gc.runs.database import RunFileError
 from registry_gc.runs.earlier import discard_begun, discard_begun_plan
@@ -219,32 +225,11 @@ class SealedCollection(Session):
     def _plan_retained(self, versions: VersionReader, cutoff: float) -> None:
         """Find out what the storage keeps of what is deleted, and say so before anything goes."""
         assert self.run_file is not None
-        assert self.catalog is not None
-        assert self.survey is not None
         policy = self.policy
         self.run_file.add(multipart_rows(versions, policy, cutoff))
         self.keeps = versions.keeps()
         if shows_leftovers(self.keeps, purge=policy.purge_versions):
-            live = self.survey.marking.live_set
-            waiting = hidden(self.reader)
-            spared, spared_bytes = 0, 0
-            self.observer.phase("listing versions", None, "objects")
-            for found in leftovers_of(versions, self.blobs_total):
-                here = [left for left in found if left.path in waiting]
-                spared += len(here)
-                spared_bytes += sum(left.bytes for left in here)
-                if here:
-                    found = [left for left in found if left.path not in waiting]
-                rows = leftover_rows(found, live, self.catalog.names, cutoff, self.retained)
-                if policy.purge_versions:
-                    self.run_file.add(rows)
-                self.observer.advance(len(found))
-            self.observer.finish()
-            if spared and policy.purge_versions:
-                self.observer.notice(
-                    f"{spared_bytes} bytes in old versions of {spared} objects stay, as those "
-                    "wait in a quarantine; registry-gc restore CONFIG lists the runs"
-                )
+            self._plan_leftovers(versions, cutoff)
         dead = self.run_file.count(Kind.BLOB).bytes + self.run_file.count(Kind.UPLOAD).bytes
         for keep in self.keeps:
             self.observer.notice(f"{keep.message}. This concerns {dead} bytes that are to go")
@@ -256,3 +241,36 @@ class SealedCollection(Session):
             )
         for path in self.retained.recoverable:
             self.observer.notice(f"{path} is live, but deleted; old versions of it are kept")
+
+    def _plan_leftovers(self, versions: VersionReader, cutoff: float) -> None:
+        """List all versions; those that may go become rows."""
+        assert self.run_file is not None
+        assert self.catalog is not None
+        assert self.survey is not None
+        purge, names = self.policy.purge_versions, self.catalog.names
+        live = self.survey.marking.live_set
+        waiting = hidden(self.reader)
+        spared, spared_bytes = 0, 0
+        # The sweep of a real run finds them out itself, when it knows what it has deleted.
+        foretells = self.job.dry_run and self._purges()
+        listing_of = versions.leftovers_and_current if foretells else versions.leftovers
+        self.observer.phase("listing versions", None, "objects")
+        for some in leftovers_of(listing_of, self.blobs_total):
+            found = [left for left in some if not left.current and left.path not in waiting]
+            here = [left for left in some if not left.current and left.path in waiting]
+            spared += len(here)
+            spared_bytes += sum(left.bytes for left in here)
+            rows = leftover_rows(found, live, names, cutoff, self.retained)
+            if purge:
+                self.run_file.add(rows)
+            if foretells:
+                current = [left for left in some if left.current and left.path not in waiting]
+                going = self.run_file.sizes_of(left.path for left in current)
+                foretell(current, going, self.retained)
+            self.observer.advance(len(found))
+        self.observer.finish()
+        if spared and purge:
+            self.observer.notice(
+                f"{spared_bytes} bytes in old versions of {spared} objects stay, as those "
+                "wait in a quarantine; registry-gc restore CONFIG lists the runs"
+            )

@@ -7,7 +7,7 @@ rows of the run file. Pure but for the listings; only a sweep deletes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
@@ -31,7 +31,9 @@ class Retained(msgspec.Struct):
     """What deleted objects take. ``bytes`` can be freed, ``soft_deleted`` bytes not yet.
 
     ``recoverable``: keys of live blobs that are gone, and of which old versions are left. They
-    are damage that an operator can undo, so they are told and never purged.
+    are damage that an operator can undo, so they are told and never purged. ``own`` is what a dry
+    run foretells of objects that are to go themselves: all their versions, and the bytes of those
+    beside what their rows count.
     """
 
     objects: int = 0
@@ -39,6 +41,8 @@ class Retained(msgspec.Struct):
     soft_deleted: int = 0
     young: int = 0
     recoverable: tuple[str, ...] = ()
+    own: int = 0
+    own_bytes: int = 0
 
 
 def shows_leftovers(keeps: Sequence[Keep], *, purge: bool) -> bool:
@@ -49,7 +53,11 @@ def shows_leftovers(keeps: Sequence[Keep], *, purge: bool) -> bool:
     return purge or any(keep.listed and keep.code != "unknown" for keep in keeps)
 
 
-def leftovers_of(versions: VersionReader, blobs: int) -> Iterator[list[Leftover]]:
+Listing = Callable[[str], Iterator[Leftover]]
+"""Of a prefix, what :class:`~registry_drivers.versions.VersionReader` tells of its keys."""
+
+
+def leftovers_of(listing_of: Listing, blobs: int) -> Iterator[list[Leftover]]:
     """All leftovers of a registry, and of what is ours, some at a time.
 
     :param blobs: how many blobs there are.
@@ -59,7 +67,7 @@ def leftovers_of(versions: VersionReader, blobs: int) -> Iterator[list[Leftover]
         # Not repositories: of those that are gone altogether no listing knows the name.
         whole = [REPOSITORIES, OWN, f"{BLOBS}sha512/"]
         whole += [f"{SHA256_BLOBS}{number:02x}/" for number in range(256)]
-    listings = [versions.leftovers(prefix) for prefix in whole]
+    listings = [listing_of(prefix) for prefix in whole]
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="registry-gc-versions") as pool:
         while listings:
             chunks = pool.map(lambda listing: [*islice(listing, _CHUNK)], listings)
@@ -69,6 +77,17 @@ def leftovers_of(versions: VersionReader, blobs: int) -> Iterator[list[Leftover]
                     rest.append(listing)
                     yield chunk
             listings = rest
+
+
+def foretell(found: Sequence[Leftover], going: Mapping[str, int], retained: Retained) -> None:
+    """Add to *retained* what a real run would delete of *found*, beside the objects themselves.
+
+    :param going: bytes that each object which is to go is counted with.
+    """
+    for left in found:
+        if left.path in going:
+            retained.own += 1
+            retained.own_bytes += max(0, left.bytes - going[left.path])
 
 
 def leftover_rows(

@@ -68,6 +68,7 @@ _INSERT_BYTES = (
     "CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, CAST(? AS TEXT))"
 )
 _OF_OBJECTS = "CREATE INDEX IF NOT EXISTS objects ON deletions (path) WHERE size > 0"
+_BY_PATH = "CREATE INDEX IF NOT EXISTS paths ON deletions (path)"
 _FIELD = re.compile(r"\{(repository|digest)\}")
 
 
@@ -257,6 +258,18 @@ class RunFile(Database):
                 )
             ],
         )
+
+    def sizes_of(self, paths: Iterable[str]) -> dict[str, int]:
+        """Bytes of the objects among *paths* that are still to be deleted."""
+        # Asked for all paths of a bucket, some at a time: each time would be a pass over the file.
+        with contextlib.suppress(RunFileError):
+            list(self._read(_BY_PATH))
+        query = (
+            "SELECT path, max(size) FROM deletions WHERE phase < ? AND state = ? "
+            "AND path IN (SELECT value FROM json_each(?)) GROUP BY path"
+        )
+        values = (Kind.VERSIONS.phase, RowState.PLANNED, json.dumps([*paths]))
+        return dict(self._read(query, values))
 
     def count(self, kind: Kind, *states: RowState) -> Count:
         """How many rows of a kind, in any of *states*; taken back ones only where named."""

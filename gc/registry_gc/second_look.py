@@ -144,7 +144,7 @@ def _versions_taken_back(
     assert survey.blobs is not None
     youngest = {
         left.path: left.youngest
-        for found in leftovers_of(versions, survey.blobs.total)
+        for found in leftovers_of(versions.leftovers, survey.blobs.total)
         for left in found
         if left.path in rows
     }

@@ -258,6 +258,8 @@ class TestLeftovers:
         assert (one.path, one.versions, one.bytes, one.retained) == ("a/1", 0, 0, 3)
         assert one.youngest == 1704240000
         assert (two.path, two.versions, two.bytes, two.retained) == ("a/2", 1, 10, 4)
+        *_, three = GCSVersions(storage).leftovers_and_current("a/")
+        assert (three.path, three.current, three.versions, three.bytes) == ("a/3", True, 1, 7)
         # Nobody can delete them.
         assert purge(storage, "a/1")["a/1"].result is Deletion.GONE_ALREADY
 

@@ -83,6 +83,16 @@ def _tally(run_file: RunFile | None, kind: Kind) -> Tally:
     return Tally(eligible.rows, eligible.bytes, deleted.rows, freed, aside.rows, aside.bytes)
 
 
+def _versions(session: Session, run_file: RunFile | None) -> Tally:
+    """A run appends those of what it deletes while it does; a dry run has counted them."""
+    found, retained = _tally(run_file, Kind.VERSIONS), session.retained
+    return replace(
+        found,
+        eligible=found.eligible + retained.own,
+        eligible_bytes=found.eligible_bytes + retained.own_bytes,
+    )
+
+
 def _uploads(run_file: RunFile | None) -> Tally:
     if run_file is None:
         return Tally()
@@ -149,7 +159,7 @@ def _report(session: Session, run_file: RunFile | None, code: int) -> Report:
         uploads=_uploads(run_file),
         keeps=session.keeps,
         retained=session.retained,
-        versions=_tally(run_file, Kind.VERSIONS),
+        versions=_versions(session, run_file),
         multipart_uploads=_tally(run_file, Kind.MULTIPART),
         blobs_bytes=None if blobs is None or blobs.unsized else blobs.bytes,
         uploads_bytes=sum(sum(upload.sizes) for upload in uploads),

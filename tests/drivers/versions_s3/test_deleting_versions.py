@@ -39,6 +39,8 @@ class TestLeftovers:
         delete(storage, "a")
         storage.write("a", b"2")
         assert leftovers(storage) == {}
+        (left,) = S3Versions(storage).leftovers_and_current("")
+        assert (left.path, left.current, left.versions, left.bytes) == ("a", True, 3, 2)
 
     @pytest.mark.parametrize("page_size", [1, 2, 3])
     def test_a_key_may_have_versions_on_several_pages(
