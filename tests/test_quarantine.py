@@ -97,13 +97,8 @@ def test_a_second_restore_of_a_run_finds_nothing_to_do(registry: Registry) -> No
     registry.command("restore", done["run"])
     whole = registry.files()
     again = registry.command("restore", done["run"])
-    if done["quarantine"]["delete_markers"]:
-        # The list of what was hidden stays until a purge.
-        assert (again.exit_code, again.json["restored"]) == (0, {})
-        assert again.json["already_there"] > 0
-    else:
-        assert again.exit_code == 1
-        assert registry.own() == set()
+    assert (again.exit_code, again.json["restored"]) == (1, {})
+    assert registry.own() == set()
     assert registry.files() == whole
 
 
