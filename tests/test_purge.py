@@ -545,3 +545,25 @@ def test_a_live_link_that_cannot_come_back_is_not_purged(registry: Registry) -> 
     registry.write({blob_path(layer): data})
     assert registry.purge().json["recalled"] == 1
     assert link in registry.files()
+
+
+def test_what_is_gone_already_was_not_deleted_by_the_purge(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else's hand, or another machine's, between the listing and the delete."""
+    registry.quarantine()
+    plain = FilesystemStorage.delete
+    taken: list[str] = []
+
+    def delete(storage: FilesystemStorage, paths: Iterable[str]) -> Iterator[Outcome]:
+        paths = list(paths)
+        if not taken:
+            taken.append(paths[0])
+            (registry.root / paths[0]).unlink()
+        return plain(storage, paths)
+
+    planned = registry.purge("--older-than", "0s", "--dry-run").json["runs"][0]
+    monkeypatch.setattr(FilesystemStorage, "delete", delete)
+    row = registry.purge("--older-than", "0s").json["runs"][0]
+    assert (row["already_gone"], row["deleted"]) == (1, planned["deleted"] - 1)
+    assert row["deleted_bytes"] < planned["deleted_bytes"]

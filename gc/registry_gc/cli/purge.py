@@ -281,5 +281,6 @@ def _row(purged: Purged) -> dict[str, Any]:
         "deleted_bytes": purged.bytes,
         "hidden": purged.hidden,
         "kept": purged.kept,
+        "already_gone": purged.already_gone,
         "failed": [{"path": path, "error": error} for path, error in purged.failed],
     }

@@ -29,7 +29,7 @@ class Purged(msgspec.Struct):
     None where nobody knows. ``due``: it has waited long enough. ``objects`` and ``bytes`` are
     deleted, or on a dry run would be; of those objects ``hidden`` are hidden by a delete marker,
     and what their versions take is known when they are deleted. ``kept`` belongs to held
-    repositories, or is live.
+    repositories, or is live. ``already_gone``: who deleted it, nobody knows.
     """
 
     run: str
@@ -40,6 +40,7 @@ class Purged(msgspec.Struct):
     bytes: int = 0
     hidden: int = 0
     kept: int = 0
+    already_gone: int = 0
     failed: list[tuple[str, str]] = msgspec.field(default_factory=list)
 
 
@@ -180,6 +181,9 @@ class Purge:
                 settled.append((kept, outcome))
                 if outcome.result is Deletion.FAILED:
                     found.failed.append((outcome.path, outcome.error))
+                    continue
+                if outcome.result is Deletion.GONE_ALREADY:
+                    found.already_gone += 1
                     continue
                 found.objects += 1
                 found.bytes += outcome.bytes if kept.marked else kept.size
