@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from model import HOUR, WEEK
-from registry_drivers.base import Requests, Storage
+from registry_drivers.base import Storage
 from registry_drivers.factory import StorageSpec, open_storage
 from registry_drivers.object_store import ObjectStorage
 from registry_drivers.retry import Retry
@@ -154,8 +154,8 @@ def without_pauses(patch: pytest.MonkeyPatch, times: int | None = None) -> None:
     """Let drivers try again as often as ever, or so many *times*, and never wait."""
     call = Retry.call
 
-    def at_once(retry: Retry, work: Callable[[], object], requests: Requests) -> object:
-        return call(Retry(times=times or retry.times, sleep=lambda _: None), work, requests)
+    def at_once(retry: Retry, *words: Any) -> object:
+        return call(Retry(times=times or retry.times, sleep=lambda _: None), *words)
 
     patch.setattr(Retry, "call", at_once)
 

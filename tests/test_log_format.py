@@ -108,4 +108,4 @@ def test_there_are_no_bars_among_objects(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_names_that_stderr_cannot_say_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     Progress(bars=False).notice("repository b\udcff")
-    assert capsys.readouterr().err == "note: repository b\\udcff\n"
+    assert capsys.readouterr().err == "note: repository b\\xff\n"

@@ -122,7 +122,8 @@ class Recorder:
 
         self._records.observer.finish()
         totals = None
-        if report.run_file is not None:
+        # One that ended before it had a plan has left word, and no more.
+        if report.run_file is not None and report.seconds_mark:
             try:
                 totals = read_totals(report.run_file)
             except RunFileError as error:
