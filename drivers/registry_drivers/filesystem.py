@@ -40,7 +40,7 @@ from registry_drivers.errors import (
 from registry_drivers.filesystem_aliases import Aliases
 from registry_drivers.filesystem_errors import DRIVER, MISSING, translate
 from registry_drivers.filesystem_walk import FOLDER, LOST_AND_FOUND, READ, Walk, sorted_out
-from registry_drivers.filesystem_watch import Watch
+from registry_drivers.filesystem_watch import Identity, Watch
 from registry_drivers.filesystem_write import move_file, write_file
 from registry_drivers.parameters import Parameters
 from registry_drivers.paths import check_path, check_paths, check_prefix
@@ -163,8 +163,8 @@ class FilesystemStorage:
                 f"replaced while it was listed, below {self.root}", path=prefix, driver=DRIVER
             )
 
-    def _folder_identity(self, prefix: str) -> tuple[int, int] | None:
-        """Device and inode of a folder; None when there is none.
+    def _folder_identity(self, prefix: str) -> Identity | None:
+        """Which folder it is; None when there is none.
 
         :raises StorageError: a symbolic link on the way dangles, or the root is gone.
         """
@@ -175,7 +175,7 @@ class FilesystemStorage:
                 self._watch.missing(prefix)
                 return None
             raise translate(error, prefix.rstrip("/"), self.root) from error
-        return (status.st_dev, status.st_ino)
+        return self._watch.identity(status)
 
     def children(self, prefix: str) -> Children:
         """See :class:`~registry_drivers.base.Reader`."""

@@ -20,7 +20,7 @@ class Aliases:
 
     def __init__(self, root: str) -> None:
         self._root = root
-        self._targets: frozenset[tuple[int, int]] | None = None
+        self._targets: frozenset[str | tuple[int, int]] | None = None
 
     def lead_to(self, folder: str) -> bool:
         """Whether an alias leads to *folder*, a repository's or a group's of them.
@@ -36,11 +36,13 @@ class Aliases:
         if self._targets is None:
             self._targets = frozenset(self._found(_REPOSITORIES))
         status = os.stat(full)
-        return (status.st_dev, status.st_ino) in self._targets
+        # A bind mount has another path, and some file systems number a folder anew.
+        names = ((status.st_dev, status.st_ino), os.path.realpath(full))
+        return not self._targets.isdisjoint(names)
 
-    def _found(self, top: str) -> Iterator[tuple[int, int]]:
+    def _found(self, top: str) -> Iterator[str | tuple[int, int]]:
         waiting = [f"{self._root}/{top}"]
-        followed: set[tuple[int, int]] = set()
+        followed: set[str] = set()
         while waiting:
             with os.scandir(waiting.pop()) as entries:
                 for entry in entries:
@@ -49,7 +51,8 @@ class Aliases:
                         continue
                     if entry.is_symlink():
                         status = entry.stat()
-                        target = (status.st_dev, status.st_ino)
+                        yield status.st_dev, status.st_ino
+                        target = os.path.realpath(entry.path)
                         yield target
                         if target in followed:
                             continue

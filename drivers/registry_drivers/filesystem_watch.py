@@ -43,7 +43,7 @@ _SNAPSHOTS = "/.zfs/"
 _MAX_DEVICES = 64
 """More than a registry is spread over; a look asks for each."""
 
-_Identity = tuple[int, int]
+Identity = tuple[int, int]
 """Device and inode; the inode is 0 where it says nothing."""
 
 
@@ -84,7 +84,7 @@ class Watch:
 
     def __init__(self, root: str) -> None:
         self._root = root
-        self._seen: dict[str, _Identity] = {}
+        self._seen: dict[str, Identity] = {}
         self._folders: list[str] = []
         self._mounts: list[_Mount] = []
         self._mounted: frozenset[str] = frozenset()
@@ -236,6 +236,11 @@ class Watch:
                 )
         return NotFound(f"not found below {self._root}", path=path, driver=DRIVER)
 
+    def identity(self, status: os.stat_result) -> Identity:
+        """What tells a folder from another that is put in its place."""
+        forgetful = status.st_dev in self._forgetful
+        return status.st_dev, 0 if forgetful else status.st_ino
+
     def _begin(self) -> None:
         _root_status(self._root)
         for folder in _FOLDERS:
@@ -266,7 +271,7 @@ class Watch:
 
     def _is_the_root(self) -> bool:
         try:
-            now = self._identity(_root_status(self._root))
+            now = self.identity(_root_status(self._root))
         except NotFound:
             if "" not in self._seen:
                 raise
@@ -285,7 +290,7 @@ class Watch:
             if error.errno not in MISSING:
                 raise translate(error, folder, self._root) from error
         else:
-            now = self._identity(status)
+            now = self.identity(status)
             if self._seen.setdefault(folder, now) == now:
                 return
         raise StorageError(
@@ -293,10 +298,6 @@ class Watch:
             path=folder,
             driver=DRIVER,
         )
-
-    def _identity(self, status: os.stat_result) -> _Identity:
-        forgetful = status.st_dev in self._forgetful
-        return status.st_dev, 0 if forgetful else status.st_ino
 
 
 def _seen_from(folder: str, mounts: list[_Mount]) -> tuple[list[_Mount], _Mount | None]:

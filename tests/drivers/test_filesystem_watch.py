@@ -6,16 +6,19 @@ An unmounted disk leaves its mount point: an empty folder with another inode, as
 from __future__ import annotations
 
 import errno
+import itertools
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 
 from drivers.folders import listed, make, result
 from registry_drivers import filesystem_watch
-from registry_drivers.base import Deletion, Named
+from registry_drivers.base import Deletion, Named, Page
 from registry_drivers.errors import NotFound, StorageError
 from registry_drivers.filesystem import FilesystemStorage
 
@@ -269,6 +272,47 @@ def test_a_file_system_that_numbers_folders_anew_is_believed(
         assert listed(storage, f"{REPOSITORIES}/") == []
 
 
+def number_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the system give each folder another inode whenever it is asked."""
+    really = os.stat
+    numbers = itertools.count(1 << 40)
+
+    def ask(path: Any, **named: Any) -> os.stat_result:
+        status = really(path, **named)
+        if not stat.S_ISDIR(status.st_mode):
+            return status
+        mode, _, *more = status
+        return os.stat_result((mode, next(numbers), *more))
+
+    monkeypatch.setattr(os, "stat", ask)
+
+
+@pytest.mark.parametrize("call", [name for name in CALLS if name.startswith("list")])
+def test_folders_that_are_numbered_anew_are_not_replaced_while_they_are_listed(
+    root: Path, mounts: Mounts, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    device = root.stat().st_dev
+    mounts.set((root, "overlay"), device=f"{os.major(device)}:{os.minor(device)}")
+    storage = FilesystemStorage(str(root))
+    whole = paths_of(CALLS[call](storage, LINK))
+    number_anew(monkeypatch)
+    assert paths_of(CALLS[call](storage, LINK)) == whole
+
+
+def test_a_folder_that_is_numbered_anew_is_still_what_an_alias_leads_to(
+    root: Path, mounts: Mounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = root.stat().st_dev
+    mounts.set((root, "fuse.x"), device=f"{os.major(device)}:{os.minor(device)}")
+    empty = root / REPOSITORIES / "empty"
+    empty.mkdir()
+    (root / REPOSITORIES / "alias").symlink_to(empty)
+    number_anew(monkeypatch)
+    storage = FilesystemStorage(str(root))
+    assert storage.remove_folders([f"{REPOSITORIES}/empty"], floor=f"{REPOSITORIES}/") == 0
+    assert empty.is_dir()
+
+
 def test_a_system_that_tells_no_mounts_is_no_error(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -328,7 +372,11 @@ class Flickering:
 
 
 def paths_of(found: object) -> object:
-    return [path for page in found for path in page.paths] if isinstance(found, list) else found
+    """What a call has found, as far as that is the same each time."""
+    if isinstance(found, list):
+        pages = [page for page in found if isinstance(page, Page)]
+        return [path for page in pages for path in page.paths] if pages else found
+    return found
 
 
 @pytest.mark.parametrize("end", ["/_layers/sha256", "/_layers", "/app", "/repositories", "/link"])
