@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from core_support import Watcher
 from registry_drivers.base import Capabilities, Deleter, Deletion, Outcome
-from registry_drivers.errors import StorageError, Unavailable
+from registry_drivers.errors import AccessDenied, StorageError, Unavailable
 from registry_drivers.filesystem import FilesystemStorage
 from registry_drivers.memory import MemoryStorage
 from registry_drivers.resilience import Retrying
@@ -568,6 +568,38 @@ def test_tidying_ends_when_it_is_to(monkeypatch: pytest.MonkeyPatch) -> None:
     empty = {f"{BLOBS}sha256/ab/{number}" for number in range(10)}
     tidy(folders, FOLDERS, empty, keep_repositories=False, ended=lambda: next(answers))
     assert len(folders.asked) == 4
+
+
+class Refusing(Folders):
+    """Refuses what is asked for in one call, after all of it was tried."""
+
+    def __init__(self, part: str, error: StorageError) -> None:
+        super().__init__()
+        self.part, self.error = part, error
+
+    def remove_folders(self, folders: Iterable[str], *, floor: str) -> int:
+        asked = list(folders)
+        super().remove_folders(asked, floor=floor)
+        if any(self.part in folder for folder in asked):
+            raise self.error
+        return len(asked)
+
+
+def test_one_folder_that_cannot_be_removed_keeps_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeping, "_FOLDERS_AT_ONCE", 2)
+    folders = Refusing("/0", AccessDenied("Operation not permitted"))
+    empty = {f"{BLOBS}sha256/0{number}/x" for number in range(5)} | {f"{REPOSITORIES}a/_layers"}
+    with pytest.raises(AccessDenied):
+        tidy(folders, FOLDERS, empty, keep_repositories=False)
+    assert {folder for folder, _ in folders.asked} == empty
+
+
+def test_a_storage_that_does_not_answer_is_not_asked_for_each_folder() -> None:
+    folders = Refusing("/0", Unavailable("Stale file handle"))
+    empty = {f"{BLOBS}sha256/0{number}/x" for number in range(5)} | {f"{REPOSITORIES}a/_layers"}
+    with pytest.raises(Unavailable):
+        tidy(folders, FOLDERS, empty, keep_repositories=False)
+    assert f"{REPOSITORIES}a/_layers" not in {folder for folder, _ in folders.asked}
 
 
 def test_many_small_parts_of_a_tree_are_no_reason_to_ask_more_often(

@@ -21,6 +21,7 @@ from registry_gc.engine import Engine, WorkerLost, engine_for
 from registry_gc.events import Observer
 from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.job import Job, Plan
+from registry_gc.layout import REPOSITORIES
 from registry_gc.limits import Limits
 from registry_gc.lock import REFRESH_SECONDS, LockError
 from registry_gc.locking.holder import FOLDER, LOCK
@@ -76,6 +77,7 @@ class Session:
         self.hollow: list[str] = []
         self.unfinished: list[str] = []
         self.emptied: frozenset[str] = frozenset()
+        self.not_tidied: frozenset[str] = frozenset()
         self.swept = False
         self.error: str | None = None
         self.versions = versions_of(job.storage)
@@ -268,7 +270,17 @@ class Session:
         except StorageError as error:
             # All that was dead is gone. An empty folder means nothing; the next run tries again.
             self.observer.notice(f"some empty folders stay: {error}")
+            if not self.policy.keep_empty_repositories:
+                self.not_tidied = frozenset(filter(self._is_in_catalogue, self.emptied))
         return stopped
+
+    def _is_in_catalogue(self, repository: str) -> bool:
+        """Whether *repository*, which holds nothing, is still one by its folders."""
+        try:
+            below = self.reader.children(f"{REPOSITORIES}{repository}/").folders
+        except StorageError:
+            return True
+        return any(name.startswith("_") for name in below)
 
     def _unfinished(self) -> list[str]:
         """What runs that were killed had not made whole: where they lock, or in the registry."""

@@ -21,7 +21,7 @@ import msgspec
 from msgspec.structs import replace
 
 from registry_drivers.base import Capabilities, Deleter, Deletion, Outcome, Storage
-from registry_drivers.errors import NotFound
+from registry_drivers.errors import NotFound, StorageError, Unavailable
 from registry_drivers.versions import VersionDeleter
 from registry_drivers.withdrawal import unless_withdrawn
 from registry_gc.events import Observer
@@ -290,25 +290,42 @@ def tidy(
 
     With *keep_repositories* the ``_manifests``, ``_layers`` and ``_uploads`` folders stay, so
     that the registry's catalogue goes on naming a repository that holds nothing.
+
+    :raises StorageError: after all others were tried, for the first that could not be removed;
+        at once where the storage does not answer.
     """
     if not capabilities.folders:
         return
+    since = _FOLDERS_AT_ONCE
+    refusal: StorageError | None = None
+    for floor, some in _deepest_first(folders, keep_repositories):
+        if since >= _FOLDERS_AT_ONCE:
+            if ended():
+                break
+            since = 0
+        try:
+            deleter.remove_folders(some, floor=floor)
+        except Unavailable:
+            # It was tried again for long; each of the others would take as long.
+            raise
+        except StorageError as error:
+            refusal = refusal or error
+        since += len(some)
+    if refusal is not None:
+        raise refusal
+
+
+def _deepest_first(folders: set[str], keep_repositories: bool) -> Iterator[tuple[str, list[str]]]:
+    """*folders*, at most a thousand at a time, by where tidying stops."""
     groups: dict[str, list[str]] = {}
     for folder in folders:
         groups.setdefault(_floor(folder, keep_repositories), []).append(folder)
-    since = _FOLDERS_AT_ONCE
     for floor, below in sorted(groups.items()):
         inside = [folder for folder in below if folder.startswith(floor) and folder + "/" != floor]
-        # The deepest first: a parent can only be empty after its children have gone.
+        # A parent can only be empty after its children have gone.
         inside.sort(key=lambda folder: folder.count("/"), reverse=True)
         for at in range(0, len(inside), _FOLDERS_AT_ONCE):
-            if since >= _FOLDERS_AT_ONCE:
-                if ended():
-                    return
-                since = 0
-            some = inside[at : at + _FOLDERS_AT_ONCE]
-            deleter.remove_folders(some, floor=floor)
-            since += len(some)
+            yield floor, inside[at : at + _FOLDERS_AT_ONCE]
 
 
 def discard(storage: Storage, paths: Iterable[str], before: float) -> set[str]:

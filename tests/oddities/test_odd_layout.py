@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -46,6 +47,34 @@ def test_an_emptied_repository_leaves_the_one_inside_it_alone(disk: Disk) -> Non
     assert result.json["repositories"] == {"total": 3, "emptied": 1}
     assert sorted(os.listdir(disk.root / repository_path("a"))) == ["b"]
     assert disk.has_image("a/b", inner)
+
+
+def unremovable(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    """Have the system refuse to remove folders with *part* in their paths, as `chattr +a` does."""
+    really = os.rmdir
+
+    def remove(path: str, *more: object, **named: object) -> None:
+        if part in str(path):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), path)
+        really(path)
+
+    monkeypatch.setattr(os, "rmdir", remove)
+
+
+@pytest.mark.parametrize(
+    ("part", "emptied", "left"),
+    [("/blobs/", 2, []), ("/b/_layers", 1, ["b"]), ("/_", 0, ["a", "b"])],
+)
+def test_a_folder_that_cannot_be_removed_is_all_that_stays(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, part: str, emptied: int, left: list[str]
+) -> None:
+    for name in ("a", "b"):
+        disk.tree.image(name, layers=[name.encode()])
+    unremovable(monkeypatch, part)
+    result = disk.collect("-m")
+    assert (result.exit_code, result.json["repositories"]["emptied"]) == (0, emptied)
+    assert "some empty folders stay: " in result.errors
+    assert sorted(os.listdir(disk.root / repository_path(""))) == [*left, "kept"]
 
 
 @pytest.mark.parametrize("mode", [(), ("-m",)])

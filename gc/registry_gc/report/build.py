@@ -117,7 +117,8 @@ def _emptied(session: Session, run_file: RunFile | None) -> int:
     """How many repositories nothing is left of; on a dry run, how many that would be."""
     if session.job.dry_run or run_file is None:
         return len(session.emptied)
-    return len(session.emptied - run_file.repositories_with(RowState.FAILED)) * session.swept
+    stay = run_file.repositories_with(RowState.FAILED) | session.not_tidied
+    return len(session.emptied - stay) * session.swept
 
 
 def _rows_in(run_file: RunFile | None, state: RowState) -> int:
