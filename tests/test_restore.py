@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from aside import DAY, Registry
+from registry_drivers.errors import StorageError
 from registry_drivers.filesystem import FilesystemStorage
 from registry_gc.lock import Lock
 from registry_gc.quarantine.restore import UnknownWhat, What
@@ -172,6 +173,35 @@ def test_a_link_whose_blob_is_nowhere_stays_aside(registry: Registry) -> None:
     assert [row["path"] for row in done.json["lost"]] == [lost]
     assert lost not in registry.files()
     assert lost in registry.quarantined()
+
+
+def test_a_link_whose_blob_could_not_be_moved_has_failed_and_is_not_lost(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = registry.tree()
+    digest = tree.image("a", layers=[b"layer"], config=b'"a"')
+    registry.quarantine()
+    path = blob_path(sha256(b"layer"))
+    really = FilesystemStorage.move
+
+    def move(self: FilesystemStorage, source: str, target: str) -> None:
+        if target == path:
+            raise StorageError("No space left on device", path=target, driver="filesystem")
+        really(self, source, target)
+
+    monkeypatch.setattr(FilesystemStorage, "move", move)
+    done = registry.command("restore", digest)
+    link = layer_link_path("a", sha256(b"layer"))
+    assert (done.exit_code, done.json["lost"]) == (3, [])
+    assert {row["path"]: row["error"] for row in done.json["failed"]} == {
+        path: "No space left on device",
+        link: "its blob could not be brought back",
+    }
+    assert {path, link} <= registry.quarantined()
+    # What was a full disk has room again.
+    monkeypatch.undo()
+    assert registry.command("restore", digest).exit_code == 0
+    assert registry.can_pull("a", digest)
 
 
 def damage(registry: Registry, digest: str, data: bytes) -> str:

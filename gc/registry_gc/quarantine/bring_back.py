@@ -119,11 +119,13 @@ class BringingBack:
         self._storage = storage
         self._undeleter = versions if isinstance(versions, Undeleter) else None
         self._look = look
+        self._stuck: set[str] = set()  # digests of blobs that could not be moved
 
     def run(self, items: Iterable[Kept]) -> Iterator[Result]:
         """Bring *items* back, each once; blobs first, tags' histories last.
 
-        What is there stays as it is, and a link whose blob is nowhere stays aside.
+        What is there stays as it is, and a link whose blob is nowhere stays aside; so does one
+        whose blob is aside and cannot be moved, which has failed and is not lost.
 
         :raises StorageError: the storage does not answer.
         """
@@ -155,6 +157,8 @@ class BringingBack:
                 yield Result(kept, meaning, Back.THERE)
             elif not kept.marked and is_hollow(kept.path, kept.size):
                 yield Result(kept, meaning, Back.LOST, "it was set aside by a copy that failed")
+            elif not whole and meaning.digest in self._stuck:
+                yield Result(kept, meaning, Back.FAILED, "its blob could not be brought back")
             elif not whole:
                 yield Result(kept, meaning, Back.LOST, f"the blob {meaning.digest} is not there")
             else:
@@ -162,7 +166,10 @@ class BringingBack:
         for path, outcome in self._move([kept for kept, _ in going.values()], mover):
             back = _BACK[outcome.result]
             error = outcome.error or ("it is in quarantine no more" if back is Back.LOST else "")
-            yield Result(*going[path], back, error)
+            kept, meaning = going[path]
+            if back is Back.FAILED and meaning.order == BLOB:
+                self._stuck.add(meaning.digest)
+            yield Result(kept, meaning, back, error)
 
     def _renew(self, place: str) -> None:
         """Make it as young as a copy is, before it is back: no older plan knows it then."""

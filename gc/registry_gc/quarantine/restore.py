@@ -136,6 +136,10 @@ def select(
     if what.repository and what.digest and not closures[0].links_to(what.digest):
         return []
     if not closures:
+        # After a restore that failed in part, the link to it is back and what it names is not.
+        others = (_Closure(store, name, links) for name, links in store.by_repository().items())
+        closures = [closure for closure in others if closure.links_to(what.digest)]
+    if not closures:
         # No link to it was set aside: somebody else deleted them. Its bytes can come back.
         closures = [_Closure(store, "", ())]
     for closure in closures:
@@ -218,6 +222,14 @@ class Quarantined:
                 if meaning.repository and digest in (meaning.digest, meaning.signs)
             }
         )
+
+    def by_repository(self) -> dict[str, list[tuple[Meaning, Kept]]]:
+        """All links, by whose they are."""
+        found: dict[str, list[tuple[Meaning, Kept]]] = {}
+        for meaning, kept in self._below(REPOSITORIES):
+            if meaning.repository:
+                found.setdefault(meaning.repository, []).append((meaning, kept))
+        return found
 
     def read(self, kept: Kept, limit: int) -> bytes:
         """The bytes of something in quarantine."""
