@@ -4,7 +4,8 @@
 
     StorageError                  anything a driver raises; str() names the driver and the path
     ├── NotFound                  the object is not there
-    │   └── IsFolder              there is a folder instead
+    │   └── NoFile                there is a pipe, a socket or a device instead
+    │       └── IsFolder          there is a folder instead
     ├── AlreadyExists             write(if_absent=True) met an object
     ├── TooLarge                  read(limit=…) met a larger object
     ├── AccessDenied              the storage refuses these credentials, or this user
@@ -48,8 +49,16 @@ class NotFound(StorageError):
     """The object is not there."""
 
 
-class IsFolder(NotFound):
-    """A folder has the object's name, which only a file system can have; it is no object."""
+class NoFile(NotFound):
+    """What is there is no file. ``what`` says what it is, for messages."""
+
+    what = "neither a file nor a folder"
+
+
+class IsFolder(NoFile):
+    """There is a folder where the object is to be."""
+
+    what = "a folder"
 
 
 class AlreadyExists(StorageError):

@@ -34,6 +34,7 @@ from registry_drivers.errors import (
     AlreadyExists,
     InvalidPath,
     IsFolder,
+    NoFile,
     StorageError,
     TooLarge,
 )
@@ -297,10 +298,8 @@ class FilesystemStorage:
     def _is_folder(self, path: str) -> IsFolder:
         return IsFolder(f"is a folder, below {self.root}", path=path, driver=DRIVER)
 
-    def _no_file(self, path: str) -> StorageError:
-        return StorageError(
-            f"neither a file nor a folder, below {self.root}", path=path, driver=DRIVER
-        )
+    def _no_file(self, path: str) -> NoFile:
+        return NoFile(f"{NoFile.what}, below {self.root}", path=path, driver=DRIVER)
 
     def stat(self, path: str) -> Entry:
         """See :class:`~registry_drivers.base.Reader`."""
@@ -312,6 +311,8 @@ class FilesystemStorage:
             raise self._error(error, path) from error
         if stat.S_ISDIR(status.st_mode):
             raise self._is_folder(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise self._no_file(path)
         return Entry(
             path=path,
             size=status.st_size,

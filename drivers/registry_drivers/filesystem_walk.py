@@ -24,6 +24,7 @@ followed in both ways.
 A folder that is called as a file is to be, ``<hex>/link/``, is damage and not nothing: such a link
 is listed like a file, of no bytes, which says when it is read that it is a folder. It is never
 hollow, as whoever tidied it away would make what is damaged into something that is missing.
+So is a pipe, a socket or a device there.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import os
 import re
 from collections.abc import Generator, Iterator, Sequence
 from itertools import islice
-from stat import S_IFREG, S_ISDIR
+from stat import S_IFREG, S_ISDIR, S_ISREG
 
 import numpy as np
 
@@ -468,7 +469,11 @@ class Walk:
         except OSError as error:
             self._vanished(error, path)
             return False
-        # Pipes and devices are listed too, with the size 0 that the system gives them: they are
+        regular = S_ISREG(status.st_mode)
+        if not regular and path.endswith("/data") and _misplaced(path + "/"):
+            # No blob, whatever its name says. As of a folder there, nothing is told of it.
+            return True
+        # Other pipes and devices are listed, with the size 0 that the system gives them: they are
         # strangers, and are never opened.
         if S_ISDIR(status.st_mode):
             self._groups.append((path, _WHOLE, ""))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry_drivers.base import Reader
-from registry_drivers.errors import IsFolder, NotFound, TooLarge
+from registry_drivers.errors import NoFile, NotFound, TooLarge
 from registry_gc.digest import KEY, Keys, Names, pack
 from registry_gc.layout import blob_path
 from registry_gc.manifests import SIZE_LIMIT, References, parse_many
@@ -190,9 +190,9 @@ def _read_one(reader: Reader, digest: str, stored: tuple[str, ...]) -> _Read:
     for name in stored:
         try:
             data = reader.read(blob_path(name), limit=SIZE_LIMIT)
-        except IsFolder:
+        except NoFile as error:
             # Nobody knows what was there; that it is missing would free all that it names.
-            return State.UNREADABLE, b"", "its data is a folder"
+            return State.UNREADABLE, b"", f"its data is {error.what}"
         except NotFound:
             continue
         except TooLarge:

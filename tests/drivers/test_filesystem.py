@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from registry_drivers import filesystem_walk
 from registry_drivers.base import Storage
 from registry_drivers.errors import (
     DriverConfigError,
+    NoFile,
     NotFound,
     StorageError,
 )
@@ -149,15 +151,19 @@ def test_pipes_and_sockets_are_listed_and_never_waited_for(
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("socket")
     rows = entries_of(storage.list(""))
-    assert {path: row.size for path, row in rows.items()} == {
-        f"{BLOBS}{HEX}/data": 0,
-        "pipe": 0,
-        "socket": 0,
-    }
-    for path in ("pipe", "socket"):
-        with pytest.raises(StorageError, match="neither a file nor a folder") as caught:
-            storage.read(path)
-        assert not isinstance(caught.value, NotFound)
+    # What is called like a blob is not shown as one.
+    assert {path: row.size for path, row in rows.items()} == {"pipe": 0, "socket": 0}
+    assert not next(iter(storage.list(""))).hollow
+    asks: list[Callable[[str], object]] = [
+        storage.read,
+        storage.stat,
+        lambda path: storage.read_range(path, 0, 1),
+    ]
+    for path in ("pipe", "socket", f"{BLOBS}{HEX}/data"):
+        for ask in asks:
+            with pytest.raises(NoFile, match="neither a file nor a folder"):
+                ask(path)
+    assert storage.stat_many([f"{BLOBS}{HEX}/data"]) == [None]
 
 
 def test_a_file_that_grows_while_it_is_read_stays_within_the_limit(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import socket
+import stat
 from pathlib import Path
 
 import pytest
@@ -304,27 +307,41 @@ def test_keep_empty_repositories_leaves_their_folders(disk: Disk) -> None:
     assert disk.has(f"{repository_path('group/untagged')}/_layers")
 
 
-# A folder where a file is to be.
+# A folder, a pipe, a socket or a device where a file is to be.
 
-HOLDING = pytest.mark.parametrize("inside", [(), ("stray",)], ids=["empty", "with a file"])
+HOLDING = pytest.mark.parametrize("kind", ["empty folder", "folder", "pipe", "socket", "device"])
 
 
-def make_folder_of(disk: Disk, path: str, inside: tuple[str, ...]) -> str:
+def make_no_file_of(disk: Disk, path: str, kind: str) -> str:
     place = disk.root / path
     place.unlink()
-    place.mkdir()
-    for name in inside:
-        (place / name).write_bytes(b"?")
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server, contextlib.chdir(place.parent):
+            server.bind(place.name)  # a whole path would be too long for one
+    elif kind == "device":
+        try:
+            os.mknod(place, stat.S_IFCHR | 0o600, os.makedev(1, 5))  # endless zeros
+        except PermissionError:
+            place.symlink_to("/dev/zero")  # as good, for who is not root
+    else:
+        place.mkdir()
+        if kind == "folder":
+            (place / "stray").write_bytes(b"?")
     return path
 
 
+def what(kind: str) -> str:
+    """What is said of it."""
+    return "a folder" if "folder" in kind else "neither a file nor a folder"
+
+
 @HOLDING
-def test_a_tag_whose_current_link_is_a_folder_holds_its_repository(
-    disk: Disk, inside: tuple[str, ...]
-) -> None:
+def test_a_tag_whose_current_link_is_no_file_holds_its_repository(disk: Disk, kind: str) -> None:
     disk.tree.image("r", "v1", layers=[b"one"])
     disk.tree.image("r", None, layers=[b"two"])
-    path = make_folder_of(disk, tag_path("r", "v1"), inside)
+    path = make_no_file_of(disk, tag_path("r", "v1"), kind)
     for _ in range(2):
         answer = disk.collect("-m")
         assert answer.exit_code == 3
@@ -335,11 +352,9 @@ def test_a_tag_whose_current_link_is_a_folder_holds_its_repository(
 
 
 @HOLDING
-def test_a_revision_whose_link_is_a_folder_keeps_its_image(
-    disk: Disk, inside: tuple[str, ...]
-) -> None:
+def test_a_revision_whose_link_is_no_file_keeps_its_image(disk: Disk, kind: str) -> None:
     manifest = disk.tree.image("r", None, layers=[b"one"])
-    path = make_folder_of(disk, revision_path("r", manifest), inside)
+    path = make_no_file_of(disk, revision_path("r", manifest), kind)
     for _ in range(2):
         answer = disk.collect()
         assert answer.exit_code == 3
@@ -350,32 +365,63 @@ def test_a_revision_whose_link_is_a_folder_keeps_its_image(
 
 @BOTH
 @HOLDING
-def test_a_manifest_whose_data_is_a_folder_holds_its_repository(
-    disk: Disk, mode: Mode, inside: tuple[str, ...]
+def test_a_manifest_whose_data_is_no_file_holds_its_repository(
+    disk: Disk, mode: Mode, kind: str
 ) -> None:
     manifest = disk.tree.image("r", "v1", layers=[b"one"])
-    make_folder_of(disk, blob_path(manifest), inside)
+    make_no_file_of(disk, blob_path(manifest), kind)
     for _ in range(2):
         answer = disk.collect(*mode)
         assert answer.exit_code == 3
         (held,) = answer.json["held"]
-        assert (held["repository"], held["reason"]) == ("r", "its data is a folder")
+        assert (held["repository"], held["reason"]) == ("r", f"its data is {what(kind)}")
         assert disk.has(blob_path(sha256(b"one")))
 
 
 @BOTH
 @HOLDING
-def test_other_links_that_are_folders_end_no_run(
-    disk: Disk, mode: Mode, inside: tuple[str, ...]
-) -> None:
+def test_other_links_that_are_no_files_end_no_run(disk: Disk, mode: Mode, kind: str) -> None:
     manifest = disk.tree.image("r", "v1", layers=[b"one"])
     for path in (
         layer_link_path("r", sha256(b"one")),
         tag_index_path("r", "v1", manifest),
         blob_path(sha256(b"one")),
     ):
-        make_folder_of(disk, path, inside)
+        make_no_file_of(disk, path, kind)
     answer = disk.collect(*mode)
     assert answer.exit_code in (0, 3)
     assert disk.has(blob_path(manifest))
     assert disk.has(revision_path("r", manifest))
+
+
+@BOTH
+@HOLDING
+def test_what_is_no_file_is_no_blob_and_never_goes(disk: Disk, mode: Mode, kind: str) -> None:
+    disk.tree.blob(b"nobody needs it")
+    disk.tree.blob(b"nor this")
+    path = make_no_file_of(disk, blob_path(sha256(b"nobody needs it")), kind)
+    answer = disk.collect(*mode)
+    assert (answer.exit_code, answer.json["blobs"]["deleted"]) == (0, 1)
+    assert os.path.lexists(disk.root / path)
+    assert not disk.has_blob(sha256(b"nor this"))
+    assert disk.collect(*mode).json["blobs"]["eligible"] == 0
+
+
+@HOLDING
+def test_a_second_opinion_misses_a_layer_that_is_no_file(disk: Disk, kind: str) -> None:
+    disk.tree.image("r", "v1", layers=[b"one"])
+    path = make_no_file_of(disk, blob_path(sha256(b"one")), kind)
+    answer = disk.collect("-m", "--verify")
+    assert (answer.exit_code, answer.json["verified"]["faults"]) == (3, 1)
+    assert os.path.lexists(disk.root / path)
+
+
+@BOTH
+@HOLDING
+def test_an_upload_with_what_is_no_file_ends_no_run(disk: Disk, mode: Mode, kind: str) -> None:
+    disk.tree.upload("r", "u", None, b"half")
+    disk.tree.blob(b"nobody needs it")
+    make_no_file_of(disk, f"{repository_path('r')}/_uploads/u/data", kind)
+    answer = disk.collect(*mode)
+    assert answer.exit_code in (0, 3)
+    assert not disk.has_blob(sha256(b"nobody needs it"))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry_drivers.base import Reader
-from registry_drivers.errors import InvalidPath, IsFolder, NotFound, TooLarge
+from registry_drivers.errors import InvalidPath, NoFile, NotFound, TooLarge
 from registry_gc.digest import InvalidDigest, Keys, check_digest, empty_keys
 
 _RUNS_AT_ONCE = 1 << 12
@@ -96,8 +96,8 @@ def read_links(reader: Reader, paths: tuple[str, ...]) -> list[tuple[str, str | 
     for path in paths:
         try:
             data = reader.read(path, limit=1024)
-        except IsFolder:
-            found.append((path, None, "a folder, and no link"))
+        except NoFile as error:
+            found.append((path, None, f"{error.what}, and no link"))
             continue
         except NotFound:
             continue

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from registry_drivers.base import Reader
-from registry_drivers.errors import IsFolder, NotFound, TooLarge
+from registry_drivers.errors import NoFile, NotFound, TooLarge
 from registry_gc.processes import Process
 
 FOLDER = "docker/registry/registry-gc"
@@ -106,8 +106,8 @@ def look(storage: Reader) -> Found | None:
     try:
         data = _read(storage, LOCK)
         modified = storage.stat(LOCK).modified
-    except IsFolder as error:
-        raise LockHeld(f"{storage.root}: {LOCK} is a folder, and no lock: remove it") from error
+    except NoFile as error:
+        raise LockHeld(f"{storage.root}: {LOCK} is {error.what}, and no lock: remove it") from error
     except NotFound:
         return None
     holder = _decode(data)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from registry_drivers.base import Reader
-from registry_drivers.errors import IsFolder, NotFound, TooLarge
+from registry_drivers.errors import NoFile, NotFound, TooLarge
 from registry_gc.catalog import Catalog
 from registry_gc.digest import Names
 from registry_gc.engine import Engine
@@ -67,8 +67,8 @@ def _read(reader: Reader, digest: str, stored: Iterable[str], names: Names) -> M
     for name in stored:
         try:
             data = reader.read(blob_path(name), limit=SIZE_LIMIT)
-        except IsFolder:
-            return Manifest(reason="its data is a folder")
+        except NoFile as error:
+            return Manifest(reason=f"its data is {error.what}")
         except NotFound:
             continue
         except TooLarge:
