@@ -39,7 +39,7 @@ from registry_drivers.errors import (
     TooLarge,
 )
 from registry_drivers.filesystem_aliases import Aliases
-from registry_drivers.filesystem_errors import DRIVER, MISSING, translate
+from registry_drivers.filesystem_errors import DRIVER, MISSING, UTF_8, check_names, translate
 from registry_drivers.filesystem_walk import FOLDER, LOST_AND_FOUND, READ, Walk, sorted_out
 from registry_drivers.filesystem_watch import Identity, Watch
 from registry_drivers.filesystem_write import move_file, write_file
@@ -200,6 +200,8 @@ class FilesystemStorage:
             if error.errno not in MISSING:
                 raise translate(error, path, self.root) from error
             self._watch.missing(prefix)
+        if not UTF_8:
+            check_names(prefix + name for name in (*folders, *files))
         # An empty folder is what an unmounted disk leaves.
         self._watch.look()
         if LOST_AND_FOUND in folders:

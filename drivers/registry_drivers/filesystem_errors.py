@@ -8,10 +8,13 @@ from __future__ import annotations
 import errno
 import os
 import pwd
+import sys
+from collections.abc import Iterable
 
 from registry_drivers.errors import AccessDenied, NotFound, StorageError, Unavailable
 
 DRIVER = "filesystem"
+UTF_8 = sys.getfilesystemencoding() == "utf-8"
 
 # The file is not there; its folder may have become a file.
 MISSING = frozenset({errno.ENOENT, errno.ENOTDIR})
@@ -39,6 +42,26 @@ def translate(error: OSError, path: str, root: str) -> StorageError:
         return AccessDenied(f"{said}, below {root} as {user()}", path=path, driver=DRIVER)
     kind = Unavailable if error.errno in _PASSING else StorageError
     return kind(f"{said}, below {root}", path=path, driver=DRIVER)
+
+
+def check_names(paths: Iterable[str]) -> None:
+    """Raise for what this locale makes of a name that is not ASCII, where it cannot be undone.
+
+    Paths are kept as UTF-8. In Python's ASCII, two bytes of a name are two characters that come
+    back as one, so that the file would not be found under its name again.
+
+    Not to be asked where :data:`UTF_8` is true: all names can be undone then.
+
+    :raises StorageError: one of *paths* is such.
+    """
+    for path in paths:
+        kept = path.encode("utf-8", "surrogateescape")
+        if not path.isascii() and kept.decode("utf-8", "surrogateescape") != path:
+            raise StorageError(
+                "its name cannot be read in this locale: set PYTHONUTF8=1, or LC_ALL=C.UTF-8",
+                path=path,
+                driver=DRIVER,
+            )
 
 
 def dangling(path: str, root: str) -> StorageError:

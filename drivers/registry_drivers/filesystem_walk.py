@@ -39,7 +39,7 @@ import numpy as np
 
 from registry_drivers.base import UNASKED, UNASKED_AGE, Group, Named, Page, Paths, Requests
 from registry_drivers.errors import StorageError
-from registry_drivers.filesystem_errors import DRIVER, MISSING, translate
+from registry_drivers.filesystem_errors import DRIVER, MISSING, UTF_8, check_names, translate
 from registry_drivers.filesystem_watch import Watch
 
 # Parent of the algorithm's folder -> the file that each digest's folder is expected to hold.
@@ -530,6 +530,9 @@ class Walk:
 
     def _page(self) -> Page:
         count = len(self._sizes)
+        if not UTF_8:
+            for folder, names, _ in self._groups:
+                check_names(folder + name for name in names)
         shared = None
         if self._shared:
             shared = np.zeros(count, dtype=np.bool_)
