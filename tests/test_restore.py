@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from aside import DAY, Registry
+from registry_drivers import filesystem_write
 from registry_drivers.errors import StorageError
 from registry_drivers.filesystem import FilesystemStorage
 from registry_gc.lock import Lock
@@ -202,6 +204,32 @@ def test_a_link_whose_blob_could_not_be_moved_has_failed_and_is_not_lost(
     monkeypatch.undo()
     assert registry.command("restore", digest).exit_code == 0
     assert registry.can_pull("a", digest)
+
+
+def test_a_quarantine_that_a_full_disk_had_no_room_for_leaves_no_folder(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.tree().image("a", layers=[b"layer"], config=b'"a"')
+    home = registry.root / "docker/registry/registry-gc/quarantine"
+    really = filesystem_write._create
+
+    def create(path: str, data: bytes) -> None:
+        if path.startswith(str(home)):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        really(path, data)
+
+    monkeypatch.setattr(filesystem_write, "_create", create)
+    before = registry.files()
+    assert registry.collect("-m", "--quarantine", "7d").exit_code == 1
+    assert registry.files() == before
+    assert not home.exists()
+    # Those that earlier versions have left go with the next run.
+    monkeypatch.undo()
+    empty = home / "2f1e7a4c-0000-4000-8000-000000000000"
+    empty.mkdir(parents=True)
+    registry.quarantine()
+    assert not empty.exists()
+    assert registry.quarantined()
 
 
 def damage(registry: Registry, digest: str, data: bytes) -> str:

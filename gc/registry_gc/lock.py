@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from uuid import uuid4
 
@@ -220,6 +220,10 @@ class Lock:
                         "the lock could not be removed and keeps other runs out for"
                         f" {STALE_SECONDS / 60:.0f} minutes, or until `registry-gc unlock`: {error}"
                     )
+            elif not self._lost and self._flock is not None and self._flock.still_there():
+                # A full disk had room for the folder of the lock, and not for the lock.
+                with suppress(StorageError):
+                    remove(self._storage, [])
             if self._flock is not None:
                 self._flock.release()
 

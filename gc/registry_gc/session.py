@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from registry_drivers.errors import DriverConfigError, StorageError
@@ -27,7 +28,7 @@ from registry_gc.lock import REFRESH_SECONDS, LockError
 from registry_gc.locking.holder import FOLDER, LOCK
 from registry_gc.overlap import is_out_of_threads
 from registry_gc.permission import Permission, Refused, StoppedByGuard
-from registry_gc.quarantine.aside import hidden
+from registry_gc.quarantine.aside import clear_hollow, hidden
 from registry_gc.quarantine.collecting import SettingAside
 from registry_gc.retained import Retained
 from registry_gc.runs.database import RunFileError
@@ -259,6 +260,8 @@ class Session:
             return stopped is not None or self.interrupts()
 
         try:
+            with suppress(StorageError):
+                clear_hollow(self.storage)
             folders |= discard(self.storage, self._unfinished(), self._now() - _UNFINISHED)
             tidy(
                 self.storage,

@@ -14,6 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from locking.holders import dead, ours, put, somebody, stranger, take
+from registry_drivers import filesystem_write
 from registry_drivers.errors import StorageError
 from registry_drivers.filesystem import FilesystemStorage
 from registry_drivers.memory import MemoryStorage
@@ -138,6 +139,25 @@ def test_on_a_full_disk_the_flock_alone_is_the_lock(disk: FilesystemStorage, err
         lock.refresh()
         assert read_holder(disk) == lock.holder
     assert ours(disk) == []
+
+
+def test_a_full_disk_that_had_room_for_the_folder_keeps_none(
+    disk: FilesystemStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(disk.root, LOCK).parent
+
+    def create(path: str, data: bytes) -> None:
+        assert folder.is_dir()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    monkeypatch.setattr(filesystem_write, "_create", create)
+    lock = take(disk)
+    lock.release()
+    assert not folder.exists()
+    # What is another's by then stays.
+    folder.mkdir()
+    lock.release()
+    assert folder.is_dir()
 
 
 @pytest.mark.parametrize("writes", [0, 1, 2])

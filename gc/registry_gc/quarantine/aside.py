@@ -292,8 +292,27 @@ class Quarantining:
                 return
             began = now if noted is None else noted.began
             note = _Note(self._aside.run, began, now, self._seconds, self._aside.plan)
-            self._storage.write(self._aside.home + _NOTE, msgspec.json.encode(note))
+            try:
+                self._storage.write(self._aside.home + _NOTE, msgspec.json.encode(note))
+            except StorageError:
+                if noted is None:
+                    # A full disk may have had room for the folder, which would wait for ever.
+                    with contextlib.suppress(StorageError):
+                        clear_hollow(self._storage, [self._aside.run])
+                raise
             self._noted = note
+
+
+def clear_hollow(storage: Storage, runs: Iterable[str] | None = None) -> None:
+    """Remove the folders of quarantines in which there is nothing; of all, or of some *runs*.
+
+    :raises StorageError: one of them could not be removed.
+    """
+    if not storage.capabilities.folders:
+        return
+    names = storage.children(QUARANTINE).folders if runs is None else runs
+    # Those that are not empty stay as they are.
+    storage.remove_folders([f"{QUARANTINE}{name}" for name in names], floor=OWN)
 
 
 def is_upload(path: str) -> bool:
