@@ -20,7 +20,7 @@ from registry_drivers.paths import is_temporary, temporary
 
 # What file systems without hard links say: FAT and SMB EPERM, others that it is not supported.
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
-# What file systems say that cannot sync a folder, and need not be told to.
+# What file systems say that cannot sync a folder, or a file, and need not be told to.
 _NO_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})
 _BEGAN = time.time()
 """What was last written to before this is no work of this process."""
@@ -160,7 +160,12 @@ def _create(path: str, data: bytes) -> None:
         with open(handle, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(handle)
+            try:
+                os.fsync(handle)
+            except OSError as error:
+                # Small things of ours, which nothing is deleted for; not the copy of a blob.
+                if error.errno not in _NO_SYNC:
+                    raise
         give_to(path, os.stat(os.path.dirname(path)))
     except BaseException:
         _discard(path)

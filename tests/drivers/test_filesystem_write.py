@@ -128,6 +128,24 @@ def test_a_write_that_fails_leaves_no_trace(
     assert storage.read("a/old") == b"old"
 
 
+@pytest.mark.parametrize("if_absent", [False, True])
+def test_a_file_system_that_cannot_sync_a_file_takes_writes_all_the_same(
+    root: Path, storage: FilesystemStorage, monkeypatch: pytest.MonkeyPatch, if_absent: bool
+) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    storage.write("a/lock", b"data", if_absent=if_absent)
+    assert (root / "a/lock").read_bytes() == b"data"
+    # The copy of a blob, whose original goes then, has to be on disk.
+    make(root, "a/b", b"content")
+    across_disks(monkeypatch)
+    with pytest.raises(StorageError, match="Invalid argument"):
+        storage.move("a/b", "c/d")
+    assert listed(storage) == ["a/b", "a/lock"]
+
+
 def test_a_write_that_fails_half_way_without_hard_links_leaves_no_trace(
     root: Path, storage: FilesystemStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
