@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from registry_drivers.versions import VersionReader
 from registry_gc import __version__
 from registry_gc.catalog import Catalog
@@ -139,6 +141,7 @@ class SealedCollection(Session):
         links = dead_links(catalog, manifests, marking, policy, cutoff)
         self.emptied = links.emptied
         run_file.add(links.rows)
+        self._tell_ahead(survey.blobs.ahead, catalog, surveyor.ahead)
         self._record(listed, cutoff)
         if self.versions is not None:
             self._plan_retained(self.versions, cutoff)
@@ -146,6 +149,17 @@ class SealedCollection(Session):
         self.marked_at = self.swept_at = time.monotonic()
         if self.show is not None:
             self.show(Plan(catalog, manifests, marking, run_file))
+
+    def _tell_ahead(self, blobs: int, catalog: Catalog, ahead: float) -> None:
+        """Without it, nothing says why what nobody needs is young for years."""
+        links = 0
+        if self.policy.delete_untagged:
+            links = int(np.count_nonzero(catalog.revisions.modified > ahead))
+        if blobs or links:
+            self.observer.notice(
+                f"{blobs} blobs that nothing needs and {links} links to manifests are dated in the "
+                "future, and stay for as long as they are: was a clock wrong?"
+            )
 
     def _tell_strange_releases(self, catalog: Catalog) -> None:
         """A name that was mistyped releases nothing."""

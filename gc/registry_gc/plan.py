@@ -42,10 +42,11 @@ class DeadLinks(NamedTuple):
 
 
 class Blobs(NamedTuple):
-    """The dead blobs of one batch as rows, and the keys that only their age keeps."""
+    """The dead blobs of one batch as rows, and the keys that only their age keeps, with that."""
 
     rows: Rows
     young: Keys
+    modified: NDArray[np.float64]
 
 
 def dead_blobs(batch: BlobBatch, live: LiveSet, cutoff: float, names: Names) -> Blobs:
@@ -64,7 +65,7 @@ def dead_blobs(batch: BlobBatch, live: LiveSet, cutoff: float, names: Names) -> 
         sizes=batch.sizes[dead].tolist(),
         modified=batch.modified[dead].tolist(),
     )
-    return Blobs(rows, batch.keys[young])
+    return Blobs(rows, batch.keys[young], batch.modified[young])
 
 
 def dead_links(

@@ -69,10 +69,14 @@ class NoBlobs:
         """Ignore."""
 
 
+_DAY = 86400.0
+
+
 class Blobs(msgspec.Struct):
     """What a pass over ``blobs/`` has counted. ``hollow``: folders that hold no file.
 
     ``bytes``: of all but ``unsized``, the live blobs whose size a filesystem was not asked for.
+    ``ahead``: how many nothing needs, and their dates in the future keep.
     ``held`` of them, with ``held_bytes``, live only because a repository is held. ``unfinished``:
     strangers that are ours, see :func:`registry_drivers.paths.is_temporary`.
     """
@@ -82,6 +86,7 @@ class Blobs(msgspec.Struct):
     hollow: list[str]
     bytes: int = 0
     unsized: int = 0
+    ahead: int = 0
     held: int = 0
     held_bytes: int = 0
     unfinished: list[str] = msgspec.field(default_factory=list)
@@ -142,6 +147,8 @@ class Surveyor:
         self._engine = engine
         self._policy = policy
         self.cutoff = cutoff
+        # What is dated after this is from no clock that is right.
+        self.ahead = cutoff + policy.grace + _DAY
         self._observer = observer
         self.cache = cache
         self._told: set[str] = set()
@@ -318,6 +325,7 @@ class Surveyor:
             found = dead_blobs(batch, live, self.cutoff, catalog.names)
             sink.add(found.rows)
             young += [found.young, ages.among(batch)]
+            survey.blobs.ahead += int(np.count_nonzero(found.modified > self.ahead))
             self._observer.advance(len(batch.keys) + batch.live)
         self._observer.finish()
         _tidy(catalog)

@@ -11,7 +11,14 @@ import pytest
 
 from model import HOUR
 from oddities.support import DAY, Mode
-from registry_tree import blob_path, layer_link_path, repository_path, revision_path, tag_index_path
+from registry_tree import (
+    blob_path,
+    layer_link_path,
+    repository_path,
+    revision_path,
+    sha256,
+    tag_index_path,
+)
 from running import Disk, collect, empty_folders, write_config
 from windows import windows
 
@@ -159,3 +166,31 @@ def test_a_young_manifest_is_a_root_with_all_that_it_needs(disk: Disk, what: str
     assert disk.has(tag_index_path("a", "v1", image))
     collect(disk.root, "-m")
     assert not disk.has_blob(image)
+
+
+@pytest.mark.parametrize(
+    ("hours", "arguments", "told"),
+    [
+        (
+            30,
+            ("-m",),
+            "1 blobs that nothing needs and 1 links to manifests are dated in the future",
+        ),
+        (30, (), "1 blobs that nothing needs and 0 links to manifests are dated in the future"),
+        (20, ("-m",), ""),  # file servers' clocks differ
+    ],
+)
+def test_what_is_dated_in_the_future_is_told_as_nothing_else_says_why_it_stays(
+    disk: Disk, hours: int, arguments: Mode, told: str
+) -> None:
+    digest = disk.tree.image("a", layers=[b"untagged"])
+    disk.tree.blob(b"nobody needs it")
+    disk.age()
+    for path in (revision_path("a", digest), blob_path(sha256(b"nobody needs it"))):
+        later = time.time() + hours * HOUR
+        os.utime(disk.root / path, (later, later))
+    result = collect(disk.root, *arguments)
+    assert result.exit_code == 0
+    assert disk.has_blob(sha256(b"nobody needs it"))
+    assert disk.has_image("a", digest)
+    assert (told in result.errors) if told else ("future" not in result.errors)
