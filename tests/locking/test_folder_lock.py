@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -278,3 +280,27 @@ def test_a_missing_folder_has_no_flock(tmp_path: Path) -> None:
         assert not lock.holder.flock
         with pytest.raises(LockHeld):
             take(empty)
+
+
+def test_a_folder_that_is_numbered_anew_whenever_it_is_asked_is_still_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = itertools.count(1 << 40)
+
+    def anew(ask: Callable[..., os.stat_result]) -> Callable[..., os.stat_result]:
+        def asked(*what: Any, **how: Any) -> os.stat_result:
+            mode, _, *more = ask(*what, **how)
+            return os.stat_result((mode, next(numbers), *more))
+
+        return asked
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", anew(os.stat))
+        patch.setattr(os, "fstat", anew(os.fstat))
+        lock = FolderLock(str(tmp_path))
+        assert lock.still_there()
+        # What is mounted over it has another device.
+        other = os.stat("/dev/shm")
+        patch.setattr(os, "stat", lambda _: other)
+        assert not lock.still_there()
+        lock.release()

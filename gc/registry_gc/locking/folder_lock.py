@@ -54,6 +54,7 @@ class FolderLock:
             if error.errno in _NO_FLOCK:
                 raise NoFolderLock(error.strerror or "unknown reason") from error
             raise
+        self._number = os.fstat(self._fd).st_ino
         _held.add(self)
 
     def still_there(self) -> bool:
@@ -61,9 +62,13 @@ class FolderLock:
         if self._fd < 0:
             return False
         try:
-            return os.path.samestat(os.fstat(self._fd), os.stat(self._folder))
+            locked, there = os.fstat(self._fd), os.stat(self._folder)
         except OSError:
             return False
+        if locked.st_ino != self._number:
+            # Some FUSE file systems number a folder anew whenever they are asked, an open one too.
+            return locked.st_dev == there.st_dev
+        return os.path.samestat(locked, there)
 
     def release(self) -> None:
         """Let go; more than once does no harm, nor does a forked child."""
