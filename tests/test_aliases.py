@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,14 +71,37 @@ def test_an_alias_of_an_empty_folder_leads_there_for_ever(disk: Disk) -> None:
 def test_where_links_cannot_be_looked_for_empty_repositories_stay(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    asked = []
+
     def fail(self: object, top: str) -> None:
-        raise PermissionError(13, "Permission denied")
+        asked.append(top)
+        raise PermissionError(13, "Permission denied", str(place(disk, "closed")))
 
     monkeypatch.setattr("registry_drivers.filesystem_aliases.Aliases._found", fail)
     result = collect(disk.root, "-m")
     assert result.exit_code == 0
     assert place(disk, "goes").is_dir()
-    assert "some empty folders stay: " in result.errors
+    assert place(disk, "group/goes").is_dir()
+    assert f"some empty folders stay: filesystem: {repository_path('closed')}: " in result.errors
+    assert len(asked) == 1
+
+
+def test_no_alias_is_looked_for_in_what_belongs_to_the_file_system(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only root may read it; repositories that are a disk of their own have one."""
+    place(disk, "lost+found").mkdir()
+    plain = os.scandir
+
+    def scandir(path: Any = ".") -> Any:
+        if str(path).endswith("lost+found"):
+            raise PermissionError(13, "Permission denied", path)
+        return plain(path)
+
+    monkeypatch.setattr("os.scandir", scandir)
+    result = collect(disk.root, "-m")
+    assert (result.exit_code, result.errors) == (0, "")
+    assert not place(disk, "goes").exists()
 
 
 def test_aliases_on_another_disk_are_found_too(disk: Disk) -> None:

@@ -14,7 +14,9 @@ import pytest
 from aside import DAY, Registry
 from registry_drivers.base import Reader
 from registry_drivers.errors import StorageError
+from registry_gc.manifests import References
 from registry_gc.quarantine import aside, clearing
+from registry_gc.quarantine.restore import Quarantined
 from registry_gc.run_file import RunFile
 from registry_gc.runs.rows import Kind, Row, RowState
 from registry_tree import blob_path, sha256
@@ -71,6 +73,27 @@ def test_nothing_is_copied(server: S3Server, registry: Registry) -> None:
     assert before.keys() <= versions(server, registry)
     shown = registry.command("restore", done["run"], "--dry-run").json
     assert sum(shown["restored"].values()) > 20
+
+
+def test_what_an_earlier_run_has_read_is_not_read_under_its_marker(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    plain = Quarantined.references
+
+    def references(self: Quarantined, digest: str) -> References | None:
+        read.append(digest)
+        return plain(self, digest)
+
+    monkeypatch.setattr(Quarantined, "references", references)
+    registry.cache = registry.folder / "references.sqlite"
+    registry.quarantine()
+    registry.collect("-m", "--dry-run")
+    with_cache = len(read)
+    registry.cache = None
+    registry.collect("-m", "--dry-run")
+    # Of what was damaged, or no manifest, nothing is remembered.
+    assert len(read) - with_cache > with_cache + 2
 
 
 def test_what_waits_is_spared_by_a_run_that_purges_versions(

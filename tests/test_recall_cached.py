@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from aside import Registry
+from registry_gc.manifests import References
+from registry_gc.quarantine.restore import Quarantined
 from registry_tree import blob_path, revision_path
 from running import OWN_FOLDER
 
@@ -76,7 +78,27 @@ def test_what_lies_there_in_another_size_is_read(registry: Registry) -> None:
     assert all(registry.can_pull("app", digest) for digest in signatures[1:])
 
 
-def test_a_purge_reads_none_either(registry: Registry) -> None:
+@pytest.mark.parametrize("how", [(), ("--dry-run",)])
+def test_a_purge_reads_none_either(
+    registry: Registry, how: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signed(registry)
+    registry.quarantine()
+    read = []
+    plain = Quarantined.references
+
+    def references(self: Quarantined, digest: str) -> References | None:
+        read.append(digest)
+        return plain(self, digest)
+
+    monkeypatch.setattr(Quarantined, "references", references)
+    registry.purge("--cache", str(registry.cache), *how)
+    assert read == []
+    registry.purge("--no-cache", *how)
+    assert len(read) == 1 + SIGNATURES
+
+
+def test_a_purge_brings_back_what_refers_to_a_live_image_unread(registry: Registry) -> None:
     image, signatures = signed(registry)
     before = registry.files()
     registry.quarantine()

@@ -413,7 +413,9 @@ class FilesystemStorage:
                     os.rmdir(f"{self.root}/{folder}")
                 except OSError as error:
                     if error.errno not in _STAYS:
-                        refusal = refusal or translate(error, folder, self.root)
+                        # That of another, where it could not be found out what leads to this one.
+                        path = str(error.filename or "").removeprefix(f"{self.root}/")
+                        refusal = refusal or translate(error, path or folder, self.root)
                     break
                 self._watch.forget(folder)
                 removed += 1

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from registry_drivers.filesystem_walk import LOST_AND_FOUND
+
 _REPOSITORIES = "docker/registry/v2/repositories"
 
 
@@ -21,6 +23,7 @@ class Aliases:
     def __init__(self, root: str) -> None:
         self._root = root
         self._targets: frozenset[str | tuple[int, int]] | None = None
+        self._refusal: OSError | None = None
 
     def lead_to(self, folder: str) -> bool:
         """Whether an alias leads to *folder*, a repository's or a group's of them.
@@ -33,12 +36,22 @@ class Aliases:
         with os.scandir(full) as entries:
             if any(entries):
                 return False  # it stays anyway, and the others need not be looked at
-        if self._targets is None:
-            self._targets = frozenset(self._found(_REPOSITORIES))
         status = os.stat(full)
         # A bind mount has another path, and some file systems number a folder anew.
         names = ((status.st_dev, status.st_ino), os.path.realpath(full))
-        return not self._targets.isdisjoint(names)
+        return not self._all().isdisjoint(names)
+
+    def _all(self) -> frozenset[str | tuple[int, int]]:
+        if self._refusal is not None:
+            # Each folder that is empty would take as long to find out the same.
+            raise self._refusal
+        if self._targets is None:
+            try:
+                self._targets = frozenset(self._found(_REPOSITORIES))
+            except OSError as error:
+                self._refusal = error
+                raise
+        return self._targets
 
     def _found(self, top: str) -> Iterator[str | tuple[int, int]]:
         waiting = [f"{self._root}/{top}"]
@@ -46,8 +59,10 @@ class Aliases:
         while waiting:
             with os.scandir(waiting.pop()) as entries:
                 for entry in entries:
-                    # Below such a name is what one repository holds.
-                    if entry.name.startswith("_") or not entry.is_dir():
+                    # Below such a name is what one repository holds, or the file system itself.
+                    if entry.name.startswith("_") or entry.name == LOST_AND_FOUND:
+                        continue
+                    if not entry.is_dir():
                         continue
                     if entry.is_symlink():
                         status = entry.stat()

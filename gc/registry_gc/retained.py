@@ -7,8 +7,9 @@ rows of the run file. Pure but for the listings; only a sweep deletes.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 
 import msgspec
@@ -21,7 +22,7 @@ from registry_gc.locking.holder import LOCK
 from registry_gc.policy import Policy
 from registry_gc.runs.rows import Kind, Row
 
-_CHUNK = 10_000
+_CHUNK = 1000  # a page
 _MANY_BLOBS = 50_000
 """From here on blobs are listed by the 256 beginnings of their digests, side by side."""
 _WORKERS = 16
@@ -67,16 +68,22 @@ def leftovers_of(listing_of: Listing, blobs: int) -> Iterator[list[Leftover]]:
         # Not repositories: of those that are gone altogether no listing knows the name.
         whole = [REPOSITORIES, OWN, f"{BLOBS}sha512/"]
         whole += [f"{SHA256_BLOBS}{number:02x}/" for number in range(256)]
-    listings = [listing_of(prefix) for prefix in whole]
+    listings = deque(listing_of(prefix) for prefix in whole)
+    under_way: deque[tuple[Iterator[Leftover], Future[list[Leftover]]]] = deque()
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="registry-gc-versions") as pool:
-        while listings:
-            chunks = pool.map(lambda listing: [*islice(listing, _CHUNK)], listings)
-            rest = []
-            for listing, chunk in zip(listings, chunks, strict=True):
-                if chunk:
-                    rest.append(listing)
-                    yield chunk
-            listings = rest
+        while listings or under_way:
+            # No more of them than are at work: each chunk that waits is an object for each key.
+            while listings and len(under_way) < _WORKERS:
+                listing = listings.popleft()
+                under_way.append((listing, pool.submit(_chunk, listing)))
+            listing, chunk = under_way.popleft()
+            if found := chunk.result():
+                listings.appendleft(listing)
+                yield found
+
+
+def _chunk(listing: Iterator[Leftover]) -> list[Leftover]:
+    return [*islice(listing, _CHUNK)]
 
 
 def foretell(found: Sequence[Leftover], going: Mapping[str, int], retained: Retained) -> None:

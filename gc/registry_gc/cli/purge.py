@@ -265,6 +265,8 @@ class _Purging:
             line += f", {size} {would}freed"
             if purged.hidden:
                 line += f", and what the versions of {purged.hidden:,} of them take"
+            if purged.already_gone:
+                line += f", {purged.already_gone:,} gone already"
             yield line + (f", {purged.kept} kept" if purged.kept else "")
             yield from (f"  not deleted   {path}: {error}" for path, error in purged.failed)
         if ended and not self._purged:

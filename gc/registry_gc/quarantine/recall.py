@@ -128,7 +128,8 @@ def _remembered_subjects(
             ):
                 digest = names.text(key)
                 kept = store.blobs.get(digest)
-                if kept is not None and kept.size == size:
+                # What a marker hides is listed without a size, and comes back as it was.
+                if kept is not None and (kept.marked or kept.size == size):
                     texts = Names(others_of(others))
                     yield digest, None if subject == NO_SUBJECT else texts.text(subject)
 
