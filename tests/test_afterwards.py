@@ -8,7 +8,7 @@ import pytest
 
 from registry_gc.guard.addresses import Address
 from registry_gc.guard.answer import Answer, Kind
-from registry_gc.service.afterwards import Ask, missing, there
+from registry_gc.service.afterwards import _MOST, Ask, missing, there
 
 
 def asking(*kinds: Kind) -> Ask:
@@ -18,31 +18,48 @@ def asking(*kinds: Kind) -> Ask:
 
 
 def test_what_answers_at_all_is_there() -> None:
-    assert there(asking(Kind.REFUSES, Kind.WRITABLE, Kind.SILENT, Kind.UNAUTHORIZED)) == 0b1010
+    found = there(asking(Kind.REFUSES, Kind.WRITABLE, Kind.SILENT, Kind.READ_ONLY))
+    assert found == 0b0010 << _MOST | 0b1010
     assert there(asking()) == 0
+
+
+W, R, NO = Kind.WRITABLE, Kind.READ_ONLY, Kind.REFUSES
 
 
 @pytest.mark.parametrize(
     ("before", "stops", "now", "told"),
     [
-        (0b01, True, (Kind.REFUSES,), "DOES NOT ANSWER: r0"),
-        (0b10, True, (Kind.REFUSES, Kind.WRITABLE), ""),
-        (0b11, True, (Kind.WRITABLE, Kind.REFUSES), "DOES NOT ANSWER: r1"),
-        (0b01, True, (Kind.SILENT,), ""),
-        (0b01, True, (Kind.READ_ONLY,), ""),
-        (0b01, True, (Kind.UNAUTHORIZED,), ""),
-        (0b01, False, (Kind.REFUSES,), "DOES NOT ANSWER: r0"),
-        (0b01, False, (Kind.READ_ONLY,), "STILL READ-ONLY: r0"),
-        (0b11, False, (Kind.READ_ONLY, Kind.WRITABLE), ""),
-        (0, False, (Kind.REFUSES,), ""),
+        ((W,), True, (NO,), "DOES NOT ANSWER: r0"),
+        ((NO, W), True, (NO, W), ""),
+        ((W, W), True, (W, NO), "DOES NOT ANSWER: r1"),
+        ((W,), True, (Kind.SILENT,), ""),
+        ((W,), True, (R,), ""),
+        ((W,), True, (Kind.UNAUTHORIZED,), ""),
+        ((W,), False, (NO,), "DOES NOT ANSWER: r0"),
+        ((W,), False, (R,), "STILL READ-ONLY: r0"),
+        ((Kind.UNAUTHORIZED,), False, (R,), "STILL READ-ONLY: r0"),
+        ((W, W), False, (R, W), ""),
+        # A replica that never took writes, beside a registry that asks for a password.
+        ((Kind.UNAUTHORIZED, R), False, (Kind.UNAUTHORIZED, R), ""),
+        ((NO,), False, (R,), ""),
+        ((NO,), False, (NO,), ""),
     ],
 )
 def test_only_what_was_there_is_missed(
-    before: int, stops: bool, now: tuple[Kind, ...], told: str
+    before: tuple[Kind, ...], stops: bool, now: tuple[Kind, ...], told: str
 ) -> None:
-    said = missing(asking(*now), before, stops=stops, patience=0.1)
+    said = missing(asking(*now), there(asking(*before)), stops=stops, patience=0.1)
     assert told in said
     assert bool(said) is bool(told)
+
+
+def test_where_no_thread_can_be_started_nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert there(asking(W)) == 0
+    assert missing(asking(NO), 1, stops=True) == ""
 
 
 def test_a_look_that_does_not_end_or_fails_holds_nobody_up() -> None:

@@ -36,6 +36,7 @@ def place(disk: Disk, name: str) -> Path:
         ("deep/in/it", "../../group/goes"),
         ("group/alias", "../goes"),
         ("stays/one", "../goes"),
+        ("stays/_mine", "../goes"),
     ],
 )
 def test_what_an_alias_leads_to_stays_when_it_is_emptied(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import pty
 import select
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -190,6 +192,76 @@ def test_a_stdout_that_stands_still_does_not_keep_the_registry_down(
         assert b"deleted" in lines.splitlines()[-1] or b"command done" in lines
 
 
+def filled_pipe() -> tuple[int, int]:
+    """A pipe that takes nothing until somebody reads: both ends."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writing, b" " * 4096)
+    os.set_blocking(writing, True)
+    return reading, writing
+
+
+def is_let_in(service: Service) -> bool:
+    """Whether other runs may begin, see :mod:`registry_gc.service.between`."""
+    (place,) = (service.folder / "state" / "away").iterdir()
+    with place.open("rb") as file, suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
+
+
+def test_a_signal_while_the_document_waits_for_its_reader_takes_nothing_from_it(
+    service: Service,
+) -> None:
+    os.mkfifo(service.folder / "up")
+    up = os.open(service.folder / "up", os.O_RDONLY | os.O_NONBLOCK)
+    told = f"{service.path('start')} && echo up >{service.folder}/up"
+    reading, writing = filled_pipe()
+    with subprocess.Popen(
+        words(service, "stop", service.path("stop"), told, "--output", "json"),
+        env=here(),
+        stdout=writing,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        os.close(writing)
+        poll = select.poll()
+        poll.register(up, select.POLLIN)
+        assert poll.poll(60_000), "the registry was not started"
+        while not is_let_in(service):
+            time.sleep(0.05)
+        time.sleep(0.5)
+        process.terminate()
+        time.sleep(0.5)  # it comes while the document cannot be written
+        text = bytearray()
+        while piece := os.read(reading, 1 << 16):
+            text += piece
+        code = process.wait()
+    os.close(reading)
+    os.close(up)
+    document = json.loads(text)
+    assert (code, document["exit_code"]) == (0, 0)
+    assert document["blobs"]["deleted"] == document["blobs"]["eligible"] > 0
+
+
+def test_what_is_loud_is_the_last_line_where_all_goes_to_one_place(service: Service) -> None:
+    done = subprocess.run(
+        words(service, "stop", service.path("stop"), "exit 3"),
+        env=here(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    lines = done.stdout.splitlines()
+    assert done.returncode == 1
+    assert "blobs marked" in done.stdout
+    assert [number for number, line in enumerate(lines) if "THE REGISTRY MAY" in line][1:] == [
+        len(lines) - 1
+    ]
+
+
 def test_the_lines_of_a_run_whose_reader_is_gone_are_no_failure(service: Service) -> None:
     dead_blobs(service, 1500)
     reading, writing = os.pipe()
@@ -299,3 +371,19 @@ def test_a_command_that_the_shell_does_not_understand_is_a_usage_error(
     assert f"error: {name}: the shell does not understand it: " in result.errors
     assert len(result.errors.splitlines()) == 1
     assert not (tmp_path / "calls").exists()
+
+
+def test_that_is_found_out_where_nobody_is_told_how_a_child_ends(tmp_path: Path) -> None:
+    """As under some supervisors, which ignore SIGCHLD, and what they start does too."""
+    config = write_config(tmp_path / "registry")
+    pair = ["--stop-command", f"touch {tmp_path}/down", "--start-command", "if true; then"]
+    done = subprocess.run(
+        ["sh", "-c", 'trap "" CHLD; exec "$@"', "sh", sys.executable, "-c", MAIN, *pair, config],
+        env=here(RGC_STATE_DIR=str(tmp_path)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "the shell does not understand it" in done.stderr
+    assert not (tmp_path / "down").exists()

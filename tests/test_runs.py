@@ -32,6 +32,7 @@ from registry_gc.runs.past import (
     read_run,
 )
 from registry_gc.runs.rows import Kind, Row, RowState
+from registry_gc.usage.growth import read_growth
 from registry_tree import repository_path
 from running import Disk, collect, run
 
@@ -296,6 +297,18 @@ def test_only_the_newest_run_files_stay(tmp_path: Path) -> None:
     pruned = prune(str(tmp_path), 2, None)
     assert files(tmp_path) == names(4, 5)
     assert [os.path.basename(path) for path in pruned.removed] == names(3, 2, 1)
+
+
+def test_runs_that_were_refused_push_out_no_record_of_what_was_deleted(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        write_run(tmp_path, number, RowState.DELETED, cutoff=1.0)
+    for number in (4, 5, 6):
+        write_run(tmp_path, number, exit_code=4)
+    prune(str(tmp_path), 2, None)
+    assert files(tmp_path) == names(2, 3, 5, 6)
+    assert [run.looked for run in past_runs(str(tmp_path))] == [False, False, True, True]
+    grown = read_growth(str(tmp_path), "filesystem", "/srv")
+    assert [freed.bytes for freed in grown.freed] == [10, 10]
 
 
 def test_the_file_of_the_run_that_prunes_stays(tmp_path: Path) -> None:

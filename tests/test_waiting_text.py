@@ -50,7 +50,7 @@ class Full:
 def test_a_full_disk_loses_what_it_has_no_room_for_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tempfile, "TemporaryFile", lambda buffering: Full(5))
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda buffering, dir: Full(5))
     waiting = WaitingText(1)
     waiting.add("one ")
     with pytest.raises(OSError, match="No space"):
@@ -58,3 +58,21 @@ def test_a_full_disk_loses_what_it_has_no_room_for_and_nothing_else(
     waiting.keep_rest()
     waiting.add("end")
     assert "".join(waiting.take()) == "one end"
+
+
+def test_what_one_disk_has_no_room_for_goes_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    rooms = {None: 5, "next": 0, "last": 9}
+
+    def make(buffering: int, dir: str | None) -> Full:
+        if dir == "next":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return Full(rooms[dir])
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", make)
+    waiting = WaitingText(1, [*rooms])
+    for text in ("one ", "two ", "four "):
+        waiting.add(text)
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space"):
+            waiting.add("five ")
+    assert "".join(waiting.take()) == "one two four "

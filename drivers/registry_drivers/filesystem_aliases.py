@@ -59,10 +59,7 @@ class Aliases:
         while waiting:
             with os.scandir(waiting.pop()) as entries:
                 for entry in entries:
-                    # Below such a name is what one repository holds, or the file system itself.
-                    if entry.name.startswith("_") or entry.name == LOST_AND_FOUND:
-                        continue
-                    if not entry.is_dir():
+                    if entry.name == LOST_AND_FOUND or not entry.is_dir():
                         continue
                     if entry.is_symlink():
                         status = entry.stat()
@@ -72,4 +69,6 @@ class Aliases:
                         if target in followed:
                             continue
                         followed.add(target)
-                    waiting.append(entry.path)
+                    # Below such a name is what one repository holds.
+                    if not entry.name.startswith("_"):
+                        waiting.append(entry.path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -86,6 +87,8 @@ def run_with_commands(
 
     :param run: runs it in this process, with options; without a service it runs no commands.
     """
+    # Who called us may have it ignored: then nobody is told how any command has ended.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         commands = commands_of(options)
         must_be_a_file(options["config"], os.environ)
@@ -145,6 +148,9 @@ def _between(state_dir: str, config: Config, service: Service, stack: ExitStack)
 def _tell_for_the_dead(options: Mapping[str, Any], service: Service, end: End) -> None:
     """Say in place of a collection that was killed what it came to."""
     output = Output()
+    if not service.shared.away:
+        # Who reads slowly keeps no other run out.
+        service.over()
     if not service.shared.reported:
         tell_unfinished(options, output, end.code, end.why, service.ran)
     for line in filter(None, (service.stale, service.lost)):
@@ -338,6 +344,7 @@ def _with_commands(report: Report, service: Service) -> Report:
     return replace(
         report,
         commands=tuple(service.ran),
+        forgotten=forgotten,
         error=report.error or service.lost,
         exit_code=1,
     )

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 from registry_gc.cli.flags import LOSSES
 from registry_gc.cli.wiring import note
 from registry_gc.compact.waiting_text import WaitingText
+from registry_gc.runs.state_dir import IN_MEMORY
 
 if TYPE_CHECKING:
     from registry_gc.report.tables import Look
 
+_ROOMY = (None, "/var/tmp", *IN_MEMORY)  # noqa: S108  # files without a name
 # Counted in characters: what is called a line here may be a thousand of them.
 _CHARACTERS_A_WRITE = 1 << 18
 
@@ -38,7 +40,7 @@ class Output:
         self.reported = False
         self.lost = False
         self.begun = False
-        self._waiting = WaitingText() if patient and _may_stand_still() else None
+        self._waiting = WaitingText(folders=_ROOMY) if patient and _may_stand_still() else None
 
     def lines(self, lines: Iterable[str]) -> None:
         """Write *lines*, many at a time."""
@@ -82,18 +84,28 @@ class Output:
         """*code*, or 1 where a command that only looks has lost what it saw."""
         return 1 if self.lost and code in (0, 3) else code
 
-    def close(self) -> None:
-        """Write what waits, and keep the interpreter from complaining about a closed stdout."""
+    def close(self) -> bool:
+        """Write what waits, and keep the interpreter from complaining about a closed stdout.
+
+        :returns: whether whoever reads stderr has got something to read by that.
+        """
         waiting, self._waiting = self._waiting, None
+        waited, broken = False, self.broken
         try:
             for text in waiting.take() if waiting is not None else ():
+                waited = True
                 if self.broken:
                     break
                 self._write(text)
         except OSError as error:
             note(f"some lines do not go to stdout, they cannot be read back: {error}")
-        if not self.broken or sys.stdout is None:
-            return
+            broken = not self.broken
+        said = broken is not self.broken or (waited and _is_stderr())
+        if self.broken and sys.stdout is not None:
+            self._close_stdout()
+        return said
+
+    def _close_stdout(self) -> None:
         with contextlib.suppress(OSError, ValueError):
             devnull = os.open(os.devnull, os.O_WRONLY)
             os.dup2(devnull, 1)
@@ -105,6 +117,14 @@ def _may_stand_still() -> bool:
     try:
         kind = os.fstat(sys.stdout.fileno()).st_mode
         return not stat.S_ISREG(kind) and (not stat.S_ISCHR(kind) or sys.stdout.isatty())
+    except (AttributeError, OSError, ValueError):
+        return False
+
+
+def _is_stderr() -> bool:
+    """Whether stdout and stderr are one, as on a terminal."""
+    try:
+        return os.path.samestat(os.fstat(sys.stdout.fileno()), os.fstat(sys.stderr.fileno()))
     except (AttributeError, OSError, ValueError):
         return False
 

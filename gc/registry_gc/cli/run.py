@@ -6,6 +6,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -34,6 +35,7 @@ from registry_gc.cli.wiring import (
     note,
     state_folder,
     storage_of,
+    wanted_state_dir,
 )
 from registry_gc.collect import Job, Plan, collect, objections
 from registry_gc.config import Config
@@ -108,14 +110,40 @@ def _run_here(
             _tell_unfinished(options, output, service, 1, service.lost)
         # Last of all, whatever else there was to say.
         if service is not None:
-            for line in filter(None, (service.stale, service.lost)):
-                complain(line)
-            if service.missing:
-                note(service.missing)
+            _say_loudly(service)
             if not service.shared.away:
                 service.over()
-        output.close()
+            code = _hand_over(output, service, code, as_json=options["output"] == "json")
+        else:
+            output.close()
     return 1 if service is not None and service.lost else code
+
+
+def _hand_over(output: Output, service: Service, code: int, *, as_json: bool) -> int:
+    """Write what has waited for the registry to be back; returns the exit code after that."""
+    interrupts = Interrupts()
+    said: bool | None = None
+    try:
+        # A document is whole or worth nothing; lines end with a signal, as they always do.
+        with interrupts.installed(), interrupts.deferred() if as_json else nullcontext():
+            said = output.close()
+    except Interrupted as interrupt:
+        if said is None:
+            code, said = interrupt.exit_code, True
+            complain(interrupt.reason)
+            output.close()
+    service.shared.reported = output.reported
+    if said:
+        # They were said before that, which may take for ever; and are the last to be read.
+        _say_loudly(service)
+    return code
+
+
+def _say_loudly(service: Service) -> None:
+    for line in filter(None, (service.stale, service.lost)):
+        complain(line)
+    if service.missing:
+        note(service.missing)
 
 
 def _tell_unfinished(
@@ -128,8 +156,6 @@ def _tell_unfinished(
 
     output.keep_rest()
     output.reported = True
-    if service is not None:
-        service.shared.reported = True
     tell_unfinished(options, output, code, why, service.ran if service is not None else ())
 
 
@@ -197,8 +223,6 @@ def _run(
         # With what became of the commands: a registry that stays down is a run that failed.
         report = recorder.ended(_with_lost(report, lost))
         output.reported = True
-        if service is not None:
-            service.shared.reported = True
         # An error in the config has no document, whoever finds it.
         if not text and report.exit_code != 2:
             output.lines([as_json(report)])
@@ -241,7 +265,8 @@ def _job(
     stopped = options["registry_stopped"] or (commands is not None and commands.stops)
     before = service.before if service is not None else None
     guard = guard_of(config, storage, {**options, "registry_stopped": stopped}, before)
-    if config.http.drains and (stopped or commands is not None):
+    drains = config.http.drains or (before is not None and before.http.drains)
+    if drains and (stopped or commands is not None):
         progress.notice(DRAINS)
     run = str(uuid.uuid4())
     sealed = options.get("sealed", False)
@@ -270,7 +295,8 @@ def _job(
         run=run,
         seen=memory_path(state_dir, storage.driver, storage.root),
         config=os.path.abspath(config.path),
-        listed=not options["run_file"],
+        # Nobody looks into a folder that is there for this run alone.
+        listed=not options["run_file"] and state_dir == wanted_state_dir(options),
         barred=str
         if service is not None
         else partial(out_of_use, place_of(state_dir, config.storage)),

@@ -1,12 +1,16 @@
-"""Text that has to wait: in memory while it is little, then in a file without a name."""
+"""Text that has to wait: in memory while it is little, then in files without a name.
+
+Where a disk is full, the next of some folders takes what comes after that.
+"""
 
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 IN_MEMORY = 4 << 20
@@ -17,11 +21,13 @@ _PIECE = 1 << 18
 class WaitingText:
     """Takes text, and gives it back once, from the beginning."""
 
-    def __init__(self, limit: int = IN_MEMORY) -> None:
+    def __init__(self, limit: int = IN_MEMORY, folders: Sequence[str | None] = (None,)) -> None:
+        """*folders* of the files, one after the other; None is the system's own choice."""
         self._limit = limit
         self._memory: list[bytes] = []
         self._size = 0
-        self._file: BinaryIO | None = None
+        self._files: list[BinaryIO] = []
+        self._folders = list(folders)
 
     def keep_rest(self) -> None:
         """What is still to come is little, and no full disk loses it."""
@@ -45,16 +51,34 @@ class WaitingText:
             raise
 
     def _spill(self) -> None:
-        if self._file is None:
-            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # take() does
-        end = self._file.seek(0, os.SEEK_END)
+        refusal = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        try:
+            if self._files:
+                self._append(self._files[-1])
+                return
+        except OSError as error:
+            refusal = error
+        while self._folders:
+            folder = self._folders.pop(0)
+            try:
+                file = tempfile.TemporaryFile(buffering=0, dir=folder)  # noqa: SIM115  # take() does
+                self._files.append(file)
+                self._append(file)
+                return
+            except OSError as error:
+                refusal = error
+        raise refusal
+
+    def _append(self, file: BinaryIO) -> None:
+        """Write what is in memory, whole or, on an error, not at all."""
+        end = file.seek(0, os.SEEK_END)
         try:
             for data in self._memory:
                 left = memoryview(data)
                 while left:
-                    left = left[self._file.write(left) :]
+                    left = left[file.write(left) :]
         except OSError:
-            self._file.truncate(end)
+            file.truncate(end)
             raise
         self._memory, self._size = [], 0
 
@@ -64,8 +88,8 @@ class WaitingText:
         :raises OSError: the file does not give it back.
         """
         decoder = codecs.getincrementaldecoder("utf-8")("surrogatepass")
-        if self._file is not None:
-            with self._file as file:
+        for file in self._files:
+            with file:
                 file.seek(0)
                 while piece := file.read(_PIECE):
                     yield decoder.decode(piece)

@@ -58,7 +58,8 @@ class PastRun(msgspec.Struct, frozen=True):
 
     ``left``: rows that are still planned. ``unsettled``: those, and rows in a state that this
     version does not know. ``reason``: why the file is damaged, or the run not done.
-    ``cached``: entries of what it deleted may still be in the registry's Redis.
+    ``cached``: entries of what it deleted may still be in the registry's Redis. ``looked``: it has
+    found out what there is to delete; False where it was refused, or failed, before that.
     """
 
     path: str
@@ -87,6 +88,7 @@ class PastRun(msgspec.Struct, frozen=True):
     held: int | None = None
     damaged: int | None = None
     blobs: int | None = None
+    looked: bool = True
 
     @property
     def complete(self) -> bool:
@@ -207,6 +209,7 @@ def _told(path: str, meta: dict[str, Any], counts: _Counts) -> PastRun:
         held=None if "held" not in report else len(report["held"]),
         damaged=None if "damaged" not in report else len(report["damaged"]),
         blobs=report.get("blobs", {}).get("total"),
+        looked="cutoff" in meta or bool(counts) or report.get("exit_code") not in _STOPPED,
     )
 
 
@@ -257,6 +260,9 @@ class Pruned(msgspec.Struct, frozen=True):
 def prune(state_dir: str, keep: int, current: str | None) -> Pruned:
     """Remove old run files but for the *keep* newest, and what never became one.
 
+    Those that were refused, or failed early, are counted apart: a weekend of them pushes out no
+    record of what was deleted.
+
     Never removed: *current*; the file of a run that goes on, or of which nobody can tell; a
     damaged file; one that alone says what has still to be removed from the registry's Redis; and
     one with rows that are not settled, unless a later run of the same storage deleted all that it
@@ -267,8 +273,10 @@ def prune(state_dir: str, keep: int, current: str | None) -> Pruned:
     runs = past_runs(state_dir)
     removed: list[str] = []
     failed: list[tuple[str, str]] = []
+    newer = {True: 0, False: 0}
     for at, run in enumerate(runs):
-        if at < keep or _is(run.path, current) or not removable(run, runs[:at]):
+        newer[run.looked] += 1
+        if newer[run.looked] <= keep or _is(run.path, current) or not removable(run, runs[:at]):
             continue
         try:
             _remove(run.path)

@@ -18,19 +18,26 @@ PATIENCE = 5.0
 """Seconds for the registry to answer, and for all that is done here."""
 
 _PAUSE_SECONDS = 0.2
-_MOST = 32  # addresses that are kept in mind
+_MOST = 16  # addresses that are kept in mind
 _THERE = frozenset(Kind) - {Kind.REFUSES, Kind.SILENT}
 
 Ask = Callable[[], Sequence[tuple[Address, Answer]]]
 
 
 def there(ask: Ask, patience: float = PATIENCE) -> int:
-    """Which addresses answer at all: a bit for each. None where that takes too long."""
+    """Which addresses answer at all, and which of those are not read-only: a bit for each.
+
+    None where that takes too long.
+    """
     found = [0]
 
     def look() -> None:
         kinds = [answer.kind for _, answer in ask()[:_MOST]]
-        found[0] = sum(1 << number for number, kind in enumerate(kinds) if kind in _THERE)
+        found[0] = sum(
+            (1 if kind is Kind.READ_ONLY else 1 | 1 << _MOST) << number
+            for number, kind in enumerate(kinds)
+            if kind in _THERE
+        )
 
     _within(patience, look)
     return found[0]
@@ -62,8 +69,10 @@ def _missing(answers: Sequence[tuple[Address, Answer]], before: int, *, stops: b
     for number, (address, answer) in enumerate(answers[:_MOST]):
         if answer.kind is Kind.REFUSES and before >> number & 1:
             return f"THE REGISTRY DOES NOT ANSWER: {address.name} refuses the connection"
-        # Where another one takes writes, this one may be there for reading alone.
-        if not stops and answer.kind is Kind.READ_ONLY and Kind.WRITABLE not in kinds:
+        if stops or answer.kind is not Kind.READ_ONLY or Kind.WRITABLE in kinds:
+            # Where another one takes writes, this one may be there for reading alone.
+            continue
+        if before >> _MOST + number & 1:
             return f"THE REGISTRY IS STILL READ-ONLY: {address.name} {answer.detail}".rstrip()
     return ""
 
@@ -78,5 +87,8 @@ def _within(seconds: float, look: Callable[[], None]) -> None:
             return  # nothing is known then, and nothing rests on it
 
     thread = threading.Thread(target=quietly, name="afterwards", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:
+        return  # no room for one
     thread.join(seconds)

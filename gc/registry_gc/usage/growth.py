@@ -87,7 +87,7 @@ def read_growth(state_dir: str, driver: str, root: str) -> Growth:
     freed = [
         Freed(run.ended or run.created or 0.0, run.deleted_bytes, run.run)
         for run in past_runs(state_dir)
-        if (run.driver, run.root) == (driver, root) and not run.dry_run
+        if (run.driver, run.root) == (driver, root) and not run.dry_run and run.looked
     ]
     return Growth(
         points=tuple(sorted(_points(state_dir, driver, root), key=lambda point: point.time)),
