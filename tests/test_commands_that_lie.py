@@ -377,8 +377,9 @@ def test_that_is_found_out_where_nobody_is_told_how_a_child_ends(tmp_path: Path)
     """As under some supervisors, which ignore SIGCHLD, and what they start does too."""
     config = write_config(tmp_path / "registry")
     pair = ["--stop-command", f"touch {tmp_path}/down", "--start-command", "if true; then"]
+    ignored = "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN); "
     done = subprocess.run(
-        ["sh", "-c", 'trap "" CHLD; exec "$@"', "sh", sys.executable, "-c", MAIN, *pair, config],
+        [sys.executable, "-c", ignored + MAIN, *pair, config],
         env=here(RGC_STATE_DIR=str(tmp_path)),
         capture_output=True,
         text=True,
