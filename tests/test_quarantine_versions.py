@@ -19,6 +19,7 @@ from registry_gc.quarantine import aside, clearing
 from registry_gc.quarantine.restore import Quarantined
 from registry_gc.run_file import RunFile
 from registry_gc.runs.rows import Kind, Row, RowState
+from registry_gc.runs.version_rows import add_versions_of_deleted
 from registry_tree import blob_path, sha256
 from running import Result
 from servers.moto import S3Server, moto
@@ -380,6 +381,6 @@ def test_what_a_sweep_has_found_gone_has_its_versions_purged_and_what_was_gone_b
         (RowState.GONE_ALREADY, "gone before the second look"),
     ]
     file.record([(row[0], *state) for row, state in zip(rows, states, strict=True)])
-    file.add_versions_of_deleted()
+    add_versions_of_deleted(file)
     assert {row.path for row in file.rows(Kind.VERSIONS)} == {"one", "two"}
     file.close()

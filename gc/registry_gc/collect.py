@@ -39,6 +39,7 @@ from registry_gc.runs.links_seen import stamped_words
 from registry_gc.runs.past import beginning, ending
 from registry_gc.runs.plan_file import PlanFile, policy_facts
 from registry_gc.runs.rows import Kind
+from registry_gc.runs.version_rows import sizes_to_go
 from registry_gc.session import Session
 from registry_gc.survey import Survey, Surveyor
 
@@ -279,7 +280,7 @@ class SealedCollection(Session):
                 self.run_file.add(rows)
             if foretells:
                 current = [left for left in some if left.current and left.path not in waiting]
-                going = self.run_file.sizes_of(left.path for left in current)
+                going = sizes_to_go(self.run_file, (left.path for left in current))
                 foretell(current, going, self.retained)
             self.observer.advance(len(found))
         self.observer.finish()

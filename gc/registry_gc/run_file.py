@@ -9,7 +9,6 @@ Where the disk is full it goes on elsewhere, see :mod:`registry_gc.runs.database
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -22,7 +21,6 @@ from typing import Any, Self
 from registry_gc.runs.database import Database, RunFileError, connect, create, memory_path
 from registry_gc.runs.rows import (
     WIDTH,
-    Cached,
     Count,
     Kind,
     Row,
@@ -67,8 +65,6 @@ _INSERT_BYTES = (
     f"INSERT INTO deletions {_COLUMNS} VALUES (?, CAST(? AS TEXT), "  # noqa: S608  # above
     "CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, CAST(? AS TEXT))"
 )
-_OF_OBJECTS = "CREATE INDEX IF NOT EXISTS objects ON deletions (path) WHERE size > 0"
-_BY_PATH = "CREATE INDEX IF NOT EXISTS paths ON deletions (path)"
 _FIELD = re.compile(r"\{(repository|digest)\}")
 
 
@@ -79,17 +75,10 @@ _ELIGIBLE = tuple(state for state in RowState if state is not RowState.TAKEN_BAC
 """What counts where no state is asked for: a row that was taken back is not to be deleted."""
 
 
-_OF_CACHED = "FROM deletions WHERE phase IN (SELECT value FROM json_each(?)) "
 _OF_FAILED = (
     "SELECT digest, coalesce(error, '') AS why FROM deletions "
     "WHERE phase < ?1 AND state = ?2 AND digest IS NOT NULL"
 )
-_UNFREED = (
-    "SELECT kind, sum(size) FROM deletions WHERE phase < ?1 AND state = ?2 AND size > 0 "
-    "AND path IN (SELECT path FROM deletions WHERE phase = ?1 AND state = ?3) GROUP BY kind"
-)
-_UNFREED_VALUES = (Kind.VERSIONS.phase, RowState.DELETED, RowState.FAILED)
-_CACHED_PHASES = json.dumps([kind.phase for kind in (Kind.REVISION, Kind.LAYER_LINK, Kind.BLOB)])
 
 
 class RunFile(Database):
@@ -161,20 +150,20 @@ class RunFile(Database):
 
     def record_meta(self, **meta: Any) -> None:
         """Record facts about the run, as JSON values."""
-        self._write(_SAY, _facts(meta), recount=False)
+        self.write(_SAY, _facts(meta), recount=False)
 
     def make_durable(self) -> None:
         """From now on, what is written survives a loss of power: plan, and journal of deletes.
 
         Waiting for the disk after each part of a plan would take longer than making it.
         """
-        list(self._read("PRAGMA synchronous = FULL"))
+        list(self.read("PRAGMA synchronous = FULL"))
         self.record_meta(planned=True)
 
     def meta(self) -> dict[str, Any]:
         """What :meth:`record_meta` recorded."""
         # All at once: a value that is none must not leave a cursor open in a file that is closed.
-        rows = [*self._read("SELECT key, value FROM meta")]
+        rows = [*self.read("SELECT key, value FROM meta")]
         return {key: json.loads(value) for key, value in rows}
 
     def add(self, rows: Iterable[Row]) -> None:
@@ -190,10 +179,10 @@ class RunFile(Database):
         while some := list(islice(source, _CHUNK)):
             values = [(row.kind.phase, row.kind.label, *row[1:]) for row in some]
             try:
-                self._write(_INSERT, values, recount=False)
+                self.write(_INSERT, values, recount=False)
             except UnicodeEncodeError:
                 # Names that are no UTF-8; they are rare, and encoding all costs as much as writing.
-                self._write(_INSERT_BYTES, [tuple(map(_encoded, value)) for value in values])
+                self.write(_INSERT_BYTES, [tuple(map(_encoded, value)) for value in values])
             for row in some:
                 self._counted(row.kind, 1, row.size)
 
@@ -207,13 +196,13 @@ class RunFile(Database):
             try:
                 if even:
                     many = _INSERT_ROWS + ", ".join([row] * _ROWS_AT_ONCE)
-                    self._write(many, in_rows(step, values[:even]), recount=False)
+                    self.write(many, in_rows(step, values[:even]), recount=False)
                     del values[:even]
-                self._write(_INSERT_ROWS + row, in_rows(WIDTH, values), recount=False)
+                self.write(_INSERT_ROWS + row, in_rows(WIDTH, values), recount=False)
             except UnicodeEncodeError:
                 some = in_rows(WIDTH, values)
                 encoded = ((kind.phase, kind.label, *value, rows.reason) for value in some)
-                self._write(_INSERT_BYTES, [tuple(map(_encoded, value)) for value in encoded])
+                self.write(_INSERT_BYTES, [tuple(map(_encoded, value)) for value in encoded])
         self._counted(kind, len(rows), sum(rows.sizes))
 
     def _counted(self, kind: Kind, rows: int, size: int) -> None:
@@ -225,63 +214,20 @@ class RunFile(Database):
     def drop(self, kind: Kind, digests: Iterable[str]) -> None:
         """Take rows back that are not dead after all."""
         # One pass over the file for all of them: it has no index that would find one.
-        self._write(
+        self.write(
             "DELETE FROM deletions WHERE phase = ? AND digest IN (SELECT value FROM json_each(?))",
             [(kind.phase, json.dumps([*digests]))],
         )
 
     def drop_all(self, kind: Kind) -> None:
         """Take all rows of a kind back."""
-        self._write("DELETE FROM deletions WHERE phase = ?", [(kind.phase,)])
-
-    def add_versions_of_deleted(self) -> None:
-        """Append the versions of all that this run has deleted.
-
-        How much they are is known when they are gone: see :meth:`record_freed`. Those that a run
-        which was stopped has appended before are not appended again. Of what was gone before a
-        second look nobody knows who deleted it, nor whether it is to come back: its row says why
-        it is gone. One that does not was there when the sweep began.
-        """
-        self._write(
-            "INSERT INTO deletions (phase, kind, repository, digest, path, size, modified, reason) "
-            "SELECT ?, ?, NULL, digest, path, 0, modified, 'versions of what this run has deleted' "
-            "FROM deletions WHERE phase < ? AND (state = ? OR state = ? AND error IS NULL) "
-            "AND path NOT IN (SELECT path FROM deletions WHERE phase = ?) ORDER BY path",
-            [
-                (
-                    Kind.VERSIONS.phase,
-                    Kind.VERSIONS.label,
-                    Kind.VERSIONS.phase,
-                    RowState.DELETED,
-                    RowState.GONE_ALREADY,
-                    Kind.VERSIONS.phase,
-                )
-            ],
-        )
-
-    def sizes_of(self, paths: Iterable[str]) -> dict[str, int]:
-        """Bytes of the objects among *paths* that are still to be deleted."""
-        # Asked for all paths of a bucket, some at a time: each time would be a pass over the file.
-        with contextlib.suppress(RunFileError):
-            list(self._read(_BY_PATH))
-        query = (
-            "SELECT path, max(size) FROM deletions WHERE phase < ? AND state = ? "
-            "AND path IN (SELECT value FROM json_each(?)) GROUP BY path"
-        )
-        values = (Kind.VERSIONS.phase, RowState.PLANNED, json.dumps([*paths]))
-        return dict(self._read(query, values))
+        self.write("DELETE FROM deletions WHERE phase = ?", [(kind.phase,)])
 
     def count(self, kind: Kind, *states: RowState) -> Count:
         """How many rows of a kind, in any of *states*; taken back ones only where named."""
         counts = self._known_counts()
         found = [counts.get((kind.phase, state), Count()) for state in states or _ELIGIBLE]
         return Count(sum(part.rows for part in found), sum(part.bytes for part in found))
-
-    def unfreed(self, kind: Kind) -> int:
-        """Bytes of deleted rows of a kind that are there still, as their versions could not go."""
-        if not self.count(Kind.VERSIONS, RowState.FAILED).rows:
-            return 0
-        return int(dict(self._read(_UNFREED, _UNFREED_VALUES)).get(kind.label, 0))
 
     def _known_counts(self) -> dict[tuple[int, str], Count]:
         if self._counts is None:
@@ -291,7 +237,7 @@ class RunFile(Database):
             )
             # One pass over the file for all kinds and states: reports ask for most of them.
             self._counts = {
-                (phase, state): Count(rows, size) for phase, state, rows, size in self._read(query)
+                (phase, state): Count(rows, size) for phase, state, rows, size in self.read(query)
             }
         return self._counts
 
@@ -304,7 +250,7 @@ class RunFile(Database):
         """How many uploads have rows in any of *states*; each upload has several files."""
         if not self.count(Kind.UPLOAD, *states).rows:
             return 0
-        ((found,),) = self._read(
+        ((found,),) = self.read(
             "SELECT count(DISTINCT repository || char(10) || digest) FROM deletions "
             "WHERE phase = ? AND state IN (SELECT value FROM json_each(?))",
             (Kind.UPLOAD.phase, json.dumps(states or _ELIGIBLE)),
@@ -322,7 +268,7 @@ class RunFile(Database):
             "ORDER BY repository, digest, path"
         )
         # A connection of its own would not see rows that are not committed yet; none are.
-        for row in self._read(query, (kind.phase, state, RowState.TAKEN_BACK, state)):
+        for row in self.read(query, (kind.phase, state, RowState.TAKEN_BACK, state)):
             yield Row(kind, *row)
 
     def numbered(self, numbers: Sequence[int]) -> dict[int, tuple[Row, float]]:
@@ -331,7 +277,7 @@ class RunFile(Database):
             "SELECT id, finished, phase, repository, digest, path, size, modified, reason "
             "FROM deletions WHERE id IN (SELECT value FROM json_each(?))"
         )
-        found = self._read(query, (json.dumps(numbers),))
+        found = self.read(query, (json.dumps(numbers),))
         return {
             number: (Row(_BY_PHASE[phase], *row), finished or 0.0)
             for number, finished, phase, *row in found
@@ -353,7 +299,7 @@ class RunFile(Database):
             "WHERE phase = ? AND state <> ? ORDER BY repository, digest"
         )
         values = (*parts[::2], kind.phase, RowState.TAKEN_BACK)
-        for some in self._read_many(query, values, _LINES):
+        for some in self.read_many(query, values, _LINES):
             text = b"\n".join([line for (line,) in some]).decode("utf-8", "surrogateescape")
             plain = text.isascii() and text.replace("\n", "").isprintable()
             if not plain or text.count("\n") >= len(some):
@@ -374,7 +320,7 @@ class RunFile(Database):
             "GROUP BY repository, digest HAVING max(phase = ?2) ORDER BY repository, digest"
         )
         values = (Kind.TAG_INDEX.phase, Kind.REVISION.phase, RowState.TAKEN_BACK)
-        for name, paths in self._read(query, values):
+        for name, paths in self.read(query, values):
             yield name, paths.split("\0") if paths else []
 
     def batches(self, kind: Kind, size: int) -> Iterator[list[tuple[int, str]]]:
@@ -382,7 +328,7 @@ class RunFile(Database):
         after = 0
         while True:
             batch: list[tuple[int, str]] = list(
-                self._read(
+                self.read(
                     "SELECT id, path FROM deletions WHERE phase = ? AND state = ? AND id > ? "
                     "ORDER BY id LIMIT ?",
                     (kind.phase, RowState.PLANNED, after, size),
@@ -407,7 +353,7 @@ class RunFile(Database):
         # Few links say another digest than their own; all that failed may be very many.
         others = {
             other: why
-            for digest, why in self._read(_OF_FAILED, (Kind.BLOB.phase, RowState.FAILED))
+            for digest, why in self.read(_OF_FAILED, (Kind.BLOB.phase, RowState.FAILED))
             for other in stored_as(digest)
         }
         query = (
@@ -417,79 +363,21 @@ class RunFile(Database):
             "WHERE phase = ?1 AND state = ?4 ORDER BY id"
         )
         values = (Kind.BLOB.phase, RowState.FAILED, json.dumps(others), RowState.PLANNED)
-        return list(self._read(query, values))
+        return list(self.read(query, values))
 
     def record(self, outcomes: Sequence[tuple[int, RowState, str]]) -> None:
         """Write down what became of rows: number, state, error; durable when this returns."""
         now = time.time()
-        self._write(
+        self.write(
             "UPDATE deletions SET state = ?, error = CAST(? AS TEXT), finished = ? WHERE id = ?",
             [(state, _encoded(error or None), now, number) for number, state, error in outcomes],
-        )
-
-    def record_freed(self, freed: Sequence[tuple[int, int]]) -> None:
-        """Write down how many bytes the versions of rows had that were appended to be deleted.
-
-        Less what the row of the object itself has counted: its last version was among them.
-        """
-        # Without an index each row is a pass over the file; with a full disk it is that.
-        with contextlib.suppress(RunFileError):
-            list(self._read(_OF_OBJECTS))
-        self._write(
-            "UPDATE deletions AS versions SET size = max(0, ? - coalesce((SELECT sum(size) "
-            "FROM deletions AS object WHERE object.path = versions.path AND object.size > 0 "
-            "AND object.phase < ? AND object.state = ?), 0)) "
-            "WHERE id = ? AND phase = ? AND size = 0",
-            [
-                (size, Kind.VERSIONS.phase, RowState.DELETED, number, Kind.VERSIONS.phase)
-                for number, size in freed
-            ],
-        )
-
-    def cached(self, numbers: Sequence[int]) -> list[Cached]:
-        """Those of rows *numbers* that a registry's cache may remember."""
-        query = (
-            f"SELECT id, repository, digest {_OF_CACHED}"  # noqa: S608  # above
-            "AND id IN (SELECT value FROM json_each(?))"
-        )
-        return [Cached(*row) for row in self._read(query, (_CACHED_PHASES, json.dumps(numbers)))]
-
-    def cached_batches(self, size: int, *states: RowState) -> Iterator[list[tuple[Cached, bool]]]:
-        """Rows in any of *states* that a registry's cache may remember, *size* at a time.
-
-        Each with whether :meth:`record_uncached` was told of it.
-        """
-        query = (
-            f"SELECT id, repository, digest, uncached IS NOT NULL {_OF_CACHED}"  # noqa: S608
-            "AND id > ? AND state IN (SELECT value FROM json_each(?)) ORDER BY id LIMIT ?"
-        )
-        wanted = json.dumps(states)
-        after = 0
-        while found := list(self._read(query, (_CACHED_PHASES, after, wanted, size))):
-            after = found[-1][0]
-            yield [(Cached(*row), bool(known)) for *row, known in found]
-
-    def count_cached(self, *states: RowState) -> tuple[int, int]:
-        """How many rows :meth:`record_uncached` was told of, and of how many it was not yet."""
-        query = (
-            f"SELECT count(uncached), count(*) - count(uncached) {_OF_CACHED}"  # noqa: S608
-            "AND state IN (SELECT value FROM json_each(?))"
-        )
-        ((told, left),) = self._read(query, (_CACHED_PHASES, json.dumps(states)))
-        return told, left
-
-    def record_uncached(self, numbers: Sequence[int]) -> None:
-        """Write down that no cache remembers rows *numbers* any more."""
-        now = time.time()
-        self._write(
-            "UPDATE deletions SET uncached = ? WHERE id = ?", [(now, number) for number in numbers]
         )
 
     def failures(self) -> Iterator[tuple[str, str]]:
         """Path and error of all that could not be deleted."""
         if not self._has_any(RowState.FAILED):
             return
-        yield from self._read(
+        yield from self.read(
             "SELECT path, coalesce(error, '') FROM deletions WHERE state = ? ORDER BY path",
             (RowState.FAILED,),
         )
@@ -500,19 +388,17 @@ class RunFile(Database):
             return set()
         return {
             row[0]
-            for row in self._read(
+            for row in self.read(
                 "SELECT DISTINCT repository FROM deletions WHERE state = ?", (state,)
             )
             if row[0] is not None
         }
 
-    def _write(
-        self, statement: str, rows: Sequence[Sequence[Any]], *, recount: bool = True
-    ) -> None:
+    def write(self, statement: str, rows: Sequence[Sequence[Any]], *, recount: bool = True) -> None:
         if recount:
             self._counts = None
         try:
-            super()._write(statement, rows)
+            super().write(statement, rows)
         except RunFileError:
             self._counts = None
             raise
@@ -521,42 +407,6 @@ class RunFile(Database):
 def already_there(path: str) -> str:
     """The line about a file at *path* that is not to be written over."""
     return f"{path}: the run file exists already; name another"
-
-
-def read_totals(path: str) -> dict[tuple[str, str], Count] | None:
-    """How many rows the file at *path* has, and their bytes, by kind and state.
-
-    None where its plan was never made whole.
-
-    :raises RunFileError: it cannot be read.
-    """
-    try:
-        with contextlib.closing(sqlite3.connect(path)) as connection:
-            if not connection.execute("SELECT 1 FROM meta WHERE key = 'run'").fetchone():
-                return None
-            return {
-                (kind, state): Count(rows, size)
-                for kind, state, rows, size in counts_of(connection)
-            }
-    except sqlite3.Error as error:
-        raise RunFileError(f"{path}: {error}") from error
-
-
-def counts_of(connection: sqlite3.Connection) -> list[tuple[str, str, int, int]]:
-    """Kind, state, rows and bytes of what a run file holds.
-
-    What this run has deleted, and of which the versions could not go, is not freed: its bytes are
-    those of the versions that failed.
-    """
-    query = "SELECT kind, state, count(*), coalesce(sum(size), 0) FROM deletions GROUP BY 1, 2"
-    counts = {(kind, state): (rows, size) for kind, state, rows, size in connection.execute(query)}
-    failed = (Kind.VERSIONS.label, str(RowState.FAILED))
-    if failed in counts:
-        for kind, unfreed in connection.execute(_UNFREED, _UNFREED_VALUES).fetchall():
-            for key, more in (((kind, str(RowState.DELETED)), -unfreed), (failed, unfreed)):
-                rows, size = counts[key]
-                counts[key] = (rows, size + more)
-    return [(*key, *count) for key, count in counts.items()]
 
 
 def _facts(meta: Mapping[str, Any]) -> list[tuple[str, str]]:

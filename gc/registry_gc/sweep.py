@@ -29,6 +29,7 @@ from registry_gc.layout import BLOBS, REPOSITORIES
 from registry_gc.retained import multipart_of
 from registry_gc.run_file import RunFile
 from registry_gc.runs.rows import OBJECT_KINDS, Kind, RowState
+from registry_gc.runs.version_rows import add_versions_of_deleted, record_freed
 
 _STATES = {
     Deletion.DELETED: RowState.DELETED,
@@ -109,7 +110,7 @@ def sweep(
         for kind in Kind:
             if kind is Kind.VERSIONS:
                 if purge:
-                    run_file.add_versions_of_deleted()
+                    add_versions_of_deleted(run_file)
                 _spare(run_file, waiting, observer)
             if kind is Kind.BLOB and (staying := run_file.blobs_of_failed_links(stored_as)):
                 rows = [(number, path) for number, path, _ in staying]
@@ -264,7 +265,7 @@ def _record(
         outcomes.append((of_path.pop() if of_path[1:] else of_path[0], done))
     run_file.record([(number, _STATES[done.result], done.error) for number, done in outcomes])
     if freed := [(number, done.bytes) for number, done in outcomes if done.bytes]:
-        run_file.record_freed(freed)
+        record_freed(run_file, freed)
     for tell in settled:
         tell(run_file, outcomes)
     swept.folders.update(

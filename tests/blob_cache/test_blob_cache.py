@@ -6,6 +6,7 @@ import json
 
 from blob_cache.support import ORPHAN, check_forgotten, config_with, remember_all, run
 from registry_gc.run_file import RunFile
+from registry_gc.runs.cached_rows import CachedRows
 from registry_gc.runs.rows import RowState
 from running import Disk, collect
 from servers.redis import RedisServer, entries
@@ -24,7 +25,7 @@ def test_the_run_file_says_when_each_entry_was_removed(disk: Disk, redis: RedisS
     remember_all(redis)
     result = run(disk, {"addrs": [redis.address]})
     run_file = RunFile.existing(result.json["run_file"])
-    assert run_file.count_cached(RowState.DELETED) == (3, 0)
+    assert CachedRows(run_file).count(RowState.DELETED) == (3, 0)
     assert run_file.meta()["blob_cache"] == "forgotten"
     run_file.close()
 

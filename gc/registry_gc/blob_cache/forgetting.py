@@ -25,6 +25,7 @@ from registry_gc.blob_cache.sending import Command, Sending, Unreachable
 from registry_gc.events import Observer
 from registry_gc.guard import Finding, Verdict
 from registry_gc.run_file import RunFile
+from registry_gc.runs.cached_rows import CachedRows
 from registry_gc.runs.database import RunFileError
 from registry_gc.runs.rows import Cached, RowState
 
@@ -231,7 +232,7 @@ class RedisCache:
             return
         gone = [number for number, outcome in outcomes if outcome.result is not Deletion.FAILED]
         try:
-            self._remove(run_file, run_file.cached(gone))
+            self._remove(run_file, CachedRows(run_file).of(gone))
         except Unreachable:
             self._sending.lost = True
 
@@ -242,15 +243,16 @@ class RedisCache:
         just after the removal.
         """
         self._take_up()
+        cached = CachedRows(run_file)
         try:
-            for batch in run_file.cached_batches(_BATCH, *_GONE):
+            for batch in cached.batches(_BATCH, *_GONE):
                 if self.lost:
                     break
                 self._sending.send([command for row, _ in batch for command in _commands(row)])
-                run_file.record_uncached([row.number for row, known in batch if not known])
+                cached.record_uncached([row.number for row, known in batch if not known])
         except Unreachable:
             self._sending.lost = True
-        self._removed, self._left = run_file.count_cached(*_GONE)
+        self._removed, self._left = cached.count(*_GONE)
         self._run_file = run_file.path
         if not self._left:
             run_file.record_meta(blob_cache="forgotten")
@@ -315,12 +317,13 @@ class RedisCache:
             if self.lost:
                 self._behind = True
                 return False
-            for batch in run_file.cached_batches(_BATCH, RowState.PLANNED):
+            cached = CachedRows(run_file)
+            for batch in cached.batches(_BATCH, RowState.PLANNED):
                 # One that was killed may have deleted what it had not written down yet. Nor is
                 # this written down: who goes on with that run has to do it again.
                 self._sending.send([command for row, _ in batch for command in _commands(row)])
             rows = 0
-            for batch in run_file.cached_batches(_BATCH, *_GONE):
+            for batch in cached.batches(_BATCH, *_GONE):
                 left = [row for row, known in batch if not known]
                 self._remove(run_file, left)
                 rows += len(left)
@@ -342,7 +345,7 @@ class RedisCache:
         if not rows:
             return
         self._sending.send([command for row in rows for command in _commands(row)])
-        run_file.record_uncached([row.number for row in rows])
+        CachedRows(run_file).record_uncached([row.number for row in rows])
 
 
 def _left(run_file: RunFile, driver: str, root: str) -> int:
@@ -352,8 +355,9 @@ def _left(run_file: RunFile, driver: str, root: str) -> int:
         return 0
     if not same_storage((meta.get("driver"), meta.get("root")), (driver, root)):
         return 0
+    rows = CachedRows(run_file)
     # One that was killed may have deleted what it had not written down.
-    return run_file.count_cached(*_GONE)[1] or run_file.count_cached(RowState.PLANNED)[1]
+    return rows.count(*_GONE)[1] or rows.count(RowState.PLANNED)[1]
 
 
 def _commands(row: Cached) -> Iterator[Command]:

@@ -90,7 +90,8 @@ class Output:
         :returns: whether whoever reads stderr has got something to read by that.
         """
         waiting, self._waiting = self._waiting, None
-        waited, broken = False, self.broken
+        waited = cannot_read = False
+        was_broken = self.broken
         try:
             for text in waiting.take() if waiting is not None else ():
                 waited = True
@@ -99,8 +100,8 @@ class Output:
                 self._write(text)
         except OSError as error:
             note(f"some lines do not go to stdout, they cannot be read back: {error}")
-            broken = not self.broken
-        said = broken is not self.broken or (waited and _is_stderr())
+            cannot_read = True
+        said = cannot_read or self.broken is not was_broken or (waited and _is_stderr())
         if self.broken and sys.stdout is not None:
             self._close_stdout()
         return said

@@ -17,8 +17,8 @@ from registry_gc.events import Observer, PhaseTimer
 from registry_gc.manifest_reader import State
 from registry_gc.references import Manifests
 from registry_gc.report.model import Report
-from registry_gc.run_file import read_totals
 from registry_gc.runs.database import RunFileError
+from registry_gc.runs.totals import read_totals
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric

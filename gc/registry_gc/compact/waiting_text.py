@@ -13,15 +13,17 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
-IN_MEMORY = 4 << 20
-"""Bytes from which on it is a file."""
+BYTES_IN_MEMORY = 4 << 20
+"""From more on it is a file."""
 _PIECE = 1 << 18
 
 
 class WaitingText:
     """Takes text, and gives it back once, from the beginning."""
 
-    def __init__(self, limit: int = IN_MEMORY, folders: Sequence[str | None] = (None,)) -> None:
+    def __init__(
+        self, limit: int = BYTES_IN_MEMORY, folders: Sequence[str | None] = (None,)
+    ) -> None:
         """*folders* of the files, one after the other; None is the system's own choice."""
         self._limit = limit
         self._memory: list[bytes] = []

@@ -20,6 +20,7 @@ from registry_gc.report.model import Quarantine, Report, Tally, Verification
 from registry_gc.run_file import RunFile
 from registry_gc.runs.database import RunFileError
 from registry_gc.runs.rows import Kind, RowState
+from registry_gc.runs.version_rows import unfreed
 from registry_gc.session import Session
 
 
@@ -79,7 +80,9 @@ def _tally(run_file: RunFile | None, kind: Kind) -> Tally:
     eligible = run_file.count(kind)
     deleted = run_file.count(kind, RowState.DELETED)
     aside = run_file.count(kind, RowState.QUARANTINED)
-    freed = deleted.bytes - run_file.unfreed(kind)
+    freed = deleted.bytes
+    if run_file.count(Kind.VERSIONS, RowState.FAILED).rows:
+        freed -= unfreed(run_file.read).get(kind.label, 0)
     return Tally(eligible.rows, eligible.bytes, deleted.rows, freed, aside.rows, aside.bytes)
 
 

@@ -33,14 +33,18 @@ class Database:
             self._connection.execute("PRAGMA journal_mode = DELETE")
         self._connection.close()
 
-    def _read(self, query: str, values: Sequence[object] = ()) -> Iterator[Any]:
+    def read(self, query: str, values: Sequence[object] = ()) -> Iterator[Any]:
+        """The rows that *query* finds.
+
+        :raises RunFileError: as do :meth:`read_many` and :meth:`write`.
+        """
         try:
             yield from self._connection.execute(query, values)
         except sqlite3.Error as error:
             raise RunFileError(f"{self.path}: {error}") from error
 
-    def _read_many(self, query: str, values: Sequence[object], count: int) -> Iterator[list[Any]]:
-        """As :meth:`_read`, *count* rows at a time; for rows that are small and many."""
+    def read_many(self, query: str, values: Sequence[object], count: int) -> Iterator[list[Any]]:
+        """As :meth:`read`, *count* rows at a time; for rows that are small and many."""
         try:
             found = self._connection.execute(query, values)
             while rows := found.fetchmany(count):
@@ -48,7 +52,7 @@ class Database:
         except sqlite3.Error as error:
             raise RunFileError(f"{self.path}: {error}") from error
 
-    def _write(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+    def write(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
         """Run *statement* for each of *rows*, all or none; elsewhere where the disk is full."""
         try:
             try:

@@ -21,8 +21,9 @@ from urllib.parse import quote
 import msgspec
 
 from registry_gc.processes import Process
-from registry_gc.run_file import SCHEMA, counts_of
+from registry_gc.run_file import SCHEMA
 from registry_gc.runs.rows import Kind, RowState
+from registry_gc.runs.totals import counts_of
 
 _NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}\.sqlite")
 # What a run that was killed while it made its file has left, see :mod:`registry_gc.runs.database`.

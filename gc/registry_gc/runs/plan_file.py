@@ -126,8 +126,8 @@ class PlanFile(RunFile):
         self._statement("CREATE TABLE links (part INTEGER PRIMARY KEY, words BLOB NOT NULL)")
         for part, words in enumerate(seen):
             values = [(part, words.tobytes())]
-            self._write("INSERT INTO links VALUES (?, ?)", values, recount=False)
-        ((last,),) = self._read("SELECT coalesce(max(id), 0) FROM deletions")
+            self.write("INSERT INTO links VALUES (?, ?)", values, recount=False)
+        ((last,),) = self.read("SELECT coalesce(max(id), 0) FROM deletions")
         self.record_meta(seal=self._checksum(self.meta(), last), sealed_rows=last)
         self.make_durable()
 
@@ -179,7 +179,7 @@ class PlanFile(RunFile):
         altered = not isinstance(last, int) or meta.get("seal") != self._checksum(meta, last)
         if not altered:
             # Versions of what was deleted are the only rows that a sweep itself appends.
-            ((strange,),) = self._read(
+            ((strange,),) = self.read(
                 f"SELECT count(*) FROM deletions WHERE id > ? AND NOT ({_DERIVED})",  # noqa: S608  # above
                 (last, Kind.VERSIONS.phase, last, Kind.VERSIONS.phase),
             )
@@ -195,11 +195,11 @@ class PlanFile(RunFile):
         # What is missing is not what is null: a row of them that was deleted is an alteration.
         facts = {name: meta[name] for name in _SEALED if name in meta}
         checksum.update(json.dumps(facts, sort_keys=True).encode())
-        for (words,) in self._read("SELECT words FROM links ORDER BY part"):
+        for (words,) in self.read("SELECT words FROM links ORDER BY part"):
             checksum.update(words)
         after = 0
         while rows := list(
-            self._read(
+            self.read(
                 "SELECT id, phase, kind, repository, digest, path, size, modified, reason "
                 "FROM deletions WHERE id > ? AND id <= ? ORDER BY id LIMIT ?",
                 (after, last, _ROWS_AT_ONCE),
@@ -225,8 +225,8 @@ class PlanFile(RunFile):
 
     def seen(self) -> Words:
         """The words of the links that the plan has seen, sorted."""
-        ((size,),) = self._read("SELECT coalesce(sum(length(words)), 0) FROM links")
-        parts = self._read("SELECT words FROM links ORDER BY part")
+        ((size,),) = self.read("SELECT coalesce(sum(length(words)), 0) FROM links")
+        parts = self.read("SELECT words FROM links ORDER BY part")
         return gathered((np.frombuffer(words, np.uint64) for (words,) in parts), size // 8)
 
     def all_rows(self) -> Iterator[tuple[Any, ...]]:
@@ -234,7 +234,7 @@ class PlanFile(RunFile):
 
         … modified, reason, state, error, finished.
         """
-        yield from self._read(
+        yield from self.read(
             "SELECT kind, repository, digest, path, size, modified, reason, state, error, finished "
             "FROM deletions ORDER BY phase, id"
         )
@@ -291,7 +291,7 @@ class PlanFile(RunFile):
         try:
             kinds = {kind.phase: kind for kind in Kind}
             after = 0
-            while rows := list(self._read(_DOUBTFUL, (after, *_OPEN, _ROWS_AT_ONCE))):
+            while rows := list(self.read(_DOUBTFUL, (after, *_OPEN, _ROWS_AT_ONCE))):
                 after = rows[-1][0]
                 yield [
                     Doubtful(number, kinds[phase], repository, digest, path, bool(changed))
@@ -307,7 +307,7 @@ class PlanFile(RunFile):
         Of each its number, and when the youngest of them was written or deleted, in seconds since
         the epoch; None where a sweep has appended the row for what it had deleted itself.
         """
-        rows = self._read(
+        rows = self.read(
             "SELECT path, id, CASE WHEN id <= ? THEN modified END FROM deletions "
             "WHERE phase = ? AND state IN (?, ?)",
             (
@@ -321,7 +321,7 @@ class PlanFile(RunFile):
 
     def try_failed_again(self) -> None:
         """Make rows that failed rows that are planned."""
-        self._write(
+        self.write(
             "UPDATE deletions SET state = ?, error = NULL, finished = NULL WHERE state = ?",
             [(RowState.PLANNED, RowState.FAILED)],
         )
