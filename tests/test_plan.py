@@ -382,6 +382,9 @@ def test_an_old_link_by_another_name_to_something_young_stays(store: Store) -> N
         ("9999-12-31T23:59:59-23:59", 8 * DAY, False),
         ("0001-01-01T00:00:00+23:59", 8 * DAY, True),
         ("2020-01-01T00:00:00", 8 * DAY, False),  # of which zone?
+        ("2020-01-01 00:00:00Z", 8 * DAY, False),  # as no registry writes it
+        ("20200101T000000Z", 8 * DAY, False),
+        ("2020-01-01T00:00:00.123456789+01:00", 8 * DAY, True),
         ("yesterday", 8 * DAY, False),
         ("", 8 * DAY, False),
         (None, 8 * DAY, False),

@@ -32,6 +32,7 @@ from registry_tree import (
     descriptor,
     layer_link_path,
     repository_path,
+    revision_path,
     sha256,
     sha512,
     tag_path,
@@ -170,6 +171,25 @@ def test_a_link_that_holds_something_else_is_no_link(store: Store, link: bytes) 
     store.write(path, link)
     problem = only(looked_at(store.storage, read_all=True))
     assert (problem.what, problem.path) == (What.LAYER_LINK, path)
+
+
+@pytest.mark.parametrize("held", [b"\0" * 71, b"%s\n"])
+@pytest.mark.parametrize("which", ["revision", "layer", "tag"])
+def test_a_link_on_a_disk_holds_a_digest_and_no_more(
+    tmp_path: Path, which: str, held: bytes
+) -> None:
+    disk = Disk(tmp_path)
+    image = disk.tree.image("a", "v1", layers=[b"one"])
+    named, path = {
+        "revision": (image, revision_path("a", image)),
+        "layer": (sha256(b"one"), layer_link_path("a", sha256(b"one"))),
+        "tag": (image, tag_path("a", "v1")),
+    }[which]
+    disk.write(path, held.replace(b"%s", named.encode()))
+    code, text, _ = shown(write_config(disk.root), "--output", "json")
+    found = json.loads(text)
+    assert (code, found["broken_tags"]) == (3, ["a:v1"])
+    assert [problem["path"] for problem in found["problems"]] == [path]
 
 
 def test_a_tag_that_holds_no_digest_is_a_fault(store: Store) -> None:

@@ -408,7 +408,7 @@ class _Marker:
         return self.linked[among(repositories_of(self.linked), self.held)]
 
     def _hold_dangling(self, live: Pairs) -> None:
-        """Hold repositories that reach a digest of which no name is stored.
+        """Hold repositories that link or reach a digest of which no name is stored.
 
         Only for other algorithms than sha256: there a blob may be stored under a name that
         nobody can tell.
@@ -419,12 +419,17 @@ class _Marker:
         self.checked = live
         # Side by side, as what they name is kept.
         fresh = fresh[np.argsort(manifests_of(fresh))]
+        self._hold_where_lost(fresh, self.manifests.keys_of(manifests_of(fresh)), "linked")
         for source, keys, _ in self.manifests.targets_in_parts(manifests_of(fresh)):
-            for row in self._other_names(keys):
-                key = keys[row].tobytes()
-                if not self.aliases.found(key):
-                    repository = int(repositories_of(fresh[source[row]]))
-                    self._hold(repository, key, "referenced, but stored under no known name")
+            self._hold_where_lost(fresh[source], keys, "referenced")
+
+    def _hold_where_lost(self, pairs: Pairs, keys: Keys, how: str) -> None:
+        """Hold the repository of each pair whose key is stored under no name that is known."""
+        for row in self._other_names(keys):
+            key = keys[row].tobytes()
+            if not self.aliases.found(key):
+                repository = int(repositories_of(pairs[row]))
+                self._hold(repository, key, f"{how}, but stored under no known name")
 
     def _hold(self, repository: int, key: bytes, reason: str) -> None:
         digest = self.names.text(key)
@@ -454,12 +459,14 @@ class _Marker:
 
     def _damaged(self) -> tuple[Damage, ...]:
         found = set(self.catalog.damaged)
+        told = {damage.path for damage in found}
         batch = self.manifests.batch
         states = batch.states[manifests_of(self.linked)]
         for pair in self.linked[states == State.MISSING].tolist():
             digest = self.names.text(batch.keys[pair & _ID].tobytes())
-            reason = batch.reasons[pair & _ID]
-            found.add(Damage(revision_link(self._name(pair >> 32), digest), reason))
+            path = revision_link(self._name(pair >> 32), digest)
+            if path not in told:
+                found.add(Damage(path, batch.reasons[pair & _ID]))
         for pair in self.linked[states == State.MISMATCH].tolist():
             digest = self.names.text(batch.keys[pair & _ID].tobytes())
             found.add(Damage(blob_path(digest), batch.reasons[pair & _ID]))

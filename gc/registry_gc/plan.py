@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import chain
@@ -39,6 +40,11 @@ class DeadLinks(NamedTuple):
 
     rows: RowParts
     emptied: frozenset[str]
+
+
+_RFC_3339 = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})"
+)
 
 
 class Blobs(NamedTuple):
@@ -273,7 +279,12 @@ def _link_rows(
 
 
 def _started(upload: Upload) -> float | None:
-    """When the upload began, in seconds since the epoch; None when it does not say."""
+    """When the upload began, in seconds since the epoch; None when it does not say.
+
+    As registries write it (RFC 3339), and not the other ways that ISO 8601 has.
+    """
+    if not _RFC_3339.fullmatch(upload.started_at or ""):
+        return None
     try:
         began = datetime.fromisoformat(upload.started_at or "")
     except ValueError:

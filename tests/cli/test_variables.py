@@ -94,7 +94,7 @@ def test_variables_set_options_of_other_commands(
         assert (answer.exit_code, answer.stdout.partition(",")[0]) == (0, "name")
     else:
         option = "--" + variable[4:].lower().replace("_", "-")
-        assert (answer.exit_code, f"{option}': " in answer.stderr) == (2, True)
+        assert (answer.exit_code, f"{option}', from {variable}: " in answer.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("called", [*all_commands()])
@@ -178,6 +178,16 @@ def test_the_command_line_overrides_the_variables(
 ) -> None:
     monkeypatch.setenv("RGC_DRY_RUN", "true")
     assert not go(disk, "--dry-run=false", "--output", "json").json["dry_run"]
+
+
+@pytest.mark.parametrize("name", ["RGC_GRACE", "RGC_WORKERS", "RGC_OUTPUT"])
+def test_a_slip_in_a_variable_names_the_variable(
+    disk: Disk, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "soon")
+    result = go(disk)
+    assert result.exit_code == 2
+    assert f", from {name}: " in result.errors
 
 
 @pytest.mark.parametrize(

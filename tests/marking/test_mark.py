@@ -86,6 +86,14 @@ def test_a_tag_whose_manifest_is_gone_keeps_nothing_and_is_told(store: Store) ->
     assert marked(store.storage).damaged == {tag_path("a", "lost")}
 
 
+def test_a_link_that_holds_nothing_and_leads_nowhere_is_told_once(store: Store) -> None:
+    lost = store.tree.image("a", "v1")
+    store.remove(blob_path(lost))
+    store.write(revision_path("a", lost), b"")
+    (damage,) = marked(store.storage).marking.damaged
+    assert (damage.path, damage.reason) == (revision_path("a", lost), "empty link")
+
+
 # Children
 
 

@@ -16,6 +16,8 @@ from registry_tree import (
     revision_path,
     sha256,
     sha512,
+    tag_index_path,
+    tag_path,
 )
 
 
@@ -59,6 +61,21 @@ def test_a_name_of_which_nothing_is_stored_holds_whoever_reaches_it(store: Store
     assert other in found.digests
     reasons = {hold.reason for hold in found.marking.holds}
     assert reasons == {"referenced, but stored under no known name"}
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_tag_of_a_name_of_which_nothing_is_stored_holds_its_repository(
+    store: Store, linked: bool
+) -> None:
+    lost = sha512(b"lost")
+    perhaps = store.tree.image("a", None)
+    if linked:
+        store.write(revision_path("a", lost), lost.encode())
+    store.write(tag_path("a", "v1"), lost.encode())
+    store.write(tag_index_path("a", "v1", lost), lost.encode())
+    found = marked(store.storage)
+    assert found.held == {"a"}
+    assert perhaps in found.digests
 
 
 def test_a_link_of_that_name_which_cannot_be_read_says_nothing(store: Store) -> None:

@@ -73,6 +73,15 @@ def _refuse_lost_paths(ctx: click.Context) -> None:
                 ) from error
 
 
+def _name_variable(ctx: click.Context, error: click.BadParameter) -> None:
+    """Let *error* name the variable, where the value is from one: nobody typed the option."""
+    param = error.param
+    if param is None or not isinstance(param.envvar, str):
+        return
+    if ctx.get_parameter_source(str(param.name)) is click.core.ParameterSource.ENVIRONMENT:
+        error.param_hint = f"{param.get_error_hint(ctx)}, from {param.envvar}"
+
+
 class DropInCommand(click.Command):
     """A command that understands the stock command's flags as Go writes them.
 
@@ -103,7 +112,11 @@ class DropInCommand(click.Command):
         """Turn ``--flag=true`` into ``--flag``, and ``--flag=false`` into ``--no-flag``."""
         end = args.index("--") if "--" in args else len(args)
         plain = [word for arg in args[:end] for word in self._plain(ctx, arg)]
-        return super().parse_args(ctx, plain + args[end:])
+        try:
+            return super().parse_args(ctx, plain + args[end:])
+        except click.BadParameter as error:
+            _name_variable(ctx, error)
+            raise
 
     def _plain(self, ctx: click.Context, arg: str) -> list[str]:
         match = _GO_FLAG.fullmatch(arg)

@@ -80,6 +80,10 @@ class LinkList(msgspec.Struct):
         )
 
 
+MORE = "holds more than a digest; no registry reads it"
+"""Of a link with a newline, for instance, as an editor or ``echo`` has left it."""
+
+
 class OddLink(msgspec.Struct, frozen=True):
     """A link that has to be read: its size, or its algorithm, is not the ordinary one."""
 
@@ -88,7 +92,7 @@ class OddLink(msgspec.Struct, frozen=True):
 
 
 def read_links(reader: Reader, paths: tuple[str, ...]) -> list[tuple[str, str | None, str]]:
-    """Read link files: path, the digest in it or None, and what is wrong then.
+    """Read link files: path, the digest in it or None, and what is wrong.
 
     A link that has vanished since it was listed is not in the answer.
     """
@@ -113,9 +117,13 @@ def read_links(reader: Reader, paths: tuple[str, ...]) -> list[tuple[str, str | 
 
 
 def link_target(data: bytes) -> tuple[str | None, str]:
-    """The digest that a link file holds, or None and what is wrong with it."""
+    """The digest that a link file holds, if any, and what is wrong with the file.
+
+    A newline at the end, say, takes nothing from what is meant; but no registry reads such a link.
+    """
     text = data.decode("utf-8", "replace").strip()
     try:
-        return check_digest(text), ""
+        digest = check_digest(text)
+        return digest, "" if len(data) == len(digest) else MORE
     except InvalidDigest:
         return None, "empty link" if not text else "holds no digest"

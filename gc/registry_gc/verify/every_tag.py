@@ -6,7 +6,7 @@ in use shows no single moment.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -115,7 +115,8 @@ def verify(
 
     :param reader: reads the same storage as *engine*, both through :class:`TrueSizes`.
     :param untagged: also look at manifests that no tag leads to.
-    :param content: read every blob and every link that is needed, and check them.
+    :param content: read every blob and every link that is needed, and check them. On a filesystem
+        links are read in any case: a crash leaves files of the right size that hold nothing.
     :raises StorageError: something could not be read; nothing can be said then.
     """
     catalog = read_catalog(reader, engine, observer)
@@ -124,9 +125,12 @@ def verify(
     closure = close(reader, library, catalog, policy, np.inf, hold=False)
     # After the manifests: a push writes blobs before what references them.
     stored = list_stored(reader, engine, catalog, observer)
-    check = Check(catalog, library, closure, stored, links=content)
-    if content:
+    links = content or reader.capabilities.folders
+    check = Check(catalog, library, closure, stored, links=links)
+    if links:
         _check_links(engine, check, observer)
+        _check_tags(engine, check)
+    if content:
         _check_content(engine, check, observer)
     return _Result(reader, check).verified(sum(stored.all_sizes()) if content else 0)
 
@@ -215,7 +219,8 @@ class _Result:
     def _is_there_now(self, fault: Fault) -> bool:
         if fault.what in (What.REVISION_LINK, What.LAYER_LINK):
             found = read_links(self.reader, (fault.path,))
-            return bool(found) and _is_right(self.check, fault.path, found[0][1])
+            right = bool(found) and _is_right(self.check, fault.path, found[0][1])
+            return right and not found[0][2]
         if fault.what is What.BLOB:
             return any(map(self._is_stored, self._names(fault)))
         return False
@@ -249,10 +254,9 @@ def _check_links(engine: Engine, check: Check, observer: Observer) -> None:
     assert check.links is not None
     paths = sorted(check.links)
     observer.phase("reading links", len(paths), "links")
-    units = [tuple(paths[at : at + _LINKS_A_UNIT]) for at in range(0, len(paths), _LINKS_A_UNIT)]
-    for batch in engine.run(read_links, units):
+    for batch in _read(engine, paths):
         for path, target, reason in batch:
-            if _is_right(check, path, target):
+            if not reason and _is_right(check, path, target):
                 continue
             digest = _digest_of(path)
             what = What.LAYER_LINK if "/_layers/" in path else What.REVISION_LINK
@@ -261,6 +265,21 @@ def _check_links(engine: Engine, check: Check, observer: Observer) -> None:
             check.add(fault, holders)
         observer.advance(len(batch))
     observer.finish()
+
+
+def _check_tags(engine: Engine, check: Check) -> None:
+    """Read the link of each tag that names something, and see that it does no more than that."""
+    tags = {tag.path: tag for tag in check.catalog.tags if tag.target is not None}
+    for batch in _read(engine, sorted(tags)):
+        for path, target, reason in batch:
+            if target is not None and reason:
+                tag = tags[path]
+                check.add(Fault(tag.repository, What.TAG, tag.name, path, reason), ())
+
+
+def _read(engine: Engine, paths: Sequence[str]) -> Iterable[Sequence[tuple[str, str | None, str]]]:
+    units = [tuple(paths[at : at + _LINKS_A_UNIT]) for at in range(0, len(paths), _LINKS_A_UNIT)]
+    return engine.run(read_links, units)
 
 
 def _check_content(engine: Engine, check: Check, observer: Observer) -> None:
