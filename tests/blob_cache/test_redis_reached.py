@@ -96,7 +96,9 @@ def test_a_file_for_tls_that_is_no_use_refuses_the_run_and_is_named(
     with RedisServer(tmp_path / "redis", tls=tls).running() as redis:
         authority = bad if key == "rootcas" else tls.authority
         section = {"addrs": [redis.address], "tls": {"rootcas": [str(authority)], **files}}
-        assert str(bad) in check_refused(disk, run(disk, section))
+        said = check_refused(disk, run(disk, section))
+    assert str(bad) in said
+    assert content is not None or f"redis.tls.{key}" in said
 
 
 def test_a_host_that_is_no_name_refuses_the_run(disk: Disk) -> None:

@@ -79,10 +79,10 @@ def connect(config: RedisConfig, timeout: float) -> Any:
 def _tls(config: RedisConfig) -> dict[str, Any]:
     if not config.tls:
         return {}
-    for path in filter(None, (config.certificate, config.key)):
-        # Of a file that it cannot read the library does not tell the name.
-        with open(path, "rb"):
-            pass
+    for key, path in (("certificate", config.certificate), ("key", config.key)):
+        if path:
+            # Of a file that it cannot read the library does not tell the name.
+            _read(path, key)
     authorities = "\n".join(map(_certificates, config.authorities))
     return {
         "ssl": True,
@@ -94,8 +94,15 @@ def _tls(config: RedisConfig) -> dict[str, Any]:
     }
 
 
+def _read(path: str, key: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror} (redis.tls.{key})", path) from error
+
+
 def _certificates(path: str) -> str:
-    found = _CERTIFICATE.findall(Path(path).read_bytes())
+    found = _CERTIFICATE.findall(_read(path, "rootcas"))
     if not found:
         # Without any, the system's would be taken.
         raise ValueError(f"{path}: there is no certificate in it (redis.tls.rootcas)")

@@ -56,6 +56,7 @@ class Sending:
         self.interrupted: Callable[[], bool] = lambda: False
         self._config = config
         self._client: Any = None
+        self._reached = False
         self._timeout = _TIMEOUT
         # The guard is asked in threads of its own.
         self._turn = threading.Lock()
@@ -77,13 +78,14 @@ class Sending:
             for pause in (*_PAUSES, None):
                 try:
                     self._send(self._config, commands)
+                    self._reached = True
                     return
                 except FAILURES as error:
                     self._drop()
                     late = time.monotonic() - began > _PATIENCE
                     hasty = late or self.lost or self.interrupted()
                     if pause is None or hasty or not may_pass(error):
-                        raise Unreachable(_told(error, self._config)) from error
+                        raise Unreachable(_told(error, self._config, self._reached)) from error
                 time.sleep(pause)
 
     def close(self) -> None:
@@ -111,8 +113,11 @@ class Sending:
             client.close()
 
 
-def _told(error: Exception, config: RedisConfig) -> str:
-    """What *error* says, and what that means where the libraries' words do not tell."""
+def _told(error: Exception, config: RedisConfig, reached: bool) -> str:
+    """What *error* says, and what that means where the libraries' words do not tell.
+
+    :param reached: it has answered before, so the config is right.
+    """
     said = " ".join(str(error).split()) or type(error).__name__
     low = said.lower()
     if type(error).__name__ in ("MovedError", "AskError"):
@@ -120,7 +125,7 @@ def _told(error: Exception, config: RedisConfig) -> str:
     for words, meaning in _HINTS:
         if words in low:
             return f"{meaning.format(pair=_PAIR)} ({said})"
-    if not any(words in low for words in _ENDED):
+    if reached or not any(words in low for words in _ENDED):
         return said
     if not config.tls:
         return f"{said}; where it wants TLS, redis.tls has to say so"
