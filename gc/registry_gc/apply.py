@@ -22,6 +22,7 @@ from registry_gc import __version__
 from registry_gc.collect import SealedCollection, finish
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
+from registry_gc.guard.tags import refused_for
 from registry_gc.guard.writable import while_writable
 from registry_gc.interrupts import Interrupts
 from registry_gc.job import Job, Plan
@@ -129,6 +130,8 @@ class _Application(Session):
         if self.job.dry_run:
             plan.try_out()
         self.policy = plan.policy(self.job.policy)
+        if self.policy.delete_untagged and not self.job.policy.delete_untagged:
+            self.permission.check = refused_for(self.permission.check, self.job.tags_elsewhere)
         if not self.job.policy.allow_writable:
             return
         if self.policy.allow_writable:

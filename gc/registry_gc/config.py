@@ -25,6 +25,7 @@ from registry_gc.config_file import (
     RawConfig,
     read_config,
 )
+from registry_gc.config_tags import TagsElsewhere, tags_elsewhere
 from registry_gc.durations import parse_duration
 
 __all__ = [
@@ -106,6 +107,7 @@ class Config:
     http: HttpConfig = field(default_factory=HttpConfig)
     proxy_remote_url: str | None = field(default=None, repr=False)
     database: Literal["off", "on", "prefer"] = "off"
+    tags_elsewhere: TagsElsewhere | None = None
     blob_descriptor_cache: str | None = None
     redis: Mapping[str, Any] | None = field(default=None, repr=False)
     upload_purging: UploadPurging = field(default_factory=UploadPurging)
@@ -142,6 +144,7 @@ def load_config(
         http=_http(top.section("http")),
         proxy_remote_url=top.section("proxy").known(SECTIONS["proxy"]).text("remoteurl") or None,
         database=_database(top.section("database").known(SECTIONS["database"])),
+        tags_elsewhere=tags_elsewhere(raw.values),
         blob_descriptor_cache=_cache(storage.section("cache")),
         redis=top.section("redis").known(SECTIONS["redis"]).values or None,
         upload_purging=_upload_purging(maintenance.section("uploadpurging")),

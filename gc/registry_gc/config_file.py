@@ -41,8 +41,18 @@ SECTIONS: Mapping[str, frozenset[str]] = {
     "redis": frozenset({"addr", "addrs", "username", "password", "db", "tls"})
     | {"mastername", "mainname", "sentinelusername", "sentinelpassword"},
     "database": frozenset({"enabled"}),
+    "auth": frozenset({"htpasswd", "token"}),
+    "openshift": frozenset({"server"}),
+    "middleware": frozenset({"registry", "repository", "storage"}),
 }
 KEYS: Mapping[str, frozenset[str]] = {"version": frozenset(), **SECTIONS}
+# Of these sections, variables with whole names alone: REGISTRY_AUTH and REGISTRY_AUTH_TOKEN may be
+# a client's login, REGISTRY_OPENSHIFT_PORT is what Kubernetes sets.
+_WHOLE_NAMES: Mapping[str, frozenset[tuple[str, ...]]] = {
+    "auth": frozenset({("htpasswd", "realm"), ("token", "issuer"), ("token", "service")}),
+    "openshift": frozenset({("server", "addr")}),
+    "middleware": frozenset(),
+}
 # To Distribution 3, variables name a field that in the file is not there: what is in it stands
 # right below ``redis`` (measured on 3.1.1). 2.8 and GitLab know no such variable; they read
 # ``addr``.
@@ -247,6 +257,8 @@ def _parts(name: str, values: Mapping[str, Any]) -> tuple[str, ...]:
     known = SECTIONS.get(parts[0])
     if known is None or name != name.upper():
         return ()
+    if parts[0] in _WHOLE_NAMES:
+        return parts if parts[1:] in _WHOLE_NAMES[parts[0]] else ()
     if parts[:2] == _INLINED:
         if not parts[2:]:
             return parts

@@ -11,7 +11,7 @@ from registry_drivers.base import Reader, Storage
 from registry_gc.blob_cache.forgetting import BlobCache, NoCache
 from registry_gc.catalog import Catalog
 from registry_gc.engine import Engine
-from registry_gc.guard import Verdict
+from registry_gc.guard import Finding, Verdict
 from registry_gc.mark import Marking
 from registry_gc.policy import Policy
 from registry_gc.references import Manifests
@@ -31,7 +31,9 @@ class Job(msgspec.Struct, frozen=True):
     what manifests reference is remembered; None to read them all. ``settled``: told of each batch
     of deletes, see :data:`registry_gc.sweep.Settled`. ``seen``: where the size of the registry is
     remembered from run to run; None to forget it. ``config``: the registry's config, for the
-    record. ``barred``: why another run of this machine keeps this one out; empty where none does.
+    record. ``tags_elsewhere``: why a plan that deletes what is untagged is not to be carried out;
+    ``check`` says it of this job's own policy. ``barred``: why another run of this machine keeps
+    this one out; empty where none does.
     """
 
     storage: Storage
@@ -48,6 +50,7 @@ class Job(msgspec.Struct, frozen=True):
     run: str = msgspec.field(default_factory=lambda: str(uuid.uuid4()))
     seen: str | None = None
     config: str | None = None
+    tags_elsewhere: Finding | None = None
     barred: Callable[[], str] = str
     listed: bool = False
 

@@ -108,7 +108,8 @@ def _no_manifests(survey: Survey) -> Finding:
         "no-live-manifests",
         f"{_blobs(survey)} blobs, {survey.linked} manifests that repositories link, and not one "
         "live manifest in the store: that is a wrong root or a lost disk more often than an empty "
-        "registry; if it is right, --allow-empty",
+        "registry, or its tags are in a database (Harbor, OpenShift); if it is right, "
+        "--allow-empty",
     )
 
 

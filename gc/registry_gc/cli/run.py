@@ -42,6 +42,7 @@ from registry_gc.config import Config
 from registry_gc.config_file import ConfigError
 from registry_gc.events import Observer
 from registry_gc.guard import DRAINS, Finding, Verdict
+from registry_gc.guard.tags import refused_for, tags_elsewhere
 from registry_gc.guard.writable import while_writable
 from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.progress import Progress
@@ -278,6 +279,9 @@ def _job(
     cached = before if before is not None and _redis(before) else config
     cache = blob_cache_of(cached, state_dir, progress, begun)
     check = with_cache(_as_before(config, before, guard.check), cache)
+    tagged = tags_elsewhere(config)
+    if options["delete_untagged"]:
+        check = refused_for(check, tagged)
     if commands is not None and options["dry_run"]:
         check = commands.guessing(check)
     return Job(
@@ -295,6 +299,7 @@ def _job(
         run=run,
         seen=memory_path(state_dir, storage.driver, storage.root),
         config=os.path.abspath(config.path),
+        tags_elsewhere=tagged,
         # Nobody looks into a folder that is there for this run alone.
         listed=not options["run_file"] and state_dir == wanted_state_dir(options),
         barred=str
