@@ -29,9 +29,30 @@ def test_a_readonly_config_and_a_readonly_answer_allow() -> None:
 
 
 def test_a_readonly_config_and_a_refused_connection_allow() -> None:
-    verdict = check(config(closed()))
+    address = closed()
+    verdict = check(config(address))
+    assert verdict.allowed
+    assert codes(verdict) == ["nobody-answered"]
+    (said,) = verdict.notes
+    assert f"config.yml says read-only, and nobody answers at http://{address}; " in said
+    assert "--registry-url" in said
+    assert "--registry-stopped" in said
+
+
+def test_one_address_that_answers_read_only_is_a_confirmation() -> None:
+    with serving(READ_ONLY) as server:
+        verdict = check(config(closed()), urls=(server.url,))
     assert verdict.allowed
     assert codes(verdict) == ["readonly-confirmed"]
+    assert "refuses the connection" in verdict.findings[0].message
+    assert verdict.notes == []
+
+
+def test_that_nobody_answers_lifts_nothing_else() -> None:
+    verdict = check(replace(config(closed()), database="on"))
+    assert (verdict.verdict, codes(verdict)) == ("refused", ["database-in-use", "nobody-answered"])
+    assert codes(check(config(closed()), assume=True)) == ["assume-readonly", "nobody-answered"]
+    assert codes(check(config(closed()), stopped=True)) == ["stopped-confirmed"]
 
 
 def test_a_stopped_registry_that_refuses_the_connection_allows() -> None:

@@ -19,7 +19,13 @@ from registry_gc.sweep import Stop
 _LOOK_AGAIN = 10.0
 """Seconds after which guard and lock are looked at again, at the latest."""
 _REASSURING = frozenset(
-    {"nothing-to-probe", "readonly-confirmed", "stopped-confirmed", "command-not-run"}
+    {
+        "nothing-to-probe",
+        "nobody-answered",
+        "readonly-confirmed",
+        "stopped-confirmed",
+        "command-not-run",
+    }
 )
 
 
@@ -76,6 +82,8 @@ class Permission:
             raise self.refusal() from error
         self.verdict = verdict.verdict
         self.findings += verdict.findings
+        for note in verdict.notes:
+            self._observer.notice(note)
         if not there:
             self.refuse(
                 "no-registry",

@@ -205,6 +205,8 @@ class _Purging:
                 "is it mounted, and is the root directory right?"
             )
         verdict = self._check_guard()
+        for line in verdict.notes:
+            self._progress.notice(line)
         if verdict.allowed:
             return
         reasons = "; ".join(finding.message for finding in objections(verdict.findings))

@@ -69,6 +69,11 @@ class Verdict(msgspec.Struct, frozen=True):
         """Whether a sweep may begin, or go on."""
         return self.verdict == "allowed"
 
+    @property
+    def notes(self) -> list[str]:
+        """What the operator should know although it speaks against nothing."""
+        return [found.message for found in self.findings if found.code == "nobody-answered"]
+
 
 class Guard:
     """Looks whether anybody can write; cheap, and safe to call from any thread.
@@ -196,6 +201,15 @@ def _readonly(path: str, answers: list[tuple[Address, Answer]]) -> Finding:
     says = f"{path} says read-only"
     if not answers:
         return Finding("nothing-to-probe", f"{says}, and names no address to ask")
+    if all(answer.kind is Kind.REFUSES for _, answer in answers):
+        # What only the file says is allowed, and confirmed by nobody.
+        names = ", ".join(address.name for address, _ in answers)
+        return Finding(
+            "nobody-answered",
+            f"{says}, and nobody answers at {names}; a registry in another container or on another"
+            " host, or one that was started before the config was changed, is not seen: name it"
+            " with --registry-url, or stop it and say --registry-stopped",
+        )
     told = ", ".join(f"{address.name} {answer.kind.value}" for address, answer in answers)
     return Finding("readonly-confirmed", f"{says}, and {told}")
 

@@ -13,7 +13,13 @@ from registry_gc.guard import Finding, Verdict
 
 _LIFTED = frozenset({"writable-config", "registry-writable", "registry-answers"})
 _TOLD = frozenset(
-    {"assume-readonly", "nothing-to-probe", "readonly-confirmed", "stopped-confirmed"}
+    {
+        "assume-readonly",
+        "nothing-to-probe",
+        "nobody-answered",
+        "readonly-confirmed",
+        "stopped-confirmed",
+    }
 )
 
 
