@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 import pytest
 
+from registry_gc.locking import contest
 from registry_tree import blob_path
 from running import Result
 from servers.fault_proxy import Answer, Broken, Cut, Fault, FaultProxy, Lost, Request
@@ -30,6 +31,11 @@ from stores import (
 
 SLOW_DOWN = Answer(503, b"<Error><Code>SlowDown</Code><Message>Reduce your rate.</Message></Error>")
 FAULTS: tuple[Fault, ...] = (SLOW_DOWN, Answer(500), Answer(429), Broken(), Cut(), Lost())
+NOT_IMPLEMENTED = Answer(
+    501,
+    b"<Error><Code>NotImplemented</Code><Message>A header you provided implies functionality that"
+    b" is not implemented</Message></Error>",
+)
 DENIED = b"<Error><Code>AccessDenied</Code><Message>Not yours.</Message></Error>"
 
 
@@ -95,6 +101,34 @@ def test_a_store_that_fails_now_and_then_ends_as_one_that_does_not(
     # Tries again are requests, too.
     assert sum(result.json["requests"].values()) == len(proxy.requests)
     assert len(proxy.requests) > sum(expected.json["requests"].values())
+
+
+@pytest.mark.parametrize("options", [["-m"], ["-m", "--quarantine", "7d"]], ids=" ".join)
+def test_a_store_that_takes_no_writes_with_a_condition_is_collected(
+    servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    monkeypatch.setattr(contest, "SETTLE_SECONDS", 0.05)
+    place, calm = servers.place("s3"), servers.place("s3")
+    for one in (place, calm):
+        store(one, a_bit_of_everything())
+    (tmp_path / "calm").mkdir()
+    expected = collect(calm, tmp_path / "calm", *options)
+    refused: list[Request] = []
+
+    def rule(request: Request) -> Fault | None:
+        if request.method != "PUT" or not {"if-none-match", "if-match"} & request.headers.keys():
+            return None
+        refused.append(request)
+        return NOT_IMPLEMENTED
+
+    result, _ = run(place, tmp_path, rule, *options)
+    assert len(refused) == 1
+    assert result.exit_code == expected.exit_code == 3
+    assert result.json["blobs"] == expected.json["blobs"]
+    assert result.json["blobs"]["eligible"] > 0
+    assert "the claims of runs are listed instead" in result.errors
+    if len(options) == 1:
+        assert keys_of(place) == keys_of(calm)
 
 
 @pytest.mark.parametrize("fault", [SLOW_DOWN, Answer(403, DENIED), Broken()])

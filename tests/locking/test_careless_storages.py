@@ -8,7 +8,7 @@ import pytest
 
 from locking.holders import START, Clock, contend, dead, ours, somebody, stranger, take
 from registry_drivers.base import Children, Deletion, Outcome
-from registry_drivers.errors import AccessDenied
+from registry_drivers.errors import AccessDenied, Unsupported
 from registry_drivers.filesystem import FilesystemStorage
 from registry_drivers.memory import MemoryStorage
 from registry_gc.lock import Lock, LockHeld, LockLost, LockUnsafe, unlock
@@ -23,15 +23,29 @@ class Careless(MemoryStorage):
         super().write(path, data)
 
 
-@pytest.fixture
-def careless(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Careless:
+class Refusing(Careless):
+    """Takes no write with a condition, as Alibaba's OSS."""
+
+    def write(self, path: str, data: bytes, *, if_absent: bool = False) -> None:
+        if if_absent:
+            raise Unsupported("NotImplemented: A header you provided", path=path)
+        super().write(path, data)
+
+
+@pytest.fixture(params=[Careless, Refusing])
+def careless(
+    request: pytest.FixtureRequest, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> Careless:
     monkeypatch.setattr(contest, "SETTLE_SECONDS", 0.05)
-    return Careless(now=clock)
+    kind: type[Careless] = request.param
+    return kind(now=clock)
 
 
 def test_where_creating_proves_nothing_a_claim_is_the_lock(careless: Careless) -> None:
     with take(careless, "1234") as lock:
-        assert "proves nothing" in lock.notices[0]
+        why = "NotImplemented" if isinstance(careless, Refusing) else "proves nothing"
+        assert why in lock.notices[0]
+        assert "the claims of runs are listed instead" in lock.notices[0]
         lock.verify()
         lock.refresh()
         assert read_holder(careless) == lock.holder
@@ -99,6 +113,46 @@ def test_unlock_removes_claims(careless: Careless) -> None:
         take(careless)
     unlock(careless)
     take(careless).release()
+
+
+def test_who_creates_a_lock_while_another_claims_it_has_it(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two gateways before one storage, one knows conditions."""
+
+    class Half(MemoryStorage):
+        knows = False
+
+        def write(self, path: str, data: bytes, *, if_absent: bool = False) -> None:
+            if if_absent and not self.knows:
+                raise Unsupported("no", path=path)
+            super().write(path, data, if_absent=if_absent)
+
+    storage = Half(now=clock)
+    locks: list[Lock] = []
+
+    def meanwhile(seconds: float) -> None:
+        storage.knows = True
+        locks.append(take(storage, "creator"))
+
+    monkeypatch.setattr("registry_gc.locking.contest.time.sleep", meanwhile)
+    with pytest.raises(LockHeld, match="creator"):
+        take(storage, "claimer")
+    (lock,) = locks
+    lock.verify()
+    lock.release()
+    assert ours(storage) == []
+
+
+def test_a_store_that_takes_no_write_at_all_fails_and_leaves_nothing(clock: Clock) -> None:
+    class Deaf(MemoryStorage):
+        def write(self, path: str, data: bytes, *, if_absent: bool = False) -> None:
+            raise Unsupported("NotImplemented", path=path)
+
+    storage = Deaf(now=clock)
+    with pytest.raises(Unsupported):
+        take(storage)
+    assert ours(storage) == []
 
 
 def test_who_wakes_up_after_another_run_has_won_withdraws(careless: Careless) -> None:

@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterable
 
 from registry_drivers.base import Reader, Storage
-from registry_drivers.errors import AlreadyExists, NotFound, StorageError
+from registry_drivers.errors import AlreadyExists, NotFound, StorageError, Unsupported
 from registry_gc.locking.contest import contest, delete
 from registry_gc.locking.folder_lock import FolderLock, FolderLockHeld, NoFolderLock
 from registry_gc.locking.holder import (
@@ -154,7 +154,8 @@ class Claim:
     def _create(self, path: str) -> bool:
         """Create *path* as ours; false when it is another's.
 
-        :raises LockUnsafe: the storage would have let another run create it as well.
+        :raises LockUnsafe: the storage would have let another run create it as well, or knows no
+            create.
         """
         data = self._holder.encode()
         try:
@@ -162,6 +163,13 @@ class Claim:
         except AlreadyExists:
             # A first try may have succeeded although its answer was lost.
             return is_own(self._storage, self._holder, path)
+        except Unsupported as error:
+            # Nothing was written. Where only the second try says so, the lock is ours already, and
+            # a contest would find it: that stays an error.
+            raise LockUnsafe(
+                f"{self._storage.root}: this storage takes no writes with a condition"
+                f" ({error.message})"
+            ) from error
         try:
             self._storage.write(path, data, if_absent=True)
         except AlreadyExists:

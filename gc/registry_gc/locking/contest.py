@@ -1,11 +1,11 @@
-"""The lock on a storage that does not look at conditions on writes, such as JuiceFS' gateway.
+"""The lock on a storage that does not look at conditions on writes, or takes no write that has one.
 
-There a create proves nothing. So each run writes a claim under a name of its own, waits until
-every listing shows it, and looks for the claims of others. Of two runs at least one sees the
-other's claim, and who sees one that is alive withdraws: both may withdraw, never do both win.
-This rests on listings that show after :data:`SETTLE_SECONDS` what was written, which is more than
-any cache of JuiceFS keeps by default; a storage that does not even show a run its own claim is
-refused.
+JuiceFS' gateway does not look; Alibaba's OSS, asked as S3, answers 501. There a create proves
+nothing. So each run writes a claim under a name of its own, waits until every listing shows it, and
+looks for the claims of others. Of two runs at least one sees the other's claim, and who sees one
+that is alive withdraws: both may withdraw, never do both win. This rests on listings that show
+after :data:`SETTLE_SECONDS` what was written, which is more than any cache of JuiceFS keeps by
+default; a storage that does not even show a run its own claim is refused.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def contest(storage: Storage, holder: Holder, check: Callable[[Found], str]) -> 
         listed, dead = _claims(storage, holder)
         if not listed:
             raise LockUnsafe(
-                f"{storage.root}: this storage neither looks at conditions on writes nor lists "
+                f"{storage.root}: this storage neither heeds conditions on writes nor lists "
                 "what was just written, so that two runs would not notice each other: use another"
             )
         found = look(storage)
