@@ -214,7 +214,7 @@ def test_a_delete_that_is_denied_is_told_with_the_stores_reason(
 
 
 def test_deletes_that_are_all_denied_leave_everything_and_say_so(
-    direct: Place, tmp_path: Path
+    kind: str, direct: Place, tmp_path: Path
 ) -> None:
     before = keys_of(direct)
     result, _ = run(
@@ -223,4 +223,7 @@ def test_deletes_that_are_all_denied_leave_everything_and_say_so(
     assert result.exit_code == 3
     assert result.json["failed"]
     assert all("403" in row["error"] for row in result.json["failed"])
+    if kind == "s3":
+        said = "DeleteObjects: AccessDenied: Not yours. (HTTP 403); it needs s3:DeleteObject"
+        assert said in {row["error"] for row in result.json["failed"]}
     assert keys_of(direct) - own_keys(keys_of(direct)) == before

@@ -40,6 +40,7 @@ from registry_drivers.s3_answers import (
     is_not_there,
     names_of,
     next_token,
+    refused_delete,
     xml_holds,
 )
 from registry_drivers.s3_client import S3Requests, boto_client
@@ -212,7 +213,12 @@ class S3Storage(S3Requests):
         """Ask once to delete keys, or versions of them, and return the whole answer."""
         body = delete_body(versions)
         headers = {"Content-MD5": _md5(body), "Content-Type": "application/xml"}
-        answer = self._request("POST", query=[("delete", "")], headers=headers, body=body)
+        self._sign_in()  # what is wrong with the keys is no word of this request's
+        try:
+            answer = self._request("POST", query=[("delete", "")], headers=headers, body=body)
+        except StorageError as error:
+            named = refused_delete(error, versions=any(version for _, version in versions))
+            raise named from error.__cause__
         if b"DeleteResult" not in answer.data:
             # A page of a proxy's, as often as not.
             kind = answer.headers.get("content-type", "no content type")

@@ -9,6 +9,7 @@ from xml.sax.saxutils import escape
 
 from registry_drivers.base import Deletion, Outcome
 from registry_drivers.columns import Column, MalformedListing, columns, key_of, text_of, unescape
+from registry_drivers.errors import AccessDenied, StorageError, Unsupported
 from registry_drivers.object_client import Answered, is_passing
 
 _WHITE = {"\r": "&#13;", "\n": "&#10;", "\t": "&#9;"}
@@ -58,6 +59,21 @@ def delete_body(versions: Sequence[tuple[str, str]]) -> bytes:
         '<Delete xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
         f"{objects}<Quiet>false</Quiet></Delete>"
     ).encode()
+
+
+def refused_delete(error: StorageError, *, versions: bool) -> StorageError:
+    """*error* of a whole DeleteObjects, with that name and the permission that it may lack.
+
+    A listing and a read have come to their ends by then, so that nothing else says which request
+    it was. What is passing, or is about the bucket or the config, says enough.
+    """
+    if type(error) not in (AccessDenied, Unsupported, StorageError):
+        return error
+    text = f"DeleteObjects: {error.message}"
+    # Other codes are about the signature, the session or the clock.
+    if isinstance(error, AccessDenied) and error.message.startswith(("AccessDenied", "error")):
+        text += f"; it needs {'s3:DeleteObjectVersion' if versions else 's3:DeleteObject'}"
+    return type(error)(text, path=error.path, driver=error.driver)
 
 
 def is_truncated(document: bytes, *ends: bytes) -> bool:

@@ -65,6 +65,8 @@ _DRIVERS: Mapping[str, frozenset[str]] = {
     "azure": _AZURE,
     "azure_v2": _AZURE,
 }
+# Drivers that a registry has, or once had.
+_NOT_HERE = _keys("oss swift")
 _AZURE_CREDENTIALS = _keys("type clientid tenantid secret")
 
 
@@ -213,6 +215,10 @@ def _storage(storage: _Section, raw: RawConfig) -> StorageSpec:
     drivers = [str(key) for key in storage.values if key not in _BESIDE_DRIVERS]
     named = [driver + raw.origin("storage", driver) for driver in drivers]
     for driver, name in zip(drivers, named, strict=True):
+        if driver in _NOT_HERE:
+            raise storage.error(
+                name, f"is a driver of the registry's that this tool has not: it has {known}"
+            )
         if driver not in _DRIVERS:
             raise storage.error(name, f"is no storage driver that is known: use one of {known}")
     if len(drivers) > 1:

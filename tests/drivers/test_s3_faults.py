@@ -13,7 +13,13 @@ from urllib3.exceptions import InsecureRequestWarning
 from drivers.conformance import paths_of
 from drivers.faults import FaultConformance
 from registry_drivers.base import Deletion, Outcome
-from registry_drivers.errors import AccessDenied, DriverConfigError, StorageError, Unavailable
+from registry_drivers.errors import (
+    AccessDenied,
+    DriverConfigError,
+    StorageError,
+    Unavailable,
+    Unsupported,
+)
 from registry_drivers.object_store import ObjectStorage
 from registry_drivers.s3 import open_s3
 from registry_drivers.web import CA_VARIABLES
@@ -67,6 +73,42 @@ class TestS3Faults(FaultConformance):
         assert b"a/3" in proxy.requests[1].body
         assert b"a/2" not in proxy.requests[1].body
         assert paths_of(storage.list("")) == ["a/1", "a/2", "a/4", "a/5"]
+
+    @pytest.mark.parametrize(
+        ("status", "code", "kind", "said"),
+        [
+            (501, b"NotImplemented", Unsupported, "DeleteObjects: NotImplemented: no (HTTP 501)"),
+            (400, b"MissingContentMD5", StorageError, "DeleteObjects: MissingContentMD5: no"),
+        ],
+    )
+    def test_a_delete_that_a_store_does_not_know_names_the_operation(
+        self,
+        storage: ObjectStorage,
+        proxy: FaultProxy,
+        status: int,
+        code: bytes,
+        kind: type[StorageError],
+        said: str,
+    ) -> None:
+        error = b"<Error><Code>%s</Code><Message>no</Message></Error>" % code
+        proxy.rule = lambda seen: Answer(status, error) if self.is_delete(seen) else None
+        with pytest.raises(kind) as caught:
+            list(storage.delete(["a/1", "a/2"]))
+        assert type(caught.value) is kind
+        assert said in str(caught.value)
+        assert "s3:DeleteObject" not in str(caught.value)
+
+    @pytest.mark.parametrize("code", [b"AccessDenied", b"SignatureDoesNotMatch"])
+    def test_a_delete_that_is_refused_as_a_whole_names_the_permission(
+        self, storage: ObjectStorage, proxy: FaultProxy, code: bytes
+    ) -> None:
+        error = b"<Error><Code>%s</Code><Message>no</Message></Error>" % code
+        proxy.rule = lambda seen: Answer(403, error) if self.is_delete(seen) else None
+        (outcome,) = storage.delete(["a/1"])
+        assert outcome.result is Deletion.FAILED
+        assert outcome.error.startswith(f"DeleteObjects: {code.decode()}: no (HTTP 403)")
+        # Wrong keys are no lack of a permission.
+        assert ("it needs s3:DeleteObject" in outcome.error) is (code == b"AccessDenied")
 
     def test_what_was_gone_already_is_told_as_that(
         self, storage: ObjectStorage, proxy: FaultProxy
