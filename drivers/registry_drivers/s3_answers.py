@@ -21,6 +21,7 @@ _NOT_THERE = frozenset({"NoSuchKey", "NoSuchVersion", "NoSuchUpload"})
 
 # Whatever stands before the name: so the search is for a fixed text, which is five times as fast.
 _KEY_COUNT = re.compile(rb"KeyCount(?: [^>]*)?>\s*([0-9]+)\s*</")
+_MOST_KEYS = re.compile(rb"MaxKeys(?: [^>]*)?>\s*([0-9]+)\s*</")
 # Before or after the rows, beside a prefix, a bound and tokens; a search through the rows would
 # cost more than all the rest.
 _BESIDE_ROWS = 8192
@@ -90,13 +91,28 @@ def is_truncated(document: bytes, *ends: bytes) -> bool:
 
 
 def next_token(document: bytes) -> str:
-    """What asks for the next page of a listing of objects; empty after the last."""
-    if not is_truncated(document, b"ListBucketResult>"):
-        return ""
+    """What asks for the next page of a listing of objects; empty after the last.
+
+    Listings of uploads, of parts and, on some stores, of versions name where they would go on after
+    the last page too. Nothing is missed there but what could have been deleted.
+    """
+    truncated = is_truncated(document, b"ListBucketResult>")
     token = text_of(document, b"NextContinuationToken")
-    if not token:
+    if truncated and not token:
         raise MalformedListing("the listing goes on, but does not say where")
+    if token and not truncated:
+        raise MalformedListing("the listing says that it is whole, and where it goes on")
     return token
+
+
+def is_full(document: bytes, rows: int, asked: int) -> bool:
+    """Whether a page of objects has as many *rows* as it may have.
+
+    :param asked: how many it was asked to have. A store that gives fewer says how many.
+    """
+    told = _beside_rows(_MOST_KEYS, document)
+    most = asked if told is None or len(told[1]) > 9 else min(asked, int(told[1]))
+    return rows > 0 and rows >= most
 
 
 def check_count(document: bytes, rows: int) -> None:
@@ -106,14 +122,18 @@ def check_count(document: bytes, rows: int) -> None:
 
     :raises MalformedListing: it has fewer. What one listing leaves out would be taken for gone.
     """
-    told = _KEY_COUNT.search(document, 0, _BESIDE_ROWS)
-    if told is None:
-        told = _KEY_COUNT.search(document, max(0, len(document) - _BESIDE_ROWS))
+    told = _beside_rows(_KEY_COUNT, document)
     # A number of more digits is none that a page can have, nor one that Python likes to read.
     if told is not None and (len(told[1]) > 9 or rows < int(told[1])):
         raise MalformedListing(
             f"the listing has {rows} rows, and says that it has {told[1][:20].decode()}"
         )
+
+
+def _beside_rows(wanted: re.Pattern[bytes], document: bytes) -> re.Match[bytes] | None:
+    """Where *wanted* is before or after the rows of a listing."""
+    found = wanted.search(document, 0, _BESIDE_ROWS)
+    return found or wanted.search(document, max(0, len(document) - _BESIDE_ROWS))
 
 
 def next_key(document: bytes) -> str:

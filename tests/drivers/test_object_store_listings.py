@@ -291,6 +291,65 @@ def test_a_store_that_begins_elsewhere_than_it_is_asked_to_is_refused(server: Fa
         assert paths_of(storage.list("a/", start_after="a/0")) == ["a/1", "a/2", "a/3"]
 
 
+def changed(page: Answer, *changes: tuple[str, str]) -> Answer:
+    """*page* with other texts in it."""
+    for old, new in changes:
+        assert old.encode() in page.body
+        page = Answer(200, page.body.replace(old.encode(), new.encode(), 1))
+    return page
+
+
+@pytest.mark.parametrize("what", ["objects", "folders"])
+@pytest.mark.parametrize("kind", ["s3"], indirect=True)
+def test_a_page_that_is_the_last_and_says_where_it_goes_on_is_asked_for_again(
+    storage: ObjectStorage, server: FaultProxy, what: str
+) -> None:
+    page = s3_page([b"a/1"], "next")
+    both = changed(page, ("true</IsTruncated>", "false</IsTruncated>"))
+    tell(server, both, page, s3_page([b"a/2"]))
+    list(LISTINGS[what](storage))
+    assert storage.requests.list == len(server.requests) == 3
+    tell(server, both)
+    with pytest.raises(Unavailable, match="says that it is whole, and where it goes on"):
+        list(LISTINGS[what](storage))
+    tell(server, changed(s3_page([b"a/1"]), ("<IsT", "<NextContinuationToken/><IsT")))
+    list(LISTINGS[what](storage))
+
+
+@pytest.mark.parametrize(
+    ("asked", "told", "requests"),
+    [(1000, "", 1), (3, "", 1), (2, "", 2), (1000, "2", 2), (1000, "1000", 1), (2, "1000", 2)],
+)
+def test_after_a_last_page_that_is_full_is_looked_once_whether_there_is_more(
+    server: FaultProxy, asked: int, told: str, requests: int
+) -> None:
+    page = s3_page([b"a/1", b"a/\xff&"])
+    if told:
+        page = changed(page, ("<IsT", f"<MaxKeys>{told}</MaxKeys><IsT"))
+    with closing(opened("s3", server)) as storage:
+        storage.page_size = asked
+        tell(server, *[page, s3_page([])][:requests])
+        assert paths_of(storage.list("a/")) == ["a/1", "a/\udcff&"]
+        assert storage.requests.list == len(server.requests) == requests
+        assert (server.requests[-1].path.endswith("start-after=a%2F%FF%26")) is (requests == 2)
+        tell(server, s3_page([]))
+        assert paths_of(storage.list("a/")) == []
+        assert len(server.requests) == requests + 1
+
+
+def test_full_pages_that_do_not_tell_of_those_after_them_lose_nothing(server: FaultProxy) -> None:
+    with closing(opened("s3", server)) as storage:
+        storage.page_size = 2
+        pages = [s3_page([b"a/1", b"a/2"]), s3_page([b"a/3", b"a/4"], "t"), s3_page([b"a/5"])]
+        tell(server, *pages)
+        assert paths_of(storage.list("a/")) == [f"a/{n}" for n in range(1, 6)]
+        asked = [request.path.rpartition("/")[2] for request in server.requests]
+        assert ["start-after=a%2F2" in path for path in asked] == [False, True, False]
+        tell(server, s3_page([b"a/1", b"a/2"]))
+        with pytest.raises(StorageError, match="start-after"):
+            list(storage.list("a/"))
+
+
 @pytest.mark.parametrize("size", ["x1", "-1", "9" * 30])
 def test_a_page_with_a_size_that_is_none_is_asked_for_again(server: FaultProxy, size: str) -> None:
     with closing(opened("s3", server)) as storage:
