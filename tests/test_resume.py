@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from msgspec.structs import asdict
 
 from applying.support import DAY, call, states
 from core_support import Watcher
@@ -27,8 +29,10 @@ from registry_gc.guard import Verdict
 from registry_gc.interrupts import Interrupts
 from registry_gc.lock import Lock
 from registry_gc.policy import Policy
+from registry_gc.processes import Process
 from registry_gc.report.model import Report
 from registry_gc.runs import database
+from registry_gc.runs.past import beginning
 from registry_gc.runs.plan_file import PlanFile
 from registry_tree import RegistryTree, blob_path, folder_sink, layer_link_path, sha256
 from running import Result, empty_folders, files_below, run, write_config, write_files
@@ -170,13 +174,72 @@ def test_a_run_that_has_ended_is_not_begun_again_with_its_file(case: Case) -> No
 
 def test_a_run_that_died_before_it_had_a_plan_begins_anew_with_its_file(case: Case) -> None:
     begun = PlanFile.create(str(case.run_file))
-    begun.record_meta(run="x", purpose="run", dry_run=False)
+    of = FilesystemStorage(str(case.root))
+    begun.record_meta(run="x", purpose="run", dry_run=False, driver=of.driver, root=of.root)
     begun.close()
     refused = case.apply("--config", str(case.config))
     assert refused.exit_code == 4
     assert not case.gone
     assert case.command().exit_code == 0
     assert case.gone == case.expected.dead
+
+
+def dead_process() -> dict[str, Any]:
+    """What a run file says of a process that has ended."""
+    with subprocess.Popen(["true"]) as process:
+        gone = asdict(Process.here(process.pid))
+    return {**gone, "started": 1}
+
+
+@pytest.mark.parametrize("planned", [False, True])
+def test_the_file_of_a_live_run_on_another_storage_is_left_to_it(case: Case, planned: bool) -> None:
+    # The lock of this storage says nothing of whoever collects another one.
+    facts: dict[str, Any] = {
+        "run": "x",
+        "purpose": "run",
+        "driver": "filesystem",
+        "root": "/elsewhere",
+    }
+    PlanFile.create(str(case.run_file), **facts, **beginning(), planned=planned).close()
+    data, place = case.run_file.read_bytes(), case.run_file.stat().st_ino
+    refused = case.command()
+    assert refused.exit_code == 1
+    assert "exists already" in refused.errors
+    assert "going on" not in refused.errors
+    assert (case.run_file.read_bytes(), case.run_file.stat().st_ino) == (data, place)
+    assert not case.gone
+
+
+@pytest.mark.parametrize("unknown", [False, True])
+def test_the_file_of_a_run_on_another_storage_goes_only_where_that_is_known_to_be_over(
+    case: Case, unknown: bool
+) -> None:
+    process = {**dead_process(), **({"host": "other", "boot": "other"} if unknown else {})}
+    facts: dict[str, Any] = {
+        "run": "x",
+        "purpose": "run",
+        "driver": "filesystem",
+        "root": "/elsewhere",
+    }
+    PlanFile.create(str(case.run_file), **facts, process=process).close()
+    assert case.command().exit_code == int(unknown)
+    assert case.gone == (set() if unknown else case.expected.dead)
+
+
+def test_a_run_file_says_from_the_beginning_of_what_storage_it_is(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[dict[str, Any]] = []
+    create = PlanFile.create
+
+    def told(path: str, **meta: Any) -> PlanFile:
+        said.append(meta)
+        return create(path, **meta)
+
+    monkeypatch.setattr(PlanFile, "create", told)
+    job = case.job()
+    assert collect(job, Watcher(), Interrupts()).exit_code == 0
+    assert (said[0]["driver"], said[0]["root"]) == (job.storage.driver, job.storage.root)
 
 
 KILLED_WHEN_IT_HAS_ITS_NAME = """

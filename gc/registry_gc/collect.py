@@ -189,7 +189,7 @@ class SealedCollection(Session):
     def _new_run_file(self) -> PlanFile:
         """An empty run file, which says from the beginning what it is for."""
         if not self.job.dry_run:
-            discard_begun(self.job.run_file)
+            discard_begun(self.job.run_file, self.storage)
         elif self.purpose == "plan":
             discard_begun_plan(self.job.run_file)
         return PlanFile.create(self.job.run_file, **self._facts())
@@ -203,6 +203,9 @@ class SealedCollection(Session):
             "purpose": self.purpose,
             "dry_run": dry_run,
             "created": time.time(),
+            # Other runs leave it alone while they cannot tell that it is of theirs, or over.
+            "driver": self.storage.driver,
+            "root": self.storage.root,
             **beginning(),
         }
 
@@ -211,8 +214,6 @@ class SealedCollection(Session):
         return {
             "version": __version__,
             "config": self.job.config,
-            "driver": self.storage.driver,
-            "root": self.storage.root,
             "guard": {
                 "verdict": self.permission.verdict,
                 "findings": [[found.code, found.message] for found in self.permission.findings],

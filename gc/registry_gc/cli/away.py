@@ -292,7 +292,7 @@ def _refusing(
     silent = Progress(bars=False, notices=False)
     job = job_of(silent)
     try:
-        if not is_stopped(job, silent) and found_at(job.run_file) is Found.OTHER:
+        if not is_stopped(job, silent) and found_at(job.run_file, job.storage) is Found.OTHER:
             return partial(_fail, RunFileError(already_there(job.run_file)))
         audit = audit_log_of(options, job.run)
         if audit is not None:

@@ -18,7 +18,7 @@ def is_stopped(job: Job, observer: Observer) -> bool:
 
     :raises ConfigError: it is one that was begun with other options.
     """
-    if job.dry_run or found_at(job.run_file) is not Found.STOPPED:
+    if job.dry_run or found_at(job.run_file, job.storage) is not Found.STOPPED:
         return False
     plan = PlanFile.open(job.run_file)
     try:
