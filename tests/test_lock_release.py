@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from core_support import Watcher
-from registry_drivers.base import Deletion, Outcome
+from registry_drivers.base import Deletion, Outcome, Storage
 from registry_drivers.errors import Unavailable
 from registry_drivers.filesystem import FilesystemStorage
 from registry_drivers.memory import MemoryStorage
@@ -18,7 +19,7 @@ from registry_gc.collect import Job, collect
 from registry_gc.guard import Verdict
 from registry_gc.interrupts import Interrupts
 from registry_gc.lock import Lock
-from registry_gc.locking.holder import LOCK
+from registry_gc.locking.holder import FOLDER, LOCK
 from registry_gc.policy import Policy
 from running import Disk
 
@@ -122,3 +123,36 @@ def test_a_run_says_that_its_lock_has_stayed(tmp_path: Path) -> None:
     job = Job(storage, Policy(), lambda: Verdict("allowed", ()), run_file, workers=1)
     collect(job, watcher, Interrupts())
     assert any("the lock could not be removed" in notice for notice in watcher.notices)
+
+
+@pytest.mark.parametrize("kind", ["filesystem", "memory"])
+def test_a_lock_that_nobody_could_refresh_is_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    (tmp_path / "docker/registry/v2/repositories").mkdir(parents=True)
+    disk = kind == "filesystem"
+    storage: Storage = FilesystemStorage(str(tmp_path)) if disk else MemoryStorage()
+    storage.write("docker/registry/v2/blobs/stranger", b"")
+
+    def no_room(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_room)
+        with pytest.raises(RuntimeError, match="new thread"):
+            Lock.acquire(storage, "run")
+        assert [*storage.children(f"{FOLDER}/").files] == []
+        job = Job(
+            storage=storage,
+            policy=Policy(),
+            check=lambda: Verdict("allowed", ()),
+            run_file=str(tmp_path / "run"),
+            workers=1,
+        )
+        report = collect(job, Watcher(), Interrupts())
+    assert report.exit_code == 1
+    assert report.error is not None
+    assert report.error.startswith("can't start new thread: ")
+    assert "\n" not in report.error
+    assert [*storage.children(f"{FOLDER}/").files] == []
+    Lock.acquire(storage, "another").release()

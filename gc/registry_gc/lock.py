@@ -120,9 +120,14 @@ class Lock:
             if flock is not None:
                 flock.release()
             raise
-        lock.notices += [notice, *claim.notices] if notice else claim.notices
-        if refresh_seconds is not None:
-            lock._start(refresh_seconds)
+        try:
+            lock.notices += [notice, *claim.notices] if notice else claim.notices
+            if refresh_seconds is not None:
+                lock._start(refresh_seconds)
+        except BaseException:
+            # No room for another thread, as a rule: whoever asked has nothing to release.
+            lock.release()
+            raise
         return lock
 
     @property
@@ -228,10 +233,12 @@ class Lock:
                 self._flock.release()
 
     def _start(self, seconds: float) -> None:
-        self._thread = threading.Thread(
+        thread = threading.Thread(
             target=self._keep, args=(seconds,), name="lock refresh", daemon=True
         )
-        self._thread.start()
+        thread.start()
+        # Only now: nobody can wait for one that has not begun.
+        self._thread = thread
 
     def _keep(self, seconds: float) -> None:
         # Whoever lets the lock go waits for this thread.
