@@ -25,6 +25,7 @@ from registry_drivers.base import Reader
 from registry_drivers.withdrawal import unless_withdrawn
 from registry_gc.interrupts import signals_held
 from registry_gc.overlap import Overlap
+from registry_gc.shortage import is_out_of_threads
 
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
@@ -290,7 +291,7 @@ class ProcessEngine(_PoolEngine):
         )
         # The first task forks all workers, now, while there is no other thread. Who is interrupted
         # between two of them would wait for those that are there, and they for work, for ever.
-        with signals_held():
+        with signals_held(), _dying_in_silence():
             first = self._submit(_nothing, None)
             while not wait([first], timeout=1).done:
                 # It ends without a word where it cannot start the thread that feeds workers.
@@ -319,6 +320,22 @@ class ProcessEngine(_PoolEngine):
         results, requests = value
         self._reader.requests.add(**requests)
         return results
+
+
+@contextlib.contextmanager
+def _dying_in_silence() -> Iterator[None]:
+    """A thread that cannot start another says nothing: what is done about it is told in a line."""
+    before = threading.excepthook
+
+    def told(died: threading.ExceptHookArgs) -> None:
+        if not is_out_of_threads(died.exc_value):
+            before(died)
+
+    threading.excepthook = told
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 _worker_reader: Reader | None = None

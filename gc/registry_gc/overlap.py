@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from registry_drivers.base import Reader
+from registry_gc.shortage import is_out_of_threads
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -102,11 +103,6 @@ class Overlap:
         worked = sum(done.cpu for done in together) > (1 - _WAITING / 2) * took
         self._waiting = not worked and max(done.waits for done in together) >= _WAITS
         return results + [done.result for done in together]
-
-
-def is_out_of_threads(error: RuntimeError) -> bool:
-    """Whether the system has no room for another thread."""
-    return "start new thread" in str(error)
 
 
 def _timed(work: Callable[[Reader, Any], Any], reader: Reader, part: Any) -> _Done:

@@ -26,7 +26,6 @@ from registry_gc.layout import REPOSITORIES
 from registry_gc.limits import Limits
 from registry_gc.lock import REFRESH_SECONDS, LockError
 from registry_gc.locking.holder import FOLDER, LOCK
-from registry_gc.overlap import is_out_of_threads
 from registry_gc.permission import Permission, Refused, StoppedByGuard
 from registry_gc.quarantine.aside import clear_hollow, hidden
 from registry_gc.quarantine.collecting import SettingAside
@@ -34,6 +33,7 @@ from registry_gc.retained import Retained
 from registry_gc.runs.database import RunFileError
 from registry_gc.runs.plan_file import PlanFile
 from registry_gc.runs.rows import Kind
+from registry_gc.shortage import NO_MEMORY, NO_THREADS, is_out_of_threads
 from registry_gc.survey import Survey, Surveyor
 from registry_gc.sweep import Stop, discard, sweep, tidy
 from registry_gc.verify.contradiction import Contradiction
@@ -116,7 +116,9 @@ class Session:
         except RuntimeError as error:
             if not is_out_of_threads(error):
                 raise
-            return self._ended(1, f"{error}: too many processes of this user, or of this container")
+            return self._ended(1, f"{error}: {NO_THREADS}")
+        except MemoryError:
+            return self._ended(1, NO_MEMORY)
         return 0
 
     def _ended(self, code: int, why: str) -> int:

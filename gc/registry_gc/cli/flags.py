@@ -18,7 +18,9 @@ from typing import Any
 
 import click
 
+from registry_gc import __version__
 from registry_gc.cli.variables import name_variables, tell_unknown
+from registry_gc.shortage import NO_MEMORY, is_out_of_memory
 
 LOSSES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """What is written to a disk or a device is lost then, though somebody wanted it."""
@@ -39,7 +41,7 @@ _SCHEDULER = re.compile(
 
 @contextmanager
 def untraced() -> Iterator[None]:
-    """What happens before a command runs is told in a line: Ctrl-C, and a disk that is full.
+    """What happens before a command runs is told in a line: Ctrl-C, no memory, a disk that is full.
 
     Ctrl-C while a command is still being imported is what it is later: exit code 130.
     """
@@ -48,6 +50,11 @@ def untraced() -> Iterator[None]:
     except KeyboardInterrupt:
         click.echo("error: interrupted by SIGINT", err=True)
         sys.exit(128 + signal.SIGINT)
+    except (MemoryError, ImportError) as error:
+        if not is_out_of_memory(error):
+            raise
+        click.echo(f"error: {NO_MEMORY}", err=True)
+        sys.exit(1)
     except OSError as error:
         # A pipe that nobody reads is click's affair; all else would be a fault of ours.
         if error.errno not in LOSSES:
@@ -82,6 +89,14 @@ def _name_variable(ctx: click.Context, error: click.BadParameter) -> None:
         error.param_hint = f"{param.get_error_hint(ctx)}, from {param.envvar}"
 
 
+def _say_failed(why: str) -> None:
+    """What programs read where a command could not even be imported; ``schema`` 1."""
+    import json
+
+    told = {"schema": 1, "version": __version__, "error": why, "exit_code": 1}
+    click.echo(json.dumps(told, indent=2))
+
+
 class DropInCommand(click.Command):
     """A command that understands the stock command's flags as Go writes them.
 
@@ -106,7 +121,13 @@ class DropInCommand(click.Command):
         with untraced():
             tell_unknown(ctx)
             _refuse_lost_paths(ctx)
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            except (MemoryError, ImportError) as error:
+                # What it can tell itself it has told.
+                if is_out_of_memory(error) and ctx.params.get("output") == "json":
+                    _say_failed(NO_MEMORY)
+                raise
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Turn ``--flag=true`` into ``--flag``, and ``--flag=false`` into ``--no-flag``."""

@@ -52,6 +52,7 @@ from registry_gc.report.text import plan_lines, summary_lines
 from registry_gc.runs.shrink import memory_path
 from registry_gc.runs.state_dir import run_file_path
 from registry_gc.service.between import out_of_use, place_of, same_place
+from registry_gc.shortage import NO_MEMORY
 
 if TYPE_CHECKING:
     from registry_gc.service.away import Commands, Service
@@ -106,6 +107,11 @@ def _run_here(
         complain(interrupt.reason)
         if service is None or not service.lost:
             _tell_unfinished(options, output, service, code, interrupt.reason)
+    except MemoryError:
+        code = 1
+        complain(NO_MEMORY)
+        if service is None or not service.lost:
+            _tell_unfinished(options, output, service, code, NO_MEMORY)
     finally:
         if service is not None and service.lost:
             _tell_unfinished(options, output, service, 1, service.lost)

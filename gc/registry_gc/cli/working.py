@@ -22,6 +22,7 @@ from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.lock import Lock, LockError, LockHeld
 from registry_gc.progress import Progress
 from registry_gc.quarantine.still_allowed import Changed
+from registry_gc.shortage import NO_MEMORY, NO_THREADS, is_out_of_threads
 
 
 class Refused(Exception):
@@ -32,8 +33,11 @@ class Failed(Exception):
     """What was asked for cannot be answered; the message says why."""
 
 
-FAILURES = (Failed, Refused, LockError, StorageError, Interrupted, Changed, WorkerLost, SpoolError)
-"""What can go wrong with a registry, a storage or an operator."""
+FAILURES = (
+    Failed, Refused, LockError, StorageError, Interrupted, Changed, WorkerLost, SpoolError,
+    MemoryError,
+)  # fmt: skip
+"""What can go wrong with a registry, a storage, an operator or a small machine."""
 
 
 def failure(error: Exception) -> tuple[int, str]:
@@ -42,6 +46,8 @@ def failure(error: Exception) -> tuple[int, str]:
         return error.exit_code, f"interrupted by {error}"
     if isinstance(error, Refused | LockError):
         return 4, str(error)
+    if isinstance(error, MemoryError):
+        return 1, NO_MEMORY
     return 5 if isinstance(error, Changed) else 1, str(error)
 
 
@@ -65,6 +71,14 @@ def run_work(options: Mapping[str, Any], work: Callable[[Output, Interrupts], in
             output.lines([failure_document(code, why)])
         complain(why)
         return code
+    except RuntimeError as error:
+        if not is_out_of_threads(error):
+            raise
+        why = f"{error}: {NO_THREADS}"
+        if options["output"] == "json" and not output.begun:
+            output.lines([failure_document(1, why)])
+        complain(why)
+        return 1
     finally:
         output.close()
 
