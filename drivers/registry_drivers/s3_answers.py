@@ -38,6 +38,15 @@ def is_not_there(said: str) -> bool:
     return said.partition(":")[0] in _NOT_THERE
 
 
+def is_foreign(document: bytes) -> bool:
+    """Whether what comes with "not found" is somebody else's: a proxy's page, as a rule.
+
+    A store sends an error with a code, and some send nothing, which is no page either.
+    """
+    said = document.strip()
+    return bool(said) and not any(word in said for word in (b"<Error", b"Code>", b"NoSuch"))
+
+
 def is_error(document: bytes) -> bool:
     """Whether an answer is an error, whatever its status: S3 sends 200 before it knows."""
     return _ERROR.match(document) is not None

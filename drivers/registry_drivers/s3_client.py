@@ -25,7 +25,7 @@ from registry_drivers.object_client import addressable, opening
 from registry_drivers.object_store import ObjectStorage
 from registry_drivers.parameters import Parameters
 from registry_drivers.retry import Retry
-from registry_drivers.s3_answers import is_error
+from registry_drivers.s3_answers import is_error, is_foreign
 from registry_drivers.s3_keys import S3Keys
 from registry_drivers.web import (
     CA_HINT,
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from botocore.credentials import Credentials, ReadOnlyCredentials
     from mypy_boto3_s3.client import S3Client
 
+# As obstore tells it; where it is told otherwise, a 404 is what it always was.
+_BODY_OF_404 = re.compile(r"404 Not Found: (.*?)(?:\n\nDebug source|\Z)", re.DOTALL)
 # Said of keys that were good once: their source may have others by now.
 _EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
 
@@ -228,6 +230,8 @@ class S3Requests(ObjectStorage):
             # not what comes before that bound in the order of bytes.
             self.seekable = False
             self.capabilities = replace(self.capabilities, seekable=False)
+        if answer.status == 404 and method == "GET" and key and not query:
+            self._refuse_foreign(answer.data, path)
         if answer.status >= 300:
             self._refused(answer, path, place=not key)
         if (method != "GET" or not key) and is_error(answer.data):
@@ -236,6 +240,24 @@ class S3Requests(ObjectStorage):
             raise Unavailable(said, path=path, driver=self.driver)
         self._was_answered = True
         return answer
+
+    def _fail_fast(self, error: Exception, path: str) -> NoReturn:
+        if isinstance(error, FileNotFoundError) and (said := _BODY_OF_404.search(str(error))):
+            self._refuse_foreign(said[1].encode("utf-8", "replace"), path)
+        super()._fail_fast(error, path)
+
+    def _refuse_foreign(self, said: bytes, path: str) -> None:
+        """Refuse to take a proxy's page for the word that there is no such object.
+
+        :raises Unavailable: it is one; the next answer may be the store's.
+        """
+        if is_foreign(said):
+            shown = self._clean(ascii(said[:80].decode("utf-8", "replace")))
+            raise Unavailable(
+                f"not found, but not by a store that speaks S3 (HTTP 404): {shown}",
+                path=path,
+                driver=self.driver,
+            )
 
     def _refused(self, answer: Answer, path: str, *, place: bool) -> None:
         code, message = text_of(answer.data, b"Code"), text_of(answer.data, b"Message")

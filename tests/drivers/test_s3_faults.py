@@ -16,13 +16,16 @@ from registry_drivers.base import Deletion, Outcome
 from registry_drivers.errors import (
     AccessDenied,
     DriverConfigError,
+    NotFound,
     StorageError,
     Unavailable,
     Unsupported,
 )
 from registry_drivers.object_store import ObjectStorage
+from registry_drivers.retry import Retry
 from registry_drivers.s3 import open_s3
 from registry_drivers.web import CA_VARIABLES
+from registry_gc.lock import Lock
 from servers.fault_proxy import Answer, Broken, FaultProxy, Request, fault_proxy
 from servers.moto import SECRET_KEY, S3Server, moto
 from servers.tls import Tls, make_tls
@@ -122,6 +125,51 @@ class TestS3Faults(FaultConformance):
         assert [o.result for o in storage.delete(["a/\x01"])] == [Deletion.GONE_ALREADY]
         proxy.fail(Answer(404, b"<html>nothing here</html>"))
         assert [o.result for o in storage.delete(["a/\x01"])] == [Deletion.FAILED]
+
+    @pytest.mark.parametrize("page", [b"<html>nginx</html>", b"404 page not found", b'{"a": 1}'])
+    def test_a_proxys_page_is_no_word_that_an_object_is_gone(
+        self, storage: ObjectStorage, proxy: FaultProxy, page: bytes
+    ) -> None:
+        reads: list[Callable[[str], bytes]] = [
+            storage.read,
+            lambda path: storage.read_range(path, 0, 9),
+        ]
+        for read in reads:
+            proxy.fail(Answer(404, page))
+            assert read("a/1") == b"a/1"
+        # A key that obstore cannot name is asked for by itself.
+        proxy.fail(Answer(404, page))
+        with pytest.raises(NotFound, match="NoSuchKey"):
+            storage.read("a/\x01")
+        assert storage.requests.retries == 3
+        proxy.always(Answer(404, page))
+        for read in reads:
+            with pytest.raises(Unavailable, match="not by a store that speaks S3"):
+                read("a/1")
+
+    @pytest.mark.parametrize(
+        "said", [b"", b" \n", b"<Error/>", b"<Error><Code>NoSuchKey</Code></Error>", b"NoSuchKey"]
+    )
+    def test_a_stores_own_word_that_an_object_is_gone_is_one(
+        self, storage: ObjectStorage, proxy: FaultProxy, said: bytes
+    ) -> None:
+        proxy.always(Answer(404, said))
+        for path in ("a/1", "a/\x01"):
+            with pytest.raises(NotFound):
+                storage.read(path)
+        with pytest.raises(NotFound):
+            storage.read_range("a/1", 0, 9)
+        assert not storage.requests.retries
+
+    def test_a_lock_that_a_proxy_says_is_gone_is_told_of(
+        self, storage: ObjectStorage, proxy: FaultProxy
+    ) -> None:
+        storage.retry = Retry(times=0)
+        lock = Lock.acquire(storage, "run", refresh_seconds=None)
+        proxy.always(Answer(404, b"<html>nginx</html>"))
+        lock.release()
+        (told,) = lock.notices
+        assert told.startswith("the lock could not be removed")
 
     def test_one_delete_that_is_answered_with_an_error_and_status_200_is_tried_again(
         self, storage: ObjectStorage, proxy: FaultProxy
