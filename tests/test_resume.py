@@ -177,8 +177,10 @@ def test_a_run_that_died_before_it_had_a_plan_begins_anew_with_its_file(case: Ca
     of = FilesystemStorage(str(case.root))
     begun.record_meta(run="x", purpose="run", dry_run=False, driver=of.driver, root=of.root)
     begun.close()
-    refused = case.apply("--config", str(case.config))
-    assert refused.exit_code == 4
+    for named in ([], ["--config", str(case.config)]):
+        refused = case.apply(*named)
+        assert refused.exit_code == 4
+        assert "ended before it had one" in refused.errors
     assert not case.gone
     assert case.command().exit_code == 0
     assert case.gone == case.expected.dead

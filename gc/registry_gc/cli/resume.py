@@ -10,7 +10,7 @@ from registry_gc.report.build import report_of_none
 from registry_gc.report.model import Report
 from registry_gc.runs.database import RunFileError
 from registry_gc.runs.earlier import Found, found_at
-from registry_gc.runs.plan_file import PlanFile, PlanRefused, policy_facts
+from registry_gc.runs.plan_file import PlanFile, PlanRefused, no_plan, policy_facts
 
 
 def is_stopped(job: Job, observer: Observer) -> bool:
@@ -45,11 +45,14 @@ def config_of(path: str) -> str:
     """
     plan = PlanFile.open(path)
     try:
-        config = plan.meta().get("config")
+        meta = plan.meta()
     except (RunFileError, ValueError) as error:
         raise PlanRefused("plan-altered", f"{path}: damaged: {error}") from error
     finally:
         plan.close()
+    if not meta.get("planned"):
+        raise no_plan(path)  # whatever config it is of
+    config = meta.get("config")
     if not isinstance(config, str):
         raise ConfigError(f"{path}: does not say which config it was made with: name --config")
     return config

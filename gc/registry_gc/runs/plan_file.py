@@ -67,6 +67,15 @@ class Doubtful(NamedTuple):
     changed: bool
 
 
+def no_plan(path: str) -> PlanRefused:
+    """The run file at *path* has no plan that could be carried out."""
+    return PlanRefused(
+        "plan-unusable",
+        f"{path}: no plan, but the file of a dry run or of a run that ended before it had one; "
+        "nothing was deleted by it. `registry-gc plan` makes a plan",
+    )
+
+
 def policy_facts(policy: Policy) -> dict[str, Any]:
     """What of *policy* decides about what goes, as JSON values."""
     values = msgspec.structs.asdict(policy)
@@ -148,11 +157,7 @@ class PlanFile(RunFile):
     def _check(self, driver: str, root: str, now: float, max_age: float) -> None:
         meta = self.meta()
         if not meta.get("planned"):
-            raise PlanRefused(
-                "plan-unusable",
-                f"{self.path}: no plan, but the file of a dry run or of a run that ended before it "
-                "had one; nothing was deleted by it. `registry-gc plan` makes a plan",
-            )
+            raise no_plan(self.path)
         self._check_seal(meta)
         if (meta["driver"], meta["root"]) != (driver, root):
             raise PlanRefused(
