@@ -128,11 +128,11 @@ class S3Storage(S3Requests):
             # Only this answer has told that the bound means something else here.
             self.requests.add(list=1)
             return self._list_page(prefix, after, "")
-        token = next_token(document)
         keys, sizes, modified, etags = columns(
             document, b"Contents", [b"Key", b"Size", b"LastModified", b"ETag"]
         )
         check_count(document, len(keys))
+        token = next_token(document, len(keys))
         names = names_of(document, keys)
         if bounded and names and names[0] <= bytes_of(after):
             # A listing that is cut at bounds would begin anew with each of its parts.
@@ -163,10 +163,10 @@ class S3Storage(S3Requests):
         if token:
             query.append(("continuation-token", token))
         document = self._request("GET", query=query, path=prefix).data
-        token = next_token(document)
         (folders,) = columns(document, b"CommonPrefixes", [b"Prefix"])
         (files,) = columns(document, b"Contents", [b"Key"])
         check_count(document, len(folders) + len(files))
+        token = next_token(document, len(folders) + len(files))
         return Level(
             [key_of(name) for name in names_of(document, folders)],
             [key_of(name) for name in names_of(document, files)],

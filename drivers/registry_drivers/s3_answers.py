@@ -99,19 +99,18 @@ def is_truncated(document: bytes, *ends: bytes) -> bool:
     return truncated == "true"
 
 
-def next_token(document: bytes) -> str:
-    """What asks for the next page of a listing of objects; empty after the last.
+def next_token(document: bytes, rows: int) -> str:
+    """What asks for what comes after a page of objects with *rows*; empty after the last.
 
-    Listings of uploads, of parts and, on some stores, of versions name where they would go on after
-    the last page too. Nothing is missed there but what could have been deleted.
+    A page that says both that it is the last and where it goes on is not believed: what comes then
+    is asked for, and nothing when it was the last. (Listings of uploads, of parts and, on some
+    stores, of versions say so too. Nothing is missed there but what could have been deleted.)
     """
     truncated = is_truncated(document, b"ListBucketResult>")
     token = text_of(document, b"NextContinuationToken")
     if truncated and not token:
         raise MalformedListing("the listing goes on, but does not say where")
-    if token and not truncated:
-        raise MalformedListing("the listing says that it is whole, and where it goes on")
-    return token
+    return token if truncated or rows else ""
 
 
 def is_full(document: bytes, rows: int, asked: int) -> bool:
