@@ -91,7 +91,7 @@ def _copy(source: str, target: str) -> None:
     copy = temporary(os.path.dirname(target))
     try:
         shutil.copy2(source, copy)
-        make_alike(copy, os.stat(source))
+        make_alike(copy, source)
         _sync(copy, os.O_RDONLY)
         os.rename(copy, target)
     finally:
@@ -135,7 +135,7 @@ def _make_alike(folder: str, parent: str) -> None:
     unnamed = temporary(parent)
     os.mkdir(unnamed)
     try:
-        make_alike(unnamed, os.stat(parent))
+        make_alike(unnamed, parent)
         os.rename(unnamed, folder)
     except OSError as error:
         with contextlib.suppress(OSError):
