@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -280,6 +282,26 @@ def test_a_missing_folder_has_no_flock(tmp_path: Path) -> None:
         assert not lock.holder.flock
         with pytest.raises(LockHeld):
             take(empty)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOTCONN, errno.ETIMEDOUT, errno.ESTALE])
+@pytest.mark.parametrize("asked", ["flock", "fstat"])
+def test_a_flock_that_fails_is_an_error_of_the_storage_not_a_file_system_without(
+    disk: FilesystemStorage, monkeypatch: pytest.MonkeyPatch, number: int, asked: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    files = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl if asked == "flock" else os, asked, fail)
+        for ask in (take, blocker):
+            with pytest.raises(StorageError, match=re.escape(os.strerror(number))) as caught:
+                ask(disk)
+            assert caught.value.path == f"{disk.root}/docker/registry"
+    assert len(os.listdir("/proc/self/fd")) == files
+    assert ours(disk) == []
+    take(disk).release()
 
 
 def test_a_folder_that_is_numbered_anew_whenever_it_is_asked_is_still_there(

@@ -8,6 +8,8 @@ import fcntl
 import os
 from weakref import WeakSet
 
+from registry_drivers.errors import StorageError
+
 # What a file system without flock says; NFS, for one, wants a file that is open for writing.
 _NO_FLOCK = frozenset(
     {
@@ -36,6 +38,7 @@ class FolderLock:
 
     :raises FolderLockHeld: somebody else has it.
     :raises NoFolderLock: the folder is missing or unreadable, or its file system has no flock.
+    :raises StorageError: there is one, as far as is known, and it could not be had.
     """
 
     def __init__(self, folder: str) -> None:
@@ -46,16 +49,25 @@ class FolderLock:
         except OSError as error:
             raise NoFolderLock(error.strerror or "unknown reason") from error
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            self._number = self._lock()
+        except BaseException:
             os.close(self._fd)
+            raise
+        _held.add(self)
+
+    def _lock(self) -> int:
+        """Take the flock; the folder's number."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return os.fstat(self._fd).st_ino
+        except OSError as error:
             if isinstance(error, BlockingIOError):
                 raise FolderLockHeld from error
+            why = error.strerror or "unknown reason"
             if error.errno in _NO_FLOCK:
-                raise NoFolderLock(error.strerror or "unknown reason") from error
-            raise
-        self._number = os.fstat(self._fd).st_ino
-        _held.add(self)
+                raise NoFolderLock(why) from error
+            # A file server that is away, a broken disk: another run may well have it.
+            raise StorageError(f"{why}: its flock could not be had", path=self._folder) from error
 
     def still_there(self) -> bool:
         """Whether the folder's name still leads to what is locked, not to another mount."""
