@@ -433,7 +433,8 @@ class FilesystemStorage:
         self._watch.look()
         self.requests.add(write=1)
         try:
-            write_file(f"{self.root}/{path}", data, if_absent=if_absent)
+            full = f"{self.root}/{path}"
+            write_file(full, data, if_absent=if_absent, look=self._watch.look)
         except FileExistsError as error:
             raise AlreadyExists("it is there already", path=path, driver=DRIVER) from error
         except OSError as error:
@@ -460,7 +461,7 @@ class FilesystemStorage:
                 "is a symbolic link, which is never moved", path=source, driver=DRIVER
             )
         try:
-            move_file(full, f"{self.root}/{target}")
+            move_file(full, f"{self.root}/{target}", look=self._watch.look)
         except OSError as error:
             if error.errno in MISSING and not os.path.lexists(full):
                 raise self._error(error, source) from error

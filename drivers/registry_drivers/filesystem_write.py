@@ -22,20 +22,30 @@ from registry_drivers.paths import is_temporary, temporary
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 # What file systems say that cannot sync a folder, or a file, and need not be told to.
 _NO_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})
+# What is said where a folder is gone of which this machine remembers that it was there.
+_FOLDER_GONE = frozenset({errno.ENOENT, errno.ESTALE})
 _BEGAN = time.time()
 """What was last written to before this is no work of this process."""
 
 
-def write_file(target: str, data: bytes, *, if_absent: bool) -> None:
+def write_file(
+    target: str, data: bytes, *, if_absent: bool, look: Callable[[], None] = lambda: None
+) -> None:
     """Write *data* whole or not at all, on disk when this returns.
 
+    :param look: asked before folders that should be there are made anew; raises where they are
+        gone with their disk.
     :raises FileExistsError: *if_absent*, and *target* is there.
     """
     folder = os.path.dirname(target)
-    _make_folders(folder, _make_ours)
     unnamed = temporary(folder)
+
+    def still_needed() -> bool:
+        look()
+        return True
+
     try:
-        _create(unnamed, data)
+        _in_folder(folder, _make_ours, lambda: _create(unnamed, data), still_needed)
         if if_absent:
             _publish_new(unnamed, target, data)
         else:
@@ -59,18 +69,35 @@ def _publish_new(unnamed: str, target: str, data: bytes) -> None:
         _create(target, data)
 
 
-def move_file(source: str, target: str) -> None:
-    """Rename the file *source*, replacing *target*; across disks, copy it whole before it goes."""
+def move_file(source: str, target: str, *, look: Callable[[], None] = lambda: None) -> None:
+    """Rename the file *source*, replacing *target*; across disks, copy it whole before it goes.
+
+    :param look: as for :func:`write_file`.
+    """
     if source == target:
         return
     folder = os.path.dirname(target)
-    _make_folders(folder, _make_alike)
-    try:
-        os.rename(source, target)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        _copy(source, target)
+    copied = False
+
+    def put() -> None:
+        nonlocal copied
+        try:
+            os.rename(source, target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            _copy(source, target)
+            copied = True
+
+    def still_needed() -> bool:
+        # Else it may have been moved, and only the answer was lost.
+        if not os.path.lexists(source):
+            return False
+        look()
+        return True
+
+    _in_folder(folder, _make_alike, put, still_needed)
+    if copied:
         sync_folder(folder)
         os.unlink(source)
     else:
@@ -122,6 +149,43 @@ def _make_folders(folder: str, make: Callable[[str, str], None]) -> None:
     with contextlib.suppress(FileExistsError):
         make(folder, parent)
         sync_folder(parent)
+
+
+def _in_folder(
+    folder: str,
+    make: Callable[[str, str], None],
+    work: Callable[[], None],
+    still_needed: Callable[[], bool],
+) -> None:
+    """Do *work* in *folder*, which *make* makes where it is missing.
+
+    Whether it is missing is answered from memory by what mounts another machine's disk (sshfs,
+    NFS): only making something in it tells. Then *still_needed* is asked before it is made.
+    """
+    try:
+        _make_folders(folder, make)
+        work()
+    except OSError as error:
+        if error.errno not in _FOLDER_GONE or not still_needed():
+            raise
+        _make_unasked(folder, make)
+        work()
+
+
+def _make_unasked(folder: str, make: Callable[[str, str], None]) -> None:
+    """As :func:`_make_folders`, believing nobody that a folder is there."""
+    parent = os.path.dirname(folder)
+    try:
+        make(folder, parent)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        if parent == folder:
+            raise
+        _make_unasked(parent, make)
+        with contextlib.suppress(FileExistsError):
+            make(folder, parent)
+    sync_folder(parent)
 
 
 def _make_ours(folder: str, parent: str) -> None:

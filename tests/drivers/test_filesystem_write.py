@@ -21,6 +21,7 @@ from registry_drivers import filesystem_write
 from registry_drivers.errors import (
     NotFound,
     StorageError,
+    Unavailable,
 )
 from registry_drivers.filesystem import FilesystemStorage
 
@@ -213,3 +214,71 @@ def test_what_root_makes_belongs_to_the_folders_owner(
     storage.write("reg/a/b/file", b"")
     for path in ("reg/a", "reg/a/b", "reg/a/b/file"):
         assert (root / path).stat().st_uid == owner
+
+
+@pytest.fixture
+def remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on sshfs and NFS: that a folder was there is remembered when it is gone."""
+    monkeypatch.setattr(os.path, "isdir", lambda path: not path.endswith(".tmp"))
+
+
+@pytest.mark.usefixtures("remembered")
+@pytest.mark.parametrize("path", ["ours/lock", "ours/aside/run/note"])
+def test_a_folder_that_is_only_remembered_is_made_anew_to_write_in_it(
+    root: Path, storage: FilesystemStorage, path: str
+) -> None:
+    storage.write(path, b"data", if_absent=True)
+    assert storage.read(path) == b"data"
+    assert [*(root / path).parent.iterdir()] == [root / path]
+
+
+@pytest.mark.usefixtures("remembered")
+@pytest.mark.parametrize("disks", [1, 2])
+def test_a_folder_that_is_only_remembered_is_made_anew_to_move_into_it(
+    root: Path, storage: FilesystemStorage, monkeypatch: pytest.MonkeyPatch, disks: int
+) -> None:
+    make(root, "a/b", b"content")
+    if disks == 2:
+        across_disks(monkeypatch)
+    storage.move("a/b", "c/d/e")
+    assert listed(storage) == ["c/d/e"]
+    with pytest.raises(NotFound):
+        storage.move("a/b", "f/g")
+    assert sorted(os.listdir(root)) == ["a", "c"]
+
+
+@pytest.mark.usefixtures("remembered")
+def test_a_folder_is_not_made_anew_where_its_disk_has_gone(
+    root: Path, storage: FilesystemStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounted = root / "docker/registry"
+    mounted.mkdir(parents=True)
+    storage.children("")
+    create = os.open
+
+    def unmount(path: str, *how: int) -> int:
+        if path.endswith(".tmp") and mounted.is_dir():
+            mounted.rmdir()
+        return create(path, *how)
+
+    monkeypatch.setattr(os, "open", unmount)
+    with pytest.raises(StorageError, match="replaced or unmounted while we used it"):
+        storage.write("docker/registry/registry-gc/lock", b"")
+    assert not mounted.exists()
+
+
+def test_a_move_whose_answer_was_lost_is_not_taken_for_a_file_that_was_gone(
+    root: Path, storage: FilesystemStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(root, "a/b", b"content")
+    rename = os.rename
+
+    def answer_lost(source: str, target: str) -> None:
+        rename(source, target)
+        if source.endswith("a/b"):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(os, "rename", answer_lost)
+    with pytest.raises(Unavailable):
+        storage.move("a/b", "c/d")
+    assert listed(storage) == ["c/d"]
