@@ -79,7 +79,7 @@ def test_a_run_that_is_to_end_does_not_wait_for_a_storage_that_has_gone_away(clo
     storage, lock = let_go(clock, interrupted=True)
     assert 1 <= storage.reads < TRIES
     (told,) = lock.notices
-    assert "keeps other runs out for 10 minutes, or until `registry-gc unlock`" in told
+    assert "keeps runs on other machines out for 10 minutes, or until `registry-gc unlock`" in told
     storage.away = False
     assert storage.read(LOCK)
 

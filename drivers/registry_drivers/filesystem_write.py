@@ -20,6 +20,11 @@ from registry_drivers.paths import is_temporary, temporary
 
 # What file systems without hard links say: FAT and SMB EPERM, others that it is not supported.
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+_LINK_FAILED = (
+    "at making a hard link, as from a mount that knows none (rclone) and without which two runs on"
+    " this storage could not be kept apart, or from a broken disk; on such a mount, name the"
+    " storage itself in a config (s3, gcs, azure), or run where its disk is"
+)
 # What file systems say that cannot sync a folder, or a file, and need not be told to.
 _NO_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EBADF})
 # What is said where a folder is gone of which this machine remembers that it was there.
@@ -63,6 +68,10 @@ def _publish_new(unnamed: str, target: str, data: bytes) -> None:
         if os.stat(unnamed).st_nlink < 2:
             raise
     except OSError as error:
+        if error.errno == errno.EIO:
+            # No exclusive create instead: on rclone's mount, which says so of links, one of two
+            # machines would not see the file of the other for minutes, in no listing either.
+            raise OSError(errno.EIO, f"{error.strerror} {_LINK_FAILED}") from error
         if error.errno not in _NO_LINKS:
             raise
         # As exclusive as a link; only that a reader may see a part of the data meanwhile.

@@ -222,7 +222,7 @@ class Lock:
                         remove(self._storage, [claim_path(self._holder)])
                 except StorageError as error:
                     self.notices.append(
-                        "the lock could not be removed and keeps other runs out for"
+                        "the lock could not be removed and keeps runs on other machines out for"
                         f" {STALE_SECONDS / 60:.0f} minutes, or until `registry-gc unlock`: {error}"
                     )
             elif not self._lost and self._flock is not None and self._flock.still_there():

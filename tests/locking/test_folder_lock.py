@@ -24,7 +24,7 @@ from registry_drivers.filesystem import FilesystemStorage
 from registry_drivers.memory import MemoryStorage
 from registry_gc.lock import LockHeld, LockLost, blocker
 from registry_gc.locking.folder_lock import FolderLock, NoFolderLock
-from registry_gc.locking.holder import LOCK, STALE_SECONDS, read_holder
+from registry_gc.locking.holder import FOLDER, LOCK, STALE_SECONDS, read_holder
 from registry_gc.processes import Process
 
 HOLD = """
@@ -301,6 +301,36 @@ def test_a_flock_that_fails_is_an_error_of_the_storage_not_a_file_system_without
             assert caught.value.path == f"{disk.root}/docker/registry"
     assert len(os.listdir("/proc/self/fd")) == files
     assert ours(disk) == []
+    take(disk).release()
+
+
+def test_a_mount_that_cannot_make_hard_links_and_says_that_it_failed_is_not_locked(
+    disk: FilesystemStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    # As rclone's mount. An exclusive create would succeed, on two machines at a time.
+    monkeypatch.setattr(os, "link", fail)
+    with pytest.raises(StorageError, match=r"Input/output error at making a hard link.*rclone"):
+        take(disk)
+    assert not Path(disk.root, FOLDER).exists()
+
+
+def test_a_folder_of_the_lock_that_cannot_be_removed_is_no_lock_that_stays(
+    disk: FilesystemStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = take(disk)
+
+    def refuse(_: str) -> None:
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", refuse)
+        lock.release()
+    assert lock.notices == []
+    assert ours(disk) == []
+    assert Path(disk.root, FOLDER).is_dir()
     take(disk).release()
 
 

@@ -67,6 +67,7 @@ class Claim:
             # The create may have come through all the same.
             with contextlib.suppress(StorageError):
                 remove_own(self._storage, self._holder)
+            remove_folder(self._storage)
             raise
 
     def _win(self) -> bool:
@@ -248,8 +249,14 @@ def remove(storage: Storage, paths: Iterable[str]) -> None:
     :raises StorageError: one of them stays.
     """
     delete(storage, paths)
+    remove_folder(storage)
+
+
+def remove_folder(storage: Storage) -> None:
+    """Remove our folder when nothing is in it; what is left of it keeps nobody out."""
     if storage.capabilities.folders:
-        storage.remove_folders([FOLDER], floor="docker/registry/")
+        with contextlib.suppress(StorageError):
+            storage.remove_folders([FOLDER], floor="docker/registry/")
 
 
 def is_full(error: BaseException | None) -> bool:
