@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -87,6 +88,38 @@ def test_nor_when_worker_processes_ask(top: str) -> None:
         whole = files_below(before.root)
         for moment in range(1, 12):
             unmounted(folder / "again", top, moment, 2, whole)
+
+
+@pytest.mark.parametrize("options", [("-m",), ("-m", "--quarantine", "1h")], ids=" ".join)
+@pytest.mark.parametrize("how", ["unmounted", "its process has ended"])
+def test_a_disk_that_goes_in_the_last_batch_is_no_failure_of_single_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], how: str
+) -> None:
+    disk = made(tmp_path)
+    place, gone = disk.root, disk.root.with_name("gone")
+    rename = os.rename
+    blobs = 0
+
+    def vanish(act: Callable[..., None]) -> Callable[..., None]:
+        def acting(path: str, *more: str) -> None:
+            nonlocal blobs
+            blobs += f"{V2}/blobs/" in path and path.endswith("/data")
+            if blobs > 1:
+                if how != "unmounted":
+                    raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+                if not gone.exists():
+                    rename(place, gone)
+                    place.mkdir()
+            act(path, *more)
+
+        return acting
+
+    monkeypatch.setattr(os, "unlink", vanish(os.unlink))
+    monkeypatch.setattr(os, "rename", vanish(os.rename))
+    result = collect(disk.root, *options)
+    assert result.exit_code == 1
+    assert "unmounted while we used it" in result.json["error"]
+    assert result.json["failed"] == []
 
 
 def unmounted(folder: Path, top: str, moment: int, workers: int, whole: set[str]) -> int:

@@ -10,6 +10,7 @@
     ├── TooLarge                  read(limit=…) met a larger object
     ├── AccessDenied              the storage refuses these credentials, or this user
     ├── Unavailable               a passing fault: worth another try
+    ├── Replaced                  it is not the storage that it was: unmounted, or another
     ├── InvalidPath               the path could leave the root, or is malformed
     ├── Unsupported               this storage cannot do what was asked
     └── DriverConfigError         the driver's parameters are wrong or incomplete
@@ -75,6 +76,10 @@ class AccessDenied(StorageError):
 
 class Unavailable(StorageError):
     """A passing fault: throttling, a time-out, a broken connection, a server error."""
+
+
+class Replaced(StorageError):
+    """The storage is gone, or another is in its place: said of all of it, not of one object."""
 
 
 class InvalidPath(StorageError):

@@ -35,11 +35,19 @@ from registry_drivers.errors import (
     InvalidPath,
     IsFolder,
     NoFile,
+    Replaced,
     StorageError,
     TooLarge,
 )
 from registry_drivers.filesystem_aliases import Aliases
-from registry_drivers.filesystem_errors import DRIVER, MISSING, UTF_8, check_names, translate
+from registry_drivers.filesystem_errors import (
+    DISK_GONE,
+    DRIVER,
+    MISSING,
+    UTF_8,
+    check_names,
+    translate,
+)
 from registry_drivers.filesystem_walk import FOLDER, LOST_AND_FOUND, READ, Walk, sorted_out
 from registry_drivers.filesystem_watch import Identity, Watch
 from registry_drivers.filesystem_write import move_file, write_file
@@ -122,6 +130,18 @@ class FilesystemStorage:
         if error.errno in MISSING:
             return self._watch.missing(path)
         return translate(error, path, self.root)
+
+    def _of_one(self, error: OSError, path: str) -> StorageError:
+        """The error for one file that cannot be changed, of a storage that is still there.
+
+        :raises Replaced: it is not.
+        """
+        if error.errno in DISK_GONE:
+            self._watch.look()
+        told = translate(error, path, self.root)
+        if isinstance(told, Replaced):
+            raise told from error
+        return told
 
     # --- reading
 
@@ -367,7 +387,8 @@ class FilesystemStorage:
     def delete(self, paths: Iterable[str]) -> Iterator[Outcome]:
         """See :class:`~registry_drivers.base.Deleter`; a symbolic link is never unlinked.
 
-        :raises StorageError: the root is another folder than it was: nothing can be told.
+        :raises Replaced: the root, or a disk below it, is another than it was, or is gone.
+        :raises StorageError: nothing can be told.
         """
         self._watch.look_closely()
         # One by one: who is interrupted hands out no further path, and that ends it at once.
@@ -392,7 +413,7 @@ class FilesystemStorage:
             if error.errno in MISSING:
                 self._watch.missing(path)
                 return Outcome(path, Deletion.GONE_ALREADY)
-            return Outcome(path, Deletion.FAILED, translate(error, path, self.root).message)
+            return Outcome(path, Deletion.FAILED, self._of_one(error, path).message)
         return Outcome(path, Deletion.DELETED)
 
     def remove_folders(self, folders: Iterable[str], *, floor: str) -> int:
@@ -481,4 +502,4 @@ class FilesystemStorage:
             # Not that something is missing: a file stands where a folder is needed.
             said = error.strerror or type(error).__name__
             return StorageError(f"{said}, below {self.root}", path=path, driver=DRIVER)
-        return translate(error, path, self.root)
+        return self._of_one(error, path)

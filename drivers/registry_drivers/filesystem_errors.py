@@ -11,7 +11,7 @@ import pwd
 import sys
 from collections.abc import Iterable
 
-from registry_drivers.errors import AccessDenied, NotFound, StorageError, Unavailable
+from registry_drivers.errors import AccessDenied, NotFound, Replaced, StorageError, Unavailable
 
 DRIVER = "filesystem"
 UTF_8 = sys.getfilesystemencoding() == "utf-8"
@@ -22,6 +22,12 @@ MISSING = frozenset({errno.ENOENT, errno.ENOTDIR})
 _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 # A file server that restarts says ESTALE or ETIMEDOUT; EIO is a broken disk and stays broken.
 _PASSING = frozenset({errno.ESTALE, errno.EINTR, errno.ETIMEDOUT, errno.EAGAIN})
+# What is said of a file when all of its disk may be gone: broken, detached, a server that is away.
+DISK_GONE = frozenset(
+    {errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.EHOSTDOWN, errno.ESHUTDOWN}
+)
+# FUSE says so of whatever is asked when its process has ended.
+_DISCONNECTED = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
 
 
 def user() -> str:
@@ -40,6 +46,9 @@ def translate(error: OSError, path: str, root: str) -> StorageError:
         return NotFound(f"not found below {root}", path=path, driver=DRIVER)
     if error.errno in _DENIED:
         return AccessDenied(f"{said}, below {root} as {user()}", path=path, driver=DRIVER)
+    if error.errno in _DISCONNECTED:
+        said = f"{said}: unmounted while we used it, or what mounts it has died"
+        return Replaced(f"{said}, below {root}", path=path, driver=DRIVER)
     kind = Unavailable if error.errno in _PASSING else StorageError
     return kind(f"{said}, below {root}", path=path, driver=DRIVER)
 

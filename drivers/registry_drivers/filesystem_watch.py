@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from registry_drivers.errors import NotFound, StorageError
+from registry_drivers.errors import NotFound, Replaced, StorageError
 from registry_drivers.filesystem_errors import DRIVER, MISSING, dangling, translate
 
 _REGISTRY = "docker/registry"
@@ -97,12 +97,13 @@ class Watch:
 
         :raises NotFound: the root is not there, or is no folder, and never was.
         :raises AccessDenied: this user may not look at it.
-        :raises StorageError: a folder is another now, or is gone, or cannot be looked at any more.
+        :raises Replaced: a folder is another now, or is gone.
+        :raises StorageError: one cannot be looked at any more.
         """
         if not self._folders:
             self._begin()
         if not self._is_the_root():
-            raise StorageError(
+            raise Replaced(
                 "the root directory was replaced or unmounted while we used it",
                 path=self._root,
                 driver=DRIVER,
@@ -124,7 +125,7 @@ class Watch:
         if within:
             self._looked = now
         for folder in sorted(set(self._mount_points(_mounts())) - self._mounted):
-            raise StorageError(
+            raise Replaced(
                 f"mounted while we used it, below {self._root}", path=folder, driver=DRIVER
             )
 
@@ -201,7 +202,7 @@ class Watch:
         if nearest is None or nearest.device == device or (nearest.path, device) in self._right:
             return
         if nearest.path not in {mount.path for mount in _mounts()}:
-            raise StorageError(
+            raise Replaced(
                 f"unmounted while we used it, below {self._root}", path=folder, driver=DRIVER
             )
         self._right.add((nearest.path, device))
@@ -277,6 +278,10 @@ class Watch:
                 raise
             # It was there: that it is not is nothing about the registry.
             return False
+        except StorageError as error:
+            if "" in self._seen:
+                raise _lost(error) from error
+            raise
         return self._seen.setdefault("", now) == now
 
     def _look_at(self, folder: str) -> None:
@@ -288,12 +293,12 @@ class Watch:
                 # Not there yet, or closed to this user: said by who needs it.
                 return
             if error.errno not in MISSING:
-                raise translate(error, folder, self._root) from error
+                raise _lost(translate(error, folder, self._root)) from error
         else:
             now = self.identity(status)
             if self._seen.setdefault(folder, now) == now:
                 return
-        raise StorageError(
+        raise Replaced(
             f"replaced or unmounted while we used it, below {self._root}",
             path=folder,
             driver=DRIVER,
@@ -323,6 +328,13 @@ def _seen_from(folder: str, mounts: list[_Mount]) -> tuple[list[_Mount], _Mount 
         root = f"{_slashed(nearest.root)}{below}".rstrip("/") or "/"
         nearest = nearest._replace(path=folder, root=root)
     return inside, nearest
+
+
+def _lost(error: StorageError) -> StorageError:
+    """*error*, met at a folder that could be looked at before: what is broken is all of a disk."""
+    if type(error) is not StorageError:
+        return error
+    return Replaced(error.message, path=error.path, driver=error.driver)
 
 
 def _slashed(path: str) -> str:

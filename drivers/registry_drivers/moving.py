@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Protocol, runtime_checkable
 
 from registry_drivers.base import Deletion, Outcome, Storage
-from registry_drivers.errors import NotFound, StorageError, Unavailable
+from registry_drivers.errors import NotFound, Replaced, StorageError, Unavailable
 from registry_drivers.withdrawal import asked_as_here, is_withdrawn
 
 Move = tuple[str, str]
@@ -57,6 +57,7 @@ class Mover:
         cannot be deleted, it fails.
 
         :raises Unavailable: the storage does not answer; what was moved before has been told.
+        :raises Replaced: it is not the storage that it was; as before.
         """
         remaining = iter(moves)
         if self._copier is None:
@@ -78,7 +79,8 @@ class Mover:
             self._storage.move(source, target)
         except NotFound:
             return Outcome(source, Deletion.GONE_ALREADY)
-        except Unavailable:
+        except (Unavailable, Replaced):
+            # Said of the storage, not of this object: the others would only fail after it.
             raise
         except StorageError as error:
             return Outcome(source, Deletion.FAILED, error.message)

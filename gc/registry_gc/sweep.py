@@ -21,7 +21,7 @@ import msgspec
 from msgspec.structs import replace
 
 from registry_drivers.base import Capabilities, Deleter, Deletion, Outcome, Storage
-from registry_drivers.errors import NotFound, StorageError, Unavailable
+from registry_drivers.errors import NotFound, Replaced, StorageError, Unavailable
 from registry_drivers.versions import VersionDeleter
 from registry_drivers.withdrawal import unless_withdrawn
 from registry_gc.events import Observer
@@ -306,8 +306,8 @@ def tidy(
             since = 0
         try:
             deleter.remove_folders(some, floor=floor)
-        except Unavailable:
-            # It was tried again for long; each of the others would take as long.
+        except (Unavailable, Replaced):
+            # It was tried again for long, and each of the others would take as long; or is gone.
             raise
         except StorageError as error:
             refusal = refusal or error

@@ -7,6 +7,7 @@ import os
 import pickle
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,13 @@ from registry_drivers.base import Deletion
 from registry_drivers.errors import (
     AccessDenied,
     NotFound,
+    Replaced,
     StorageError,
     Unavailable,
 )
 from registry_drivers.filesystem import FilesystemStorage
 from registry_drivers.filesystem_errors import translate
+from registry_drivers.moving import Mover
 
 
 @pytest.fixture
@@ -171,6 +174,8 @@ def test_what_may_not_be_read_written_or_deleted_is_denied_and_stays(public: Pat
         (errno.ETIMEDOUT, Unavailable),
         (errno.EINTR, Unavailable),
         (errno.EAGAIN, Unavailable),
+        (errno.ENOTCONN, Replaced),
+        (errno.ECONNABORTED, Replaced),
         (errno.EROFS, AccessDenied),
         (errno.EACCES, AccessDenied),
         (errno.EPERM, AccessDenied),
@@ -237,3 +242,49 @@ def test_a_folder_that_fails_once_it_is_open_is_said(
         listed(storage)
     assert caught.value.path == folder[:-1]
     assert isinstance(caught.value, Unavailable) == (number == errno.ESTALE)
+
+
+@pytest.fixture
+def breaking(
+    root: Path, storage: FilesystemStorage, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[int, bool], None]:
+    """Breaks a file for changes, by an error number, and the root with it."""
+    make(root, "a/b")
+    storage.children("")
+
+    def break_it(number: int, whole: bool) -> None:
+        def broken(*_: Any, **__: Any) -> Any:
+            raise OSError(number, os.strerror(number))
+
+        ask = os.stat
+        monkeypatch.setattr(os, "unlink", broken)
+        monkeypatch.setattr(os, "rename", broken)
+        if whole:
+            monkeypatch.setattr(
+                os, "stat", lambda path, **how: (broken if path == f"{root}/" else ask)(path, **how)
+            )
+
+    return break_it
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENODEV])
+def test_a_file_that_fails_is_one_file_only_while_its_disk_is_there(
+    storage: FilesystemStorage, breaking: Callable[[int, bool], None], number: int
+) -> None:
+    breaking(number, False)
+    with closing(Mover(storage)) as mover:
+        for outcome in (*storage.delete(["a/b"]), *mover.move([("a/b", "a/c")])):
+            assert outcome.result is Deletion.FAILED
+            assert os.strerror(number) in outcome.error
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENODEV, errno.ENOTCONN])
+def test_a_file_that_fails_with_its_whole_disk_is_no_failure_of_one_file(
+    storage: FilesystemStorage, breaking: Callable[[int, bool], None], number: int
+) -> None:
+    # A root that was looked at a moment ago may be answered for from memory.
+    breaking(number, number != errno.ENOTCONN)
+    with closing(Mover(storage)) as mover:
+        for outcomes in (storage.delete(["a/b"]), mover.move([("a/b", "a/c")])):
+            with pytest.raises(Replaced, match=os.strerror(number)):
+                list(outcomes)
