@@ -35,6 +35,7 @@ from registry_drivers.errors import (
     InvalidPath,
     IsFolder,
     NoFile,
+    NotFound,
     Replaced,
     StorageError,
     TooLarge,
@@ -48,6 +49,7 @@ from registry_drivers.filesystem_errors import (
     check_names,
     translate,
 )
+from registry_drivers.filesystem_patience import patiently
 from registry_drivers.filesystem_walk import FOLDER, LOST_AND_FOUND, READ, Walk, sorted_out
 from registry_drivers.filesystem_watch import Identity, Watch
 from registry_drivers.filesystem_write import move_file, write_file
@@ -190,7 +192,7 @@ class FilesystemStorage:
         :raises StorageError: a symbolic link on the way dangles, or the root is gone.
         """
         try:
-            status = os.stat(f"{self.root}/{prefix}")
+            status = patiently(lambda: os.stat(f"{self.root}/{prefix}"), self.requests)
         except OSError as error:
             if error.errno in MISSING:
                 self._watch.missing(prefix)
@@ -202,31 +204,43 @@ class FilesystemStorage:
         """See :class:`~registry_drivers.base.Reader`."""
         check_prefix(prefix, DRIVER)
         self.requests.add(list=1)
-        folders: list[str] = []
-        files: list[str] = []
-        path = prefix.rstrip("/")
+        folders: set[str] = set()
+        files: set[str] = set()
         try:
-            with os.scandir(f"{self.root}/{prefix}") as entries:
-                for plain, others in sorted_out(entries):
-                    folders += plain
-                    for entry in others:
-                        path = prefix + entry.name
-                        if entry.is_dir():
-                            folders.append(entry.name)
-                            self._watch.passed(path)
-                        elif not entry.is_symlink() or self._leads_somewhere(path):
-                            files.append(entry.name)
+            folders, files = patiently(lambda: self._names(prefix), self.requests)
         except OSError as error:
+            # Only here: what is missing after it failed in passing is not known to be.
             if error.errno not in MISSING:
-                raise translate(error, path, self.root) from error
+                raise translate(error, prefix.rstrip("/"), self.root) from error
             self._watch.missing(prefix)
         if not UTF_8:
             check_names(prefix + name for name in (*folders, *files))
         # An empty folder is what an unmounted disk leaves.
         self._watch.look()
-        if LOST_AND_FOUND in folders:
-            folders.remove(LOST_AND_FOUND)
+        folders.discard(LOST_AND_FOUND)
         return Children(tuple(sorted(folders)), tuple(sorted(files)))
+
+    def _names(self, prefix: str) -> tuple[set[str], set[str]]:
+        """The names of the folders and of the files in *prefix*."""
+        folders: set[str] = set()
+        files: set[str] = set()
+        with os.scandir(f"{self.root}/{prefix}") as entries:
+            for plain, others in sorted_out(entries):
+                folders.update(plain)
+                for entry in others:
+                    path = prefix + entry.name
+                    if self._is_dir(entry, path):
+                        folders.add(entry.name)
+                        self._watch.passed(path)
+                    elif not entry.is_symlink() or self._leads_somewhere(path):
+                        files.add(entry.name)
+        return folders, files
+
+    def _is_dir(self, entry: os.DirEntry[str], path: str) -> bool:
+        try:
+            return entry.is_dir()
+        except OSError as error:
+            raise translate(error, path, self.root) from error
 
     def _leads_somewhere(self, link: str) -> bool:
         """True; False when the link is gone by now.
@@ -235,13 +249,18 @@ class FilesystemStorage:
         """
         try:
             os.stat(f"{self.root}/{link}")
-        except FileNotFoundError:
+        except OSError as error:
+            if error.errno not in MISSING:
+                raise translate(error, link, self.root) from error
             self._watch.missing(link)
             return False
         return True
 
     def read(self, path: str, *, limit: int | None = None) -> bytes:
         """See :class:`~registry_drivers.base.Reader`."""
+        return patiently(lambda: self._read_once(path, limit), self.requests)
+
+    def _read_once(self, path: str, limit: int | None) -> bytes:
         handle = self._open(path)
         try:
             # Nearly all that is read is small and a file: its end is as good a proof as its
@@ -262,6 +281,9 @@ class FilesystemStorage:
 
     def read_range(self, path: str, start: int, length: int) -> bytes:
         """See :class:`~registry_drivers.base.Reader`."""
+        return patiently(lambda: self._read_range_once(path, start, length), self.requests)
+
+    def _read_range_once(self, path: str, start: int, length: int) -> bytes:
         handle = self._open(path)
         try:
             return self._read_range(handle, path, start, length)
@@ -325,6 +347,9 @@ class FilesystemStorage:
 
     def stat(self, path: str) -> Entry:
         """See :class:`~registry_drivers.base.Reader`."""
+        return patiently(lambda: self._stat_once(path), self.requests)
+
+    def _stat_once(self, path: str) -> Entry:
         check_path(path, DRIVER)
         self.requests.add(read=1)
         try:
@@ -403,12 +428,12 @@ class FilesystemStorage:
         self.requests.add(delete=1)
         full = f"{self.root}/{path}"
         try:
-            mode = os.lstat(full).st_mode
+            mode = patiently(lambda: os.lstat(full).st_mode, self.requests)
             if stat.S_ISLNK(mode):
                 return Outcome(path, Deletion.FAILED, "is a symbolic link, which is never unlinked")
             if stat.S_ISDIR(mode):
                 return Outcome(path, Deletion.FAILED, os.strerror(errno.EISDIR))
-            os.unlink(full)
+            patiently(lambda: os.unlink(full), self.requests)
         except OSError as error:
             if error.errno in MISSING:
                 self._watch.missing(path)
@@ -450,6 +475,21 @@ class FilesystemStorage:
     def write(self, path: str, data: bytes, *, if_absent: bool = False) -> None:
         """See :class:`~registry_drivers.base.Writer`; on disk when it returns."""
         check_path(path, DRIVER)
+        tries = 0
+
+        def work() -> None:
+            nonlocal tries
+            tries += 1
+            try:
+                self._write_once(path, data, if_absent)
+            except AlreadyExists:
+                # An earlier try may have come through, and its answer not: these bytes are ours.
+                if tries == 1 or self._read_once(path, None) != data:
+                    raise
+
+        patiently(work, self.requests)
+
+    def _write_once(self, path: str, data: bytes, if_absent: bool) -> None:
         # Else a root that was unmounted would be made anew, folder by folder.
         self._watch.look()
         self.requests.add(write=1)
@@ -468,6 +508,21 @@ class FilesystemStorage:
         """
         check_path(source, DRIVER)
         check_path(target, DRIVER)
+        tries = 0
+
+        def work() -> None:
+            nonlocal tries
+            tries += 1
+            try:
+                self._move_once(source, target)
+            except NotFound:
+                # As above: what is not here any more, and there, was moved.
+                if tries == 1 or not os.path.lexists(f"{self.root}/{target}"):
+                    raise
+
+        patiently(work, self.requests)
+
+    def _move_once(self, source: str, target: str) -> None:
         self._watch.look_closely(_SECONDS)
         self.requests.add(write=1)
         full = f"{self.root}/{source}"

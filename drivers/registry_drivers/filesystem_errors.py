@@ -21,7 +21,7 @@ MISSING = frozenset({errno.ENOENT, errno.ENOTDIR})
 # EROFS: what is mounted read-only refuses everybody.
 _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 # A file server that restarts says ESTALE or ETIMEDOUT; EIO is a broken disk and stays broken.
-_PASSING = frozenset({errno.ESTALE, errno.EINTR, errno.ETIMEDOUT, errno.EAGAIN})
+PASSING = frozenset({errno.ESTALE, errno.EINTR, errno.ETIMEDOUT, errno.EAGAIN})
 # What is said of a file when all of its disk may be gone: broken, detached, a server that is away.
 DISK_GONE = frozenset(
     {errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.EHOSTDOWN, errno.ESHUTDOWN}
@@ -49,7 +49,7 @@ def translate(error: OSError, path: str, root: str) -> StorageError:
     if error.errno in _DISCONNECTED:
         said = f"{said}: unmounted while we used it, or what mounts it has died"
         return Replaced(f"{said}, below {root}", path=path, driver=DRIVER)
-    kind = Unavailable if error.errno in _PASSING else StorageError
+    kind = Unavailable if error.errno in PASSING else StorageError
     return kind(f"{said}, below {root}", path=path, driver=DRIVER)
 
 

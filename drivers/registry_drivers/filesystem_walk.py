@@ -29,6 +29,7 @@ So is a pipe, a socket or a device there.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Generator, Iterator, Sequence
@@ -39,7 +40,15 @@ import numpy as np
 
 from registry_drivers.base import UNASKED, UNASKED_AGE, Group, Named, Page, Paths, Requests
 from registry_drivers.errors import StorageError
-from registry_drivers.filesystem_errors import DRIVER, MISSING, UTF_8, check_names, translate
+from registry_drivers.filesystem_errors import (
+    DRIVER,
+    MISSING,
+    PASSING,
+    UTF_8,
+    check_names,
+    translate,
+)
+from registry_drivers.filesystem_patience import patiently
 from registry_drivers.filesystem_watch import Watch
 
 # Parent of the algorithm's folder -> the file that each digest's folder is expected to hold.
@@ -174,7 +183,7 @@ class Walk:
         leaf = expected_leaf(folder)
         assert leaf is not None
         try:
-            handle = os.open(f"{self._root}/{folder}", FOLDER)
+            handle = self._opened(folder, FOLDER)
         except OSError as error:
             self._vanished(error, folder)
             return False
@@ -212,9 +221,8 @@ class Walk:
 
     def _visit_any(self, folder: str) -> _Visit:
         try:
-            with os.scandir(f"{self._root}/{folder}") as entries:
-                self._listed += 1
-                found = [self._named(folder, entry) for entry in entries]
+            found = patiently(lambda: self._found(folder), self._requests)
+            self._listed += 1
         except OSError as error:
             self._vanished(error, folder)
             return False
@@ -241,6 +249,14 @@ class Walk:
                 yield self._page()
         return holds
 
+    def _opened(self, folder: str, flags: int) -> int:
+        path = f"{self._root}/{folder}"
+        return patiently(lambda: os.open(path, flags), self._requests)
+
+    def _found(self, folder: str) -> list[tuple[str, bool]]:
+        with os.scandir(f"{self._root}/{folder}") as entries:
+            return [self._named(folder, entry) for entry in entries]
+
     def _visit_folder(self, folder: str, link: bool) -> _Visit:
         if link:
             self._refuse_loop(folder)
@@ -256,13 +272,13 @@ class Walk:
         if self._is_by_name(folder) and (named := self._only_digests(folder)):
             return (yield from self._add_unasked(folder, named))
         try:
-            handle = os.open(f"{self._root}/{folder}", os.O_RDONLY | os.O_DIRECTORY)
+            handle = self._opened(folder, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
             self._vanished(error, folder)
             return False
         try:
             try:
-                names = self._names(folder, handle)
+                names = patiently(lambda: self._names(folder, handle), self._requests)
             except OSError as error:
                 self._vanished(error, folder)
                 return False
@@ -413,10 +429,10 @@ class Walk:
             try:
                 status = ask(leaf_name, dir_fd=handle)
             except OSError as error:
-                if error.errno not in MISSING:
-                    raise translate(error, folder + leaf_name, self._root) from error
-                holds |= yield from self._visit_name(folder + name)
-                continue
+                if error.errno in MISSING:
+                    holds |= yield from self._visit_name(folder + name)
+                    continue
+                status = self._asked_again(error, folder + leaf_name)
             if status.st_mode & _KIND != S_IFREG:
                 holds |= yield from self._visit_name(folder + name)
                 continue
@@ -428,6 +444,14 @@ class Walk:
             if len(self._sizes) >= _PAGE_ROWS:
                 yield self._page()
         return holds
+
+    def _asked_again(self, error: OSError, path: str) -> os.stat_result:
+        """The status of *path*, for which *error* was said; raises that where it stays so."""
+        if error.errno in PASSING:
+            # Not what is said now: missing after an error is not known to be missing.
+            with contextlib.suppress(OSError):
+                return self._status(path)
+        raise translate(error, path, self._root) from error
 
     def _add_ordinary(self, folder: str, suffix: str, names: list[str], handle: int) -> bool:
         """List *names* if each has its file; False, with nothing listed, otherwise."""
@@ -455,7 +479,7 @@ class Walk:
     def _visit_name(self, path: str) -> _Visit:
         """List what has a digest's name and not the file that belongs into it."""
         try:
-            mode = os.stat(f"{self._root}/{path}").st_mode
+            mode = self._status(path).st_mode
         except OSError as error:
             self._vanished(error, path)
             return False
@@ -463,9 +487,12 @@ class Walk:
             return self._is_before(path) or self._add_file(path)
         return (yield from self._visit_folder(path + "/", os.path.islink(f"{self._root}/{path}")))
 
+    def _status(self, path: str) -> os.stat_result:
+        return patiently(lambda: os.stat(f"{self._root}/{path}"), self._requests)
+
     def _add_file(self, path: str) -> bool:
         try:
-            status = os.stat(f"{self._root}/{path}")
+            status = self._status(path)
         except OSError as error:
             self._vanished(error, path)
             return False

@@ -21,6 +21,7 @@ from drivers.folders import (
     listed,
     make,
 )
+from registry_drivers import filesystem_patience
 from registry_drivers.base import Deletion
 from registry_drivers.errors import (
     AccessDenied,
@@ -32,6 +33,7 @@ from registry_drivers.errors import (
 from registry_drivers.filesystem import FilesystemStorage
 from registry_drivers.filesystem_errors import translate
 from registry_drivers.moving import Mover
+from registry_drivers.withdrawal import unless_withdrawn
 
 
 @pytest.fixture
@@ -42,6 +44,11 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def storage(root: Path) -> FilesystemStorage:
     return FilesystemStorage(str(root))
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filesystem_patience, "PAUSES", (0.0, 0.0, 0.0))
 
 
 def as_nobody(work: Callable[[], object]) -> object:
@@ -288,3 +295,107 @@ def test_a_file_that_fails_with_its_whole_disk_is_no_failure_of_one_file(
         for outcomes in (storage.delete(["a/b"]), mover.move([("a/b", "a/c")])):
             with pytest.raises(Replaced, match=os.strerror(number)):
                 list(outcomes)
+
+
+CALLS: dict[str, tuple[str, Callable[[FilesystemStorage], object]]] = {
+    "read": ("open", lambda storage: storage.read("a/b")),
+    "range": ("open", lambda storage: storage.read_range("a/b", 0, 1)),
+    "stat": ("stat", lambda storage: storage.stat("a/b").size),
+    "children": ("scandir", lambda storage: storage.children("a/")),
+    "list": ("scandir", lambda storage: listed(storage, "a/")),
+    "list digests": ("scandir", lambda storage: listed(storage, BLOBS)),
+    "open digests": ("open", lambda storage: listed(storage, BLOBS)),
+    "stat of a digest": ("stat", lambda storage: listed(storage, BLOBS)),
+    "delete": ("unlink", lambda storage: [out.result for out in storage.delete(["a/b"])]),
+    "move": ("rename", lambda storage: storage.move("a/b", "c/d")),
+    "create": ("link", lambda storage: storage.write("lock", b"1", if_absent=True)),
+}
+
+
+@pytest.fixture
+def fails(
+    root: Path, storage: FilesystemStorage, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., None]:
+    """Makes calls of the system, on what was made, fail with the numbers given one by one."""
+    make(root, "a/b", b"x")
+    make(root, f"{BLOBS}{HEX}/data")
+    (root / "c").mkdir()
+    storage.children("")
+
+    def failing(call: str, *numbers: int) -> None:
+        real, left = getattr(os, call), [*numbers]
+
+        def fail(what: Any, *more: Any, **how: Any) -> Any:
+            ours = not isinstance(what, str) or what.endswith(
+                ("a/b", "a/", BLOBS, "/data", ".tmp", HEX)
+            )
+            if left and ours:
+                raise OSError(left[0], os.strerror(left.pop(0)))
+            return real(what, *more, **how)
+
+        monkeypatch.setattr(os, call, fail)
+
+    return failing
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.ETIMEDOUT])
+@pytest.mark.parametrize("name", CALLS)
+def test_what_fails_in_passing_is_tried_again(
+    storage: FilesystemStorage, fails: Callable[..., None], name: str, number: int
+) -> None:
+    call, ask = CALLS[name]
+    usual = None if name in ("delete", "move", "create") else ask(storage)
+    fails(call, number, number)
+    answer = ask(storage)
+    assert answer == ([Deletion.DELETED] if name == "delete" else usual)
+    # What fails on its way by a shortcut is no further try.
+    assert 0 < storage.requests.retries <= 2 or name == "stat of a digest"
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if name not in ("delete", "create")])
+def test_what_is_missing_after_it_failed_in_passing_is_not_taken_for_missing(
+    storage: FilesystemStorage, fails: Callable[..., None], name: str
+) -> None:
+    call, ask = CALLS[name]
+    fails(call, errno.ESTALE, *[errno.ENOENT] * 9)
+    with pytest.raises(StorageError) as caught:
+        ask(storage)
+    assert not isinstance(caught.value, NotFound)
+
+
+def test_a_delete_is_not_confirmed_by_what_is_missing_after_it_failed_in_passing(
+    storage: FilesystemStorage, fails: Callable[..., None]
+) -> None:
+    fails("unlink", errno.ETIMEDOUT, errno.ENOENT)
+    (outcome,) = storage.delete(["a/b"])
+    assert outcome.result is Deletion.FAILED
+
+
+def test_a_create_or_a_move_whose_answer_was_lost_is_known_by_what_is_there(
+    root: Path, storage: FilesystemStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(root, "a/b", b"x")
+
+    def lose_answer(act: Callable[[str, str], None]) -> Callable[[str, str], None]:
+        def acting(source: str, target: str) -> None:
+            act(source, target)
+            if target.endswith(("lock", "c/d")):
+                raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+
+        return acting
+
+    monkeypatch.setattr(os, "link", lose_answer(os.link))
+    monkeypatch.setattr(os, "rename", lose_answer(os.rename))
+    storage.write("lock", b"1", if_absent=True)
+    storage.move("a/b", "c/d")
+    assert listed(storage) == ["c/d", "lock"]
+
+
+def test_what_nobody_wants_any_more_is_not_tried_again(
+    storage: FilesystemStorage, fails: Callable[..., None]
+) -> None:
+    fails("unlink", errno.ESTALE)
+    with unless_withdrawn(lambda: False):
+        (outcome,) = storage.delete(["a/b"])
+    assert outcome.result is Deletion.FAILED
+    assert storage.requests.retries == 0
