@@ -231,6 +231,27 @@ def test_a_purge_that_may_not_try_again_says_why(
     assert registry.quarantined() == before
 
 
+def test_what_stops_a_purge_is_told_without_what_only_reassures(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.quarantine()
+    registry.later = 8 * DAY
+    delete = FilesystemStorage.delete
+
+    def and_a_database(storage: FilesystemStorage, paths: Iterable[str]) -> Iterator[Outcome]:
+        for path in paths:
+            yield from delete(storage, [path])
+            in_use = registry.root / "docker/registry/lockfiles/database-in-use"
+            in_use.parent.mkdir(exist_ok=True)
+            in_use.touch()
+
+    monkeypatch.setattr(FilesystemStorage, "delete", and_a_database)
+    done = registry.purge()
+    assert done.exit_code == 5
+    assert "database-in-use" in done.json["error"]
+    assert "read-only" not in done.json["error"]
+
+
 def test_what_a_held_repository_may_need_stays(registry: Registry) -> None:
     tree = registry.tree()
     digest = tree.image("broken", layers=[b"who knows"], config=b'"held"')

@@ -22,11 +22,11 @@ from registry_gc import __version__
 from registry_gc.collect import SealedCollection, finish
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
+from registry_gc.guard import objections
 from registry_gc.guard.tags import refused_for
 from registry_gc.guard.writable import while_writable
 from registry_gc.interrupts import Interrupts
 from registry_gc.job import Job, Plan
-from registry_gc.permission import objections
 from registry_gc.policy import GRACE_IN_USE
 from registry_gc.report.model import Report
 from registry_gc.runs.plan_file import PlanFile, PlanRefused

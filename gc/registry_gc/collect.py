@@ -17,9 +17,9 @@ from registry_gc import __version__
 from registry_gc.catalog import Catalog
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
+from registry_gc.guard import objections
 from registry_gc.interrupts import Interrupts
 from registry_gc.job import Job, Plan
-from registry_gc.permission import objections
 from registry_gc.plan import dead_links
 from registry_gc.quarantine.aside import hidden
 from registry_gc.report.build import report_of

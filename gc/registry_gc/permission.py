@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from registry_drivers.base import Reader
 from registry_drivers.errors import NotFound
 from registry_gc.catalog import is_registry
 from registry_gc.events import Observer
-from registry_gc.guard import Finding, Verdict
+from registry_gc.guard import Finding, Verdict, objections
 from registry_gc.guard.watch import GuardWatch
 from registry_gc.interrupts import Interrupts
 from registry_gc.job import Job
@@ -18,20 +18,6 @@ from registry_gc.sweep import Stop
 
 _LOOK_AGAIN = 10.0
 """Seconds after which guard and lock are looked at again, at the latest."""
-_REASSURING = frozenset(
-    {
-        "nothing-to-probe",
-        "nobody-answered",
-        "readonly-confirmed",
-        "stopped-confirmed",
-        "command-not-run",
-    }
-)
-
-
-def objections(findings: Sequence[Finding]) -> list[Finding]:
-    """The findings that speak against deleting."""
-    return [finding for finding in findings if finding.code not in _REASSURING]
 
 
 class Refused(Exception):

@@ -8,7 +8,7 @@ and unknown refuses.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import msgspec
@@ -56,6 +56,23 @@ class Finding(msgspec.Struct, frozen=True):
 
     code: str
     message: str
+
+
+REASSURING = frozenset(
+    {
+        "nothing-to-probe",
+        "nobody-answered",
+        "readonly-confirmed",
+        "stopped-confirmed",
+        "command-not-run",
+    }
+)
+"""The codes of findings that are only told."""
+
+
+def objections(findings: Iterable[Finding]) -> list[Finding]:
+    """The findings that speak against deleting."""
+    return [finding for finding in findings if finding.code not in REASSURING]
 
 
 class Verdict(msgspec.Struct, frozen=True):

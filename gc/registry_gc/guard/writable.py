@@ -9,18 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from registry_gc.guard import Finding, Verdict
+from registry_gc.guard import REASSURING, Finding, Verdict
 
 _LIFTED = frozenset({"writable-config", "registry-writable", "registry-answers"})
-_TOLD = frozenset(
-    {
-        "assume-readonly",
-        "nothing-to-probe",
-        "nobody-answered",
-        "readonly-confirmed",
-        "stopped-confirmed",
-    }
-)
+_TOLD = REASSURING | {"assume-readonly"}
 
 
 def while_writable(check: Callable[[], Verdict]) -> Callable[[], Verdict]:

@@ -10,7 +10,7 @@ import msgspec
 from registry_drivers.base import Storage
 from registry_drivers.errors import StorageError
 from registry_drivers.withdrawal import unless_withdrawn
-from registry_gc.guard import Verdict
+from registry_gc.guard import Verdict, objections
 from registry_gc.interrupts import Interrupts
 from registry_gc.lock import Lock, clock
 from registry_gc.locking.holder import LockLost
@@ -74,7 +74,7 @@ class StillAllowed(msgspec.Struct):
             raise Changed(f"stopped: {error}; run again to go on") from error
         verdict = self.check()
         if not verdict.allowed:
-            reasons = "; ".join(finding.message for finding in verdict.findings)
+            reasons = "; ".join(finding.message for finding in objections(verdict.findings))
             raise Changed(f"stopped: {reasons}; run again to go on")
 
 
