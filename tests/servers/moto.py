@@ -72,11 +72,16 @@ class S3Server:
         }
 
 
+# It looks at a condition, and then writes. A store does both at once, and so does this one when no
+# other thread's turn comes in between: at a read or a write of a socket, and never for the time.
+_SERVE = "import sys; sys.setswitchinterval(3600); from moto.server import main; main()"
+
+
 @contextmanager
 def moto(folder: Path) -> Iterator[S3Server]:
     """A server that keeps everything in memory; *folder* holds its log."""
     port = free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, "-c", _SERVE, "-H", "127.0.0.1", "-p", str(port)]
     with running(command, [port], folder=folder):
         server = S3Server(port)
         with closing(server.client):
