@@ -45,6 +45,7 @@ from registry_drivers.filesystem_errors import (
     DISK_GONE,
     DRIVER,
     MISSING,
+    PASSING,
     UTF_8,
     check_names,
     translate,
@@ -59,6 +60,8 @@ from registry_drivers.paths import check_path, check_paths, check_prefix
 DEFAULT_ROOT = "/var/lib/registry"
 # Between two looks at the guard; a file is one request each way.
 _DELETE_BATCH = 256
+# Files of which the delete was tried again in vain (2.6 seconds each), before no other is.
+_MOST_IN_VAIN = 20
 # A folder that somebody fills, that is gone, that is a file or a symbolic link, or that is a
 # mount point: it stays, and that is no failure.
 _STAYS = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EBUSY})
@@ -124,6 +127,8 @@ class FilesystemStorage:
         self.requests = Requests()
         self._watch = Watch(self.root)
         self._aliases = Aliases(self.root)
+        # How many deletes have failed in passing until patience was at its end.
+        self._in_vain = 0
         # What is wrong with the root is said when it is asked for something.
         with contextlib.suppress(StorageError):
             self._watch.look()
@@ -427,17 +432,20 @@ class FilesystemStorage:
             return Outcome(path, Deletion.FAILED, error.message)
         self.requests.add(delete=1)
         full = f"{self.root}/{path}"
+        # A file that fails does not end the sweep: each of a million would take its seconds.
+        pauses = () if self._in_vain >= _MOST_IN_VAIN else None
         try:
-            mode = patiently(lambda: os.lstat(full).st_mode, self.requests)
+            mode = patiently(lambda: os.lstat(full).st_mode, self.requests, pauses)
             if stat.S_ISLNK(mode):
                 return Outcome(path, Deletion.FAILED, "is a symbolic link, which is never unlinked")
             if stat.S_ISDIR(mode):
                 return Outcome(path, Deletion.FAILED, os.strerror(errno.EISDIR))
-            patiently(lambda: os.unlink(full), self.requests)
+            patiently(lambda: os.unlink(full), self.requests, pauses)
         except OSError as error:
             if error.errno in MISSING:
                 self._watch.missing(path)
                 return Outcome(path, Deletion.GONE_ALREADY)
+            self._in_vain += error.errno in PASSING
             return Outcome(path, Deletion.FAILED, self._of_one(error, path).message)
         return Outcome(path, Deletion.DELETED)
 

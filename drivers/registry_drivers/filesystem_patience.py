@@ -7,7 +7,7 @@ been tried for long. Whoever asks for the first time pays nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from registry_drivers.base import Requests
@@ -21,11 +21,14 @@ PAUSES = (0.1, 0.5, 2.0)
 """Seconds before each further try; short, as a signal waits for their end."""
 
 
-def patiently(work: Callable[[], T], requests: Requests) -> T:
+def patiently(
+    work: Callable[[], T], requests: Requests, pauses: Sequence[float] | None = None
+) -> T:
     """What *work* returns, tried again where it fails in passing.
 
     What is missing only after that is not known to be: the server may have come back without it.
 
+    :param pauses: None for :data:`PAUSES`; empty for no further try.
     :raises OSError, Unavailable: the first failure in passing, when patience is at its end.
     """
     try:
@@ -34,7 +37,7 @@ def patiently(work: Callable[[], T], requests: Requests) -> T:
         if not _passes(error):
             raise
         first = error
-    for pause in PAUSES:
+    for pause in PAUSES if pauses is None else pauses:
         if is_withdrawn():
             break
         time.sleep(pause)

@@ -399,3 +399,15 @@ def test_what_nobody_wants_any_more_is_not_tried_again(
         (outcome,) = storage.delete(["a/b"])
     assert outcome.result is Deletion.FAILED
     assert storage.requests.retries == 0
+
+
+def test_deletes_that_fail_one_after_the_other_are_soon_not_tried_again(
+    root: Path, storage: FilesystemStorage, fails: Callable[..., None]
+) -> None:
+    paths = [f"{number}/data" for number in range(100)]
+    for path in paths:
+        make(root, path)
+    fails("unlink", *[errno.ESTALE] * 1000)
+    outcomes = list(storage.delete(paths))
+    assert {outcome.result for outcome in outcomes} == {Deletion.FAILED}
+    assert storage.requests.retries == 3 * 20
