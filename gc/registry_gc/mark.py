@@ -419,7 +419,10 @@ class _Marker:
         self.checked = live
         # Side by side, as what they name is kept.
         fresh = fresh[np.argsort(manifests_of(fresh))]
-        self._hold_where_lost(fresh, self.manifests.keys_of(manifests_of(fresh)), "linked")
+        # Few have such a name, and the keys of all would take four times what their pairs do.
+        ids = self.manifests.ids(pack(sorted(self.names.others)))
+        named = fresh[within(distinct(ids[ids >= 0]), manifests_of(fresh))]
+        self._hold_where_lost(named, self.manifests.keys_of(manifests_of(named)), "linked")
         for source, keys, _ in self.manifests.targets_in_parts(manifests_of(fresh)):
             self._hold_where_lost(fresh[source], keys, "referenced")
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
 from core_support import Store, marked
+from registry_gc import mark
 from registry_tree import (
     OCI_ARTIFACT,
     OCI_LAYER,
@@ -118,3 +120,21 @@ def test_a_manifest_whose_digest_nobody_can_check_holds(store: Store) -> None:
     store.tree.blob(image, "made-up:xyz")
     store.tree.tag("a", "v1", "made-up:xyz")
     assert marked(data).held == {"a"}
+
+
+def test_the_keys_of_all_manifests_are_not_asked_for_to_find_such_names(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(20):
+        store.tree.image("a", f"v{number}")
+    store.tree.tag("b", "v1", sha512(b"lost"))
+    asked: list[int] = []
+    hold = mark._Marker._hold_where_lost
+
+    def counting(self: Any, pairs: Any, keys: Any, how: str) -> None:
+        asked.append(len(keys) if how == "linked" else 0)
+        hold(self, pairs, keys, how)
+
+    monkeypatch.setattr(mark._Marker, "_hold_where_lost", counting)
+    assert marked(store.storage).held == {"b"}
+    assert sum(asked) == 1
