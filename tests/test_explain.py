@@ -207,6 +207,14 @@ def test_what_is_young_says_so(store: Store) -> None:
     assert "younger than the grace period" in " ".join(about.reasons)
 
 
+def test_what_is_young_without_grace_has_a_wrong_clock(store: Store) -> None:
+    store.tree.image("a", layers=[b"layer"])
+    store.touch(layer_link_path("a", sha256(b"layer")), NOW + HOUR)
+    about = digest(store, sha256(b"layer"), UNTAGGED_GO)
+    assert about.fate is Fate.YOUNG
+    assert "dated in the future" in " ".join(about.reasons)
+
+
 def test_what_is_held_says_why(store: Store) -> None:
     store.tree.image("a", layers=[b"layer"])
     store.tree.manifest("a", b"{no manifest")

@@ -18,7 +18,7 @@ from registry_drivers.errors import NotFound
 from registry_gc.catalog import Catalog
 from registry_gc.compact.arrays import within
 from registry_gc.digest import Keys, pack
-from registry_gc.explain.fates import Fate, fate_of_repository
+from registry_gc.explain.fates import Fate, fate_of_repository, how_young
 from registry_gc.explain.lookup import ALGORITHMS, LOOKS_LIKE_DIGEST, Unknown, whole_digest
 from registry_gc.explain.trails import Trail, Trails
 from registry_gc.layout import blob_path, layer_link, revision_link, tag_index_link
@@ -264,7 +264,7 @@ class Explainer:
                 yield "neither linked nor referenced"
             yield from self._in_quarantine(self._catalog.names.text(key))
         elif self._is_young(key, stored):
-            yield "it, or a link that names it, is younger than the grace period"
+            yield f"it, or a link that names it, is {how_young(self._marker.policy)}"
         if number >= 0 and any(link.kind == "revision" for link in links):
             state = self._manifests.batch.states[number]
             if state in (State.UNREADABLE, State.MISMATCH):

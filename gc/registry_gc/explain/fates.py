@@ -30,6 +30,11 @@ class Fate(enum.StrEnum):
     ABSENT = "absent"
 
 
+def how_young(policy: Policy) -> str:
+    """What is said of what only its age keeps; without grace, a clock is wrong."""
+    return "younger than the grace period" if policy.grace else "dated in the future"
+
+
 def fate_of_repository(
     catalog: Catalog,
     marking: Marking,
@@ -60,7 +65,7 @@ def fate_of_repository(
     reasons: list[str] = []
     young = bool(within(marking.young, keys).any())
     if young:
-        reasons.append("links in it, or what they name, are younger than the grace period")
+        reasons.append(f"links in it, or what they name, are {how_young(policy)}")
     elif links:
         reasons.append("links in it say under which names blobs are stored that stay")
     # Their age is told by a file of their own; one that has lost it is never old enough.

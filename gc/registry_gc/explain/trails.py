@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from registry_gc.catalog import Catalog
 from registry_gc.compact.arrays import distinct, within
 from registry_gc.digest import pack
+from registry_gc.explain.fates import how_young
 from registry_gc.manifest_reader import Edge, State
 from registry_gc.manifests import Kind
 from registry_gc.mark import Marking, manifests_of, pair_of, pairs_of, repositories_of
@@ -235,7 +236,7 @@ class Trails:
             return "its repository is held"
         key = self._manifests.batch.keys[pair[1] : pair[1] + 1]
         if within(self._marking.young, key)[0]:
-            return "younger than the grace period"
+            return how_young(self._policy)
         return "what it describes is kept" if self._describes_kept(pair) else ""
 
     def _describes_kept(self, pair: Pair) -> bool:
