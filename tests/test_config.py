@@ -298,6 +298,17 @@ def test_a_readonly_that_only_a_variable_says_is_not_believed_against_the_file(f
     assert not config.readonly
 
 
+def test_the_fields_of_a_service_account_are_whole_words_in_variables(file: Path) -> None:
+    prefix = "REGISTRY_STORAGE_GCS_CREDENTIALS"
+    fields = ("TYPE", "PRIVATE_KEY_ID", "PRIVATE_KEY", "CLIENT_EMAIL", "TOKEN_URI")
+    environ = {f"{prefix}_{name}": name for name in fields}
+    config = load(file, "storage: {gcs: {bucket: b}}", environ)
+    assert config.storage.parameters["credentials"] == {name.lower(): name for name in fields}
+    # Whatever else is asked for there is read as Distribution reads it.
+    config = load(file, "storage: {gcs: {bucket: b}}", {f"{prefix}_MORE_OF_IT": "x"})
+    assert config.storage.parameters["credentials"] == {"more": {"of": {"it": "x"}}}
+
+
 def test_gitlabs_drivers_have_keys_with_an_underscore_in_variables(file: Path) -> None:
     text = "storage: {azure_v2: {accountname: a, container: c, credentials_type: shared_key}}"
     prefix = "REGISTRY_STORAGE_AZURE_V2"

@@ -30,6 +30,7 @@ from guarding import (
         ((405, [("Allow", "GET, HEAD, POST")]), "probe-odd-answer"),
         ((404, []), "probe-odd-answer"),
         ((502, []), "probe-odd-answer"),
+        ((503, []), "probe-odd-answer"),
         ((200, []), "probe-odd-answer"),
         ((200, [("Allow", "")]), "probe-odd-answer"),
         ((200, [("Allow", "OPTIONS, HEAD")]), "probe-odd-answer"),
@@ -42,6 +43,8 @@ def test_an_answer_that_says_nothing_is_unknown(reply: Reply, code: str) -> None
         verdict = check(config(server.addr))
     assert (verdict.verdict, codes(verdict)) == ("unknown", [code])
     assert len(server.seen) == 1
+    unhealthy = "one of its health checks fails" in verdict.findings[0].message
+    assert unhealthy is (reply[0] == 503)
 
 
 @pytest.mark.parametrize(

@@ -247,6 +247,19 @@ def test_a_damaged_file_is_listed_as_such(tmp_path: Path, damage: Any) -> None:
     assert first.reason
 
 
+def test_runs_of_one_second_are_listed_by_when_they_began(tmp_path: Path) -> None:
+    made = []
+    for name in ("c", "a", "d", "b"):
+        path = write_run(tmp_path, 1, RowState.DELETED)
+        made.append(path.rename(path.with_name(f"{path.name.partition('-')[0]}-{name * 8}.sqlite")))
+    began = {path: 100.0 + number / 8 for number, path in enumerate(made)}
+    for path, when in began.items():
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("UPDATE meta SET value = ? WHERE key = 'created'", (when,))
+    found = [run.path for run in past_runs(str(tmp_path))]
+    assert found == [str(path) for path in sorted(made, key=lambda path: -began[path])]
+
+
 NO_TIMES = ("1e300", "-1e300", "-1", "NaN", "Infinity", "99999999999999", "9" * 400, "[" * 5000)
 
 

@@ -26,6 +26,15 @@ def test_the_state_directory_is_where_the_system_keeps_such_things() -> None:
     assert default_state_dir({}, 0) == "/var/lib/registry-gc"
     home = os.path.expanduser("~/.local/state/registry-gc")
     assert default_state_dir({}, 1000) == home
+    assert default_state_dir({"XDG_STATE_HOME": "x"}, 1000) == home
+
+
+@pytest.mark.parametrize("home", ["~", "", "."])
+def test_who_has_no_home_gets_no_folder_that_depends_on_where_he_stands(
+    home: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os.path, "expanduser", lambda _: home)
+    assert default_state_dir({}, 54321) == "/var/lib/registry-gc"
 
 
 def test_it_is_made_when_missing_and_is_its_owners_alone(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from registry_drivers.base import Capabilities, Deletion, Entry, Outcome
@@ -160,17 +161,24 @@ class S3Storage(S3Requests):
     def _list_level(self, prefix: str, token: str) -> Level:
         query = [("delimiter", "/"), ("encoding-type", "url"), ("list-type", "2")]
         query += [("max-keys", str(self.page_size)), ("prefix", prefix)]
-        if token:
+        beyond = token[len(_BEYOND) :] if token.startswith(_BEYOND) else ""
+        if beyond:
+            query.append(("start-after", beyond))
+        elif token:
             query.append(("continuation-token", token))
         document = self._request("GET", query=query, path=prefix).data
         (folders,) = columns(document, b"CommonPrefixes", [b"Prefix"])
         (files,) = columns(document, b"Contents", [b"Key"])
         check_count(document, len(folders) + len(files))
-        token = next_token(document, len(folders) + len(files))
+        count = len(folders) + len(files)
+        token = next_token(document, count)
+        names = [names_of(document, folders), names_of(document, files)]
+        if not token and self.seekable and is_full(document, count, self.page_size):
+            # As of a page. A folder is told again by the page after it, as of what lies in it.
+            last = key_of(max(chain(*names)))
+            token = _BEYOND + last if last != beyond else ""
         return Level(
-            [key_of(name) for name in names_of(document, folders)],
-            [key_of(name) for name in names_of(document, files)],
-            token,
+            [key_of(name) for name in names[0]], [key_of(name) for name in names[1]], token
         )
 
     def _ask_time(self) -> Answer:

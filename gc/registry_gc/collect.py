@@ -32,7 +32,7 @@ from registry_gc.retained import (
     multipart_rows,
     shows_leftovers,
 )
-from registry_gc.run_file import RunFile
+from registry_gc.run_file import Elsewhere, RunFile
 from registry_gc.runs.database import RunFileError
 from registry_gc.runs.earlier import discard_begun, discard_begun_plan
 from registry_gc.runs.links_seen import stamped_words
@@ -192,7 +192,8 @@ class SealedCollection(Session):
             discard_begun(self.job.run_file, self.storage)
         elif self.purpose == "plan":
             discard_begun_plan(self.job.run_file)
-        return PlanFile.create(self.job.run_file, **self._facts())
+        elsewhere: Elsewhere = "when full" if self.purpose == "plan" else "always"
+        return PlanFile.create(self.job.run_file, elsewhere=elsewhere, **self._facts())
 
     def _facts(self) -> dict[str, Any]:
         """What a run file says from the beginning."""
@@ -225,7 +226,7 @@ class SealedCollection(Session):
         if self.run_file is not None or not self.job.listed or self.purpose != "run":
             return
         try:
-            self.run_file = PlanFile.create(self.job.run_file, elsewhere=False, **self._facts())
+            self.run_file = PlanFile.create(self.job.run_file, elsewhere="never", **self._facts())
             self.run_file.record_meta(**self._asked())
         except RunFileError as error:
             self.observer.notice(f"no run file says how this run ended: {error}")

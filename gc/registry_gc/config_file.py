@@ -70,6 +70,12 @@ _WORDS = (
     " CHECKSUM_ALGORITHM CHECKSUM_DISABLED STORAGE_CLASS REDUCED_REDUNDANCY"
     " BUCKET_OWNER_FULL_CONTROL"
 )
+# Its driver for Google keeps the fields of a service account whole.
+_OF_GOOGLE = "REGISTRY_STORAGE_GCS_CREDENTIALS_"
+_ACCOUNT = (
+    "TYPE PROJECT_ID PRIVATE_KEY_ID PRIVATE_KEY CLIENT_EMAIL CLIENT_ID AUTH_URI TOKEN_URI"
+    " AUTH_PROVIDER_X509_CERT_URL CLIENT_X509_CERT_URL UNIVERSE_DOMAIN"
+)
 _WHOLE = re.compile(
     rf"(?<![^_])(?:{'|'.join(sorted(_WORDS.split(), key=len, reverse=True))})(?![^_])"
 )
@@ -272,6 +278,8 @@ def _split(name: str, storage: object) -> list[str]:
     Distribution knows no key with a ``_`` in a variable. Its reading stays where it could be meant:
     beside a driver ``s3``, ``S3_V2`` is its key ``v2``; GitLab's registry has two drivers then.
     """
+    if name.startswith(_OF_GOOGLE) and name.removeprefix(_OF_GOOGLE) in _ACCOUNT.split():
+        return [*_OF_GOOGLE.removesuffix("_").split("_"), name.removeprefix(_OF_GOOGLE)]
     drivers = storage.keys() if isinstance(storage, dict) else frozenset()
     words = _WHOLE.sub(lambda found: found[0].replace("_", "\0"), name).split("_")
     whole = [word.replace("\0", "_") for word in words]

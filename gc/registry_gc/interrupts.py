@@ -67,7 +67,7 @@ class Interrupted(Exception):  # not an error: somebody asked
     def reason(self) -> str:
         """Why the run ended, for people."""
         if self.number == signal.SIGALRM:
-            return "stopped at the deadline; what was deleted was dead; run again to go on"
+            return "stopped at the deadline; whatever was deleted by then was dead; run it again"
         return f"interrupted by {self}"
 
 

@@ -16,9 +16,16 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from registry_gc.runs.database import Database, RunFileError, connect, create, memory_path
+from registry_gc.runs.database import (
+    Database,
+    RunFileError,
+    connect,
+    create,
+    memory_path,
+    no_room,
+)
 from registry_gc.runs.rows import (
     WIDTH,
     Count,
@@ -81,6 +88,10 @@ _OF_FAILED = (
 )
 
 
+Elsewhere = Literal["always", "when full", "never"]
+"""When a file that cannot be made where it should be goes to memory-backed storage."""
+
+
 class RunFile(Database):
     """A run file that is being written; see :class:`Database` for where that is."""
 
@@ -90,10 +101,11 @@ class RunFile(Database):
         self._counts: dict[tuple[int, str], Count] | None = None
 
     @classmethod
-    def create(cls, path: str, *, elsewhere: bool = True, **meta: Any) -> Self:
+    def create(cls, path: str, *, elsewhere: Elsewhere = "always", **meta: Any) -> Self:
         """A new run file at *path*, or on memory-backed storage where that cannot be written.
 
-        :param elsewhere: False where it is not worth that.
+        :param elsewhere: when it may go there: a plan that somebody has named a place for is looked
+            for in that place, and goes elsewhere where the disk is full, and for nothing else.
         :param meta: facts about the run, as of :meth:`record_meta`, that it says from the moment
             it is there: of a file that says nothing nobody would know whose it was.
         :raises RunFileError: *path* exists already, or no place can be written.
@@ -104,7 +116,7 @@ class RunFile(Database):
             os.makedirs(os.path.dirname(os.path.abspath(path)), mode=0o700, exist_ok=True)
             return cls._new(path, meta)
         except (OSError, sqlite3.Error) as error:
-            if not elsewhere:
+            if elsewhere == "never" or (elsewhere == "when full" and not no_room(path, error)):
                 raise RunFileError(f"{path}: {error}") from error
             try:
                 fallback = cls._new(memory_path(os.path.basename(path)), meta)

@@ -13,6 +13,7 @@ import pytest
 
 from drivers.conformance import paths_of
 from registry_drivers.azure import open_azure
+from registry_drivers.base import Children
 from registry_drivers.errors import InvalidPath, StorageError, Unavailable
 from registry_drivers.gcs import GCSStorage, open_gcs
 from registry_drivers.gcs_versions import GCSVersions
@@ -351,6 +352,28 @@ def test_full_pages_that_do_not_tell_of_those_after_them_lose_nothing(server: Fa
         tell(server, s3_page([b"a/1", b"a/2"]))
         with pytest.raises(StorageError, match="start-after"):
             list(storage.list("a/"))
+
+
+def test_full_levels_that_do_not_tell_of_those_after_them_lose_nothing(server: FaultProxy) -> None:
+    def level(files: Sequence[bytes], *folders: str) -> Answer:
+        below = "".join(
+            f"<CommonPrefixes><Prefix>a/{name}/</Prefix></CommonPrefixes>" for name in folders
+        )
+        end = "</ListBucketResult>"
+        return changed(s3_page(files), (end, below + end))
+
+    with closing(opened("s3", server)) as storage:
+        storage.page_size = 2
+        # What begins after a folder's name begins with what lies in it.
+        pages = [level([b"a/1"], "x"), level([b"a/y"], "x"), level([])]
+        tell(server, *pages)
+        assert storage.children("a/") == Children(("x",), ("1", "y"))
+        assert ["start-after=a%2Fx%2F" in r.path for r in server.requests] == [False, True, False]
+        assert storage.requests.list == len(server.requests) == 3
+        # One that always begins at the beginning is asked no more than once.
+        tell(server, level([b"a/1"], "x"), level([b"a/1"], "x"))
+        assert storage.children("a/") == Children(("x",), ("1",))
+        assert len(server.requests) == 5
 
 
 @pytest.mark.parametrize("size", ["x1", "-1", "9" * 30])

@@ -272,6 +272,9 @@ class FileType(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Read a path."""
+        if not value:
+            # A variable of a script's that is not set: what was asked for would not be written.
+            self.fail("is empty, and no path of a file", param, ctx)
         path = super().convert(value, param, ctx)
         if os.path.exists(path) and not os.path.isfile(path):
             self.fail(f"{value!r} is no regular file", param, ctx)

@@ -91,8 +91,11 @@ def audit_log_of(options: Mapping[str, Any], run: str) -> AuditLog | None:
 
     :raises ConfigError: its address cannot be understood.
     """
-    if not options["audit_log"]:
+    if options["audit_log"] is None:
         return None
+    if not options["audit_log"]:
+        # A variable of a script's that is not set: nothing would be written, and nobody told.
+        raise ConfigError("--audit-log: is empty; name a file or syslog, or leave it out")
     from registry_gc.audit.log import AuditLog
     from registry_gc.audit.sinks import sink_of
 

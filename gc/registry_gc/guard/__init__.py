@@ -266,9 +266,10 @@ def _doubt(address: Address, answer: Answer, *, stopped: bool) -> Finding | None
             f" unknown: {remedy}",
         )
     if answer.kind is Kind.ODD:
+        remedy = answer.remedy or "give the registry's own address with --registry-url"
         return Finding(
             "probe-odd-answer",
-            f"{said} to OPTIONS, as a registry does not: whether it takes writes stays unknown;"
-            " give the registry's own address with --registry-url",
+            f"{said} to OPTIONS, as no registry does that is well: whether it takes writes stays"
+            f" unknown; {remedy}",
         )
     return None

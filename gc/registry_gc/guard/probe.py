@@ -47,6 +47,11 @@ _UNTRUSTED = (
     "its certificate is not trusted",
     "name the authority's file in SSL_CERT_FILE, or add it to the system's",
 )
+# Distribution says so to every request while one of its own checks fails (measured on 3.1.1).
+_UNHEALTHY = (
+    "if this is the registry's own address, one of its health checks fails, which its log names; "
+    "else give that address with --registry-url"
+)
 
 
 class _Target(msgspec.Struct, frozen=True):
@@ -229,7 +234,7 @@ def _judge(status: int, allow: list[str]) -> Answer:
     listed = f"Allow: {', '.join(sorted(methods))}" if methods else "no Allow"
     # Anything but success is somebody else's word: a proxy's 405 lists what the proxy allows.
     if status not in (200, 204):
-        return Answer(Kind.ODD, f"answers {status}")
+        return Answer(Kind.ODD, f"answers {status}", _UNHEALTHY if status == 503 else "")
     if methods & _WRITING:
         return Answer(Kind.WRITABLE, f"answers {listed[:100]}")
     # A registry that takes no writes says this and no more; a front that answers by itself, and

@@ -6,6 +6,7 @@ A full disk is the usual reason to collect, and must not stop a run.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 import tempfile
@@ -85,6 +86,20 @@ class Database:
             f"{self.path}: {error}; the run file goes on as {path}, which does not survive a reboot"
         )
         self.path, self._connection = path, target
+
+
+def no_room(path: str, error: OSError | sqlite3.Error) -> bool:
+    """Whether *error*, met when *path* was to be made, is that of a full disk or a quota."""
+    if isinstance(error, sqlite3.Error):
+        if is_full(error):
+            return True
+        # SQLite tells of any file that it cannot make in the same words.
+        try:
+            with tempfile.TemporaryFile(dir=os.path.dirname(os.path.abspath(path))):
+                return False
+        except OSError as refusal:
+            error = refusal
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def is_full(error: sqlite3.Error) -> bool:

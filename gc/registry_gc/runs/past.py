@@ -122,7 +122,13 @@ def past_runs(state_dir: str) -> list[PastRun]:
         names = sorted(os.listdir(folder), reverse=True)
     except FileNotFoundError:
         return []
-    return [read_run(os.path.join(folder, name)) for name in names if _NAME.fullmatch(name)]
+    runs = [read_run(os.path.join(folder, name)) for name in names if _NAME.fullmatch(name)]
+    # Names tell the second, and after that nothing.
+    return sorted(runs, key=lambda run: (_second(run.path), run.created or 0.0), reverse=True)
+
+
+def _second(path: str) -> str:
+    return os.path.basename(path).partition("-")[0]
 
 
 def read_run(path: str) -> PastRun:

@@ -26,11 +26,15 @@ class StateDir(NamedTuple):
 
 def default_state_dir(environ: Mapping[str, str], user: int) -> str:
     """The state directory when none is named; *user* is the effective user id."""
-    if environ.get("XDG_STATE_HOME"):
-        return os.path.join(environ["XDG_STATE_HOME"], "registry-gc")
-    if user == 0:
+    # The specification of these folders leaves out what is no absolute path. Nor is a home: in a
+    # container, a user of whom nothing is known has none, and would get a folder called "~".
+    named = environ.get("XDG_STATE_HOME", "")
+    if os.path.isabs(named):
+        return os.path.join(named, "registry-gc")
+    home = os.path.expanduser("~")
+    if user == 0 or not os.path.isabs(home):
         return "/var/lib/registry-gc"
-    return os.path.join(os.path.expanduser("~"), ".local", "state", "registry-gc")
+    return os.path.join(home, ".local", "state", "registry-gc")
 
 
 def open_state_dir(path: str) -> StateDir:
