@@ -254,10 +254,14 @@ def test_a_blob_by_another_name_is_found_by_both(store: Store) -> None:
     assert digest(store, sha512(b"data")).fate is Fate.LIVE
 
 
-@pytest.mark.parametrize("cut", [lambda d: d[7:13], lambda d: d[:20], lambda d: d[7:], str])
-def test_a_digest_may_be_cut_short(store: Store, cut: Callable[[str], str]) -> None:
+CUTS = [lambda d: d[7:13], lambda d: d[:20], lambda d: d[7:], str, str.upper]
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_digest_may_be_cut_short_or_in_capitals(store: Store, cut: Callable[[str], str]) -> None:
     store.tree.image("a", "v1", layers=[b"layer"])
     assert digest(store, cut(sha256(b"layer"))).digest == sha256(b"layer")
+    assert digest(store, f"a@{cut(sha256(b'layer'))}").digest == sha256(b"layer")
 
 
 def test_what_nobody_knows_is_absent_and_what_waits_in_quarantine_says_where(

@@ -135,9 +135,10 @@ class Explainer:
                 # Docker also writes REPOSITORY:TAG@DIGEST, and the digest is what counts.
                 name = re.sub(r":[^:/]*$", "", name)
             self._number(name)
-            return self.digest(self._whole(digest), name)
-        if LOOKS_LIKE_DIGEST.fullmatch(what) or what.startswith(ALGORITHMS):
-            return self.digest(self._whole(what))
+            return self.digest(self._whole(digest.lower()), name)
+        small = what.lower()  # some write digests in capitals; no repository may have any
+        if LOOKS_LIKE_DIGEST.fullmatch(small) or small.startswith(ALGORITHMS):
+            return self.digest(self._whole(small))
         name, colon, tag = what.rpartition(":")
         if not colon:
             raise Unknown(f"{what}: neither a repository nor a digest")
