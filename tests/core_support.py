@@ -16,7 +16,8 @@ from registry_gc.events import Silence
 from registry_gc.listing.blob_stream import stream_blobs
 from registry_gc.listing.reading import read_catalog
 from registry_gc.live_set import LiveSet
-from registry_gc.mark import Marking, manifests_of, mark, repositories_of
+from registry_gc.mark import Marking, mark
+from registry_gc.pairs import manifests_of, repositories_of
 from registry_gc.plan import dead_blobs, dead_links
 from registry_gc.policy import Policy
 from registry_gc.references import Manifests

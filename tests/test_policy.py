@@ -50,14 +50,15 @@ def test_a_limit_is_shown_as_it_was_written(text: str) -> None:
 
 
 def test_a_release_covers_what_it_names() -> None:
-    whole, one = Release("a"), Release("a", "sha256:x")
-    assert whole.covers("a", None)
-    assert whole.covers("a", "sha256:x")
-    assert not whole.covers("a/b", None)
-    assert one.covers("a", "sha256:x")
-    assert not one.covers("a", "sha256:y")
-    assert not one.covers("a", None)
-    assert not one.covers("b", "sha256:x")
+    whole = Policy(releases=(Release("a"),))
+    one = Policy(releases=frozenset({Release("a", "sha256:x")}))
+    assert whole.released("a", None)
+    assert whole.released("a", "sha256:x")
+    assert not whole.released("a/b", None)
+    assert one.released("a", "sha256:x")
+    assert not one.released("a", "sha256:y")
+    assert not one.released("a", None)
+    assert not one.released("b", "sha256:x")
 
 
 def test_by_default_nothing_is_released_and_nothing_is_risked() -> None:

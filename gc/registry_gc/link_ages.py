@@ -38,7 +38,8 @@ from registry_gc.listing.links import Links, OddLink
 from registry_gc.listing.reading import learn_links
 from registry_gc.listing.repositories import RepositoryBatch, list_layer_links
 from registry_gc.manifest_reader import State
-from registry_gc.mark import Marking, manifests_of, pairs_of
+from registry_gc.mark import Marking
+from registry_gc.pairs import manifests_of, pairs_of
 from registry_gc.references import Manifests
 
 FEW = 10_000

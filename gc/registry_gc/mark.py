@@ -25,12 +25,11 @@ from registry_gc.layout import REPOSITORIES, blob_path, revision_link
 from registry_gc.listing.links import VANISHED
 from registry_gc.live_set import LiveSet
 from registry_gc.manifest_reader import Edge, State
+from registry_gc.pairs import MANIFEST, Pairs, manifests_of, pairs_of, repositories_of
 from registry_gc.policy import Policy
 from registry_gc.references import Manifests
+from registry_gc.referrers import Referrers
 
-Pairs = NDArray[np.int64]
-
-_ID = (1 << 32) - 1
 _IDS_AT_ONCE = 1 << 16
 
 
@@ -80,26 +79,6 @@ def mark(
     :raises StorageError: a manifest could not be read, which is not that it is missing.
     """
     return _Marker(reader, catalog, manifests, policy, cutoff, young).run()
-
-
-def repositories_of(pairs: Pairs) -> NDArray[np.int64]:
-    """The repository of each pair."""
-    return pairs >> 32
-
-
-def manifests_of(pairs: Pairs) -> NDArray[np.int64]:
-    """The manifest id of each pair."""
-    return pairs & _ID
-
-
-def pair_of(repository: int, manifest: int) -> int:
-    """One manifest as one repository sees it."""
-    return repository << 32 | manifest
-
-
-def pairs_of(owner: NDArray[np.integer], ids: NDArray[np.int64]) -> Pairs:
-    """Manifests *ids* as the repositories *owner* see them."""
-    return (owner.astype(np.int64) << 32) | ids
 
 
 class _Aliases:
@@ -172,8 +151,19 @@ class _Marker:
         ids = catalog.revisions.ids(manifests)
         self.linked = distinct(pairs_of(catalog.revisions.owner, ids))
         self.linked_ids = distinct(ids)
-        with_subject = within(manifests.with_subject(), manifests_of(self.linked))
-        self.referrers = self.linked[with_subject]
+        self.referrers = self._with_subject()
+        # How many of those that are held have had their revisions made live.
+        self.kept_whole = 0
+
+    def _with_subject(self) -> Referrers:
+        manifests = self.manifests
+        referrers = self.linked[within(manifests.with_subject(), manifests_of(self.linked))]
+        subjects = manifests.subjects_of(manifests_of(referrers))
+        also = {
+            row: pack(sorted(self.aliases.targets(subjects[row].tobytes())))
+            for row in self._other_names(subjects)
+        }
+        return Referrers(referrers, self.linked, manifests, also)
 
     def _young(self, cutoff: float, more: Keys | None) -> Keys:
         tags = self.catalog.tags
@@ -236,11 +226,12 @@ class _Marker:
         self._hold_broken_tags()
         self._hold_misplaced()
         live = np.empty(0, np.int64)
-        frontier = distinct(np.concatenate([self._roots(), self._of_held(live)]))
+        frontier = distinct(np.concatenate([self._roots(), self._of_held(self.linked, live)]))
         # Without any root something may still be young, and so keep what refers to it.
         while len(frontier) or len(frontier := self._referrers_to_content(live)):
-            live = union(live, frontier)
-            reached = [self._children(frontier), self._referrers(live), self._of_held(live)]
+            live = np.insert(live, np.searchsorted(live, frontier), frontier)
+            reached = [self._children(frontier), self.referrers.of(frontier, live)]
+            reached.append(self._of_held(frontier, live))
             frontier = without(distinct(np.concatenate(reached)), live)
         return self._marking(live)
 
@@ -341,51 +332,8 @@ class _Marker:
             return ids
         return self.linked[within(distinct(ids), manifests_of(self.linked))]
 
-    def _referrers(self, live: Pairs) -> Pairs:
-        """Linked manifests whose subject is live there, or not linked there but live anywhere."""
-        pairs = self.referrers
-        if not len(pairs):
-            return pairs
-        subjects = self.manifests.subjects_of(manifests_of(pairs))
-        found = self._is_live_subject(pairs, subjects, live)
-        for row in self._other_names(subjects):
-            stored = pack(sorted(self.aliases.targets(subjects[row].tobytes())))
-            same = np.repeat(pairs[row : row + 1], len(stored))
-            found[row] |= self._is_live_subject(same, stored, live).any()
-        return pairs[found]
-
     def _referrers_to_content(self, live: Pairs) -> Pairs:
-        """Those not live yet whose subject is not linked there, and live as no manifest.
-
-        As a layer of an artifact, for instance. All live keys are looked through, so it is done
-        last, and only where such a referrer is left.
-        """
-        pairs = without(self.referrers, live)
-        if not len(pairs):
-            return pairs
-        subjects = self.manifests.subjects_of(manifests_of(pairs))
-        for row in self._other_names(subjects):
-            stored = pack(sorted(self.aliases.targets(subjects[row].tobytes())))
-            pairs = np.concatenate([pairs, np.repeat(pairs[row : row + 1], len(stored))])
-            subjects = np.concatenate([subjects, stored])
-        ids = self.manifests.ids(subjects)
-        there = pairs_of(repositories_of(pairs), np.maximum(ids, 0))
-        away = (ids < 0) | ~within(self.linked, there)
-        pairs, subjects = pairs[away], subjects[away]
-        if not len(pairs):
-            return pairs
-        index = KeyIndex(distinct_keys(subjects))
-        met = np.zeros(len(index), np.bool_)
-        for keys in self._live_keys(live):
-            at = index.positions(keys)
-            met[at[at >= 0]] = True
-        return distinct(pairs[met[index.positions(subjects)]])
-
-    def _is_live_subject(self, pairs: Pairs, subjects: Keys, live: Pairs) -> NDArray[np.bool_]:
-        ids = self.manifests.ids(subjects)
-        there = pairs_of(repositories_of(pairs), np.maximum(ids, 0))
-        anywhere = within(distinct(manifests_of(live)), ids) & ~within(self.linked, there)
-        return (ids >= 0) & (within(live, there) | anywhere)
+        return self.referrers.to_content(live, self._live_keys)
 
     def _other_names(self, keys: Keys) -> list[int]:
         """Which of *keys* are digests of another algorithm than sha256."""
@@ -394,17 +342,20 @@ class _Marker:
         others = KeyIndex(pack(sorted(self.names.others)))
         return np.flatnonzero(others.has(keys)).tolist()
 
-    def _of_held(self, live: Pairs) -> Pairs:
-        """All revisions of the repositories that link or reach what could not be read."""
+    def _of_held(self, met: Pairs, live: Pairs) -> Pairs:
+        """All revisions of the repositories that link or reach what could not be read.
+
+        :param met: what is linked, or has come to life since this was asked last.
+        """
         damaged = self.manifests.in_state(State.UNREADABLE, State.MISMATCH)
         if damaged.any():
-            met = union(self.linked, live)
             for pair in met[damaged[manifests_of(met)]].tolist():
-                key = self.manifests.batch.keys[pair & _ID].tobytes()
-                self._hold(pair >> 32, key, self.manifests.batch.reasons[pair & _ID])
+                key = self.manifests.batch.keys[pair & MANIFEST].tobytes()
+                self._hold(pair >> 32, key, self.manifests.batch.reasons[pair & MANIFEST])
         self._hold_dangling(live)
-        if not self.held:
+        if len(self.held) == self.kept_whole:
             return np.empty(0, np.int64)
+        self.kept_whole = len(self.held)
         return self.linked[among(repositories_of(self.linked), self.held)]
 
     def _hold_dangling(self, live: Pairs) -> None:
@@ -466,13 +417,13 @@ class _Marker:
         batch = self.manifests.batch
         states = batch.states[manifests_of(self.linked)]
         for pair in self.linked[states == State.MISSING].tolist():
-            digest = self.names.text(batch.keys[pair & _ID].tobytes())
+            digest = self.names.text(batch.keys[pair & MANIFEST].tobytes())
             path = revision_link(self._name(pair >> 32), digest)
             if path not in told:
-                found.add(Damage(path, batch.reasons[pair & _ID]))
+                found.add(Damage(path, batch.reasons[pair & MANIFEST]))
         for pair in self.linked[states == State.MISMATCH].tolist():
-            digest = self.names.text(batch.keys[pair & _ID].tobytes())
-            found.add(Damage(blob_path(digest), batch.reasons[pair & _ID]))
+            digest = self.names.text(batch.keys[pair & MANIFEST].tobytes())
+            found.add(Damage(blob_path(digest), batch.reasons[pair & MANIFEST]))
         ids = self.manifests.ids(self.target_keys)
         pairs = pairs_of(self.target_owner, ids)
         lost = (batch.states[ids] == State.MISSING) & ~within(self.linked, pairs)

@@ -26,7 +26,8 @@ from registry_gc.listing.blobs import BlobBatch
 from registry_gc.listing.links import Links
 from registry_gc.listing.repositories import Signature, Upload
 from registry_gc.live_set import LiveSet
-from registry_gc.mark import Marking, pairs_of
+from registry_gc.mark import Marking
+from registry_gc.pairs import pairs_of
 from registry_gc.policy import Policy
 from registry_gc.references import Manifests
 from registry_gc.runs.rows import Kind, Row, RowParts, Rows
@@ -238,12 +239,15 @@ def _subject_depths(manifests: Manifests, ids: NDArray[np.int64]) -> dict[int, i
     subject_of = dict(zip(referrers.tolist(), subjects.tolist(), strict=True))
     depths: dict[int, int] = {}
     for referrer in subject_of:
-        depth, number = 0, referrer
+        number, way = referrer, list[int]()
         # A digest cannot lie in its own content, so chains end; the bound is against rot.
-        while number in subject_of and depth <= len(subject_of):
+        while number in subject_of and number not in depths and len(way) <= len(subject_of):
+            way.append(number)
             number = subject_of[number]
+        depth = depths.get(number, 0)
+        for below in reversed(way):
             depth += 1
-        depths[referrer] = depth
+            depths[below] = depth
     return depths
 
 

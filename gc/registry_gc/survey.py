@@ -31,7 +31,8 @@ from registry_gc.listing.reading import name_catalog, read_catalog
 from registry_gc.listing.tag_memory import TagMemory
 from registry_gc.live_set import LiveSet
 from registry_gc.manifest_reader import State
-from registry_gc.mark import Marking, manifests_of, mark
+from registry_gc.mark import Marking, mark
+from registry_gc.pairs import manifests_of
 from registry_gc.plan import dead_blobs
 from registry_gc.policy import Policy, Release
 from registry_gc.references import Manifests
@@ -339,8 +340,9 @@ class Surveyor:
         holds = survey.marking.holds
         if not holds:
             return survey.marking.live_set
-        releases = tuple(Release(name) for name in sorted({hold.repository for hold in holds}))
-        policy = msgspec.structs.replace(self._policy, releases=(*self._policy.releases, *releases))
+        # A set: there may be tens of thousands.
+        releases = {*self._policy.releases, *(Release(hold.repository) for hold in holds)}
+        policy = msgspec.structs.replace(self._policy, releases=frozenset(releases))
         lifted = mark(self._reader, survey.catalog, survey.manifests, policy, self.cutoff)
         return lifted.live_set
 

@@ -15,7 +15,8 @@ from registry_gc.dead_layers import unneeded_layers
 from registry_gc.digest import Keys, empty_keys, pack
 from registry_gc.listing.blobs import BlobBatch
 from registry_gc.live_set import LiveSet
-from registry_gc.mark import Marking, manifests_of
+from registry_gc.mark import Marking
+from registry_gc.pairs import manifests_of
 from registry_gc.references import Manifests
 
 

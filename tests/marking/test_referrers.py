@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
 from core_support import Store, marked
+from registry_gc.pairs import pairs_of
 from registry_tree import (
     OCI_ARTIFACT,
     OCI_LAYER,
@@ -111,3 +116,30 @@ def test_a_referrer_that_names_its_subject_by_sha512_lives_with_it(store: Store)
     store.tree.link_layer("a", sha512(data), image)
     signature = store.tree.image("a", None, layers=[b"x"], subject=sha512(data))
     assert ("a", signature) in marked(store.storage).live
+
+
+@pytest.mark.parametrize("link", ["subject", "layer"])
+def test_what_has_been_followed_is_not_asked_about_with_each_link_of_a_chain(
+    monkeypatch: pytest.MonkeyPatch, link: str
+) -> None:
+    looked = 0
+
+    def counted(owner: NDArray[np.integer], ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        nonlocal looked
+        looked += len(ids)
+        return pairs_of(owner, ids)
+
+    monkeypatch.setattr("registry_gc.referrers.pairs_of", counted)
+    store = Store()
+    length = 50
+    before = store.tree.image("a", "v1", layers=[b"0"])
+    for number in range(1, length):
+        subject = before if link == "subject" else sha256(b"%d" % (number - 1))
+        layer = b"%d" % number
+        before = store.tree.image("a", None, layers=[layer], subject=subject)
+    for number in range(length):
+        store.tree.image("b", None, layers=[b"other"], subject=sha256(b"nothing %d" % number))
+    found = marked(store.storage)
+    assert len(found.live) == length
+    assert len(found.dead) == length
+    assert looked <= 2 * length

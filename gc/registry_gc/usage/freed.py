@@ -22,7 +22,8 @@ from registry_gc.listing.link_store import LinkStore, Revisions
 from registry_gc.listing.links import Links
 from registry_gc.listing.tags import TagColumns, Tags
 from registry_gc.live_set import LiveSet
-from registry_gc.mark import Marking, mark, pairs_of
+from registry_gc.mark import Marking, mark
+from registry_gc.pairs import pairs_of
 from registry_gc.plan import dead_blobs
 from registry_gc.policy import Policy
 from registry_gc.references import Manifests

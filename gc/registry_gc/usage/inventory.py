@@ -22,7 +22,8 @@ from registry_gc.events import Observer
 from registry_gc.listing.blob_stream import stream_blobs
 from registry_gc.listing.reading import read_catalog
 from registry_gc.listing.repositories import Upload
-from registry_gc.mark import Marking, Pairs, mark
+from registry_gc.mark import Marking, mark
+from registry_gc.pairs import Pairs
 from registry_gc.plan import abandoned_uploads
 from registry_gc.policy import Policy, Release
 from registry_gc.references import Manifests
@@ -173,8 +174,7 @@ class _Taker:
             if outlook.policy.delete_untagged and not kept:
                 return outlook.marking.dead
         holds = {hold.repository for outlook in outlooks for hold in outlook.marking.holds}
-        releases = tuple(map(Release, sorted(holds)))
-        policy = Policy(delete_untagged=True, releases=releases)
+        policy = Policy(delete_untagged=True, releases=frozenset(map(Release, holds)))
         return mark(self.reader, catalog, manifests, policy, np.inf).dead
 
     def _mark(
