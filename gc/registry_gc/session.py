@@ -217,6 +217,7 @@ class Session:
             if stale is not None:
                 self.permission.refuse(stale.code, stale.message)
                 raise self.permission.refusal()
+            unsettled = True
             try:
                 swept = sweep(
                     self.run_file,
@@ -231,6 +232,7 @@ class Session:
                     stored_as=self.catalog.stored_as,
                     settled=(cache.settled, *self.job.settled),
                 )
+                unsettled = swept.error is not None
                 if swept.stopped is None and self.permission.changed:
                     # Seen while the last batch went.
                     swept.stopped = self.permission.look()
@@ -239,7 +241,7 @@ class Session:
                     swept.stopped = self._tidy(swept.folders | set(self.hollow))
                     self.run_file.record_meta(finished=time.time())
             finally:
-                cache.finish(self.run_file)
+                cache.finish(self.run_file, unsettled=unsettled)
                 self.swept_at = time.monotonic()
                 self._notices()
         if swept.stopped is not None:

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from blob_cache.support import lose
+from blob_cache.support import lose, restore
 from core_support import Store, Watcher
-from registry_drivers.base import Outcome
+from registry_drivers.base import Deletion, Outcome
+from registry_drivers.errors import Unavailable
 from registry_gc.blob_cache.forgetting import RedisCache, with_cache
 from registry_gc.blob_cache.journals import Journals
 from registry_gc.blob_cache.redis_config import RedisConfig
@@ -24,7 +25,7 @@ from registry_gc.policy import Policy
 from registry_gc.report.model import Report
 from registry_gc.run_file import RunFile
 from registry_gc.runs.rows import Kind, Row, RowState
-from registry_tree import sha256
+from registry_tree import blob_path, sha256
 from servers.redis import RedisServer, entries
 
 ALLOWED = Verdict("allowed", ())
@@ -179,3 +180,90 @@ def test_what_a_killed_run_had_deleted_the_next_run_removes(
     again = RunFile.existing(str(tmp_path / "runs" / "1.sqlite"))
     assert again.meta()["blob_cache"] == "forgotten"
     again.close()
+
+
+class Unsaid:
+    """Deletes the first dead blobs, and has no answer; Redis may be lost at the same time."""
+
+    def __init__(self, folder: Path, redis: RedisServer, *, lost: bool) -> None:
+        self.run = Deletions(folder, redis, 2, lambda: self._unsaid(redis, lost=lost))
+
+    def _unsaid(self, redis: RedisServer, *, lost: bool) -> None:
+        if lost:
+            lose(redis)
+        raise Unavailable("done, but the answer is lost")
+
+    def gone(self) -> list[str]:
+        """What is dead and not in the storage."""
+        there = {path for page in self.run.store.storage.list("") for path in page.paths}
+        return [digest for digest in self.run.dead if blob_path(digest) not in there]
+
+
+def states_of(report: Report) -> tuple[int, str]:
+    """How many blobs are still planned, and what the run file says of Redis."""
+    assert report.run_file is not None
+    run_file = RunFile.existing(report.run_file)
+    try:
+        planned = run_file.count(Kind.BLOB, RowState.PLANNED).rows
+        return planned, run_file.meta()["blob_cache"]
+    finally:
+        run_file.close()
+
+
+def test_what_was_deleted_without_an_answer_is_forgotten_too(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    unsaid = Unsaid(tmp_path, redis, lost=False)
+    report = unsaid.run.collect("1.sqlite")
+    assert (report.exit_code, report.forgotten.left) == (1, 0)
+    gone = unsaid.gone()
+    assert len(gone) > report.blobs.deleted
+    assert states_of(report) == (100 - report.blobs.deleted, "forgotten")
+    assert not {f"blobs::{digest}" for digest in gone} & redis.names()
+
+
+def test_what_was_deleted_without_an_answer_while_redis_is_lost_is_left_to_the_next_run(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    unsaid = Unsaid(tmp_path, redis, lost=True)
+    report = unsaid.run.collect("1.sqlite")
+    planned, cache = states_of(report)
+    assert cache == "redis"
+    assert report.forgotten.left >= planned > 0
+    gone = unsaid.gone()
+    assert {f"blobs::{digest}" for digest in gone} <= redis.names()
+
+    restore(redis)
+    assert unsaid.run.collect("2.sqlite").exit_code == 0
+    assert entries(redis, gone) == set()
+
+
+def test_what_was_deleted_and_is_said_to_have_failed_is_forgotten_too(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    some = Deletions(tmp_path, redis, -1, lambda: None)
+    plain = some.store.storage.delete
+
+    def delete(paths: Iterable[str]) -> Iterator[Outcome]:
+        for outcome in plain(paths):
+            yield Outcome(outcome.path, Deletion.FAILED, "a lie for a test")
+
+    some.store.storage.delete = delete  # type: ignore[method-assign]  # a hook for this test
+    report = some.collect("1.sqlite")
+    assert (report.exit_code, report.forgotten.left) == (3, 0)
+    assert report.blobs.deleted == 0
+    assert {name for name in redis.names() if "::b::" in name} == set()
+
+
+def test_of_a_run_that_was_only_stopped_what_was_never_sent_is_left_alone(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    interrupts = Interrupts()
+
+    def ask() -> None:
+        interrupts.number = signal.SIGTERM
+
+    report = Deletions(tmp_path, redis, 6, ask).collect("1.sqlite", interrupts)
+    planned, cache = states_of(report)
+    assert (report.exit_code, cache) == (143, "forgotten")
+    assert sum(name.startswith("blobs::") for name in redis.names()) == planned > 0

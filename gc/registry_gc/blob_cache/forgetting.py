@@ -27,14 +27,13 @@ from registry_gc.guard import Finding, Verdict
 from registry_gc.run_file import RunFile
 from registry_gc.runs.cached_rows import CachedRows
 from registry_gc.runs.database import RunFileError
-from registry_gc.runs.rows import Cached, RowState
+from registry_gc.runs.rows import GONE, MAYBE_GONE, Cached, RowState
 
 if TYPE_CHECKING:
     from registry_gc.blob_cache.journals import Journals
     from registry_gc.blob_cache.redis_config import RedisConfig
 
 _BATCH = 1000  # rows, of at most four commands each, in one round trip
-_GONE = (RowState.DELETED, RowState.GONE_ALREADY, RowState.QUARANTINED)
 
 
 class Forgotten(msgspec.Struct, frozen=True):
@@ -87,8 +86,12 @@ class BlobCache(Protocol):
     def settled(self, run_file: RunFile, outcomes: Sequence[tuple[int, Outcome]]) -> None:
         """Forget what was deleted; see :data:`registry_gc.sweep.Settled`."""
 
-    def finish(self, run_file: RunFile) -> None:
-        """Called after the last delete, however that came about, with the lock held."""
+    def finish(self, run_file: RunFile, *, unsettled: bool) -> None:
+        """Called after the last delete, however that came about, with the lock held.
+
+        :param unsettled: rows may have been sent of which nobody knows, or has written down, what
+            became of them.
+        """
 
     def state(self, storage: tuple[str, str] | None = None) -> Forgotten:
         """What it came to; with what earlier runs on *storage*, its driver and root, have left."""
@@ -136,7 +139,7 @@ class NoCache:
         """Remember whether there is anything to forget."""
         self._deleted |= any(outcome.result is not Deletion.FAILED for _, outcome in outcomes)
 
-    def finish(self, run_file: RunFile) -> None:
+    def finish(self, run_file: RunFile, *, unsettled: bool) -> None:
         """Nothing to do."""
 
     def state(self, storage: tuple[str, str] | None = None) -> Forgotten:
@@ -236,23 +239,28 @@ class RedisCache:
         except Unreachable:
             self._sending.lost = True
 
-    def finish(self, run_file: RunFile) -> None:
-        """Remove what is left, and all of it once more.
+    def finish(self, run_file: RunFile, *, unsettled: bool) -> None:
+        """Remove what is left, all of it once more, and what may be gone too.
 
         A registry that was asked for a blob just before its deletion may have written its entry
-        just after the removal.
+        just after the removal. What is still planned counts only if *unsettled*: after a sweep
+        that was only stopped none of it was sent, and there may be millions.
         """
         self._take_up()
         cached = CachedRows(run_file)
+        doubtful = MAYBE_GONE if unsettled else (RowState.FAILED,)
         try:
-            for batch in cached.batches(_BATCH, *_GONE):
+            for batch in cached.batches(_BATCH, *GONE):
                 if self.lost:
                     break
-                self._sending.send([command for row, _ in batch for command in _commands(row)])
+                self._send([row for row, _ in batch])
                 cached.record_uncached([row.number for row, known in batch if not known])
+            self._forget_doubtful(cached, *doubtful)
         except Unreachable:
             self._sending.lost = True
-        self._removed, self._left = cached.count(*_GONE)
+        self._removed, self._left = cached.count(*GONE)
+        if self.lost:
+            self._left += cached.count(*doubtful)[1]
         self._run_file = run_file.path
         if not self._left:
             run_file.record_meta(blob_cache="forgotten")
@@ -318,12 +326,10 @@ class RedisCache:
                 self._behind = True
                 return False
             cached = CachedRows(run_file)
-            for batch in cached.batches(_BATCH, RowState.PLANNED):
-                # One that was killed may have deleted what it had not written down yet. Nor is
-                # this written down: who goes on with that run has to do it again.
-                self._sending.send([command for row, _ in batch for command in _commands(row)])
+            # One that was killed may have deleted what it had not written down yet.
+            self._forget_doubtful(cached, *MAYBE_GONE)
             rows = 0
-            for batch in cached.batches(_BATCH, *_GONE):
+            for batch in cached.batches(_BATCH, *GONE):
                 left = [row for row, known in batch if not known]
                 self._remove(run_file, left)
                 rows += len(left)
@@ -344,8 +350,21 @@ class RedisCache:
     def _remove(self, run_file: RunFile, rows: Sequence[Cached]) -> None:
         if not rows:
             return
-        self._sending.send([command for row in rows for command in _commands(row)])
+        self._send(rows)
         CachedRows(run_file).record_uncached([row.number for row in rows])
+
+    def _forget_doubtful(self, cached: CachedRows, *states: RowState) -> None:
+        """Remove the entries of rows that may be gone, as long as Redis is there.
+
+        That is not written down: who goes on with that run has to do it again.
+        """
+        if self.lost:
+            return
+        for batch in cached.batches(_BATCH, *states):
+            self._send([row for row, _ in batch])
+
+    def _send(self, rows: Sequence[Cached]) -> None:
+        self._sending.send([command for row in rows for command in _commands(row)])
 
 
 def _left(run_file: RunFile, driver: str, root: str) -> int:
@@ -355,9 +374,8 @@ def _left(run_file: RunFile, driver: str, root: str) -> int:
         return 0
     if not same_storage((meta.get("driver"), meta.get("root")), (driver, root)):
         return 0
-    rows = CachedRows(run_file)
     # One that was killed may have deleted what it had not written down.
-    return rows.count(*_GONE)[1] or rows.count(RowState.PLANNED)[1]
+    return CachedRows(run_file).count(*GONE, *MAYBE_GONE)[1]
 
 
 def _commands(row: Cached) -> Iterator[Command]:

@@ -48,6 +48,13 @@ class RowState(enum.StrEnum):
     TAKEN_BACK = "taken back"
 
 
+GONE = (RowState.DELETED, RowState.GONE_ALREADY, RowState.QUARANTINED)
+"""The states of rows of which the storage has said that they are where they were no more."""
+MAYBE_GONE = (RowState.PLANNED, RowState.FAILED)
+"""Those of rows that may be gone all the same: what was sent, and whose answer was lost or not
+written down, is still planned, and one that failed may have been carried out after all."""
+
+
 class Row(NamedTuple):
     """One thing to delete. ``size``: bytes that this frees, 0 for links. ``modified``: epoch."""
 
