@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 
 from registry_drivers.base import Reader
 from registry_drivers.memory import MemoryStorage
@@ -186,3 +188,18 @@ class Watcher:
     def notice(self, message: str) -> None:
         """Remember the notice."""
         self.notices.append(message)
+
+
+def few_threads(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    """From now on the system has room for so many more threads, and none after them."""
+    start = threading.Thread.start
+    left = room
+
+    def start_or_not(thread: threading.Thread) -> None:
+        nonlocal left
+        if not left:
+            raise RuntimeError("can't start new thread")
+        left -= 1
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_or_not)

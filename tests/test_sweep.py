@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from core_support import Watcher
+from core_support import Watcher, few_threads
 from registry_drivers.base import Capabilities, Deleter, Deletion, Outcome
 from registry_drivers.errors import AccessDenied, StorageError, Unavailable
 from registry_drivers.filesystem import FilesystemStorage
@@ -29,6 +33,7 @@ from registry_gc.run_file import RunFile
 from registry_gc.runs.database import RunFileError
 from registry_gc.runs.rows import OBJECT_KINDS, Kind, Row, RowState
 from registry_gc.sweep import Stop, Swept, sweep, tidy
+from registry_gc.threads import submit
 from registry_tree import RegistryTree, blob_path, folder_sink, layer_link_path, sha256
 
 FOLDERS = Capabilities(delete_batch=4, folders=True)
@@ -481,6 +486,78 @@ def test_a_journal_that_cannot_be_written_ends_the_sweep(
     with pytest.raises(RunFileError, match="no room"):
         run(run_file, storage)
     assert len(storage.deleted) == 4
+
+
+def test_a_batch_that_cannot_be_written_down_does_not_keep_the_others(
+    run_file: RunFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_file.add(rows(Kind.BLOB, 16))
+    together = threading.Barrier(4)
+    record = RunFile.record
+    tries: list[str] = []
+
+    def locked_at_first(*arguments: Any) -> None:
+        tries.append("")
+        if len(tries) <= 2:
+            raise RunFileError(f"locked {len(tries)}")
+        record(*arguments)
+
+    def wait_for_the_others(path: str) -> None:
+        if path.removesuffix("/link").rpartition("/")[2] in {"0", "4", "8", "12"}:
+            together.wait(timeout=60)
+
+    monkeypatch.setattr(RunFile, "record", locked_at_first)
+    storage, watcher = Storage(before=wait_for_the_others), Watcher()
+    with pytest.raises(RunFileError, match="locked 1"):
+        run(run_file, storage, OBJECTS, watcher=watcher)
+    assert len(storage.deleted) == 16
+    assert states(run_file) == {RowState.DELETED: 8, RowState.PLANNED: 8}
+    assert watcher.finished == 1
+
+
+@pytest.mark.parametrize("room", [0, 1, 2])
+def test_without_room_for_threads_every_batch_is_deleted_once_and_written_down(
+    run_file: RunFile, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    run_file.add(rows(Kind.BLOB, 40))
+    few_threads(monkeypatch, room)
+    storage = Storage(before=lambda _: time.sleep(0.001))
+    swept = run(run_file, storage, OBJECTS)
+    assert swept.error is None
+    assert len(storage.deleted) == len(set(storage.deleted)) == 40
+    assert states(run_file) == {RowState.DELETED: 40}
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_what_cannot_be_handed_to_a_thread_for_another_reason_is_not_done_or_told_of(
+    begun: bool,
+) -> None:
+    done: list[int] = []
+
+    def work() -> int:
+        done.append(1)
+        return 7
+
+    later: list[Callable[[], Any]] = []
+
+    class Pool(ThreadPoolExecutor):
+        """Queues the work, and cannot say so; a thread may be fast."""
+
+        def submit(self, task: Callable[..., Any], /, *words: Any, **more: Any) -> Any:
+            later.append(partial(task, *words))
+            if begun:
+                later.pop()()
+            raise MemoryError
+
+    with Pool(1) as pool:
+        if begun:
+            assert submit(pool, work).result() == 7
+        else:
+            with pytest.raises(MemoryError):
+                submit(pool, work)
+    for task in later:
+        task()
+    assert done == [1] * begun
 
 
 def test_batches_go_side_by_side_where_the_wait_is_what_takes_the_time(

@@ -16,6 +16,8 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from types import TracebackType
 
 import msgspec
 from msgspec.structs import replace
@@ -30,6 +32,7 @@ from registry_gc.retained import multipart_of
 from registry_gc.run_file import RunFile
 from registry_gc.runs.rows import OBJECT_KINDS, Kind, RowState
 from registry_gc.runs.version_rows import add_versions_of_deleted, record_freed
+from registry_gc.threads import submit
 
 _STATES = {
     Deletion.DELETED: RowState.DELETED,
@@ -121,19 +124,19 @@ def sweep(
                 continue
             observer.phase(f"deleting {kind.label}", planned, "objects")
             send = _sender(kind, deleter, versions)
-            running: deque[Future[_Batch]] = deque()
+            record = partial(
+                _record, run_file=run_file, swept=swept, observer=observer, settled=settled
+            )
             try:
-                for rows in run_file.batches(kind, capabilities.delete_batch):
-                    swept.stopped = looking()
-                    if swept.stopped is not None or swept.error is not None:
-                        break
-                    running.append(pool.submit(_delete, rows, send, looking))
-                    if len(running) >= workers:
-                        _record(running.popleft().result(), run_file, swept, observer, settled)
+                with _UnderWay(record) as under_way:
+                    for rows in run_file.batches(kind, capabilities.delete_batch):
+                        swept.stopped = looking()
+                        if swept.stopped is not None or swept.error is not None:
+                            break
+                        under_way.add(submit(pool, partial(_delete, rows, send, looking)))
+                        if len(under_way) >= workers:
+                            under_way.record_first()
             finally:
-                # Whatever else goes wrong, what is under way is waited for and written down.
-                while running:
-                    _record(running.popleft().result(), run_file, swept, observer, settled)
                 observer.finish()
             swept.stopped = swept.stopped or looking.seen()
             if swept.stopped is not None or swept.error is not None:
@@ -202,6 +205,43 @@ class _Batch(msgspec.Struct, frozen=True):
     rows: list[tuple[int, str]]
     outcomes: list[Outcome]
     error: Exception | None
+
+
+class _UnderWay:
+    """Batches that have gone out, in their order. Whatever goes wrong, each is written down."""
+
+    def __init__(self, record: Callable[[_Batch], None]) -> None:
+        self._record = record
+        self._batches: deque[Future[_Batch]] = deque()
+
+    def __enter__(self) -> _UnderWay:
+        return self
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def add(self, batch: Future[_Batch]) -> None:
+        self._batches.append(batch)
+
+    def record_first(self) -> None:
+        """Wait for the first one and write it down."""
+        self._record(self._batches.popleft().result())
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Do so with all of them; one that cannot be written down does not keep the others."""
+        first: BaseException | None = None
+        while self._batches:
+            try:
+                self.record_first()
+            except BaseException as refusal:
+                first = first or refusal
+        if first is not None and error is None:
+            raise first
 
 
 _Send = Callable[[Iterable[str]], Iterator[Outcome]]
