@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import registry_gc.session
+from core_support import few_threads
 from registry_drivers.base import Reader
 from registry_drivers.errors import StorageError
 from registry_drivers.memory import MemoryStorage
@@ -185,6 +186,24 @@ def test_without_room_for_threads_parts_are_done_one_by_one(
     for _ in range(3):
         found = overlap_.run(_names_of_threads, READER, TEN)
         assert [name for names in found for name in names] == ["MainThread"] * 10
+
+
+def test_with_room_for_one_thread_each_part_is_done_once(
+    overlapping: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_threads(monkeypatch, 1)
+    done: list[int] = []
+
+    def work(reader: Reader, unit: tuple[int, ...]) -> tuple[int, ...]:
+        time.sleep(0.001)
+        done.extend(unit)
+        return unit
+
+    overlap_ = Overlap()
+    for _ in range(3):
+        assert flat(overlap_.run(work, READER, TEN)) == TEN
+    assert sorted(done) == sorted(TEN * 3)
+    assert len(set(overlapping)) == 2
 
 
 @pytest.fixture

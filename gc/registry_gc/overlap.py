@@ -12,10 +12,10 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from registry_drivers.base import Reader
-from registry_gc.shortage import is_out_of_threads
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -92,17 +92,25 @@ class Overlap:
 
             self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="registry-gc")
         began = time.perf_counter()
-        try:
-            together = [*self._threads.map(lambda part: _timed(work, reader, part), parts)]
-        except RuntimeError as error:
-            if not is_out_of_threads(error):
-                raise
-            return results + [work(reader, part) for part in parts]
+        together = _all_of(self._threads, [partial(_timed, work, reader, part) for part in parts])
         took = time.perf_counter() - began
         # As much work as time: they wait for each other, at the interpreter.
         worked = sum(done.cpu for done in together) > (1 - _WAITING / 2) * took
         self._waiting = not worked and max(done.waits for done in together) >= _WAITS
         return results + [done.result for done in together]
+
+
+def _all_of(pool: ThreadPoolExecutor, works: Sequence[Callable[[], _Done]]) -> list[_Done]:
+    """Do all of them at once, as far as there is room for threads; each is done once."""
+    from registry_gc.threads import submit
+
+    slots = [submit(pool, work) for work in works]
+    try:
+        return [slot.result() for slot in slots]
+    finally:
+        # Where one has failed, the others are done for nobody.
+        for slot in slots:
+            slot.cancel()
 
 
 def _timed(work: Callable[[Reader, Any], Any], reader: Reader, part: Any) -> _Done:
