@@ -32,7 +32,7 @@ from registry_gc.layout import BLOBS, REPOSITORIES, layer_link, revision_link
 from registry_gc.run_file import RunFile
 from registry_gc.runs.database import RunFileError
 from registry_gc.runs.rows import OBJECT_KINDS, Kind, Row, RowState
-from registry_gc.sweep import Stop, Swept, sweep, tidy
+from registry_gc.sweep import Means, Stop, Swept, sweep, tidy
 from registry_gc.threads import submit
 from registry_tree import RegistryTree, blob_path, folder_sink, layer_link_path, sha256
 
@@ -105,7 +105,8 @@ def run(
     interrupted: Callable[[], bool] = lambda: False,
     watcher: Watcher | None = None,
 ) -> Swept:
-    return sweep(run_file, storage, capabilities, look, interrupted, watcher or Watcher())
+    means = Means(storage, capabilities, look, interrupted, watcher or Watcher())
+    return sweep(run_file, means)
 
 
 # What is done
@@ -232,8 +233,7 @@ def test_a_blob_to_which_a_link_stays_is_left(
     denied = ["revision/1/link", "layer-link/3/link"]
     storage = Storage(answers={path: Outcome(path, Deletion.FAILED, "no") for path in denied})
     told: list[str] = []
-    sweep(
-        run_file,
+    means = Means(
         storage,
         capabilities,
         lambda: None,
@@ -241,6 +241,7 @@ def test_a_blob_to_which_a_link_stays_is_left(
         Watcher(),
         settled=[lambda _, outcomes: told.extend(done.path for _, done in outcomes)],
     )
+    sweep(run_file, means)
     assert {path for path in storage.deleted if path.startswith("blob/")} == {
         f"blob/{number}/link" for number in (0, 2, 4)
     }

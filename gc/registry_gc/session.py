@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from registry_drivers.base import Deleter
 from registry_drivers.errors import DriverConfigError, StorageError
 from registry_drivers.factory import versions_of
 from registry_drivers.paths import temporaries
@@ -35,7 +36,7 @@ from registry_gc.runs.plan_file import PlanFile
 from registry_gc.runs.rows import Kind
 from registry_gc.shortage import NO_MEMORY, NO_THREADS, is_out_of_threads
 from registry_gc.survey import Survey, Surveyor
-from registry_gc.sweep import Stop, discard, sweep, tidy
+from registry_gc.sweep import Means, Stop, discard, sweep, tidy
 from registry_gc.verify.contradiction import Contradiction
 
 if TYPE_CHECKING:
@@ -206,9 +207,23 @@ class Session:
         """Whether versions of what this run deletes are there, and have to go."""
         return self.policy.purge_versions and any(keep.listed for keep in self.keeps)
 
+    def _means(self, deleter: Deleter) -> Means:
+        assert self.catalog is not None
+        return Means(
+            deleter,
+            self.storage.capabilities,
+            self.permission.look,
+            self.interrupts,
+            self.observer,
+            self.versions,
+            purge=self._purges(),
+            waiting=lambda: hidden(self.reader),
+            stored_as=self.catalog.stored_as,
+            settled=(self.job.blob_cache.settled, *self.job.settled),
+        )
+
     def _sweep(self) -> None:
         assert self.run_file is not None
-        assert self.catalog is not None
         plan = str(self.run_file.meta().get("run", self.job.run))
         setting_aside = self.aside.deleter(self.job.run, plan, self.policy)
         cache = self.job.blob_cache
@@ -219,19 +234,7 @@ class Session:
                 raise self.permission.refusal()
             unsettled = True
             try:
-                swept = sweep(
-                    self.run_file,
-                    deleter,
-                    self.storage.capabilities,
-                    self.permission.look,
-                    self.interrupts,
-                    self.observer,
-                    self.versions,
-                    purge=self._purges(),
-                    waiting=lambda: hidden(self.reader),
-                    stored_as=self.catalog.stored_as,
-                    settled=(cache.settled, *self.job.settled),
-                )
+                swept = sweep(self.run_file, self._means(deleter))
                 unsettled = swept.error is not None
                 if swept.stopped is None and self.permission.changed:
                     # Seen while the last batch went.

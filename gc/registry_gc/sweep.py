@@ -76,74 +76,119 @@ class Swept(msgspec.Struct):
     folders: set[str] = msgspec.field(default_factory=set)
 
 
-def sweep(
-    run_file: RunFile,
-    deleter: Deleter,
-    capabilities: Capabilities,
-    look: Look,
-    interrupted: Callable[[], bool],
-    observer: Observer,
-    versions: VersionDeleter | None = None,
-    *,
-    purge: bool = False,
-    waiting: Callable[[], Collection[str]] = frozenset,
-    stored_as: Callable[[str], Iterable[str]] = lambda _: (),
-    settled: Sequence[Settled] = (),
-) -> Swept:
+class Means(msgspec.Struct, frozen=True):
+    """What a sweep is done with, and whom it asks and tells.
+
+    ``look``: asked before each batch, in one that takes long every ten seconds, and before one
+    that has failed in passing goes out again, by one thread at a time; anything but None stops.
+    ``interrupted``: asked before each single delete, from any thread. ``versions``: deletes uploads
+    in parts; None where there can be none. ``purge``: also delete all versions of what this run
+    deletes. ``waiting``: the paths whose versions wait in a quarantine; asked once, and only where
+    versions are to go. ``stored_as``: which other digests the links of a digest hold: what a link
+    of such a name leads to stays with it, where it cannot be deleted. ``settled``: told of each
+    batch once its outcome is durable.
+    """
+
+    deleter: Deleter
+    capabilities: Capabilities
+    look: Look
+    interrupted: Callable[[], bool]
+    observer: Observer
+    versions: VersionDeleter | None = None
+    purge: bool = False
+    waiting: Callable[[], Collection[str]] = frozenset
+    stored_as: Callable[[str], Iterable[str]] = lambda _: ()
+    settled: Sequence[Settled] = ()
+
+
+def sweep(run_file: RunFile, means: Means) -> Swept:
     """Delete every planned row, phase by phase; within one, batches may go side by side.
 
-    :param versions: deletes uploads in parts; None where there can be none.
-    :param purge: also delete all versions of what this run deletes.
-    :param look: asked before each batch, in one that takes long every ten seconds, and before one
-        that has failed in passing goes out again, by one thread at a time; anything but None stops.
-    :param waiting: the paths whose versions wait in a quarantine; asked once, and only where
-        versions are to go.
-    :param stored_as: which other digests the links of a digest hold: what a link of such a name
-        leads to stays with it, where it cannot be deleted.
-    :param interrupted: asked before each single delete, from any thread.
-    :param settled: told of each batch once its outcome is durable.
     :raises StorageError: the storage cannot tell what became of a batch.
     """
-    swept = Swept()
-    looking = _Looking(look, interrupted)
-    # On a filesystem the order of single deletes is kept; elsewhere a batch is one request, in
-    # which there is no order anyway, and the wait for it is what takes the time.
-    workers = 1 if capabilities.folders else min(capabilities.workers, _BATCHES_AT_ONCE)
-    with ThreadPoolExecutor(workers, thread_name_prefix="registry-gc-sweep") as pool:
-        for kind in Kind:
-            if kind is Kind.VERSIONS:
-                if purge:
-                    add_versions_of_deleted(run_file)
-                _spare(run_file, waiting, observer)
-            if kind is Kind.BLOB and (staying := run_file.blobs_of_failed_links(stored_as)):
-                rows = [(number, path) for number, path, _ in staying]
-                kept = [Outcome(path, Deletion.FAILED, _LINKED + why) for _, path, why in staying]
-                _record(_Batch(rows, kept, None), run_file, swept, observer, settled)
-            planned = run_file.count(kind, RowState.PLANNED).rows
-            if not planned:
-                continue
-            observer.phase(f"deleting {kind.label}", planned, "objects")
-            send = _sender(kind, deleter, versions)
-            record = partial(
-                _record, run_file=run_file, swept=swept, observer=observer, settled=settled
-            )
-            try:
-                with _UnderWay(record) as under_way:
-                    for rows in run_file.batches(kind, capabilities.delete_batch):
-                        swept.stopped = looking()
-                        if swept.stopped is not None or swept.error is not None:
-                            break
-                        under_way.add(submit(pool, partial(_delete, rows, send, looking)))
-                        if len(under_way) >= workers:
-                            under_way.record_first()
-            finally:
-                observer.finish()
-            swept.stopped = swept.stopped or looking.seen()
-            if swept.stopped is not None or swept.error is not None:
-                break
-    if swept.error is not None and swept.stopped is None:
-        raise swept.error
-    return swept
+    return _Sweep(run_file, means).run()
+
+
+class _Sweep:
+    """One sweep under way."""
+
+    def __init__(self, run_file: RunFile, means: Means) -> None:
+        self._run_file = run_file
+        self._means = means
+        self._swept = Swept()
+        self._looking = _Looking(means.look, means.interrupted)
+        # On a filesystem the order of single deletes is kept; elsewhere a batch is one request, in
+        # which there is no order anyway, and the wait for it is what takes the time.
+        at_most = min(means.capabilities.workers, _BATCHES_AT_ONCE)
+        self._workers = 1 if means.capabilities.folders else at_most
+
+    def run(self) -> Swept:
+        """All kinds in their order, until something speaks against the next."""
+        swept = self._swept
+        with ThreadPoolExecutor(self._workers, thread_name_prefix="registry-gc-sweep") as pool:
+            for kind in Kind:
+                self._take_out(kind)
+                planned = self._run_file.count(kind, RowState.PLANNED).rows
+                if not planned:
+                    continue
+                self._means.observer.phase(f"deleting {kind.label}", planned, "objects")
+                try:
+                    self._delete_all(kind, pool)
+                finally:
+                    self._means.observer.finish()
+                swept.stopped = swept.stopped or self._looking.seen()
+                if swept.stopped is not None or swept.error is not None:
+                    break
+        if swept.error is not None and swept.stopped is None:
+            raise swept.error
+        return swept
+
+    def _take_out(self, kind: Kind) -> None:
+        """Before a kind: what has become of the others decides which of its rows go."""
+        means = self._means
+        if kind is Kind.VERSIONS:
+            if means.purge:
+                add_versions_of_deleted(self._run_file)
+            _spare(self._run_file, means.waiting, means.observer)
+        if kind is Kind.BLOB and (staying := self._run_file.blobs_of_failed_links(means.stored_as)):
+            rows = [(number, path) for number, path, _ in staying]
+            kept = [Outcome(path, Deletion.FAILED, _LINKED + why) for _, path, why in staying]
+            self._record(_Batch(rows, kept, None))
+
+    def _delete_all(self, kind: Kind, pool: ThreadPoolExecutor) -> None:
+        swept, looking = self._swept, self._looking
+        send = _sender(kind, self._means.deleter, self._means.versions)
+        with _UnderWay(self._record) as under_way:
+            for rows in self._run_file.batches(kind, self._means.capabilities.delete_batch):
+                swept.stopped = looking()
+                if swept.stopped is not None or swept.error is not None:
+                    break
+                under_way.add(submit(pool, partial(_delete, rows, send, looking)))
+                if len(under_way) >= self._workers:
+                    under_way.record_first()
+
+    def _record(self, batch: _Batch) -> None:
+        # A path that the storage has listed twice has two rows, and each its outcome.
+        numbers: dict[str, list[int]] = {}
+        for number, path in reversed(batch.rows):
+            numbers.setdefault(path, []).append(number)
+        outcomes: list[tuple[int, Outcome]] = []
+        for done in batch.outcomes:
+            of_path = numbers[done.path]
+            outcomes.append((of_path.pop() if of_path[1:] else of_path[0], done))
+        states = [(number, _STATES[done.result], done.error) for number, done in outcomes]
+        self._run_file.record(states)
+        if freed := [(number, done.bytes) for number, done in outcomes if done.bytes]:
+            record_freed(self._run_file, freed)
+        for tell in self._means.settled:
+            tell(self._run_file, outcomes)
+        self._swept.folders.update(
+            done.path.rpartition("/")[0]
+            for done in batch.outcomes
+            if done.result is not Deletion.FAILED
+        )
+        self._swept.error = self._swept.error or batch.error
+        self._means.observer.advance(len(batch.outcomes))
 
 
 def _spare(run_file: RunFile, waiting: Callable[[], Collection[str]], observer: Observer) -> None:
@@ -286,35 +331,6 @@ def _delete(rows: list[tuple[int, str]], send: _Send, looking: _Looking) -> _Bat
     # A row is never left as if nobody had tried.
     outcomes += [Outcome(path, Deletion.FAILED, _SILENT) for path in (+unanswered).elements()]
     return _Batch(rows, outcomes, None)
-
-
-def _record(
-    batch: _Batch,
-    run_file: RunFile,
-    swept: Swept,
-    observer: Observer,
-    settled: Sequence[Settled],
-) -> None:
-    # A path that the storage has listed twice has two rows, and each its outcome.
-    numbers: dict[str, list[int]] = {}
-    for number, path in reversed(batch.rows):
-        numbers.setdefault(path, []).append(number)
-    outcomes: list[tuple[int, Outcome]] = []
-    for done in batch.outcomes:
-        of_path = numbers[done.path]
-        outcomes.append((of_path.pop() if of_path[1:] else of_path[0], done))
-    run_file.record([(number, _STATES[done.result], done.error) for number, done in outcomes])
-    if freed := [(number, done.bytes) for number, done in outcomes if done.bytes]:
-        record_freed(run_file, freed)
-    for tell in settled:
-        tell(run_file, outcomes)
-    swept.folders.update(
-        done.path.rpartition("/")[0]
-        for done in batch.outcomes
-        if done.result is not Deletion.FAILED
-    )
-    swept.error = swept.error or batch.error
-    observer.advance(len(batch.outcomes))
 
 
 def tidy(
