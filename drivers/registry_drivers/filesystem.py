@@ -17,6 +17,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from registry_drivers.base import (
@@ -39,6 +40,7 @@ from registry_drivers.errors import (
     Replaced,
     StorageError,
     TooLarge,
+    Unavailable,
 )
 from registry_drivers.filesystem_aliases import Aliases
 from registry_drivers.filesystem_errors import (
@@ -50,8 +52,15 @@ from registry_drivers.filesystem_errors import (
     check_names,
     translate,
 )
-from registry_drivers.filesystem_patience import patiently
-from registry_drivers.filesystem_walk import FOLDER, LOST_AND_FOUND, READ, Walk, sorted_out
+from registry_drivers.filesystem_patience import again, patiently
+from registry_drivers.filesystem_walk import (
+    FOLDER,
+    LOST_AND_FOUND,
+    READ,
+    Walk,
+    named_for_sure,
+    sorted_out,
+)
 from registry_drivers.filesystem_watch import Identity, Watch
 from registry_drivers.filesystem_write import move_file, write_file
 from registry_drivers.parameters import Parameters
@@ -212,7 +221,10 @@ class FilesystemStorage:
         folders: set[str] = set()
         files: set[str] = set()
         try:
-            folders, files = patiently(lambda: self._names(prefix), self.requests)
+            try:
+                folders, files = self._names(prefix)
+            except (Unavailable, OSError) as error:
+                folders, files = again(error, partial(self._names_for_sure, prefix), self.requests)
         except OSError as error:
             # Only here: what is missing after it failed in passing is not known to be.
             if error.errno not in MISSING:
@@ -239,6 +251,15 @@ class FilesystemStorage:
                         self._watch.passed(path)
                     elif not entry.is_symlink() or self._leads_somewhere(path):
                         files.add(entry.name)
+        return folders, files
+
+    def _names_for_sure(self, prefix: str) -> tuple[set[str], set[str]]:
+        folders: set[str] = set()
+        files: set[str] = set()
+        for name, is_folder, link in named_for_sure(f"{self.root}/{prefix}"):
+            (folders if is_folder else files).add(name)
+            if is_folder and link:
+                self._watch.passed(prefix + name)
         return folders, files
 
     def _is_dir(self, entry: os.DirEntry[str], path: str) -> bool:
@@ -275,9 +296,10 @@ class FilesystemStorage:
                 data = os.read(handle, wanted)
                 if 0 < len(data) < wanted and not os.read(handle, 1):
                     return data
-            except OSError:
+            except OSError as error:
+                if error.errno in PASSING:
+                    raise
                 # What is wrong with it is found out below.
-                pass
             return self._read_all(handle, path, limit)
         except OSError as error:
             raise translate(error, path, self.root) from error
@@ -379,8 +401,10 @@ class FilesystemStorage:
         common = os.path.commonprefix(paths)  # noqa: RUF071 - the same, quicker than by parts
         folder = common.rpartition("/")[0]
         try:
-            handle = os.open(f"{self.root}/{folder}", FOLDER)
-        except OSError:
+            handle = self._folder_handle(folder)
+        except OSError as error:
+            if error.errno in PASSING:
+                raise translate(error, folder, self.root) from error
             # What is wrong is said of each by those who ask by its whole path.
             return stat_each(self, paths)
         start = len(folder) + 1 if folder else 0
@@ -391,9 +415,11 @@ class FilesystemStorage:
             for path in paths:
                 try:
                     status = ask(path[start:], dir_fd=handle)
-                except OSError:
-                    found += stat_each(self, (path,))
-                    continue
+                except OSError as error:
+                    if error.errno in MISSING:
+                        found += stat_each(self, (path,))
+                        continue
+                    status = self._asked_again(error, path)
                 if not stat.S_ISREG(status.st_mode):
                     found += stat_each(self, (path,))
                     continue
@@ -404,6 +430,17 @@ class FilesystemStorage:
             os.close(handle)
             self.requests.add(read=asked)
         return found
+
+    def _folder_handle(self, folder: str) -> int:
+        full = f"{self.root}/{folder}"
+        return patiently(lambda: os.open(full, FOLDER), self.requests)
+
+    def _asked_again(self, error: OSError, path: str) -> os.stat_result:
+        """The status of *path*, for which *error* was said, and not that it is missing."""
+        try:
+            return again(error, partial(os.stat, f"{self.root}/{path}"), self.requests)
+        except OSError as last:
+            raise translate(last, path, self.root) from last
 
     def now(self) -> float:
         """This machine's clock; a file server may have another, of which its files tell."""

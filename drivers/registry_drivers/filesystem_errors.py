@@ -8,8 +8,9 @@ from __future__ import annotations
 import errno
 import os
 import pwd
+import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from registry_drivers.errors import AccessDenied, NotFound, Replaced, StorageError, Unavailable
 
@@ -71,6 +72,33 @@ def check_names(paths: Iterable[str]) -> None:
                 path=path,
                 driver=DRIVER,
             )
+
+
+# As those of os.path, which take what fails in passing for "no": here that is raised.
+
+
+def is_there(path: str, *, links: bool = True) -> bool:
+    """Whether there is anything at *path*; without *links*, whether a link there leads to it."""
+    return _mode(os.lstat if links else os.stat, path) != 0
+
+
+def is_link(path: str) -> bool:
+    """Whether *path* is a symbolic link."""
+    return stat.S_ISLNK(_mode(os.lstat, path))
+
+
+def is_folder(path: str) -> bool:
+    """Whether *path* is a folder, or a link to one."""
+    return stat.S_ISDIR(_mode(os.stat, path))
+
+
+def _mode(ask: Callable[[str], os.stat_result], path: str) -> int:
+    try:
+        return ask(path).st_mode
+    except OSError as error:
+        if error.errno in PASSING:
+            raise
+        return 0
 
 
 def dangling(path: str, root: str) -> StorageError:

@@ -34,9 +34,23 @@ def patiently(
     try:
         return work()
     except (Unavailable, OSError) as error:
-        if not _passes(error):
-            raise
-        first = error
+        return again(error, work, requests, pauses)
+
+
+def again(
+    first: Unavailable | OSError,
+    work: Callable[[], T],
+    requests: Requests,
+    pauses: Sequence[float] | None = None,
+) -> T:
+    """As :func:`patiently`, of *work* that has failed with *first* already.
+
+    For shortcuts: whoever goes the long way instead has forgotten *first*, and believes "missing".
+
+    :raises OSError, Unavailable: *first*, at once where it does not pass.
+    """
+    if not passes(first):
+        raise first
     for pause in PAUSES if pauses is None else pauses:
         if is_withdrawn():
             break
@@ -49,10 +63,11 @@ def patiently(
         except (Unavailable, OSError) as error:
             if isinstance(error, OSError) and error.errno in MISSING:
                 raise first from error
-            if not _passes(error):
+            if not passes(error):
                 raise
     raise first
 
 
-def _passes(error: Exception) -> bool:
+def passes(error: Exception) -> bool:
+    """Whether *error* is one that what is asked again may not show."""
     return isinstance(error, Unavailable) or (isinstance(error, OSError) and error.errno in PASSING)

@@ -29,26 +29,30 @@ So is a pipe, a socket or a device there.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 from itertools import islice
-from stat import S_IFREG, S_ISDIR, S_ISREG
+from stat import S_IFREG, S_ISDIR, S_ISLNK, S_ISREG
+from typing import TypeVar
 
 import numpy as np
 
 from registry_drivers.base import UNASKED, UNASKED_AGE, Group, Named, Page, Paths, Requests
-from registry_drivers.errors import StorageError
+from registry_drivers.errors import StorageError, Unavailable
 from registry_drivers.filesystem_errors import (
+    DISK_GONE,
     DRIVER,
     MISSING,
     PASSING,
     UTF_8,
     check_names,
+    is_folder,
+    is_link,
     translate,
 )
-from registry_drivers.filesystem_patience import patiently
+from registry_drivers.filesystem_patience import again
 from registry_drivers.filesystem_watch import Watch
 
 # Parent of the algorithm's folder -> the file that each digest's folder is expected to hold.
@@ -98,6 +102,9 @@ _MISPLACED = re.compile(
 )
 
 _Visit = Generator[Page, None, bool]
+T = TypeVar("T")
+# A tag's link and what it holds, the algorithms in its index, and its history where that is short.
+_Tag = tuple[os.stat_result, bytes, list[str], list[str]]
 
 
 def expected_leaf(folder: str) -> str | None:
@@ -140,6 +147,28 @@ def sorted_out(
         yield names, [e for e in some if not e.is_dir(follow_symlinks=False)] if mixed else []
 
 
+def named_for_sure(full: str) -> list[tuple[str, bool, bool]]:
+    """Each name in the folder *full*, whether it is a folder, and whether a symbolic link.
+
+    As ``os.DirEntry`` tells quicker, where it need not ask: it takes what is gone by then, or
+    seems to be, for a file. After a failure in passing that will not do.
+
+    :raises OSError: one of them is not there any more, or leads to nothing.
+    """
+    with os.scandir(full) as entries:
+        paths = [(entry.name, entry.path) for entry in entries]
+    return [
+        (name, S_ISDIR(os.stat(path).st_mode), S_ISLNK(os.lstat(path).st_mode))
+        for name, path in paths
+    ]
+
+
+def _statuses(names: Sequence[str], suffix: str, handle: int) -> list[os.stat_result]:
+    # What the speed depends on: 3.2 µs a file, of which os.stat takes 2.9.
+    ask = os.stat
+    return [ask(name + suffix, dir_fd=handle) for name in names]
+
+
 class Walk:
     """One listing: every file below a folder, in the order of the paths' UTF-8 bytes.
 
@@ -163,6 +192,8 @@ class Walk:
         self._hollow: list[str] = []
         self._contents: dict[int, bytes] = {}
         self._by_name = False
+        # What has failed on the way and was not said to be missing; the first of it.
+        self._doubt: Unavailable | OSError | None = None
 
     def unasked(self, prefixes: Sequence[str]) -> Iterator[Page]:
         """As :meth:`pages`, but links to layers and in tags' histories by folders' names alone."""
@@ -221,7 +252,10 @@ class Walk:
 
     def _visit_any(self, folder: str) -> _Visit:
         try:
-            found = patiently(lambda: self._found(folder), self._requests)
+            try:
+                found = self._found(folder)
+            except (Unavailable, OSError) as error:
+                found = self._again(error, partial(self._found_for_sure, folder))
             self._listed += 1
         except OSError as error:
             self._vanished(error, folder)
@@ -251,11 +285,50 @@ class Walk:
 
     def _opened(self, folder: str, flags: int) -> int:
         path = f"{self._root}/{folder}"
-        return patiently(lambda: os.open(path, flags), self._requests)
+        return self._ask(lambda: os.open(path, flags))
 
     def _found(self, folder: str) -> list[tuple[str, bool]]:
         with os.scandir(f"{self._root}/{folder}") as entries:
             return [self._named(folder, entry) for entry in entries]
+
+    def _found_for_sure(self, folder: str) -> list[tuple[str, bool]]:
+        return [
+            (name + "/", link) if folds else (name, False)
+            for name, folds, link in named_for_sure(f"{self._root}/{folder}")
+        ]
+
+    # A system that fails in passing may come back, or half of it, and call missing what is there.
+
+    def _ask(self, work: Callable[[], T]) -> T:
+        """What *work* returns, tried again where it fails in passing."""
+        try:
+            return work()
+        except (Unavailable, OSError) as error:
+            return self._again(error, work)
+
+    def _again(self, error: Unavailable | OSError, work: Callable[[], T]) -> T:
+        """What *work* returns, which has failed with *error* before."""
+        self._note(error)
+        return again(error, work, self._requests)
+
+    def _shortcut(self, error: OSError, work: Callable[[], T], path: str) -> T | None:
+        """What a shortcut gives that has failed with *error*; None where the long way tells.
+
+        Not of what fails in passing: the long way begins anew, and would believe "missing".
+        """
+        if error.errno not in PASSING:
+            self._note(error)
+            return None
+        try:
+            return self._again(error, work)
+        except OSError as last:
+            raise translate(last, path.rstrip("/"), self._root) from last
+
+    def _note(self, error: Unavailable | OSError) -> None:
+        if self._doubt is None and (
+            isinstance(error, Unavailable) or error.errno in PASSING | DISK_GONE
+        ):
+            self._doubt = error
 
     def _visit_folder(self, folder: str, link: bool) -> _Visit:
         if link:
@@ -278,7 +351,7 @@ class Walk:
             return False
         try:
             try:
-                names = patiently(lambda: self._names(folder, handle), self._requests)
+                names = self._ask(lambda: self._names(folder, handle))
             except OSError as error:
                 self._vanished(error, folder)
                 return False
@@ -303,7 +376,7 @@ class Walk:
         for entry in entries:
             # One that leads nowhere, or round and round, is told of where it is asked.
             path = folder + entry.name
-            if entry.is_symlink() and os.path.isdir(f"{self._root}/{path}"):
+            if entry.is_symlink() and is_folder(f"{self._root}/{path}"):
                 self._watch.passed(path)
 
     def _is_by_name(self, folder: str) -> bool:
@@ -315,19 +388,22 @@ class Walk:
 
     def _only_digests(self, folder: str) -> list[str]:
         """The names of all folders in *folder*, which are digests; none where anything is not."""
-        names: list[str] = []
         if self._after:
-            return names
-        try:
-            with os.scandir(f"{self._root}/{folder}") as entries:
-                for plain, others in sorted_out(entries):
-                    # Symbolic links may lead nowhere, or to a folder that they lie in.
-                    self._pass_links(folder, others)
-                    if others or set(map(len, plain)) != {_DIGEST} or not all_digests(plain):
-                        return []
-                    names += plain
-        except OSError:
             return []
+        try:
+            return self._plain_digests(folder)
+        except OSError as error:
+            return self._shortcut(error, partial(self._plain_digests, folder), folder) or []
+
+    def _plain_digests(self, folder: str) -> list[str]:
+        names: list[str] = []
+        with os.scandir(f"{self._root}/{folder}") as entries:
+            for plain, others in sorted_out(entries):
+                # Symbolic links may lead nowhere, or to a folder that they lie in.
+                self._pass_links(folder, others)
+                if others or set(map(len, plain)) != {_DIGEST} or not all_digests(plain):
+                    return []
+                names += plain
         names.sort()
         return names
 
@@ -353,20 +429,14 @@ class Walk:
         """
         link = f"{folder}current/link"
         index = f"{folder}index/"
+        tag: _Tag | None
         try:
-            handle = os.open(f"{self._root}/{link}", READ)
-            try:
-                status = os.fstat(handle)
-                content = os.read(handle, _LINK_LIMIT)
-            finally:
-                os.close(handle)
-            alone = os.stat(f"{self._root}/{index}").st_nlink == _ONE_FOLDER
-            algorithms = ["sha256"] if alone else os.listdir(f"{self._root}/{index}")
-            history = self._history(f"{index}sha256/") if algorithms == ["sha256"] else []
-            if alone and not history:
-                algorithms = os.listdir(f"{self._root}/{index}")
-        except OSError:
+            tag = self._read_tag(link, index)
+        except OSError as error:
+            tag = self._shortcut(error, partial(self._read_tag, link, index), folder)
+        if tag is None:
             return None
+        status, content, algorithms, history = tag
         if status.st_mode & _KIND != S_IFREG or not _ALGORITHMS.issuperset(algorithms):
             return None
         self._listed += 1
@@ -380,15 +450,30 @@ class Walk:
         below = [f"{index}{algorithm}/" for algorithm in sorted(algorithms)]
         return [path for path in below if not self._is_before(path)]
 
+    def _read_tag(self, link: str, index: str) -> _Tag:
+        handle = os.open(f"{self._root}/{link}", READ)
+        try:
+            status = os.fstat(handle)
+            content = os.read(handle, _LINK_LIMIT)
+        finally:
+            os.close(handle)
+        alone = os.stat(f"{self._root}/{index}").st_nlink == _ONE_FOLDER
+        algorithms = ["sha256"] if alone else os.listdir(f"{self._root}/{index}")
+        history = self._history(f"{index}sha256/") if algorithms == ["sha256"] else []
+        if alone and not history:
+            algorithms = os.listdir(f"{self._root}/{index}")
+        return status, content, algorithms, history
+
     def _history(self, folder: str) -> list[str]:
         """The digests in a *folder* of a tag's index, sorted; none where those are not few."""
         if self._is_by_name(folder):
             names = self._only_digests(folder)
             return names if len(names) <= _FEW else []
+        full = f"{self._root}/{folder}"
         try:
-            names = [] if self._after else os.listdir(f"{self._root}/{folder}")
-        except OSError:
-            return []
+            names = [] if self._after else os.listdir(full)
+        except OSError as error:
+            names = self._shortcut(error, partial(os.listdir, full), folder) or []
         return sorted(names) if len(names) <= _FEW and all_digests(names) else []
 
     def _add_few(self, folder: str, names: list[str]) -> bool:
@@ -396,12 +481,13 @@ class Walk:
         if self._by_name:
             self._add_names(folder, names)
         else:
-            full = f"{self._root}/{folder}"
+            links = [f"{self._root}/{folder}{name}/link" for name in names]
+            found: list[os.stat_result] | None
             try:
-                found = [os.stat(f"{full}{name}/link") for name in names]
-            except OSError:
-                return False
-            if not self._add_found(folder, "/link", names, found):
+                found = list(map(os.stat, links))
+            except OSError as error:
+                found = self._shortcut(error, lambda: list(map(os.stat, links)), folder)
+            if found is None or not self._add_found(folder, "/link", names, found):
                 return False
         self._listed += 1
         return True
@@ -447,21 +533,19 @@ class Walk:
 
     def _asked_again(self, error: OSError, path: str) -> os.stat_result:
         """The status of *path*, for which *error* was said; raises that where it stays so."""
-        if error.errno in PASSING:
-            # Not what is said now: missing after an error is not known to be missing.
-            with contextlib.suppress(OSError):
-                return self._status(path)
-        raise translate(error, path, self._root) from error
+        try:
+            return self._again(error, partial(os.stat, f"{self._root}/{path}"))
+        except OSError as last:
+            raise translate(last, path, self._root) from last
 
     def _add_ordinary(self, folder: str, suffix: str, names: list[str], handle: int) -> bool:
         """List *names* if each has its file; False, with nothing listed, otherwise."""
-        # What the speed depends on: 3.2 µs a file, of which os.stat takes 2.9.
-        ask = os.stat
+        found: list[os.stat_result] | None
         try:
-            found = [ask(name + suffix, dir_fd=handle) for name in names]
-        except OSError:
-            return False
-        return self._add_found(folder, suffix, names, found)
+            found = _statuses(names, suffix, handle)
+        except OSError as error:
+            found = self._shortcut(error, partial(_statuses, names, suffix, handle), folder)
+        return found is not None and self._add_found(folder, suffix, names, found)
 
     def _add_found(
         self, folder: str, suffix: str, names: list[str], found: list[os.stat_result]
@@ -480,15 +564,16 @@ class Walk:
         """List what has a digest's name and not the file that belongs into it."""
         try:
             mode = self._status(path).st_mode
+            link = self._ask(lambda: is_link(f"{self._root}/{path}"))
         except OSError as error:
             self._vanished(error, path)
             return False
         if not S_ISDIR(mode):
             return self._is_before(path) or self._add_file(path)
-        return (yield from self._visit_folder(path + "/", os.path.islink(f"{self._root}/{path}")))
+        return (yield from self._visit_folder(path + "/", link))
 
     def _status(self, path: str) -> os.stat_result:
-        return patiently(lambda: os.stat(f"{self._root}/{path}"), self._requests)
+        return self._ask(lambda: os.stat(f"{self._root}/{path}"))
 
     def _add_file(self, path: str) -> bool:
         try:
@@ -533,9 +618,16 @@ class Walk:
         return byte_order(path) <= byte_order(after)
 
     def _vanished(self, error: OSError, path: str) -> None:
-        """Return when *path* was there and is no more; else raise what *error* means."""
+        """Return when *path* was there and is no more; else raise what *error* means.
+
+        After a failure on the way, nothing that was named a moment ago is known to be gone.
+        """
         if error.errno not in MISSING:
             raise translate(error, path.rstrip("/"), self._root) from error
+        if isinstance(self._doubt, Unavailable):
+            raise self._doubt from error
+        if self._doubt is not None:
+            raise translate(self._doubt, path.rstrip("/"), self._root) from error
         self._watch.missing(path)
 
     def _refuse_loop(self, folder: str) -> None:

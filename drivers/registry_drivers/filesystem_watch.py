@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from registry_drivers.errors import NotFound, Replaced, StorageError
-from registry_drivers.filesystem_errors import DRIVER, MISSING, dangling, translate
+from registry_drivers.filesystem_errors import (
+    DRIVER,
+    MISSING,
+    PASSING,
+    dangling,
+    is_folder,
+    is_link,
+    is_there,
+    translate,
+)
 
 _REGISTRY = "docker/registry"
 # Folders that operators put on disks of their own, by a mount or by a symbolic link.
@@ -89,6 +98,7 @@ class Watch:
         self._mounts: list[_Mount] = []
         self._mounted: frozenset[str] = frozenset()
         self._forgetful: frozenset[int] = frozenset()
+        self._failed: dict[str, OSError] = {}
         self._looked = -math.inf
         self._right: set[tuple[str, int]] = set()
 
@@ -137,7 +147,10 @@ class Watch:
         """
         folder = folder.rstrip("/")
         steps = _steps(folder)
-        links = [step for step in steps if os.path.islink(f"{self._root}/{step}")]
+        try:
+            links = [step for step in steps if is_link(f"{self._root}/{step}")]
+        except OSError as error:
+            raise translate(error, folder, self._root) from error
         if not links:
             # What is mounted there itself is known from the beginning.
             return
@@ -220,22 +233,28 @@ class Watch:
         self.look()
         folder = path.endswith("/")
         path = path.rstrip("/")
-        for step in _steps(path):
-            if not os.path.lexists(f"{self._root}/{step}"):
-                break
-            if not os.path.exists(f"{self._root}/{step}"):
-                raise dangling(step, self._root)
-        else:
-            # Our own files come and go. A file in the place of a folder is not that folder.
-            full = f"{self._root}/{path}"
-            if path.startswith(_FOLDERS[2]) and (not folder or os.path.isdir(full)):
-                raise StorageError(
-                    f"was missing a moment ago and is there again, below {self._root}: is its disk"
-                    " steady, and does nobody write to the registry?",
-                    path=path,
-                    driver=DRIVER,
-                )
+        try:
+            back = self._is_back(path, folder)
+        except OSError as error:
+            raise translate(error, path, self._root) from error
+        if back:
+            raise StorageError(
+                f"was missing a moment ago and is there again, below {self._root}: is its disk"
+                " steady, and does nobody write to the registry?",
+                path=path,
+                driver=DRIVER,
+            )
         return NotFound(f"not found below {self._root}", path=path, driver=DRIVER)
+
+    def _is_back(self, path: str, folder: bool) -> bool:
+        for step in _steps(path):
+            full = f"{self._root}/{step}"
+            if not is_there(full):
+                return False
+            if not is_there(full, links=False):
+                raise dangling(step, self._root)
+        # Our own files come and go. A file in the place of a folder is not that folder.
+        return path.startswith(_FOLDERS[2]) and (not folder or is_folder(full))
 
     def identity(self, status: os.stat_result) -> Identity:
         """What tells a folder from another that is put in its place."""
@@ -290,12 +309,18 @@ class Watch:
             status = os.stat(f"{self._root}/{folder}/")
         except OSError as error:
             if seen is None:
+                if error.errno in MISSING and folder in self._failed:
+                    failed = self._failed[folder]
+                    raise translate(failed, folder, self._root) from failed
+                if error.errno in PASSING:
+                    self._failed[folder] = error
                 # Not there yet, or closed to this user: said by who needs it.
                 return
             if error.errno not in MISSING:
                 raise _lost(translate(error, folder, self._root)) from error
         else:
             now = self.identity(status)
+            self._failed.pop(folder, None)
             if self._seen.setdefault(folder, now) == now:
                 return
         raise Replaced(
