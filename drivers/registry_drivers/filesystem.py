@@ -50,6 +50,7 @@ from registry_drivers.filesystem_errors import (
     PASSING,
     UTF_8,
     check_names,
+    is_there,
     translate,
 )
 from registry_drivers.filesystem_patience import again, patiently
@@ -553,28 +554,42 @@ class FilesystemStorage:
         """
         check_path(source, DRIVER)
         check_path(target, DRIVER)
-        tries = 0
+        seen: os.stat_result | None = None
 
         def work() -> None:
-            nonlocal tries
-            tries += 1
+            nonlocal seen
+            self._watch.look_closely(_SECONDS)
+            self.requests.add(write=1)
+            before = seen
             try:
-                self._move_once(source, target)
+                seen = self._status(source)
+                self._move_once(source, target, seen)
             except NotFound:
-                # As above: what is not here any more, and there, was moved.
-                if tries == 1 or not os.path.lexists(f"{self.root}/{target}"):
+                # As above: what is not here any more, and there, was moved. Another hand may have
+                # taken it, and what is there be older.
+                if before is None or not self._is_the_same(before, target):
                     raise
 
         patiently(work, self.requests)
 
-    def _move_once(self, source: str, target: str) -> None:
-        self._watch.look_closely(_SECONDS)
-        self.requests.add(write=1)
-        full = f"{self.root}/{source}"
+    def _is_the_same(self, before: os.stat_result, path: str) -> bool:
+        """Whether the file at *path* is the one that was *before* elsewhere, or its copy."""
+        status = self._status(path)
+        if status.st_dev == before.st_dev and (
+            self._watch.identity(status) != self._watch.identity(before)
+        ):
+            return False
+        # A copy on another disk has its age too; FAT's clock ticks every two seconds.
+        return status.st_size == before.st_size and abs(status.st_mtime - before.st_mtime) < 2
+
+    def _status(self, path: str) -> os.stat_result:
         try:
-            status = os.lstat(full)
+            return os.lstat(f"{self.root}/{path}")
         except OSError as error:
-            raise self._error(error, source) from error
+            raise self._error(error, path) from error
+
+    def _move_once(self, source: str, target: str, status: os.stat_result) -> None:
+        full = f"{self.root}/{source}"
         if stat.S_ISDIR(status.st_mode):
             raise self._is_folder(source)
         if stat.S_ISLNK(status.st_mode):
@@ -584,9 +599,15 @@ class FilesystemStorage:
         try:
             move_file(full, f"{self.root}/{target}", look=self._watch.look)
         except OSError as error:
-            if error.errno in MISSING and not os.path.lexists(full):
+            if error.errno in MISSING and not self._still_there(full, source):
                 raise self._error(error, source) from error
             raise self._write_error(error, target) from error
+
+    def _still_there(self, full: str, path: str) -> bool:
+        try:
+            return is_there(full)
+        except OSError as error:
+            raise translate(error, path, self.root) from error
 
     def renew(self, path: str) -> None:
         """See :class:`~registry_drivers.base.Renewer`: by the clock that writes go by."""

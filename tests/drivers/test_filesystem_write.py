@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
@@ -21,6 +22,7 @@ from registry_drivers import filesystem_patience, filesystem_write
 from registry_drivers.errors import (
     NotFound,
     StorageError,
+    Unavailable,
 )
 from registry_drivers.filesystem import FilesystemStorage
 
@@ -281,3 +283,47 @@ def test_a_move_whose_answer_was_lost_is_not_taken_for_a_file_that_was_gone(
     monkeypatch.setattr(filesystem_patience, "PAUSES", (0.0,))
     storage.move("a/b", "c/d")
     assert listed(storage) == ["c/d"]
+
+
+def test_an_older_target_is_not_taken_for_what_was_to_be_moved_when_that_is_gone(
+    root: Path, storage: FilesystemStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make(root, "a/b", b"new")
+    make(root, "c/d", b"old")
+
+    def taken(*_: str) -> None:
+        source.unlink()
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(os, "rename", taken)
+    monkeypatch.setattr(filesystem_patience, "PAUSES", (0.0,))
+    with pytest.raises(Unavailable):
+        storage.move("a/b", "c/d")
+    assert (root / "c/d").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("age", [0, 100])
+def test_a_copy_on_another_disk_is_known_by_its_size_and_age(
+    root: Path, storage: FilesystemStorage, monkeypatch: pytest.MonkeyPatch, age: int
+) -> None:
+    source = make(root, "a/b", b"new")
+    copy = make(root, "c/d", b"new")
+    now = source.stat().st_mtime
+    os.utime(copy, (now - age, now - age))
+    ask = os.lstat
+
+    def other_disk(path: str) -> os.stat_result:
+        status = ask(path)
+        if path != str(copy):
+            return status
+        return os.stat_result((*status[:2], status.st_dev + 1, *status[3:]))
+
+    def lose_answer(*_: str) -> None:
+        source.unlink()
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(os, "lstat", other_disk)
+    monkeypatch.setattr(os, "rename", lose_answer)
+    monkeypatch.setattr(filesystem_patience, "PAUSES", (0.0,))
+    with pytest.raises(Unavailable) if age else contextlib.nullcontext():
+        storage.move("a/b", "c/d")
