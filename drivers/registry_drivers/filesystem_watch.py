@@ -265,7 +265,10 @@ class Watch:
         _root_status(self._root)
         for folder in _FOLDERS:
             # What is mounted when somebody comes by is mounted now.
-            os.path.isdir(f"{self._root}/{folder}/")
+            try:
+                os.stat(f"{self._root}/{folder}/")
+            except OSError as error:
+                self._note(folder, error)
         mounts = self._mounts = _mounts()
         self._forgetful = frozenset(
             mount.device for mount in mounts if mount.kind.startswith(_FORGETFUL)
@@ -303,6 +306,11 @@ class Watch:
             raise
         return self._seen.setdefault("", now) == now
 
+    def _note(self, folder: str, error: OSError) -> None:
+        """A folder that is not known yet fails: what is missing after that may be there."""
+        if error.errno in PASSING:
+            self._failed[folder] = error
+
     def _look_at(self, folder: str) -> None:
         seen = self._seen.get(folder)
         try:
@@ -312,8 +320,7 @@ class Watch:
                 if error.errno in MISSING and folder in self._failed:
                     failed = self._failed[folder]
                     raise translate(failed, folder, self._root) from failed
-                if error.errno in PASSING:
-                    self._failed[folder] = error
+                self._note(folder, error)
                 # Not there yet, or closed to this user: said by who needs it.
                 return
             if error.errno not in MISSING:

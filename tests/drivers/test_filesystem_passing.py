@@ -153,3 +153,34 @@ def test_at_whatever_call_it_begins_nothing_is_lost(
         ended = restart.calls <= at
         at += 1
     assert at > 1
+
+
+def test_a_folder_of_the_registry_that_failed_before_it_was_seen_is_not_taken_for_missing(
+    storage: FilesystemStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restart = Restart(REPOSITORIES[:-1], 0, 10**6, kinds=True)
+    with monkeypatch.context() as patch:
+        restart(patch)
+        # Opening a storage looks at it, and says nothing yet.
+        other = FilesystemStorage(storage.root)
+        assert restart.calls
+        assert answer(ASKED["list"], other) is None
+    assert answer(ASKED["list"], other) == answer(ASKED["list"], storage)
+
+
+@pytest.mark.parametrize("link", [False, True], ids=["lstat", "stat"])
+def test_what_fails_in_passing_while_it_is_made_sure_that_it_is_missing_is_not_missing(
+    storage: FilesystemStorage, monkeypatch: pytest.MonkeyPatch, link: bool
+) -> None:
+    path = f"{TAGS}v1/current/link"
+    ask = os.lstat
+
+    def fail(asked: Any, *more: Any, **how: Any) -> os.stat_result:
+        if asked == f"{storage.root}/{TAGS}v1/current":
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), asked)
+        return ask(asked, *more, **how)
+
+    (Path(storage.root) / path).unlink()
+    monkeypatch.setattr(filesystem_patience, "PAUSES", ())
+    monkeypatch.setattr(os, "stat" if link else "lstat", fail)
+    assert answer(lambda storage: storage.read(path), storage) is None
