@@ -70,8 +70,7 @@ from registry_drivers.paths import check_path, check_paths, check_prefix
 DEFAULT_ROOT = "/var/lib/registry"
 # Between two looks at the guard; a file is one request each way.
 _DELETE_BATCH = 256
-# Files one after the other of which the delete was tried again in vain (2.6 seconds each), before
-# no other is until one goes.
+# Files of which the delete was tried again in vain (2.6 seconds each), before no other is.
 _MOST_IN_VAIN = 20
 # A folder that somebody fills, that is gone, that is a file or a symbolic link, or that is a
 # mount point: it stays, and that is no failure.
@@ -138,8 +137,7 @@ class FilesystemStorage:
         self.requests = Requests()
         self._watch = Watch(self.root)
         self._aliases = Aliases(self.root)
-        # How many deletes, one after the other, have failed in passing until patience was at its
-        # end.
+        # How many deletes have failed in passing until patience was at its end.
         self._in_vain = 0
         # What is wrong with the root is said when it is asked for something.
         with contextlib.suppress(StorageError):
@@ -487,7 +485,6 @@ class FilesystemStorage:
                 return Outcome(path, Deletion.GONE_ALREADY)
             self._in_vain += error.errno in PASSING
             return Outcome(path, Deletion.FAILED, self._of_one(error, path).message)
-        self._in_vain = 0
         return Outcome(path, Deletion.DELETED)
 
     def remove_folders(self, folders: Iterable[str], *, floor: str) -> int:

@@ -410,18 +410,3 @@ def test_deletes_that_fail_one_after_the_other_are_soon_not_tried_again(
     outcomes = list(storage.delete(paths))
     assert {outcome.result for outcome in outcomes} == {Deletion.FAILED}
     assert storage.requests.retries == 3 * 20
-
-
-def test_after_a_delete_that_comes_through_others_are_tried_again(
-    root: Path, storage: FilesystemStorage, fails: Callable[..., None]
-) -> None:
-    paths = [f"{number}/data" for number in range(100)]
-    for path in paths:
-        make(root, path)
-    fails("unlink", *[errno.ESTALE] * (20 * 4 + 30))
-    results = [outcome.result for outcome in storage.delete(paths[:51])]
-    assert results == [Deletion.FAILED] * 50 + [Deletion.DELETED]
-    assert storage.requests.retries == 3 * 20
-    fails("unlink", errno.ESTALE)
-    assert {outcome.result for outcome in storage.delete(paths[51:])} == {Deletion.DELETED}
-    assert storage.requests.retries == 3 * 20 + 1
