@@ -6,9 +6,13 @@ import json
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from core_support import Store, marked
+from core_support import NOW, Store, marked
+from registry_drivers.errors import StorageError
+from registry_drivers.memory import MemoryStorage
 from registry_gc import mark
+from registry_gc.listing.links import OddLink, read_odd_links
 from registry_tree import (
     OCI_ARTIFACT,
     OCI_LAYER,
@@ -86,6 +90,54 @@ def test_a_link_of_that_name_which_cannot_be_read_says_nothing(store: Store) -> 
     found = marked(store.storage)
     assert found.held == {"a"}
     assert found.damaged == {layer_link_path("a", sha512(b"layer"))}
+
+
+@pytest.mark.parametrize("kind", ["layers", "revisions"])
+@pytest.mark.parametrize("folders", [False, True])
+@pytest.mark.parametrize("cut", [0, 5, 20, 70])
+def test_a_link_that_was_cut_on_its_way_is_read_again(cut: int, folders: bool, kind: str) -> None:
+    store = Store()
+    store.storage = _Cutting(cut)
+    if folders:
+        store.storage.capabilities = replace(store.storage.capabilities, folders=True)
+    image = store.tree.image("a", None)
+    named = sha512(store.storage.snapshot()[blob_path(image)])
+    path = (revision_path if kind == "revisions" else layer_link_path)("a", named)
+    store.write(path, image.encode())
+    store.tree.index("a", "v1", [named])
+    store.storage.path, store.storage.times = path, 2
+    found = marked(store.storage)
+    assert image in found.digests
+    assert not found.held
+    assert not found.damaged
+    # For ever: it is neither believed, nor held against the repository.
+    store.storage.times = 1 << 30
+    with pytest.raises(StorageError, match=f"a link of 71 bytes, of which {cut} are read"):
+        marked(store.storage)
+
+
+def test_a_link_that_was_written_anew_since_it_was_listed_is_what_it_is_now(store: Store) -> None:
+    store.tree.link_layer("a", sha512(b"layer"), store.tree.blob(b"layer"))
+    link = OddLink(layer_link_path("a", sha512(b"layer")), sha512(b"layer"), 0)
+    assert read_odd_links(store.storage, (link,)) == [(link.path, sha256(b"layer"), "")]
+
+
+class _Cutting(MemoryStorage):
+    """Cuts some answers for one path short."""
+
+    path = ""
+    times = 0
+
+    def __init__(self, cut: int) -> None:
+        super().__init__(lambda: NOW)
+        self._cut = cut
+
+    def read(self, path: str, *, limit: int | None = None) -> bytes:
+        data = super().read(path, limit=limit)
+        if path != self.path or not self.times:
+            return data
+        self.times -= 1
+        return data[: self._cut]
 
 
 @pytest.mark.parametrize("kind", ["layers", "revisions"])

@@ -61,7 +61,7 @@ def stat_entries(reader: Reader, unit: Entries) -> EntryAges:
             continue
         ages.append(entry.modified)
         if entry.size != LINK_SIZE:
-            odd.append(OddLink(path, _named(path)))
+            odd.append(OddLink(path, _named(path), entry.size))
     return EntryAges(unit.first, np.array(ages, np.float64), odd, instead)
 
 

@@ -8,11 +8,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from registry_drivers.base import Reader
-from registry_drivers.errors import InvalidPath, NoFile, NotFound, TooLarge
+from registry_drivers.base import UNASKED, Reader
+from registry_drivers.errors import InvalidPath, NoFile, NotFound, StorageError, TooLarge
 from registry_gc.digest import InvalidDigest, Keys, check_digest, empty_keys
 
 _RUNS_AT_ONCE = 1 << 12
+_MOST = 1024  # bytes of a link
+_TRIES = 3
 VANISHED = "vanished while it was read"
 """Of a link that was listed, and is not found."""
 
@@ -85,10 +87,14 @@ MORE = "holds more than a digest; no registry reads it"
 
 
 class OddLink(msgspec.Struct, frozen=True):
-    """A link that has to be read: its size, or its algorithm, is not the ordinary one."""
+    """A link that has to be read: its size, or its algorithm, is not the ordinary one.
+
+    ``size``: its bytes, as listed; :data:`registry_drivers.base.UNASKED` where nobody knows.
+    """
 
     path: str
     named: str
+    size: int = UNASKED
 
 
 def read_links(reader: Reader, paths: tuple[str, ...]) -> list[tuple[str, str | None, str]]:
@@ -96,10 +102,19 @@ def read_links(reader: Reader, paths: tuple[str, ...]) -> list[tuple[str, str | 
 
     A link that has vanished since it was listed is not in the answer.
     """
+    return read_odd_links(reader, tuple(OddLink(path, "") for path in paths))
+
+
+def read_odd_links(reader: Reader, links: tuple[OddLink, ...]) -> list[tuple[str, str | None, str]]:
+    """As :func:`read_links`, of links whose sizes are known.
+
+    :raises StorageError: what is read of one is not as long as the storage says that it is.
+    """
     found: list[tuple[str, str | None, str]] = []
-    for path in paths:
+    for link in links:
+        path = link.path
         try:
-            data = reader.read(path, limit=1024)
+            data = _whole(reader, path, link.size)
         except NoFile as error:
             found.append((path, None, f"{error.what}, and no link"))
             continue
@@ -110,10 +125,30 @@ def read_links(reader: Reader, paths: tuple[str, ...]) -> list[tuple[str, str | 
             found.append((path, None, "a key that is no path"))
             continue
         except TooLarge:
-            found.append((path, None, "a link of over 1024 bytes"))
+            found.append((path, None, f"a link of over {_MOST} bytes"))
             continue
         found.append((path, *link_target(data)))
     return found
+
+
+def _whole(reader: Reader, path: str, size: int) -> bytes:
+    """What is in a link of *size* bytes, and all of it.
+
+    An answer that was cut short on the way looks like a link that has rotted; who believes it
+    does not know what that link keeps.
+    """
+    data = reader.read(path, limit=_MOST)
+    for _ in range(_TRIES):
+        if size in (UNASKED, len(data)):
+            return data
+        # It may have been written anew since it was listed.
+        size = reader.stat(path).size
+        data = reader.read(path, limit=_MOST)
+    if size == len(data):
+        return data
+    raise StorageError(
+        f"a link of {size} bytes, of which {len(data)} are read", path=path, driver=reader.driver
+    )
 
 
 def link_target(data: bytes) -> tuple[str | None, str]:

@@ -16,7 +16,7 @@ from registry_gc.catalog import Catalog, Damage
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
 from registry_gc.layout import REPOSITORIES
-from registry_gc.listing.links import VANISHED, OddLink, read_links
+from registry_gc.listing.links import VANISHED, OddLink, read_links, read_odd_links
 from registry_gc.listing.merge import Merge
 from registry_gc.listing.ranges import Range, first_ranges
 from registry_gc.listing.repositories import (
@@ -135,8 +135,14 @@ def _read_tags(
 
 
 def learn_links(engine: Engine, catalog: Catalog, odd: list[OddLink]) -> None:
-    """Learn aliases from links of another algorithm, and which links are damaged."""
-    contents = _read_all(engine, [link.path for link in odd])
+    """Learn aliases from links of another algorithm, and which links are damaged.
+
+    :raises StorageError: one is not as long as it was listed to be.
+    """
+    units = [tuple(odd[at : at + _LINKS_A_UNIT]) for at in range(0, len(odd), _LINKS_A_UNIT)]
+    contents: dict[str, tuple[str | None, str]] = {}
+    for batch in engine.run(read_odd_links, units):
+        contents.update((path, (digest, reason)) for path, digest, reason in batch)
     for link in sorted(odd, key=lambda link: link.path):
         if link.path not in contents:
             continue

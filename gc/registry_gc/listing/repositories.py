@@ -235,7 +235,7 @@ class _RepositoryBuilder:
             self.tags.suggest(self.names.texts(keys))
         for row in odd[bisect_left(odd, run.start) : bisect_left(odd, run.stop)]:
             named = self.names.text(keys[row - run.start].tobytes())
-            self.odd.append(OddLink(page.paths[row], named))
+            self.odd.append(OddLink(page.paths[row], named, int(page.sizes[row])))
 
     def vanished(self, repository: str, keys: bytes) -> None:
         """Links that were there a moment ago."""
@@ -312,7 +312,7 @@ class _RepositoryBuilder:
         links.add(owner, np.frombuffer(self.names.key(digest), dtype=KEY), page.modified[rows])
         if links is self.tag_index:
             self.tags.suggest([digest])
-        self.odd.append(OddLink(single.path, digest))
+        self.odd.append(OddLink(single.path, digest, int(page.sizes[single.row])))
 
     def odd_signature(
         self, page: Page, single: Single, owner: int, revision: str, digest: str
