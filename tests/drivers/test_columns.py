@@ -99,6 +99,14 @@ def test_what_is_no_xml_is_malformed() -> None:
         columns(b"<R><C><Key>a</Key></C><C><Ke", b"C", [b"Key"])
 
 
+def test_what_ends_within_its_first_row_is_malformed() -> None:
+    whole = b"<R><C><Key>a</Key><Size>1</Size></C></R>"
+    # With all that is wanted of a row it is taken for one; the drivers look at a listing's end.
+    for length in range(len(b"<R><C>"), whole.index(b"</C>")):
+        with pytest.raises(MalformedListing):
+            columns(whole[:length], b"C", [b"Key", b"Size"])
+
+
 @given(st.lists(st.datetimes(datetime(1971, 1, 1), datetime(2200, 1, 1)), max_size=5))
 def test_times_are_seconds_since_the_epoch(moments: list[datetime]) -> None:
     moments = [moment.replace(tzinfo=UTC) for moment in moments]

@@ -215,6 +215,15 @@ class TestS3Faults(FaultConformance):
         assert "still there" in outcomes["a/1"].error
         assert outcomes["a/missing"].result is Deletion.DELETED
 
+    @pytest.mark.parametrize("row", [b"Deleted", b"Error"])
+    @pytest.mark.parametrize("rest", [b"", b"<Key>", b"<Key>a/1", b"<Key>a/1</K"])
+    def test_an_answer_that_ends_within_its_first_row_counts_for_nothing(
+        self, storage: ObjectStorage, proxy: FaultProxy, row: bytes, rest: bytes
+    ) -> None:
+        proxy.fail(Answer(200, b"<DeleteResult><" + row + b">" + rest))
+        assert [outcome.result for outcome in storage.delete(["a/1"])] == [Deletion.DELETED]
+        assert storage.requests.retries == 1
+
     @pytest.mark.parametrize("status", [102, 103])
     def test_an_answer_that_is_not_yet_one_counts_for_nothing(
         self, storage: ObjectStorage, proxy: FaultProxy, status: int
