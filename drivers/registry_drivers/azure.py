@@ -28,6 +28,7 @@ from registry_drivers.azure_auth import (
 )
 from registry_drivers.base import Capabilities, Entry
 from registry_drivers.columns import (
+    MalformedListing,
     bytes_of,
     integer,
     md5s_of_base64,
@@ -332,6 +333,9 @@ class AzureStorage(ObjectStorage):
 
     def _delete_keys(self, keys: Sequence[str]) -> Answered:
         parts = self._send_deletes([(key, {}) for key in keys])
+        if not parts:
+            # As good as no answer: the deletes may be done, or not.
+            raise MalformedListing("the answer says nothing of any delete")
         return {
             key: outcome_of(key, parts[number]) if number in parts else "the answer leaves it out"
             for number, key in enumerate(keys)

@@ -257,6 +257,9 @@ class GCSStorage(ObjectStorage):
 
     def _delete_keys(self, keys: Sequence[str]) -> Answered:
         parts = self._send_deletes([(key, "") for key in keys])
+        if not parts:
+            # As good as no answer: the deletes may be done, or not.
+            raise MalformedListing("the answer says nothing of any delete")
         return {
             key: outcome_of(key, parts[number]) if number in parts else "the answer leaves it out"
             for number, key in enumerate(keys)

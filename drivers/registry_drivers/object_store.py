@@ -286,7 +286,17 @@ class ObjectStorage(ObjectClient):
 
         def ask() -> None:
             self.requests.add(write=1)
-            self._copy(entry, source_key, target_key)
+            try:
+                self._copy(entry, source_key, target_key)
+            except NotFound as error:
+                # Some proxy's page, perhaps: only where the source is gone is it believed.
+                self.requests.add(read=1)
+                self._head(source, source_key)
+                raise StorageError(
+                    f"it is there, but its copy was refused: {error.message}",
+                    path=source,
+                    driver=self.driver,
+                ) from error
 
         self._call(ask)
 

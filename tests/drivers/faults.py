@@ -192,6 +192,32 @@ class FaultConformance:
         assert len(proxy.requests) == 1
         self.holds_no_secret(caught.value)
 
+    def test_a_copy_that_is_refused_as_missing_says_nothing_of_a_source_that_is_there(
+        self, storage: ObjectStorage, proxy: FaultProxy
+    ) -> None:
+        """A proxy's page has the same status as the store's word that the source is gone."""
+        page = Answer(404, b"<html>nginx</html>")
+        proxy.rule = lambda asked: page if asked.method in ("PUT", "POST") else None
+        storage.retry = Retry(times=0)
+        try:
+            (outcome,) = Mover(storage).move([("a/1", "b/1")])
+        except Unavailable:
+            pass  # S3 has a way to tell such a page
+        else:
+            assert outcome.result is Deletion.FAILED
+            assert "it is there" in outcome.error
+        proxy.reset()
+        assert storage.read("a/1") == b"a/1"
+
+    @pytest.mark.parametrize("answer", [Answer(200, b"<html/>"), Answer(200), Answer(204)])
+    def test_an_answer_that_says_nothing_of_any_delete_is_none(
+        self, storage: ObjectStorage, proxy: FaultProxy, answer: Answer
+    ) -> None:
+        storage.retry = Retry(times=0)
+        proxy.rule = lambda asked: answer if self.is_delete(asked) else None
+        with pytest.raises(StorageError):
+            list(storage.delete(["a/1", "a/2"]))
+
     def test_a_copy_that_is_not_there_says_nothing_of_its_source(
         self, storage: ObjectStorage, proxy: FaultProxy
     ) -> None:
