@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -170,7 +171,7 @@ def test_each_outcome_is_written_down_as_the_storage_told_it(
             "blob/4/link": Outcome("blob/4/link", Deletion.FAILED, "held by a policy"),
         }
     )
-    swept = run(run_file, storage, capabilities)
+    run(run_file, storage, capabilities)
     assert states(run_file) == {
         RowState.DELETED: 4,
         RowState.GONE_ALREADY: 1,
@@ -178,7 +179,43 @@ def test_each_outcome_is_written_down_as_the_storage_told_it(
     }
     assert list(run_file.failures()) == [("blob/4/link", "held by a policy")]
     assert run_file.count(Kind.BLOB, RowState.DELETED).bytes == 40
-    assert swept.folders == {f"blob/{number}" for number in range(6)} - {"blob/4"}
+    assert set(run_file.folders_of_gone()) == {f"blob/{number}" for number in range(6)} - {"blob/4"}
+
+
+class Forgetful:
+    """Deletes whatever it is asked to, and remembers nothing of it."""
+
+    def delete(self, paths: Iterable[str]) -> Iterator[Outcome]:
+        return (Outcome(path, Deletion.DELETED) for path in paths)
+
+    def remove_folders(self, folders: Iterable[str], *, floor: str) -> int:
+        return sum(1 for _ in folders)
+
+
+@BOTH
+def test_memory_does_not_grow_with_what_is_deleted(
+    run_file: RunFile, capabilities: Capabilities
+) -> None:
+    def peak(count: int, first: int) -> int:
+        """Bytes at most while *count* blobs are deleted, and their folders."""
+        digests = [f"{n:064x}" for n in range(first, first + count)]
+        run_file.add(
+            Row(Kind.BLOB, None, f"sha256:{name}", f"{BLOBS}sha256/ab/{name}/data", 1, None, "dead")
+            for name in digests
+        )
+        del digests
+        tracemalloc.start()
+        try:
+            storage = Forgetful()
+            run(run_file, storage, replace(capabilities, delete_batch=100))
+            gone = run_file.folders_of_gone()
+            tidy(storage, FOLDERS, gone, keep_repositories=False)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    few = peak(10_000, 0)
+    assert peak(30_000, 10_000) < few + 500_000
 
 
 @BOTH

@@ -27,6 +27,8 @@ from registry_gc.runs.database import (
     no_room,
 )
 from registry_gc.runs.rows import (
+    GONE,
+    OBJECT_KINDS,
     WIDTH,
     Count,
     Kind,
@@ -62,7 +64,7 @@ _COLUMNS = "(phase, kind, repository, digest, path, size, modified, reason)"
 _INSERT = f"INSERT INTO deletions {_COLUMNS} VALUES (?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608  # above
 _SAY = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
 _CHUNK = 10_000  # rows that are in memory at once
-_LINES = 1_000  # lines that are one text
+_LINES = 1_000  # lines that are one text; names of folders that are in memory at once
 # What all of them share is no parameter. Many rows at once: the sqlite3 module lets go of the
 # interpreter for each execution, and gets it back only when a busy worker does.
 _ROWS_AT_ONCE = 100
@@ -85,6 +87,13 @@ _ELIGIBLE = tuple(state for state in RowState if state is not RowState.TAKEN_BAC
 _OF_FAILED = (
     "SELECT digest, coalesce(error, '') AS why FROM deletions "
     "WHERE phase < ?1 AND state = ?2 AND digest IS NOT NULL"
+)
+
+
+_OBJECTS = max(kind.phase for kind in OBJECT_KINDS)
+_GONE = (
+    "SELECT id, path FROM deletions WHERE id > ? AND phase <= ? AND state IN (?, ?, ?) "
+    "ORDER BY id LIMIT ?"
 )
 
 
@@ -393,6 +402,14 @@ class RunFile(Database):
             "SELECT path, coalesce(error, '') FROM deletions WHERE state = ? ORDER BY path",
             (RowState.FAILED,),
         )
+
+    def folders_of_gone(self) -> Iterator[str]:
+        """The folder of each object that is gone, some of them more than once, in any order."""
+        after = 0
+        while rows := list(self.read(_GONE, (after, _OBJECTS, *GONE, _LINES))):
+            after = rows[-1][0]
+            for _, path in rows:
+                yield path.rpartition("/")[0]
 
     def repositories_with(self, state: RowState) -> set[str]:
         """The repositories that have rows in *state*."""

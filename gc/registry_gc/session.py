@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from registry_drivers.base import Deleter
@@ -31,6 +32,7 @@ from registry_gc.permission import Permission, Refused, StoppedByGuard
 from registry_gc.quarantine.aside import clear_hollow, hidden
 from registry_gc.quarantine.collecting import SettingAside
 from registry_gc.retained import Retained
+from registry_gc.run_file import RunFile
 from registry_gc.runs.database import RunFileError
 from registry_gc.runs.plan_file import PlanFile
 from registry_gc.runs.rows import Kind
@@ -241,7 +243,7 @@ class Session:
                     swept.stopped = self.permission.look()
                 if swept.stopped is None:
                     self.swept = True
-                    swept.stopped = self._tidy(swept.folders | set(self.hollow))
+                    swept.stopped = self._tidy(self.run_file)
                     self.run_file.record_meta(finished=time.time())
             finally:
                 cache.finish(self.run_file, unsettled=unsettled)
@@ -253,7 +255,7 @@ class Session:
         if swept.stopped is Stop.REFUSED:
             raise self.permission.stop()
 
-    def _tidy(self, folders: set[str]) -> Stop | None:
+    def _tidy(self, run_file: RunFile) -> Stop | None:
         """Remove empty folders; what the guard has said against that meanwhile."""
         if self.policy.allow_writable:
             # A folder that is empty now may be where a push is about to write.
@@ -269,11 +271,11 @@ class Session:
         try:
             with suppress(StorageError):
                 clear_hollow(self.storage)
-            folders |= discard(self.storage, self._unfinished(), self._now() - _UNFINISHED)
+            unfinished = discard(self.storage, self._unfinished(), self._now() - _UNFINISHED)
             tidy(
                 self.storage,
                 self.storage.capabilities,
-                folders,
+                chain(run_file.folders_of_gone(), self.hollow, unfinished),
                 keep_repositories=self.policy.keep_empty_repositories,
                 ended=ended,
             )

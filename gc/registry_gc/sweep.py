@@ -17,6 +17,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from types import TracebackType
 
 import msgspec
@@ -66,14 +67,13 @@ Settled = Callable[[RunFile, Sequence[tuple[int, Outcome]]], None]
 
 
 class Swept(msgspec.Struct):
-    """What a sweep came to. ``folders``: parents of what was deleted, for tidying.
+    """What a sweep came to.
 
     ``error``: the first batch of which the storage could not tell what became of it.
     """
 
     stopped: Stop | None = None
     error: Exception | None = None
-    folders: set[str] = msgspec.field(default_factory=set)
 
 
 class Means(msgspec.Struct, frozen=True):
@@ -182,11 +182,6 @@ class _Sweep:
             record_freed(self._run_file, freed)
         for tell in self._means.settled:
             tell(self._run_file, outcomes)
-        self._swept.folders.update(
-            done.path.rpartition("/")[0]
-            for done in batch.outcomes
-            if done.result is not Deletion.FAILED
-        )
         self._swept.error = self._swept.error or batch.error
         self._means.observer.advance(len(batch.outcomes))
 
@@ -336,14 +331,15 @@ def _delete(rows: list[tuple[int, str]], send: _Send, looking: _Looking) -> _Bat
 def tidy(
     deleter: Deleter,
     capabilities: Capabilities,
-    folders: set[str],
+    folders: Iterable[str],
     *,
     keep_repositories: bool,
     ended: Callable[[], bool] = lambda: False,
 ) -> None:
     """Remove folders that have become empty; on object stores there are none.
 
-    *ended* is asked every thousand folders; the others stay then.
+    *folders* are taken a thousand at a time, as there may be as many as files were deleted; one
+    may come before what is in it. *ended* is asked before each thousand; the others stay then.
 
     With *keep_repositories* the ``_manifests``, ``_layers`` and ``_uploads`` folders stay, so
     that the registry's catalogue goes on naming a repository that holds nothing.
@@ -353,36 +349,31 @@ def tidy(
     """
     if not capabilities.folders:
         return
-    since = _FOLDERS_AT_ONCE
     refusal: StorageError | None = None
-    for floor, some in _deepest_first(folders, keep_repositories):
-        if since >= _FOLDERS_AT_ONCE:
-            if ended():
-                break
-            since = 0
-        try:
-            deleter.remove_folders(some, floor=floor)
-        except (Unavailable, Replaced):
-            # It was tried again for long, and each of the others would take as long; or is gone.
-            raise
-        except StorageError as error:
-            refusal = refusal or error
-        since += len(some)
+    coming = iter(folders)
+    while (some := set(islice(coming, _FOLDERS_AT_ONCE))) and not ended():
+        for floor, below in _deepest_first(some, keep_repositories):
+            try:
+                deleter.remove_folders(below, floor=floor)
+            except (Unavailable, Replaced):
+                # It was tried again for long, and each of the others would take as long; or is
+                # gone.
+                raise
+            except StorageError as error:
+                refusal = refusal or error
     if refusal is not None:
         raise refusal
 
 
 def _deepest_first(folders: set[str], keep_repositories: bool) -> Iterator[tuple[str, list[str]]]:
-    """*folders*, at most a thousand at a time, by where tidying stops."""
+    """*folders* by where tidying stops. One that is emptied takes its parents with it."""
     groups: dict[str, list[str]] = {}
     for folder in folders:
         groups.setdefault(_floor(folder, keep_repositories), []).append(folder)
     for floor, below in sorted(groups.items()):
         inside = [folder for folder in below if folder.startswith(floor) and folder + "/" != floor]
         # A parent can only be empty after its children have gone.
-        inside.sort(key=lambda folder: folder.count("/"), reverse=True)
-        for at in range(0, len(inside), _FOLDERS_AT_ONCE):
-            yield floor, inside[at : at + _FOLDERS_AT_ONCE]
+        yield floor, sorted(inside, key=lambda folder: folder.count("/"), reverse=True)
 
 
 def discard(storage: Storage, paths: Iterable[str], before: float) -> set[str]:
