@@ -62,7 +62,7 @@ def engine_of(options: argparse.Namespace, storage: GeneratedStorage) -> Iterato
         return
     from distributed import LocalCluster
 
-    from registry_gc.engine_dask import DaskEngine
+    from registry_gc.engines.dask_cluster import DaskEngine
 
     os.environ["PYTHONPATH"] = os.pathsep.join(SOURCES)
     with (

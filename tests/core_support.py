@@ -19,12 +19,12 @@ from registry_gc.listing.blob_stream import stream_blobs
 from registry_gc.listing.reading import read_catalog
 from registry_gc.live_set import LiveSet
 from registry_gc.mark import Marking, mark
-from registry_gc.pairs import manifests_of, repositories_of
+from registry_gc.marking.pairs import manifests_of, repositories_of
+from registry_gc.marking.signatures import read_signatures
 from registry_gc.plan import dead_blobs, dead_links
 from registry_gc.policy import Policy
 from registry_gc.references import Manifests
 from registry_gc.runs.rows import Kind, Row
-from registry_gc.signatures import read_signatures
 from registry_tree import RegistryTree
 
 NOW = 1_700_000_000.0

@@ -43,8 +43,8 @@ def _command(
         now = ObjectStorage.now
         # For this process alone.
         setattr(ObjectStorage, "now", lambda storage: now(storage) + LATER)  # noqa: B010  # mypy
-    from registry_gc import link_ages
     from registry_gc.cli.main import registry_gc
+    from registry_gc.marking import link_ages
 
     # As in a large registry: less is known of links there.
     link_ages.FEW = 0

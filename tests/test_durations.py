@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry_gc.durations import parse_deadline, parse_duration
+from registry_gc.wording.durations import parse_deadline, parse_duration
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,9 @@ from generated_shape import Shape
 from registry_drivers.errors import NotFound
 from registry_gc.cli.flags import SchedulerType
 from registry_gc.collect import Job, collect
-from registry_gc.dask_worker import ClusterError, Doubt, look
 from registry_gc.engine import SerialEngine
-from registry_gc.engine_dask import DaskEngine, _told, check_transport
+from registry_gc.engines.dask_cluster import DaskEngine, _told, check_transport
+from registry_gc.engines.dask_worker import ClusterError, Doubt, look
 from registry_gc.guard import Verdict
 from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.listing.reading import read_catalog
@@ -213,7 +213,7 @@ def test_units_of_a_worker_that_is_killed_are_run_again(folder: str, tmp_path: P
 
 
 def test_no_scheduler_is_one_clear_line(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("registry_gc.engine_dask._CONNECT_SECONDS", 1)
+    monkeypatch.setattr("registry_gc.engines.dask_cluster._CONNECT_SECONDS", 1)
     storage = opening(folder)()
     address = f"tcp://127.0.0.1:{free_port()}"
     with pytest.raises(ClusterError, match="no Dask scheduler answers"):
@@ -226,11 +226,12 @@ def other_version(tmp_path: Path) -> str:
 
     other = tmp_path / "other" / "registry_gc"
     other.mkdir(parents=True)
-    for module in Path(registry_gc.__file__).parent.glob("*.py"):
+    own = Path(registry_gc.__file__).parent
+    for module in own.glob("*.py"):
         (other / module.name).write_bytes(module.read_bytes())
     (other / "__init__.py").write_text('"""Another version."""\n__version__ = "0.0.0"\n')
-    for package in ("compact", "listing"):
-        (other / package).symlink_to(Path(registry_gc.__file__).parent / package)
+    for package in own.glob("*/__init__.py"):
+        (other / package.parent.name).symlink_to(package.parent)
     return f"{other.parent}:{SOURCES}"
 
 
@@ -296,7 +297,7 @@ def test_a_result_of_a_thread_in_doubt_is_not_used_and_its_unit_is_run_again(
 def test_who_accepts_and_says_nothing_is_no_scheduler(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("registry_gc.engine_dask._CONNECT_SECONDS", 1)
+    monkeypatch.setattr("registry_gc.engines.dask_cluster._CONNECT_SECONDS", 1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(ClusterError, match="answers: somebody accepts the connection"):

@@ -32,7 +32,7 @@ from windows import windows
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
     """A registry that is as one with very many links to those who list it."""
-    with windows({"link_ages.FEW": 0}):
+    with windows({"marking.link_ages.FEW": 0}):
         yield Disk(tmp_path)
 
 

@@ -162,9 +162,10 @@ def test_what_goes_is_the_same_where_links_are_told_by_name(long: bool) -> None:
 def test_tiny_windows_are_smaller_than_what_a_small_registry_fills() -> None:
     """Else the test above would show nothing that others do not."""
     with windows(TINY):
-        from registry_gc import dead_layers, references
+        from registry_gc import references
         from registry_gc.compact import spool
         from registry_gc.listing import link_store
+        from registry_gc.marking import dead_layers
 
         sizes = (
             spool.IN_MEMORY, dead_layers._WORDS_AT_ONCE, link_store.AT_ONCE,

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from demo_usage import made_up_report
-from registry_gc.moments import rfc3339, to_the_minute, utc
 from registry_gc.report.tables import Look
 from registry_gc.report.usage_document import usage_csv, usage_json
 from registry_gc.report.usage_html import page
 from registry_gc.report.usage_text import usage_lines
 from registry_gc.usage.waiting import Waiting
+from registry_gc.wording.moments import rfc3339, to_the_minute, utc
 from registry_tree import blob_path
 from running import Disk, collect
 

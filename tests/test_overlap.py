@@ -14,13 +14,13 @@ from core_support import few_threads
 from registry_drivers.base import Reader
 from registry_drivers.errors import StorageError
 from registry_drivers.memory import MemoryStorage
-from registry_gc import overlap
 from registry_gc.engine import ProcessEngine, SerialEngine, engine_for
 from registry_gc.listing.blobs import BlobKeys
 from registry_gc.listing.histories import Entries
 from registry_gc.listing.ranges import Range
+from registry_gc.machine import overlap
+from registry_gc.machine.overlap import THREADS, Overlap, parts_of
 from registry_gc.manifest_reader import Wanted
-from registry_gc.overlap import THREADS, Overlap, parts_of
 from running import Disk, collect
 
 READER: Reader = MemoryStorage(time.time)

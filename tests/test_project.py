@@ -58,11 +58,11 @@ NOT_ASKED_FOR = frozenset(
     | {
         f"registry_gc.{name}"
         for name in (
-            "audit", "audit.log", "blob_cache.redis_client", "cli.away", "dask_worker",
-            "engine_dask", "guard.probe", "metrics", "metrics.output", "quarantine.bring_back",
-            "quarantine.clearing", "quarantine.purge", "quarantine.recall", "quarantine.restore",
-            "service.commands", "service.supervisor", "verify.closure", "verify.every_tag",
-            "verify.plan_check",
+            "audit", "audit.log", "blob_cache.redis_client", "cli.away", "engines",
+            "engines.dask_cluster", "engines.dask_worker", "guard.probe", "metrics",
+            "metrics.output", "quarantine.bring_back", "quarantine.clearing", "quarantine.purge",
+            "quarantine.recall", "quarantine.restore", "service.commands", "service.supervisor",
+            "verify.closure", "verify.every_tag", "verify.plan_check",
         )
     }
 )  # fmt: skip

@@ -28,8 +28,8 @@ from registry_gc.collect import Job, collect
 from registry_gc.guard import Verdict
 from registry_gc.interrupts import Interrupts
 from registry_gc.lock import Lock
+from registry_gc.machine.processes import Process
 from registry_gc.policy import Policy
-from registry_gc.processes import Process
 from registry_gc.report.model import Report
 from registry_gc.runs import database
 from registry_gc.runs.past import beginning
@@ -87,7 +87,7 @@ class Case:
 @pytest.fixture(autouse=True)
 def by_name() -> Iterator[None]:
     """Layer links are told by name, as in large registries: less is known of them then."""
-    with windows({"link_ages.FEW": 0}):
+    with windows({"marking.link_ages.FEW": 0}):
         yield
 
 

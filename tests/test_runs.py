@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from registry_gc.processes import Process
+from registry_gc.machine.processes import Process
 from registry_gc.report.past_runs import runs_lines
 from registry_gc.report.tables import Look
 from registry_gc.run_file import RunFile

@@ -15,7 +15,7 @@ import pytest
 from registry_drivers.filesystem import FilesystemStorage
 from registry_gc.guard import Finding, Verdict
 from registry_gc.lock import Lock
-from registry_gc.processes import Process, group_lives
+from registry_gc.machine.processes import Process, group_lives
 from registry_gc.runs.past import past_runs
 from registry_gc.service import commands
 from registry_gc.service.away import Commands, settled

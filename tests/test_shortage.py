@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from registry_drivers.filesystem import FilesystemStorage
 from registry_gc.cli.main import registry_gc
 from registry_gc.engine import ProcessEngine
-from registry_gc.shortage import NO_MEMORY
+from registry_gc.machine.shortage import NO_MEMORY
 from registry_tree import RegistryTree, folder_sink
 from running import write_config
 

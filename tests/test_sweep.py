@@ -30,11 +30,11 @@ from registry_drivers.resilience import Retrying
 from registry_drivers.wrappers import Wrapper
 from registry_gc import sweep as sweeping
 from registry_gc.layout import BLOBS, REPOSITORIES, layer_link, revision_link
+from registry_gc.machine.threads import submit
 from registry_gc.run_file import RunFile
 from registry_gc.runs.database import RunFileError
 from registry_gc.runs.rows import OBJECT_KINDS, Kind, Row, RowState
 from registry_gc.sweep import Means, Stop, Swept, sweep, tidy
-from registry_gc.threads import submit
 from registry_tree import RegistryTree, blob_path, folder_sink, layer_link_path, sha256
 
 FOLDERS = Capabilities(delete_batch=4, folders=True)

@@ -20,10 +20,10 @@ from demo_usage import NOW, made_up_report
 from registry_gc.report.tables import Look
 from registry_gc.report.usage_document import usage_csv, usage_json
 from registry_gc.report.usage_text import age_of, usage_lines
-from registry_gc.shown import cell, shown
 from registry_gc.usage.figures import DAY
 from registry_gc.usage.growth import Growth, Point, read_growth, remember
 from registry_gc.usage.waiting import Waiting
+from registry_gc.wording.shown import cell, shown
 from running import Disk, write_config
 
 HOSTILE = (

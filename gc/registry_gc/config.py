@@ -2,7 +2,8 @@
 
 Follows CNCF Distribution's ``configuration/configuration.go``: keys count only in lower case, and
 what has no meaning for the collector is left alone. No value of a key gets into an error or a
-``repr``, since any of them may be a secret. Reading the file is :mod:`registry_gc.config_file`'s.
+``repr``, since any of them may be a secret. Reading the file is that of
+:mod:`registry_gc.configuring.file`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import msgspec
 
 from registry_drivers.factory import StorageSpec
 from registry_drivers.parameters import resolved
-from registry_gc.config_file import (
+from registry_gc.configuring.file import (
     DEFAULT_PATHS,
     KEYS,
     SECTIONS,
@@ -25,8 +26,8 @@ from registry_gc.config_file import (
     RawConfig,
     read_config,
 )
-from registry_gc.config_tags import TagsElsewhere, tags_elsewhere
-from registry_gc.durations import parse_duration
+from registry_gc.configuring.tags_elsewhere import TagsElsewhere, tags_elsewhere
+from registry_gc.wording.durations import parse_duration
 
 __all__ = [
     "DEFAULT_PATHS",

@@ -3,7 +3,7 @@
 A *work* is a module-level function of ``(reader, unit)`` that returns values that can be pickled.
 Threads suit storage that is waited for. A warm filesystem is bound by the interpreter instead:
 over 36,640 blobs, two threads took 1.4 times as long as one, two processes 0.55 times. A process
-that has to wait after all does parts of its unit at once (:mod:`registry_gc.overlap`).
+that has to wait after all does parts of its unit at once (:mod:`registry_gc.machine.overlap`).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from typing import Any, Protocol, TypeVar
 from registry_drivers.base import Reader
 from registry_drivers.withdrawal import unless_withdrawn
 from registry_gc.interrupts import signals_held
-from registry_gc.overlap import Overlap
-from registry_gc.shortage import is_out_of_threads
+from registry_gc.machine.overlap import Overlap
+from registry_gc.machine.shortage import is_out_of_threads
 
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
@@ -201,7 +201,7 @@ class ThreadEngine(_PoolEngine):
     def __enter__(self) -> ThreadEngine:
         from concurrent.futures import ThreadPoolExecutor
 
-        from registry_gc.allocator import tame_allocator
+        from registry_gc.machine.allocator import tame_allocator
 
         tame_allocator()
         # Threads that wait for a busy interpreter ask for it each time, which costs CPU: with 16

@@ -50,7 +50,7 @@ from registry_gc.locking.holder import (
     moment,
     read_holder,
 )
-from registry_gc.processes import Process
+from registry_gc.machine.processes import Process
 
 __all__ = [
     "Holder", "Lock", "LockError", "LockHeld", "LockLost", "LockUnsafe",

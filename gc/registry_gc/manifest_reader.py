@@ -14,8 +14,8 @@ from registry_drivers.base import Reader
 from registry_drivers.errors import NoFile, NotFound, TooLarge
 from registry_gc.digest import KEY, Keys, Names, pack
 from registry_gc.layout import blob_path
+from registry_gc.machine.overlap import size_of_parts
 from registry_gc.manifests import SIZE_LIMIT, References, parse_many
-from registry_gc.overlap import size_of_parts
 
 # Bytes of manifests that are held until they are parsed together.
 _HELD_BYTES = 1 << 18
@@ -74,7 +74,7 @@ class Wanted(msgspec.Struct, frozen=True):
     names: Mapping[bytes, tuple[str, ...]]
 
     def parts(self, count: int) -> list[Wanted]:
-        """See :class:`registry_gc.overlap.Divisible`."""
+        """See :class:`registry_gc.machine.overlap.Divisible`."""
         size = 32 * size_of_parts(len(self.keys) // 32, count)
         starts = range(0, len(self.keys), size)
         return [Wanted(self.keys[at : at + size], self.names) for at in starts] or [self]

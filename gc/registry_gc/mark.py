@@ -25,10 +25,10 @@ from registry_gc.layout import REPOSITORIES, blob_path, revision_link
 from registry_gc.listing.links import VANISHED
 from registry_gc.live_set import LiveSet
 from registry_gc.manifest_reader import Edge, State
-from registry_gc.pairs import MANIFEST, Pairs, manifests_of, pairs_of, repositories_of
+from registry_gc.marking.pairs import MANIFEST, Pairs, manifests_of, pairs_of, repositories_of
+from registry_gc.marking.referrers import Referrers
 from registry_gc.policy import Policy
 from registry_gc.references import Manifests
-from registry_gc.referrers import Referrers
 
 _IDS_AT_ONCE = 1 << 16
 

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from registry_gc.catalog import Catalog
 from registry_gc.compact.arrays import among, distinct, slices, within
 from registry_gc.compact.key_index import KeyIndex
-from registry_gc.dead_layers import DeadLayers, Resolver, dead_layers
 from registry_gc.digest import KEY, Keys, Names, pack
 from registry_gc.layout import (
     blob_paths,
@@ -27,7 +26,8 @@ from registry_gc.listing.links import Links
 from registry_gc.listing.repositories import Signature, Upload
 from registry_gc.live_set import LiveSet
 from registry_gc.mark import Marking
-from registry_gc.pairs import pairs_of
+from registry_gc.marking.dead_layers import DeadLayers, Resolver, dead_layers
+from registry_gc.marking.pairs import pairs_of
 from registry_gc.policy import Policy
 from registry_gc.references import Manifests
 from registry_gc.runs.rows import Kind, Row, RowParts, Rows

@@ -10,7 +10,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from registry_gc.shown import shown
+from registry_gc.wording.shown import shown
 
 
 class _Patience:

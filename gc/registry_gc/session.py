@@ -28,6 +28,7 @@ from registry_gc.layout import REPOSITORIES
 from registry_gc.limits import Limits
 from registry_gc.lock import REFRESH_SECONDS, LockError
 from registry_gc.locking.holder import FOLDER, LOCK
+from registry_gc.machine.shortage import NO_MEMORY, NO_THREADS, is_out_of_threads
 from registry_gc.permission import Permission, Refused, StoppedByGuard
 from registry_gc.quarantine.aside import clear_hollow, hidden
 from registry_gc.quarantine.collecting import SettingAside
@@ -36,7 +37,6 @@ from registry_gc.run_file import RunFile
 from registry_gc.runs.database import RunFileError
 from registry_gc.runs.plan_file import PlanFile
 from registry_gc.runs.rows import Kind
-from registry_gc.shortage import NO_MEMORY, NO_THREADS, is_out_of_threads
 from registry_gc.survey import Survey, Surveyor
 from registry_gc.sweep import Means, Stop, discard, sweep, tidy
 from registry_gc.verify.contradiction import Contradiction

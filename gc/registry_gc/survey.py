@@ -14,7 +14,6 @@ import numpy as np
 
 from registry_drivers.base import Reader
 from registry_drivers.errors import StorageError
-from registry_gc.allocator import return_freed
 from registry_gc.cache import ReferenceCache
 from registry_gc.catalog import Catalog
 from registry_gc.compact.arrays import distinct, without
@@ -23,22 +22,23 @@ from registry_gc.digest import Keys, empty_keys, prefixes
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
 from registry_gc.layout import blob_path
-from registry_gc.link_ages import LinkAges
 from registry_gc.listing.blob_shares import Wanted, stream_shares
 from registry_gc.listing.blob_stream import stream_blobs
 from registry_gc.listing.blobs import BlobBatch
 from registry_gc.listing.reading import name_catalog, read_catalog
 from registry_gc.listing.tag_memory import TagMemory
 from registry_gc.live_set import LiveSet
+from registry_gc.machine.allocator import return_freed
 from registry_gc.manifest_reader import State
 from registry_gc.mark import Marking, mark
-from registry_gc.pairs import manifests_of
+from registry_gc.marking.link_ages import LinkAges
+from registry_gc.marking.pairs import manifests_of
+from registry_gc.marking.signatures import read_signatures
+from registry_gc.marking.young_blobs import YoungBlobs
 from registry_gc.plan import dead_blobs
 from registry_gc.policy import Policy, Release
 from registry_gc.references import Manifests
 from registry_gc.runs.rows import Kind, Row
-from registry_gc.signatures import read_signatures
-from registry_gc.young_blobs import YoungBlobs
 
 _LARGE = 1 << 20
 """Links from which on memory is worth some milliseconds."""
@@ -286,7 +286,7 @@ class Surveyor:
 
         A blob that is younger than the cut-off may be a manifest whose links are all old, as
         after a restore from a backup. Then it is a root after all, and what it names lives; see
-        :mod:`registry_gc.young_blobs`.
+        :mod:`registry_gc.marking.young_blobs`.
         """
         survey = self._marked(catalog, cache)
         live = survey.marking.live_set

@@ -29,11 +29,11 @@ from registry_drivers.versions import VersionDeleter
 from registry_drivers.withdrawal import unless_withdrawn
 from registry_gc.events import Observer
 from registry_gc.layout import BLOBS, REPOSITORIES
+from registry_gc.machine.threads import submit
 from registry_gc.retained import multipart_of
 from registry_gc.run_file import RunFile
 from registry_gc.runs.rows import OBJECT_KINDS, Kind, RowState
 from registry_gc.runs.version_rows import add_versions_of_deleted, record_freed
-from registry_gc.threads import submit
 
 _STATES = {
     Deletion.DELETED: RowState.DELETED,

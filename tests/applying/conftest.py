@@ -15,7 +15,7 @@ from windows import windows
 @pytest.fixture
 def by_name() -> Iterator[None]:
     """Layer links are told by name, as in large registries: less is known of them then."""
-    with windows({"link_ages.FEW": 0}):
+    with windows({"marking.link_ages.FEW": 0}):
         yield
 
 

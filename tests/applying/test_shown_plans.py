@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from msgspec.structs import asdict
 
 from applying.support import DAY, OLD, apply, call, plan
-from registry_gc.processes import Process
+from registry_gc.machine.processes import Process
 from registry_gc.runs.plan_file import PlanFile
 from running import Disk, write_config
 

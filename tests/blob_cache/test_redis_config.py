@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from registry_gc.blob_cache.redis_config import RedisConfig, redis_config
-from registry_gc.config_file import ConfigError
+from registry_gc.configuring.file import ConfigError
 
 
 def read(section: dict[str, Any]) -> RedisConfig:

@@ -193,7 +193,7 @@ def test_a_config_that_may_not_be_read_is_told_in_our_words(
     def denied(path: str, *_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr("registry_gc.config_file.open", denied, raising=False)
+    monkeypatch.setattr("registry_gc.configuring.file.open", denied, raising=False)
     answer = CliRunner().invoke(registry_garbage_collect, ["--dry-run", str(config)])
     assert answer.exit_code == 2
     assert answer.stderr.startswith(f"error: {config}: user ")

@@ -13,7 +13,7 @@ from msgspec.structs import asdict, replace
 from registry_drivers.base import Storage
 from registry_gc.lock import Lock, LockHeld
 from registry_gc.locking.holder import FOLDER, LOCK, Holder
-from registry_gc.processes import Process
+from registry_gc.machine.processes import Process
 
 START = 1_700_000_000.0
 

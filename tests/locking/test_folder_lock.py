@@ -25,7 +25,7 @@ from registry_drivers.memory import MemoryStorage
 from registry_gc.lock import LockHeld, LockLost, blocker
 from registry_gc.locking.folder_lock import FolderLock, NoFolderLock
 from registry_gc.locking.holder import FOLDER, LOCK, STALE_SECONDS, read_holder
-from registry_gc.processes import Process
+from registry_gc.machine.processes import Process
 
 HOLD = """
 import sys

@@ -9,7 +9,7 @@ from registry_drivers.base import Storage
 from registry_drivers.memory import MemoryStorage
 from registry_gc.lock import LockHeld, blocker, unlock
 from registry_gc.locking.holder import FOLDER, look
-from registry_gc.processes import Process
+from registry_gc.machine.processes import Process
 
 
 def test_a_dry_run_learns_who_is_in_its_way_and_writes_nothing(storage: Storage) -> None:

@@ -21,7 +21,7 @@ from registry_drivers.memory import MemoryStorage
 from registry_gc.lock import LockHeld, LockLost
 from registry_gc.locking.claim import TAKEOVER
 from registry_gc.locking.holder import FOLDER, LOCK, STALE_SECONDS
-from registry_gc.processes import Process
+from registry_gc.machine.processes import Process
 
 
 @pytest.mark.parametrize("flock", [True, False])

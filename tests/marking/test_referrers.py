@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from core_support import Store, marked
-from registry_gc.pairs import pairs_of
+from registry_gc.marking.pairs import pairs_of
 from registry_tree import (
     OCI_ARTIFACT,
     OCI_LAYER,
@@ -129,7 +129,7 @@ def test_what_has_been_followed_is_not_asked_about_with_each_link_of_a_chain(
         looked += len(ids)
         return pairs_of(owner, ids)
 
-    monkeypatch.setattr("registry_gc.referrers.pairs_of", counted)
+    monkeypatch.setattr("registry_gc.marking.referrers.pairs_of", counted)
     store = Store()
     length = 50
     before = store.tree.image("a", "v1", layers=[b"0"])

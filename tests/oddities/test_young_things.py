@@ -139,7 +139,7 @@ def test_what_is_live_elsewhere_and_restored_keeps_its_old_links_everywhere(
     disk.age(2 * DAY)
     touch(disk, blob_path(image))
     touch(disk, blob_path(layer))
-    with windows({"link_ages.FEW": 0 if links == "many" else 10_000}):
+    with windows({"marking.link_ages.FEW": 0 if links == "many" else 10_000}):
         collect(disk.root, "-m", "--grace", "1d")
     assert disk.has_image("a", image)
     assert disk.has_layer("a", layer)

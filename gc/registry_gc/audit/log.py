@@ -16,9 +16,9 @@ from registry_drivers.base import Deletion, Outcome
 from registry_gc.audit.sinks import NoRoom, Sink
 from registry_gc.guard import Finding, Verdict
 from registry_gc.mark import Hold
-from registry_gc.moments import utc
 from registry_gc.run_file import RunFile
 from registry_gc.runs.database import RunFileError
+from registry_gc.wording.moments import utc
 
 _MOST_WAITING = 200_000
 """Lines that may wait for room: some 100 MB."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from registry_drivers.parameters import resolved
-from registry_gc.config_file import ConfigError
+from registry_gc.configuring.file import ConfigError
 
 _MOST_DIGITS = 10  # Python refuses to read numbers of thousands
 

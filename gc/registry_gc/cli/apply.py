@@ -64,7 +64,7 @@ def apply(file: str, max_age: float, **options: Any) -> None:
     from registry_gc.cli.resume import config_of, unread
     from registry_gc.cli.run import run_collection, tell_at_once
     from registry_gc.cli.wiring import complain
-    from registry_gc.config_file import ConfigError
+    from registry_gc.configuring.file import ConfigError
     from registry_gc.runs.database import RunFileError
 
     try:

@@ -31,7 +31,7 @@ from registry_gc.cli.wiring import (
 )
 from registry_gc.collect import Job
 from registry_gc.config import Config
-from registry_gc.config_file import ConfigError, must_be_a_file
+from registry_gc.configuring.file import ConfigError, must_be_a_file
 from registry_gc.guard import Finding, Verdict
 from registry_gc.guard.addresses import Address
 from registry_gc.guard.answer import Answer
@@ -49,7 +49,7 @@ from registry_gc.service.between import Between, OutOfUse, place_of
 from registry_gc.service.commands import Shared, misspelt
 from registry_gc.service.supervisor import End, supervise
 from registry_gc.service.turn import while_nobody_deletes
-from registry_gc.shown import shown
+from registry_gc.wording.shown import shown
 
 _STDERR_SECONDS = 1.0
 _ANSWER_SECONDS = 2.0

@@ -24,13 +24,13 @@ from registry_gc.explain.explainer import (
 from registry_gc.explain.fates import Fate
 from registry_gc.explain.lookup import Unknown
 from registry_gc.explain.trails import Trail
-from registry_gc.moments import utc_minute
 from registry_gc.policy import Policy
 from registry_gc.progress import Progress
 from registry_gc.report.counts import counted
-from registry_gc.shown import shown
 from registry_gc.survey import Surveyor
 from registry_gc.usage.freed import Freed, Marker
+from registry_gc.wording.moments import utc_minute
+from registry_gc.wording.shown import shown
 
 _SHOWN = 10
 """Lines of one sort in text; JSON has all."""

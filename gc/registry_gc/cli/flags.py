@@ -20,7 +20,7 @@ import click
 
 from registry_gc import __version__
 from registry_gc.cli.variables import name_variables, tell_unknown
-from registry_gc.shortage import NO_MEMORY, is_out_of_memory
+from registry_gc.machine.shortage import NO_MEMORY, is_out_of_memory
 
 LOSSES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """What is written to a disk or a device is lost then, though somebody wanted it."""
@@ -168,7 +168,7 @@ class DurationType(click.ParamType[float]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         """Read a duration."""
-        from registry_gc.durations import parse_duration
+        from registry_gc.wording.durations import parse_duration
 
         if isinstance(value, float):
             return value
@@ -190,7 +190,7 @@ class DeadlineType(click.ParamType[float]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         """Read a deadline."""
-        from registry_gc.durations import parse_deadline
+        from registry_gc.wording.durations import parse_deadline
 
         if isinstance(value, float):
             return value

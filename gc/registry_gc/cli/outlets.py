@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from registry_gc.config_file import ConfigError
+from registry_gc.configuring.file import ConfigError
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric

@@ -12,11 +12,11 @@ import humanize
 
 from registry_gc.cli.output import Output
 from registry_gc.cli.wiring import complain
-from registry_gc.moments import utc
 from registry_gc.runs.database import RunFileError
 from registry_gc.runs.plan_file import PlanFile
 from registry_gc.runs.rows import Kind, RowState
-from registry_gc.shown import cell, shown
+from registry_gc.wording.moments import utc
+from registry_gc.wording.shown import cell, shown
 
 _COLUMNS = (
     "kind", "repository", "digest", "path", "size", "modified", "reason", "state", "error",

@@ -42,7 +42,6 @@ from registry_gc.guard import Guard
 from registry_gc.guard.watch import GuardWatch
 from registry_gc.interrupts import Interrupts
 from registry_gc.limits import Limits
-from registry_gc.moments import utc_minute
 from registry_gc.policy import Policy
 from registry_gc.progress import Progress
 from registry_gc.quarantine.bring_back import Look, Result
@@ -52,8 +51,9 @@ from registry_gc.quarantine.still_allowed import StillAllowed
 from registry_gc.report.counts import counted
 from registry_gc.runs.shrink import memory_path
 from registry_gc.service.between import out_of_use, place_of
-from registry_gc.shown import shown
 from registry_gc.survey import NoBlobs, Survey, Surveyor
+from registry_gc.wording.moments import utc_minute
+from registry_gc.wording.shown import shown
 
 
 def run_purge(options: Mapping[str, Any]) -> int:

@@ -25,7 +25,6 @@ from registry_gc.cli.working import (
 )
 from registry_gc.interrupts import Interrupts
 from registry_gc.layout import REPOSITORIES, SHA256_BLOBS
-from registry_gc.moments import utc_minute
 from registry_gc.progress import Progress
 from registry_gc.quarantine.aside import Aside, Kept, asides
 from registry_gc.quarantine.bring_back import Back, BringingBack, exists, meaning_of
@@ -33,7 +32,8 @@ from registry_gc.quarantine.clearing import clear_empty, forget_hidden, is_there
 from registry_gc.quarantine.restore import Restored, UnknownWhat, What, select
 from registry_gc.quarantine.still_allowed import StillAllowed
 from registry_gc.report.counts import counted
-from registry_gc.shown import shown
+from registry_gc.wording.moments import utc_minute
+from registry_gc.wording.shown import shown
 
 
 def run_restore(options: Mapping[str, Any]) -> int:

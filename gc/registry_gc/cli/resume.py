@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from registry_gc.config_file import ConfigError
+from registry_gc.configuring.file import ConfigError
 from registry_gc.events import Observer
 from registry_gc.guard import Finding
 from registry_gc.job import Job

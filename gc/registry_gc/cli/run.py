@@ -39,12 +39,13 @@ from registry_gc.cli.wiring import (
 )
 from registry_gc.collect import Job, Plan, collect, objections
 from registry_gc.config import Config
-from registry_gc.config_file import ConfigError
+from registry_gc.configuring.file import ConfigError
 from registry_gc.events import Observer
 from registry_gc.guard import DRAINS, Finding, Verdict
 from registry_gc.guard.tags import refused_for, tags_elsewhere
 from registry_gc.guard.writable import while_writable
 from registry_gc.interrupts import Interrupted, Interrupts
+from registry_gc.machine.shortage import NO_MEMORY
 from registry_gc.progress import Progress
 from registry_gc.report.document import as_json
 from registry_gc.report.model import Report
@@ -52,7 +53,6 @@ from registry_gc.report.text import plan_lines, summary_lines
 from registry_gc.runs.shrink import memory_path
 from registry_gc.runs.state_dir import run_file_path
 from registry_gc.service.between import out_of_use, place_of, same_place
-from registry_gc.shortage import NO_MEMORY
 
 if TYPE_CHECKING:
     from registry_gc.service.away import Commands, Service

@@ -12,7 +12,7 @@ from registry_drivers.errors import StorageError
 from registry_gc.cli.outlets import MetricsOutlet
 from registry_gc.cli.output import Output
 from registry_gc.cli.wiring import note, registry
-from registry_gc.config_file import ConfigError
+from registry_gc.configuring.file import ConfigError
 from registry_gc.progress import Progress
 from registry_gc.report.build import report_of_none
 from registry_gc.report.document import as_json

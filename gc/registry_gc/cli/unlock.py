@@ -7,7 +7,7 @@ from registry_gc.cli.output import Output
 from registry_gc.cli.wiring import exit_code_of, note, registry
 from registry_gc.lock import LockHeld, to_unlock, unlock
 from registry_gc.progress import Progress
-from registry_gc.shown import shown
+from registry_gc.wording.shown import shown
 
 
 def run_unlock(path: str | None, *, dry_run: bool) -> int:

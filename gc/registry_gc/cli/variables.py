@@ -66,7 +66,7 @@ def _tell(name: str, known: set[str], *, as_json: bool) -> None:
     from difflib import get_close_matches
 
     from registry_gc.progress import say
-    from registry_gc.shown import shown
+    from registry_gc.wording.shown import shown
 
     meant = get_close_matches(name, known, 1, 0.8)
     hint = f"; did you mean {meant[0]}?" if meant else ""

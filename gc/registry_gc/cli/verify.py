@@ -15,8 +15,8 @@ from registry_gc.cli.wiring import is_terminal, note, read_config, storage_of
 from registry_gc.cli.working import engine_of, refuse_empty, run_work
 from registry_gc.progress import Progress
 from registry_gc.report.counts import counted
-from registry_gc.shown import shown
 from registry_gc.verify.every_tag import MissingChild, Problem, TrueSizes, Verified, verify
+from registry_gc.wording.shown import shown
 
 
 def run_verify(options: Mapping[str, Any]) -> int:

@@ -20,7 +20,7 @@ from registry_gc.blob_cache.forgetting import BlobCache, NoCache, RedisCache
 from registry_gc.collect import Job
 from registry_gc.compact.spool import SpoolError
 from registry_gc.config import Config, load_config
-from registry_gc.config_file import ConfigError
+from registry_gc.configuring.file import ConfigError
 from registry_gc.engine import Engine
 from registry_gc.guard import Guard, GuardOptions
 from registry_gc.lock import LockError
@@ -220,7 +220,7 @@ def dask_engine(
             "machines together: --dask and it exclude each other"
         )
     try:
-        from registry_gc.engine_dask import DaskEngine, check_transport
+        from registry_gc.engines.dask_cluster import DaskEngine, check_transport
     except ImportError as error:
         raise ConfigError(
             f"--dask needs a package that cannot be imported ({error}): "

@@ -16,13 +16,13 @@ from registry_gc.cli.output import Output
 from registry_gc.cli.wiring import complain, config_of, storage_of
 from registry_gc.compact.spool import SpoolError
 from registry_gc.config import Config
-from registry_gc.config_file import ConfigError
+from registry_gc.configuring.file import ConfigError
 from registry_gc.engine import Engine, WorkerLost, engine_for
 from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.lock import Lock, LockError, LockHeld
+from registry_gc.machine.shortage import NO_MEMORY, NO_THREADS, is_out_of_threads
 from registry_gc.progress import Progress
 from registry_gc.quarantine.still_allowed import Changed
-from registry_gc.shortage import NO_MEMORY, NO_THREADS, is_out_of_threads
 
 
 class Refused(Exception):

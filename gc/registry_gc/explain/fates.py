@@ -12,7 +12,7 @@ from registry_gc.catalog import Catalog
 from registry_gc.compact.arrays import among, within
 from registry_gc.digest import Keys, empty_keys, pack
 from registry_gc.mark import Marking
-from registry_gc.pairs import repositories_of
+from registry_gc.marking.pairs import repositories_of
 from registry_gc.plan import abandoned_uploads
 from registry_gc.policy import Policy
 from registry_gc.runs.rows import Kind, Row

@@ -15,7 +15,7 @@ from registry_gc.explain.fates import how_young
 from registry_gc.manifest_reader import Edge, State
 from registry_gc.manifests import Kind
 from registry_gc.mark import Marking
-from registry_gc.pairs import manifests_of, pair_of, pairs_of, repositories_of
+from registry_gc.marking.pairs import manifests_of, pair_of, pairs_of, repositories_of
 from registry_gc.policy import Policy
 from registry_gc.references import Manifests
 

@@ -14,7 +14,7 @@ from registry_drivers.paths import temporaries
 from registry_gc.digest import KEY, InvalidDigest, Keys, Names, empty_keys, pack, stored_digest
 from registry_gc.layout import BLOBS, Run, blob_paths, split
 from registry_gc.listing.ranges import Range, Walk
-from registry_gc.overlap import size_of_parts
+from registry_gc.machine.overlap import size_of_parts
 
 _BUCKET = re.compile(re.escape(BLOBS) + "sha256/([0-9a-f]{2})/")
 
@@ -145,7 +145,7 @@ class BlobKeys(msgspec.Struct, frozen=True):
     keys: bytes
 
     def parts(self, count: int) -> list[BlobKeys]:
-        """See :class:`registry_gc.overlap.Divisible`."""
+        """See :class:`registry_gc.machine.overlap.Divisible`."""
         size = 32 * size_of_parts(len(self.keys) // 32, count)
         starts = range(0, len(self.keys), size)
         return [BlobKeys(self.keys[at : at + size]) for at in starts] or [self]

@@ -14,7 +14,7 @@ from registry_gc.digest import LINK_SIZE
 from registry_gc.listing.links import OddLink
 from registry_gc.listing.ranges import Range
 from registry_gc.listing.repositories import RepositoryBatch, list_repositories
-from registry_gc.overlap import size_of_parts
+from registry_gc.machine.overlap import size_of_parts
 
 _LINK = "/link"
 _ENCODED = 64  # hex digits of a sha256 digest
@@ -27,7 +27,7 @@ class Entries(msgspec.Struct, frozen=True):
     paths: Sequence[str]
 
     def parts(self, count: int) -> list[Entries]:
-        """See :class:`registry_gc.overlap.Divisible`."""
+        """See :class:`registry_gc.machine.overlap.Divisible`."""
         size = size_of_parts(len(self.paths), count)
         starts = range(0, len(self.paths), size)
         return [Entries(self.first + at, self.paths[at : at + size]) for at in starts] or [self]

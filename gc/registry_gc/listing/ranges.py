@@ -18,7 +18,7 @@ from registry_drivers.base import NameReader, Page, Paths, Reader
 from registry_drivers.errors import StorageError
 from registry_gc.layout import BLOBS, SHA256_BLOBS
 from registry_gc.listing.orders import ORDERS, still_possible
-from registry_gc.overlap import THREADS, size_of_parts
+from registry_gc.machine.overlap import THREADS, size_of_parts
 
 PAGES = 10
 # What is expected are the live ones, of which a page holds a thousand. A range of more pages than
@@ -72,7 +72,7 @@ class Range(msgspec.Struct, frozen=True):
     names: Names | None = None
 
     def parts(self, count: int) -> list[Range]:
-        """See :class:`registry_gc.overlap.Divisible`."""
+        """See :class:`registry_gc.machine.overlap.Divisible`."""
         if len(self.prefixes) < 2:
             return [self]
         size = size_of_parts(len(self.prefixes), count)
@@ -207,7 +207,7 @@ def first_ranges(reader: Reader, prefix: str, workers: int) -> tuple[list[Range]
         names = None if reader.capabilities.seekable else Names()
         return [Range((prefix,), pages=PAGES, names=names)], []
     wanted = 4 * workers if workers > 1 else 1
-    # More folders than there are units, so that a unit has parts (:mod:`registry_gc.overlap`).
+    # More folders than there are units, so that a unit has parts, see registry_gc.machine.overlap.
     enough = THREADS * wanted if workers > 1 else 1
     done: list[str] = []
     frontier = [prefix]

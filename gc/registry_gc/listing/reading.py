@@ -51,8 +51,8 @@ def name_catalog(
 ) -> Catalog:
     """As :func:`read_catalog`, with the ages of no more layer links than the listing brings.
 
-    Those of the others are ``UNASKED_AGE`` until :mod:`registry_gc.link_ages` asks for them. A link
-    of which nobody asks the age may be damaged or missing: its folder is there.
+    Those of the others are ``UNASKED_AGE`` until :mod:`registry_gc.marking.link_ages` asks for
+    them. A link of which nobody asks the age may be damaged or missing: its folder is there.
     """
     if not reader.capabilities.folders:
         return read_catalog(reader, engine, observer, memory)

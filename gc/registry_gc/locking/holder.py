@@ -16,7 +16,7 @@ import msgspec
 
 from registry_drivers.base import Reader
 from registry_drivers.errors import NoFile, NotFound, TooLarge
-from registry_gc.processes import Process
+from registry_gc.machine.processes import Process
 
 FOLDER = "docker/registry/registry-gc"
 LOCK = f"{FOLDER}/lock"

@@ -24,11 +24,11 @@ from registry_drivers.errors import StorageError
 from registry_gc.cache import ReferenceCache, others_of
 from registry_gc.compact.arrays import distinct, within
 from registry_gc.compact.key_index import distinct_keys
-from registry_gc.dead_layers import needed_among
 from registry_gc.digest import Names, key_of, pack
 from registry_gc.events import Observer
 from registry_gc.manifest_reader import NO_SUBJECT
-from registry_gc.pairs import Pairs, pair_of, pairs_of
+from registry_gc.marking.dead_layers import needed_among
+from registry_gc.marking.pairs import Pairs, pair_of, pairs_of
 from registry_gc.quarantine.aside import Kept, asides, contents
 from registry_gc.quarantine.bring_back import (
     BLOB,

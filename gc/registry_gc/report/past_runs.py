@@ -10,10 +10,10 @@ import humanize
 from rich.text import Text
 
 from registry_gc import __version__
-from registry_gc.moments import rfc3339, to_the_minute
 from registry_gc.report.tables import Column, Look, lines_of, table
 from registry_gc.runs.past import PastRun, RunState
-from registry_gc.shown import shown
+from registry_gc.wording.moments import rfc3339, to_the_minute
+from registry_gc.wording.shown import shown
 
 SCHEMA = 1
 

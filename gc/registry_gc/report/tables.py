@@ -12,7 +12,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from registry_gc.shown import shown
+from registry_gc.wording.shown import shown
 
 _WIDE = 120  # columns of a terminal
 _FOLDED = 8

@@ -14,10 +14,10 @@ import numpy as np
 from registry_gc.compact.arrays import distinct
 from registry_gc.job import Plan
 from registry_gc.manifest_reader import State
-from registry_gc.pairs import manifests_of, repositories_of
+from registry_gc.marking.pairs import manifests_of, repositories_of
 from registry_gc.report.model import Report
 from registry_gc.runs.rows import Kind
-from registry_gc.shown import shown
+from registry_gc.wording.shown import shown
 
 
 def plan_lines(plan: Plan, verbose: bool) -> Iterator[str]:

@@ -11,12 +11,12 @@ from typing import Any
 import msgspec
 
 from registry_gc import __version__
-from registry_gc.moments import rfc3339
-from registry_gc.shown import cell
 from registry_gc.usage.figures import Blob, Share, Usage, group_of
 from registry_gc.usage.growth import Growth
 from registry_gc.usage.images import Image
 from registry_gc.usage.waiting import Waiting
+from registry_gc.wording.moments import rfc3339
+from registry_gc.wording.shown import cell
 
 SCHEMA = 1
 

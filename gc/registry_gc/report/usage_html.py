@@ -19,10 +19,10 @@ from typing import Any
 
 import humanize
 
-from registry_gc.moments import rfc3339
 from registry_gc.report.usage_document import UsageReport, usage_document
 from registry_gc.report.whole_file import replace_file
-from registry_gc.shown import shown
+from registry_gc.wording.moments import rfc3339
+from registry_gc.wording.shown import shown
 
 # In the order in which they need each other; unmodified, see page/README.md.
 _D3 = (

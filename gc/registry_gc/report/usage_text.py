@@ -8,14 +8,14 @@ import humanize
 from rich.table import Table
 from rich.text import Text
 
-from registry_gc.moments import utc_minute
 from registry_gc.report.counts import counted
 from registry_gc.report.tables import Column, Look, lines_of, table
 from registry_gc.report.usage_document import UsageReport, by_age, by_size
-from registry_gc.shown import shown
 from registry_gc.usage.figures import DAY, Blob, Share, Usage
 from registry_gc.usage.images import Image
 from registry_gc.usage.waiting import Waiting
+from registry_gc.wording.moments import utc_minute
+from registry_gc.wording.shown import shown
 
 _DIGEST = 19  # characters of one that are shown: "sha256:" and twelve more
 

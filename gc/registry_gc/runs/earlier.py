@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from registry_drivers.base import Reader
-from registry_gc.processes import Process
+from registry_gc.machine.processes import Process
 from registry_gc.runs.database import RunFileError
 from registry_gc.runs.plan_file import PlanFile
 

@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from registry_gc.processes import Process
+from registry_gc.machine.processes import Process
 from registry_gc.run_file import SCHEMA
 from registry_gc.runs.rows import Kind, RowState
 from registry_gc.runs.totals import counts_of

@@ -21,7 +21,7 @@ import msgspec
 import xxhash
 
 from registry_drivers.parameters import resolved
-from registry_gc.processes import Process, ancestors
+from registry_gc.machine.processes import Process, ancestors
 
 if TYPE_CHECKING:
     from registry_drivers.factory import StorageSpec

@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from registry_gc.processes import Process, group_lives
+from registry_gc.machine.processes import Process, group_lives
 from registry_gc.service.hearing import Hearing, OnStderr, in_lines, may_write
 
 # Reads the line that lets it begin; without one, who wanted it is dead and nobody knows of it.

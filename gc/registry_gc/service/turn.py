@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from registry_drivers.base import Storage
 from registry_gc.catalog import is_registry
 from registry_gc.lock import Holder, Lock, LockHeld
-from registry_gc.processes import Process
+from registry_gc.machine.processes import Process
 
 PATIENCE = 30.0
 """Seconds for a storage to say who has the lock."""

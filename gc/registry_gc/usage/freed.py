@@ -23,11 +23,11 @@ from registry_gc.listing.links import Links
 from registry_gc.listing.tags import TagColumns, Tags
 from registry_gc.live_set import LiveSet
 from registry_gc.mark import Marking, mark
-from registry_gc.pairs import pairs_of
+from registry_gc.marking.pairs import pairs_of
+from registry_gc.marking.young_blobs import YoungBlobs
 from registry_gc.plan import dead_blobs
 from registry_gc.policy import Policy
 from registry_gc.references import Manifests
-from registry_gc.young_blobs import YoungBlobs
 
 _BLOBS_A_UNIT = 256
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from registry_gc.compact.arrays import among, distinct, within
 from registry_gc.digest import Keys
 from registry_gc.manifest_reader import Edge, State
-from registry_gc.pairs import manifests_of, pairs_of, repositories_of
+from registry_gc.marking.pairs import manifests_of, pairs_of, repositories_of
 from registry_gc.usage.inventory import Inventory
 
 _DEPTH = 64  # of indexes within indexes; a bound against rot, as none can hold its own digest

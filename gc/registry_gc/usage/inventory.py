@@ -23,12 +23,12 @@ from registry_gc.listing.blob_stream import stream_blobs
 from registry_gc.listing.reading import read_catalog
 from registry_gc.listing.repositories import Upload
 from registry_gc.mark import Marking, mark
-from registry_gc.pairs import Pairs
+from registry_gc.marking.pairs import Pairs
+from registry_gc.marking.signatures import read_signatures
+from registry_gc.marking.young_blobs import YoungBlobs
 from registry_gc.plan import abandoned_uploads
 from registry_gc.policy import Policy, Release
 from registry_gc.references import Manifests
-from registry_gc.signatures import read_signatures
-from registry_gc.young_blobs import YoungBlobs
 
 
 class Stored(msgspec.Struct, frozen=True):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from registry_gc.compact.arrays import distinct, within, without
 from registry_gc.compact.key_index import KeyIndex, distinct_keys
 from registry_gc.digest import Keys, empty_keys
-from registry_gc.pairs import Pairs, manifests_of, pairs_of, repositories_of
+from registry_gc.marking.pairs import Pairs, manifests_of, pairs_of, repositories_of
 from registry_gc.references import Manifests
 
 

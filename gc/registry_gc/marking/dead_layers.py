@@ -21,7 +21,7 @@ from registry_gc.layout import layer_link
 from registry_gc.listing.link_store import LinkRows
 from registry_gc.listing.links import Links
 from registry_gc.mark import Marking
-from registry_gc.pairs import Pairs, manifests_of, repositories_of
+from registry_gc.marking.pairs import Pairs, manifests_of, repositories_of
 from registry_gc.references import Manifests
 
 _WORDS_AT_ONCE = 1 << 18

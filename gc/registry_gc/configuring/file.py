@@ -4,7 +4,8 @@
 
     ConfigError     one line: which file, which key, what is wrong, what to do
 
-What the keys mean is :mod:`registry_gc.config`'s; YAML is :mod:`registry_gc.config_yaml`'s.
+What the keys mean is :mod:`registry_gc.config`'s; YAML is that of
+:mod:`registry_gc.configuring.yaml_text`.
 Follows CNCF Distribution's ``configuration/parser.go``: variables are applied in lexical order,
 each parsed as YAML. Where the storage is one that only GitLab's registry knows, names of variables
 mean what they mean there.
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from registry_drivers.parameters import resolved
-from registry_gc.config_yaml import YamlError, load
+from registry_gc.configuring.yaml_text import YamlError, load
 
 DEFAULT_PATHS = (
     "/etc/distribution/config.yml",  # Distribution 3

@@ -102,7 +102,7 @@ class Overlap:
 
 def _all_of(pool: ThreadPoolExecutor, works: Sequence[Callable[[], _Done]]) -> list[_Done]:
     """Do all of them at once, as far as there is room for threads; each is done once."""
-    from registry_gc.threads import submit
+    from registry_gc.machine.threads import submit
 
     slots = [submit(pool, work) for work in works]
     try:

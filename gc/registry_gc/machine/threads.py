@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from registry_gc.shortage import is_out_of_threads
+from registry_gc.machine.shortage import is_out_of_threads
 
 T = TypeVar("T")
 

@@ -27,7 +27,6 @@ from numpy.typing import NDArray
 from registry_drivers.base import UNASKED_AGE
 from registry_gc.catalog import Catalog
 from registry_gc.compact.arrays import distinct, slices, within
-from registry_gc.dead_layers import unneeded_layers
 from registry_gc.digest import Keys, pack, prefixes
 from registry_gc.engine import Engine
 from registry_gc.events import Observer
@@ -39,7 +38,8 @@ from registry_gc.listing.reading import learn_links
 from registry_gc.listing.repositories import RepositoryBatch, list_layer_links
 from registry_gc.manifest_reader import State
 from registry_gc.mark import Marking
-from registry_gc.pairs import manifests_of, pairs_of
+from registry_gc.marking.dead_layers import unneeded_layers
+from registry_gc.marking.pairs import manifests_of, pairs_of
 from registry_gc.references import Manifests
 
 FEW = 10_000

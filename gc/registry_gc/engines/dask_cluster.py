@@ -2,7 +2,7 @@
 
 Nothing of our own schedules or tries again: a unit whose worker dies is run by another, and its
 result counts once. What decides and deletes (run file, cache, lock, sweep) stays in this process.
-:mod:`registry_gc.dask_worker` is what runs there.
+:mod:`registry_gc.engines.dask_worker` is what runs there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from distributed.client import FutureCancelledError
 from distributed.comm.core import connect
 
 from registry_drivers.base import Reader
-from registry_gc.dask_worker import (
+from registry_gc.engine import NO_MORE, Result, Unit, Work, drain
+from registry_gc.engines.dask_worker import (
     Answer,
     ClusterError,
     Doubt,
@@ -32,7 +33,6 @@ from registry_gc.dask_worker import (
     look_from_worker,
     versions,
 )
-from registry_gc.engine import NO_MORE, Result, Unit, Work, drain
 from registry_gc.interrupts import Interrupted
 
 OpenReader = Callable[[], Reader]
@@ -280,7 +280,7 @@ def _probe() -> Callable[[], dict[str, str]]:
 
     def found() -> dict[str, str]:
         try:
-            from registry_gc import dask_worker
+            from registry_gc.engines import dask_worker
         except ImportError:
             return {"registry-garbage-collect": "not installed, or not with this engine"}
         return dask_worker.versions()
@@ -300,7 +300,7 @@ def _shim(here: dict[str, str]) -> Callable[[bytes], Answer | dict[str, str]]:
         found = probe()
         if found != here:
             return found
-        from registry_gc import dask_worker
+        from registry_gc.engines import dask_worker
 
         return dask_worker.run_task(task)
 

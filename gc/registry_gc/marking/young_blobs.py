@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from registry_gc.catalog import Catalog
-from registry_gc.dead_layers import unneeded_layers
 from registry_gc.digest import Keys, empty_keys, pack
 from registry_gc.listing.blobs import BlobBatch
 from registry_gc.live_set import LiveSet
 from registry_gc.mark import Marking
-from registry_gc.pairs import manifests_of
+from registry_gc.marking.dead_layers import unneeded_layers
+from registry_gc.marking.pairs import manifests_of
 from registry_gc.references import Manifests
 
 

@@ -1,0 +1,1 @@
+"""What :mod:`registry_gc.config` reads a registry's config from."""

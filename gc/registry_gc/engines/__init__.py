@@ -1,0 +1,1 @@
+"""Other places than this machine where work units run, see :mod:`registry_gc.engine`."""

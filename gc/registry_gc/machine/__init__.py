@@ -1,0 +1,1 @@
+"""What the machine has, and runs out of: memory, threads, processes."""

@@ -1,0 +1,1 @@
+"""How durations, moments and names are written and shown. Pure."""
