@@ -26,7 +26,7 @@ from real import program
 from registry_gc.audit.log import AuditLog
 from registry_gc.audit.sinks import FileSink, NoRoom, Sink, SyslogSink, sink_of
 from registry_gc.guard import Verdict
-from registry_gc.mark import Hold
+from registry_gc.marking.holding import Hold
 from registry_gc.runs.past import read_run
 from registry_tree import (
     blob_path,

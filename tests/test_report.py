@@ -16,7 +16,7 @@ from registry_gc.engine import SerialEngine
 from registry_gc.guard import Finding
 from registry_gc.listing.blob_stream import stream_blobs
 from registry_gc.live_set import LiveSet
-from registry_gc.mark import Hold
+from registry_gc.marking.holding import Hold
 from registry_gc.plan import dead_blobs, dead_links
 from registry_gc.policy import Policy
 from registry_gc.report.document import as_json, document

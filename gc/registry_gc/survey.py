@@ -359,7 +359,7 @@ class Surveyor:
         )
         # Whatever more is live now is young, or follows from what more is live. What looked live
         # before has no row.
-        for keys in survey.marking.parts(without(survey.marking.live, before.live)):
+        for keys in survey.marking.live_keys.of(without(survey.marking.live, before.live)):
             fresh = keys[~before.live_set.has(keys)]
             if len(fresh):
                 sink.drop(Kind.BLOB, survey.catalog.names.texts(fresh))

@@ -11,8 +11,8 @@ from msgspec.structs import replace
 from core_support import NOW, Store, marked
 from registry_drivers.errors import StorageError
 from registry_drivers.memory import MemoryStorage
-from registry_gc import mark
 from registry_gc.listing.links import OddLink, read_odd_links
+from registry_gc.marking.holding import Holding
 from registry_tree import (
     OCI_ARTIFACT,
     OCI_LAYER,
@@ -181,12 +181,12 @@ def test_the_keys_of_all_manifests_are_not_asked_for_to_find_such_names(
         store.tree.image("a", f"v{number}")
     store.tree.tag("b", "v1", sha512(b"lost"))
     asked: list[int] = []
-    hold = mark._Marker._hold_where_lost
+    hold = Holding._where_lost
 
     def counting(self: Any, pairs: Any, keys: Any, how: str) -> None:
         asked.append(len(keys) if how == "linked" else 0)
         hold(self, pairs, keys, how)
 
-    monkeypatch.setattr(mark._Marker, "_hold_where_lost", counting)
+    monkeypatch.setattr(Holding, "_where_lost", counting)
     assert marked(store.storage).held == {"b"}
     assert sum(asked) == 1

@@ -15,7 +15,7 @@ from typing import Any
 from registry_drivers.base import Deletion, Outcome
 from registry_gc.audit.sinks import NoRoom, Sink
 from registry_gc.guard import Finding, Verdict
-from registry_gc.mark import Hold
+from registry_gc.marking.holding import Hold
 from registry_gc.run_file import RunFile
 from registry_gc.runs.database import RunFileError
 from registry_gc.wording.moments import utc

@@ -10,7 +10,7 @@ from registry_drivers.versions import Keep
 from registry_gc.blob_cache.forgetting import Forgotten
 from registry_gc.catalog import Damage
 from registry_gc.guard import Finding
-from registry_gc.mark import Hold
+from registry_gc.marking.holding import Hold
 from registry_gc.retained import Retained
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from registry_gc.compact.arrays import distinct
 from registry_gc.digest import Keys, pack
 from registry_gc.listing.repositories import Upload
-from registry_gc.mark import Hold
+from registry_gc.marking.holding import Hold
 from registry_gc.marking.pairs import manifests_of, repositories_of
 from registry_gc.usage.images import Image, largest_and_oldest_images
 from registry_gc.usage.inventory import Inventory, Outlook
