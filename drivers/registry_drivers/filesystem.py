@@ -43,6 +43,7 @@ from registry_drivers.errors import (
     Unavailable,
 )
 from registry_drivers.filesystem_aliases import Aliases
+from registry_drivers.filesystem_entries import FOLDER, READ, named_for_sure, sorted_out
 from registry_drivers.filesystem_errors import (
     DISK_GONE,
     DRIVER,
@@ -53,15 +54,9 @@ from registry_drivers.filesystem_errors import (
     is_there,
     translate,
 )
+from registry_drivers.filesystem_names import LOST_AND_FOUND
 from registry_drivers.filesystem_patience import again, patiently
-from registry_drivers.filesystem_walk import (
-    FOLDER,
-    LOST_AND_FOUND,
-    READ,
-    Walk,
-    named_for_sure,
-    sorted_out,
-)
+from registry_drivers.filesystem_walk import Walk
 from registry_drivers.filesystem_watch import Identity, Watch
 from registry_drivers.filesystem_write import move_file, write_file
 from registry_drivers.parameters import Parameters

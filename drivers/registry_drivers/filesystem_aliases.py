@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from registry_drivers.filesystem_walk import LOST_AND_FOUND
+from registry_drivers.filesystem_names import LOST_AND_FOUND
 
 _REPOSITORIES = "docker/registry/v2/repositories"
 

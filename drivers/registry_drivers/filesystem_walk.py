@@ -30,41 +30,32 @@ So is a pipe, a socket or a device there.
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import partial
-from itertools import islice
-from stat import S_IFREG, S_ISDIR, S_ISLNK, S_ISREG
+from stat import S_IFREG, S_ISDIR, S_ISREG
 from typing import TypeVar
 
-import numpy as np
-
-from registry_drivers.base import UNASKED, UNASKED_AGE, Group, Named, Page, Paths, Requests
+from registry_drivers.base import Named, Page, Requests
 from registry_drivers.errors import StorageError, Unavailable
+from registry_drivers.filesystem_doubts import Doubts
+from registry_drivers.filesystem_entries import FOLDER, READ, named_for_sure, sorted_out, statuses
 from registry_drivers.filesystem_errors import (
-    DISK_GONE,
     DRIVER,
     MISSING,
-    PASSING,
-    UTF_8,
-    check_names,
     is_folder,
     is_link,
     translate,
 )
-from registry_drivers.filesystem_patience import again
+from registry_drivers.filesystem_names import (
+    LOST_AND_FOUND,
+    all_digests,
+    byte_order,
+    expected_leaf,
+    is_misplaced,
+)
+from registry_drivers.filesystem_rows import KIND, Rows
 from registry_drivers.filesystem_watch import Watch
 
-# Parent of the algorithm's folder -> the file that each digest's folder is expected to hold.
-# ``blobs`` has a folder of two hex digits between the two.
-LEAVES = {"blobs": "data", "_layers": "link", "revisions": "link", "index": "link"}
-
-_HEX = b"0123456789abcdef"
-_TWO_HEX = re.compile(r"[0-9a-f]{2}")
-# Rows in a page: enough that a page costs nothing beside its rows, and few enough (500 bytes a
-# row while it is built) that a folder of a million links needs no memory of that size.
-_PAGE_ROWS = 4096
-_ENTRIES_AT_ONCE = 1024
 # Python's own limit is 1,000 frames. Repository names have at most 255 characters.
 _MAX_DEPTH = 300
 # The ends of the folders of which only the names are listed by :meth:`Walk.unasked`.
@@ -73,100 +64,18 @@ _HISTORY = "/index/sha256/"
 _DIGEST = 64  # hex digits
 # Links of a folder that has one folder in it and keeps count of them: ".", "..", and its own name.
 _ONE_FOLDER = 3
-# ext's own folder at the top of a disk, readable by root alone; no repository can be called so.
-LOST_AND_FOUND = "lost+found"
 # What a tag's index may hold and still be listed the short way.
 _ALGORITHMS = frozenset({"sha256", "sha512"})
 
-# O_NONBLOCK: opening a pipe that nobody writes to would wait for ever.
-READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
-# To find files from a folder, this user need not be allowed to list it, where the system has this.
-FOLDER = os.O_DIRECTORY | getattr(os, "O_PATH", os.O_RDONLY)
 # A tag's history with more entries than these is listed by way of its open folder.
 _FEW = 16
 # Bytes; what is longer is no link.
 _LINK_LIMIT = 256
 
-# The one name in a group that is a single path.
-_WHOLE = ("",)
-
-# The bits of a mode that say what kind of file it is; inlined, as a call costs 60 ns.
-_KIND = 0o170000
-
-# A folder where a registry has a file; below a quarantine's folder lies the same tree.
-_MISPLACED = re.compile(
-    r"(?:/v2/blobs/[^/]+/[0-9a-f]{2}/[0-9a-f]{32,}/data/"
-    r"|/(?:_layers|_manifests/(?:revisions(?:/[^/]+/[^/]+/signatures)?|tags/[^/]+/index))"
-    r"/[^/]+/[0-9a-f]{32,}/link/"
-    r"|/_manifests/tags/[^/]+/current/link/)\Z"
-)
-
 _Visit = Generator[Page, None, bool]
 T = TypeVar("T")
 # A tag's link and what it holds, the algorithms in its index, and its history where that is short.
 _Tag = tuple[os.stat_result, bytes, list[str], list[str]]
-
-
-def expected_leaf(folder: str) -> str | None:
-    """The file that each digest's folder below *folder* (with ``/``) holds; None for others."""
-    parts = folder.rsplit("/", 4)
-    if len(parts) >= 3 and parts[-3] != "blobs" and parts[-3] in LEAVES:
-        return LEAVES[parts[-3]]
-    if len(parts) >= 4 and parts[-4] == "blobs" and _TWO_HEX.fullmatch(parts[-2]):
-        return LEAVES["blobs"]
-    return None
-
-
-def _misplaced(folder: str) -> bool:
-    """Whether a file is to be where *folder* (with ``/``) is."""
-    return folder.endswith(("/link/", "/data/")) and bool(_MISPLACED.search("/" + folder))
-
-
-def all_digests(names: Sequence[str]) -> bool:
-    """Whether all *names* are 32 or more lower-case hex digits."""
-    # Deleting the digits from all names at once takes a tenth of a regular expression's time.
-    rest = byte_order("".join(names)).translate(None, delete=_HEX)
-    return not rest and min(map(len, names), default=32) >= 32
-
-
-def byte_order(name: str) -> bytes:
-    """The key that sorts names as object stores do, by their bytes in UTF-8."""
-    return name.encode("utf-8", "surrogateescape")
-
-
-def sorted_out(
-    entries: Iterator[os.DirEntry[str]],
-) -> Iterator[tuple[list[str], list[os.DirEntry[str]]]]:
-    """The names of the folders among *entries*, and the others, some at a time.
-
-    An entry takes 400 bytes, and there may be a million. Links to folders are among the others.
-    """
-    while some := list(islice(entries, _ENTRIES_AT_ONCE)):
-        names = [entry.name for entry in some if entry.is_dir(follow_symlinks=False)]
-        mixed = len(names) < len(some)  # nearly never
-        yield names, [e for e in some if not e.is_dir(follow_symlinks=False)] if mixed else []
-
-
-def named_for_sure(full: str) -> list[tuple[str, bool, bool]]:
-    """Each name in the folder *full*, whether it is a folder, and whether a symbolic link.
-
-    As ``os.DirEntry`` tells quicker, where it need not ask: it takes what is gone by then, or
-    seems to be, for a file. After a failure in passing that will not do.
-
-    :raises OSError: one of them is not there any more, or leads to nothing.
-    """
-    with os.scandir(full) as entries:
-        paths = [(entry.name, entry.path) for entry in entries]
-    return [
-        (name, S_ISDIR(os.stat(path).st_mode), S_ISLNK(os.lstat(path).st_mode))
-        for name, path in paths
-    ]
-
-
-def _statuses(names: Sequence[str], suffix: str, handle: int) -> list[os.stat_result]:
-    # What the speed depends on: 3.2 µs a file, of which os.stat takes 2.9.
-    ask = os.stat
-    return [ask(name + suffix, dir_fd=handle) for name in names]
 
 
 class Walk:
@@ -185,15 +94,9 @@ class Walk:
         self._after = after
         self._listed = 0
         self._read = 0
-        self._groups: list[Group] = []
-        self._sizes: list[int] = []
-        self._modified: list[float] = []
-        self._shared: list[int] = []
-        self._hollow: list[str] = []
-        self._contents: dict[int, bytes] = {}
+        self._rows = Rows()
         self._by_name = False
-        # What has failed on the way and was not said to be missing; the first of it.
-        self._doubt: Unavailable | OSError | None = None
+        self._doubts = Doubts(root, watch, requests)
 
     def unasked(self, prefixes: Sequence[str]) -> Iterator[Page]:
         """As :meth:`pages`, but links to layers and in tags' histories by folders' names alone."""
@@ -205,8 +108,8 @@ class Walk:
         try:
             for folder, names in named:
                 yield from self._among(folder, list(names))
-            if self._sizes or self._hollow:
-                yield self._page()
+            if self._rows:
+                yield self._rows.page()
         finally:
             self._requests.add(list=self._listed, read=self._read)
 
@@ -216,7 +119,7 @@ class Walk:
         try:
             handle = self._opened(folder, FOLDER)
         except OSError as error:
-            self._vanished(error, folder)
+            self._doubts.vanished(error, folder)
             return False
         try:
             self._read += len(names)
@@ -232,9 +135,9 @@ class Walk:
                     self._watch.passed(prefix)
                 holds = yield from self._visit(prefix)
                 if not holds and prefix and os.path.isdir(f"{self._root}/{prefix}"):
-                    self._hollow.append(prefix[:-1])
-            if self._sizes or self._hollow:
-                yield self._page()
+                    self._rows.add_hollow(prefix[:-1])
+            if self._rows:
+                yield self._rows.page()
         finally:
             self._requests.add(list=self._listed, read=self._read)
 
@@ -255,13 +158,13 @@ class Walk:
             try:
                 found = self._found(folder)
             except (Unavailable, OSError) as error:
-                found = self._again(error, partial(self._found_for_sure, folder))
+                found = self._doubts.again(error, partial(self._found_for_sure, folder))
             self._listed += 1
         except OSError as error:
-            self._vanished(error, folder)
+            self._doubts.vanished(error, folder)
             return False
         if ("link/", False) in found or ("link/", True) in found:
-            found += [("link", False)] * _misplaced(folder + "link/")
+            found += [("link", False)] * is_misplaced(folder + "link/")
         found.sort(key=lambda pair: byte_order(pair[0]))
         tags = folder.endswith("/_manifests/tags/")
         holds = False
@@ -279,13 +182,13 @@ class Walk:
                     yield from self._visit_folder(below, link=False)
             else:
                 holds |= yield from self._visit_folder(path, link)
-            if len(self._sizes) >= _PAGE_ROWS:
-                yield self._page()
+            if self._rows.full:
+                yield self._rows.page()
         return holds
 
     def _opened(self, folder: str, flags: int) -> int:
         path = f"{self._root}/{folder}"
-        return self._ask(lambda: os.open(path, flags))
+        return self._doubts.ask(lambda: os.open(path, flags))
 
     def _found(self, folder: str) -> list[tuple[str, bool]]:
         with os.scandir(f"{self._root}/{folder}") as entries:
@@ -297,48 +200,15 @@ class Walk:
             for name, folds, link in named_for_sure(f"{self._root}/{folder}")
         ]
 
-    # A system that fails in passing may come back, or half of it, and call missing what is there.
-
-    def _ask(self, work: Callable[[], T]) -> T:
-        """What *work* returns, tried again where it fails in passing."""
-        try:
-            return work()
-        except (Unavailable, OSError) as error:
-            return self._again(error, work)
-
-    def _again(self, error: Unavailable | OSError, work: Callable[[], T]) -> T:
-        """What *work* returns, which has failed with *error* before."""
-        self._note(error)
-        return again(error, work, self._requests)
-
-    def _shortcut(self, error: OSError, work: Callable[[], T], path: str) -> T | None:
-        """What a shortcut gives that has failed with *error*; None where the long way tells.
-
-        Not of what fails in passing: the long way begins anew, and would believe "missing".
-        """
-        if error.errno not in PASSING:
-            self._note(error)
-            return None
-        try:
-            return self._again(error, work)
-        except OSError as last:
-            raise translate(last, path.rstrip("/"), self._root) from last
-
-    def _note(self, error: Unavailable | OSError) -> None:
-        if self._doubt is None and (
-            isinstance(error, Unavailable) or error.errno in PASSING | DISK_GONE
-        ):
-            self._doubt = error
-
     def _visit_folder(self, folder: str, link: bool) -> _Visit:
         if link:
             self._refuse_loop(folder)
             self._watch.passed(folder)
         holds = yield from self._visit(folder)
         # A link to an empty folder is something: it is never removed.
-        holds = holds or link or _misplaced(folder)
+        holds = holds or link or is_misplaced(folder)
         if not holds:
-            self._hollow.append(folder[:-1])
+            self._rows.add_hollow(folder[:-1])
         return holds
 
     def _visit_digests(self, folder: str, leaf: str) -> _Visit:
@@ -347,13 +217,13 @@ class Walk:
         try:
             handle = self._opened(folder, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
-            self._vanished(error, folder)
+            self._doubts.vanished(error, folder)
             return False
         try:
             try:
-                names = self._ask(lambda: self._names(folder, handle))
+                names = self._doubts.ask(lambda: self._names(folder, handle))
             except OSError as error:
-                self._vanished(error, folder)
+                self._doubts.vanished(error, folder)
                 return False
             if not all_digests(names):
                 return (yield from self._visit_any(folder))
@@ -393,7 +263,7 @@ class Walk:
         try:
             return self._plain_digests(folder)
         except OSError as error:
-            return self._shortcut(error, partial(self._plain_digests, folder), folder) or []
+            return self._doubts.shortcut(error, partial(self._plain_digests, folder), folder) or []
 
     def _plain_digests(self, folder: str) -> list[str]:
         names: list[str] = []
@@ -410,16 +280,11 @@ class Walk:
     def _add_unasked(self, folder: str, names: list[str]) -> _Visit:
         """List links by the *names* of their folders."""
         self._listed += 1
-        for start in range(0, len(names), _PAGE_ROWS):
-            self._add_names(folder, names[start : start + _PAGE_ROWS])
-            if len(self._sizes) >= _PAGE_ROWS:
-                yield self._page()
+        for start in range(0, len(names), Rows.PAGE_ROWS):
+            self._rows.add_names(folder, names[start : start + Rows.PAGE_ROWS])
+            if self._rows.full:
+                yield self._rows.page()
         return True
-
-    def _add_names(self, folder: str, names: list[str]) -> None:
-        self._groups.append((folder, names, "/link"))
-        self._sizes += [UNASKED] * len(names)
-        self._modified += [UNASKED_AGE] * len(names)
 
     def _add_tag(self, folder: str) -> list[str] | None:
         """List a tag's folder, and tell which folders of its index are left to be visited.
@@ -433,18 +298,16 @@ class Walk:
         try:
             tag = self._read_tag(link, index)
         except OSError as error:
-            tag = self._shortcut(error, partial(self._read_tag, link, index), folder)
+            tag = self._doubts.shortcut(error, partial(self._read_tag, link, index), folder)
         if tag is None:
             return None
         status, content, algorithms, history = tag
-        if status.st_mode & _KIND != S_IFREG or not _ALGORITHMS.issuperset(algorithms):
+        if status.st_mode & KIND != S_IFREG or not _ALGORITHMS.issuperset(algorithms):
             return None
         self._listed += 1
         self._read += 1
         if not self._is_before(link):
-            if len(content) == status.st_size:
-                self._contents[len(self._sizes)] = content
-            self._add(link, status)
+            self._rows.add(link, status, content if len(content) == status.st_size else None)
         if history and self._add_few(f"{index}sha256/", history):
             return []
         below = [f"{index}{algorithm}/" for algorithm in sorted(algorithms)]
@@ -473,21 +336,21 @@ class Walk:
         try:
             names = [] if self._after else os.listdir(full)
         except OSError as error:
-            names = self._shortcut(error, partial(os.listdir, full), folder) or []
+            names = self._doubts.shortcut(error, partial(os.listdir, full), folder) or []
         return sorted(names) if len(names) <= _FEW and all_digests(names) else []
 
     def _add_few(self, folder: str, names: list[str]) -> bool:
         """List a short history at once; False, with nothing listed, where that cannot be done."""
         if self._by_name:
-            self._add_names(folder, names)
+            self._rows.add_names(folder, names)
         else:
             links = [f"{self._root}/{folder}{name}/link" for name in names]
             found: list[os.stat_result] | None
             try:
                 found = list(map(os.stat, links))
             except OSError as error:
-                found = self._shortcut(error, lambda: list(map(os.stat, links)), folder)
-            if found is None or not self._add_found(folder, "/link", names, found):
+                found = self._doubts.shortcut(error, lambda: list(map(os.stat, links)), folder)
+            if found is None or not self._rows.add_all(folder, "/link", names, found):
                 return False
         self._listed += 1
         return True
@@ -498,10 +361,10 @@ class Walk:
         suffix = "/" + leaf
         if not self._after.startswith(folder):
             some = bool(names)
-            while names and self._add_ordinary(folder, suffix, names[:_PAGE_ROWS], handle):
-                del names[:_PAGE_ROWS]
-                if len(self._sizes) >= _PAGE_ROWS:
-                    yield self._page()
+            while names and self._add_ordinary(folder, suffix, names[: Rows.PAGE_ROWS], handle):
+                del names[: Rows.PAGE_ROWS]
+                if self._rows.full:
+                    yield self._rows.page()
             if not names:
                 return some
         ask = os.stat
@@ -519,22 +382,22 @@ class Walk:
                     holds |= yield from self._visit_name(folder + name)
                     continue
                 status = self._asked_again(error, folder + leaf_name)
-            if status.st_mode & _KIND != S_IFREG:
+            if status.st_mode & KIND != S_IFREG:
                 holds |= yield from self._visit_name(folder + name)
                 continue
             holds = True
             path = folder + leaf_name
             if resumed and self._is_before(path):
                 continue
-            self._add(path, status)
-            if len(self._sizes) >= _PAGE_ROWS:
-                yield self._page()
+            self._rows.add(path, status)
+            if self._rows.full:
+                yield self._rows.page()
         return holds
 
     def _asked_again(self, error: OSError, path: str) -> os.stat_result:
         """The status of *path*, for which *error* was said; raises that where it stays so."""
         try:
-            return self._again(error, partial(os.stat, f"{self._root}/{path}"))
+            return self._doubts.again(error, partial(os.stat, f"{self._root}/{path}"))
         except OSError as last:
             raise translate(last, path, self._root) from last
 
@@ -542,65 +405,43 @@ class Walk:
         """List *names* if each has its file; False, with nothing listed, otherwise."""
         found: list[os.stat_result] | None
         try:
-            found = _statuses(names, suffix, handle)
+            found = statuses(names, suffix, handle)
         except OSError as error:
-            found = self._shortcut(error, partial(_statuses, names, suffix, handle), folder)
-        return found is not None and self._add_found(folder, suffix, names, found)
-
-    def _add_found(
-        self, folder: str, suffix: str, names: list[str], found: list[os.stat_result]
-    ) -> bool:
-        if {status.st_mode & _KIND for status in found} != {S_IFREG}:
-            return False
-        if max([status.st_nlink for status in found]) > 1:
-            first = len(self._sizes)
-            self._shared += [first + at for at, status in enumerate(found) if status.st_nlink > 1]
-        self._groups.append((folder, names, suffix))
-        self._sizes += [status.st_size for status in found]
-        self._modified += [status.st_mtime for status in found]
-        return True
+            found = self._doubts.shortcut(error, partial(statuses, names, suffix, handle), folder)
+        return found is not None and self._rows.add_all(folder, suffix, names, found)
 
     def _visit_name(self, path: str) -> _Visit:
         """List what has a digest's name and not the file that belongs into it."""
         try:
             mode = self._status(path).st_mode
-            link = self._ask(lambda: is_link(f"{self._root}/{path}"))
+            link = self._doubts.ask(lambda: is_link(f"{self._root}/{path}"))
         except OSError as error:
-            self._vanished(error, path)
+            self._doubts.vanished(error, path)
             return False
         if not S_ISDIR(mode):
             return self._is_before(path) or self._add_file(path)
         return (yield from self._visit_folder(path + "/", link))
 
     def _status(self, path: str) -> os.stat_result:
-        return self._ask(lambda: os.stat(f"{self._root}/{path}"))
+        return self._doubts.ask(lambda: os.stat(f"{self._root}/{path}"))
 
     def _add_file(self, path: str) -> bool:
         try:
             status = self._status(path)
         except OSError as error:
-            self._vanished(error, path)
+            self._doubts.vanished(error, path)
             return False
         regular = S_ISREG(status.st_mode)
-        if not regular and path.endswith("/data") and _misplaced(path + "/"):
+        if not regular and path.endswith("/data") and is_misplaced(path + "/"):
             # No blob, whatever its name says. As of a folder there, nothing is told of it.
             return True
         # Other pipes and devices are listed, with the size 0 that the system gives them: they are
         # strangers, and are never opened.
         if S_ISDIR(status.st_mode):
-            self._groups.append((path, _WHOLE, ""))
-            self._sizes.append(0)
-            self._modified.append(status.st_mtime)
+            self._rows.add_misplaced(path, status)
             return True
-        self._add(path, status)
+        self._rows.add(path, status)
         return True
-
-    def _add(self, path: str, status: os.stat_result) -> None:
-        if status.st_nlink > 1:
-            self._shared.append(len(self._sizes))
-        self._groups.append((path, _WHOLE, ""))
-        self._sizes.append(status.st_size)
-        self._modified.append(status.st_mtime)
 
     def _named(self, folder: str, entry: os.DirEntry[str]) -> tuple[str, bool]:
         """A name, for a folder with a slash, and whether that is a symbolic link."""
@@ -617,19 +458,6 @@ class Walk:
             return False
         return byte_order(path) <= byte_order(after)
 
-    def _vanished(self, error: OSError, path: str) -> None:
-        """Return when *path* was there and is no more; else raise what *error* means.
-
-        After a failure on the way, nothing that was named a moment ago is known to be gone.
-        """
-        if error.errno not in MISSING:
-            raise translate(error, path.rstrip("/"), self._root) from error
-        if isinstance(self._doubt, Unavailable):
-            raise self._doubt from error
-        if self._doubt is not None:
-            raise translate(self._doubt, path.rstrip("/"), self._root) from error
-        self._watch.missing(path)
-
     def _refuse_loop(self, folder: str) -> None:
         """Raise when the symbolic link *folder* leads to a folder that it lies in."""
         # Every loop passes through a link, so plain folders need not be looked at.
@@ -645,27 +473,4 @@ class Walk:
                         driver=DRIVER,
                     )
         except OSError as error:
-            self._vanished(error, folder)
-
-    def _page(self) -> Page:
-        count = len(self._sizes)
-        if not UTF_8:
-            for folder, names, _ in self._groups:
-                check_names(folder + name for name in names)
-        shared = None
-        if self._shared:
-            shared = np.zeros(count, dtype=np.bool_)
-            shared[self._shared] = True
-        page = Page(
-            paths=Paths.of_groups(self._groups),
-            sizes=np.array(self._sizes, dtype=np.int64),
-            modified=np.array(self._modified, dtype=np.float64),
-            shared=shared,
-            hollow=tuple(self._hollow),
-            contents=dict(self._contents),
-        )
-        # Emptied in place: the loops hold on to them.
-        for column in (self._groups, self._sizes, self._modified, self._shared, self._hollow):
-            column.clear()
-        self._contents.clear()
-        return page
+            self._doubts.vanished(error, folder)

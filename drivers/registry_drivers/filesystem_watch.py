@@ -12,8 +12,6 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
 
 from registry_drivers.errors import NotFound, Replaced, StorageError
 from registry_drivers.filesystem_errors import (
@@ -26,6 +24,7 @@ from registry_drivers.filesystem_errors import (
     is_there,
     translate,
 )
+from registry_drivers.filesystem_mounts import Mount, all_mounts, seen_from
 
 _REGISTRY = "docker/registry"
 # Folders that operators put on disks of their own, by a mount or by a symbolic link.
@@ -42,47 +41,14 @@ _OWNED = re.compile(
     _REGISTRY + r"/v2/(?:blobs/.|repositories/(?:.*/)?_(?:layers|manifests|uploads)(?:/|\Z))", re.S
 )
 _LISTED = (f"{_REGISTRY}/v2/blobs", f"{_REGISTRY}/v2/repositories")
-_MOUNTS = Path("/proc/self/mountinfo")
-_ESCAPED = re.compile(r"\\([0-7]{3})")
 # These may number a folder anew when they have forgotten it. What is mounted is told by its
 # device anyway; the number only tells bind mounts of one disk apart.
 _FORGETFUL = ("fuse", "cifs", "smb", "9p", "vboxsf", "virtiofs", "overlay", "aufs")
-# Mounted when somebody looks into it, and unmounted again.
-_SNAPSHOTS = "/.zfs/"
 _MAX_DEVICES = 64
 """More than a registry is spread over; a look asks for each."""
 
 Identity = tuple[int, int]
 """Device and inode; the inode is 0 where it says nothing."""
-
-
-class _Mount(NamedTuple):
-    """What is mounted somewhere: its path, the device's number and the kind of file system.
-
-    ``root``: which folder of that file system it is; another than ``/`` for a bind mount.
-    """
-
-    path: str
-    device: int
-    kind: str
-    root: str = "/"
-
-    def second_name_of(self, others: list[_Mount]) -> str:
-        """The path of another mount of this folder, or of one that it lies in; empty for none.
-
-        Nobody can tell of NFS: all folders of one file system there have one number and no name.
-        """
-        if self.kind.startswith("nfs"):
-            return ""
-        path, root = _slashed(self.path), _slashed(self.root)
-        for other in others:
-            its_path, its_root = _slashed(other.path), _slashed(other.root)
-            if other.device != self.device or not root.startswith(its_root):
-                continue
-            # Bound to itself, or a volume that is mounted where it lies: that is one name.
-            if not path.startswith(its_path) or path[len(its_path) :] != root[len(its_root) :]:
-                return other.path
-        return ""
 
 
 class Watch:
@@ -95,7 +61,7 @@ class Watch:
         self._root = root
         self._seen: dict[str, Identity] = {}
         self._folders: list[str] = []
-        self._mounts: list[_Mount] = []
+        self._mounts: list[Mount] = []
         self._mounted: frozenset[str] = frozenset()
         self._forgetful: frozenset[int] = frozenset()
         self._failed: dict[str, OSError] = {}
@@ -134,7 +100,7 @@ class Watch:
             return
         if within:
             self._looked = now
-        for folder in sorted(set(self._mount_points(_mounts())) - self._mounted):
+        for folder in sorted(set(self._mount_points(all_mounts())) - self._mounted):
             raise Replaced(
                 f"mounted while we used it, below {self._root}", path=folder, driver=DRIVER
             )
@@ -188,11 +154,11 @@ class Watch:
                     driver=DRIVER,
                 )
 
-    def _refuse_second_mounts(self, mounts: list[_Mount]) -> None:
+    def _refuse_second_mounts(self, mounts: list[Mount]) -> None:
         """As :meth:`_refuse_second_name`, for what bind mounts show under a second name."""
         for listed in _LISTED:
             real = os.path.realpath(f"{self._root}/{listed}")
-            inside, nearest = _seen_from(real, mounts)
+            inside, nearest = seen_from(real, mounts)
             # The tree as it is on its disk, and what else is mounted into it.
             names = [*inside, nearest] if nearest is not None else inside
             for mount in inside:
@@ -214,7 +180,7 @@ class Watch:
         # Some file systems number their parts, so that devices differ where nothing is wrong.
         if nearest is None or nearest.device == device or (nearest.path, device) in self._right:
             return
-        if nearest.path not in {mount.path for mount in _mounts()}:
+        if nearest.path not in {mount.path for mount in all_mounts()}:
             raise Replaced(
                 f"unmounted while we used it, below {self._root}", path=folder, driver=DRIVER
             )
@@ -269,7 +235,7 @@ class Watch:
                 os.stat(f"{self._root}/{folder}/")
             except OSError as error:
                 self._note(folder, error)
-        mounts = self._mounts = _mounts()
+        mounts = self._mounts = all_mounts()
         self._forgetful = frozenset(
             mount.device for mount in mounts if mount.kind.startswith(_FORGETFUL)
         )
@@ -278,7 +244,7 @@ class Watch:
         self._mounted = frozenset(points)
         self._folders = list(dict.fromkeys((*_FOLDERS, *points)))
 
-    def _mount_points(self, mounts: list[_Mount]) -> Iterator[str]:
+    def _mount_points(self, mounts: list[Mount]) -> Iterator[str]:
         """What of *mounts* lies in the registry, by its path below the root."""
         for base in ("", *_FOLDERS):
             folder = f"{self._root}/{base}"
@@ -337,40 +303,11 @@ class Watch:
         )
 
 
-def _seen_from(folder: str, mounts: list[_Mount]) -> tuple[list[_Mount], _Mount | None]:
-    """What is mounted below *folder*, and *folder* itself as a mount of the disk that it is on.
-
-    Of what was mounted over one another, the last is seen.
-    """
-    inside: list[_Mount] = []
-    nearest: _Mount | None = None
-    for mount in mounts:
-        path = _slashed(mount.path)
-        if _slashed(folder).startswith(path):
-            if nearest is None or len(mount.path) >= len(nearest.path):
-                nearest = mount
-        elif not path.startswith(_slashed(folder)):
-            continue
-        # What lies below it, or in its own place, is hidden by it.
-        inside = [hidden for hidden in inside if not _slashed(hidden.path).startswith(path)]
-        if path.startswith(_slashed(folder)) and path != _slashed(folder):
-            inside.append(mount)
-    if nearest is not None:
-        below = _slashed(folder)[len(_slashed(nearest.path)) :]
-        root = f"{_slashed(nearest.root)}{below}".rstrip("/") or "/"
-        nearest = nearest._replace(path=folder, root=root)
-    return inside, nearest
-
-
 def _lost(error: StorageError) -> StorageError:
     """*error*, met at a folder that could be looked at before: what is broken is all of a disk."""
     if type(error) is not StorageError:
         return error
     return Replaced(error.message, path=error.path, driver=error.driver)
-
-
-def _slashed(path: str) -> str:
-    return path.rstrip("/") + "/"
 
 
 def _steps(path: str) -> list[str]:
@@ -389,34 +326,3 @@ def _root_status(root: str) -> os.stat_result:
             raise translate(error, root, root) from error
         what = "is not a directory" if os.path.exists(root) else "directory does not exist"
         raise NotFound(f"the root {what}; {advice}", path=root, driver=DRIVER) from error
-
-
-def _mounts() -> list[_Mount]:
-    """All that is mounted, where the system tells: proc_pid_mountinfo(5)."""
-    try:
-        text = _MOUNTS.read_bytes().decode("utf-8", "surrogateescape")
-    except OSError:
-        return []
-    kinds: dict[str, str] = {}
-    above: dict[str, str] = {}
-    found: dict[str, _Mount] = {}
-    # The kernel escapes spaces and newlines, and nothing else that Python would split at.
-    for line in text.split("\n"):
-        words, _, more = line.partition(" - ")
-        if len(fields := words.split(" ")) > 4:
-            number, above[number], device, root, path = fields[:5]
-            kinds[number] = more.partition(" ")[0]
-            major, _, minor = device.partition(":")
-            if not (major.isdecimal() and minor.isdecimal()):
-                continue
-            path, root = (
-                _ESCAPED.sub(lambda escaped: chr(int(escaped[1], 8)), text) for text in (path, root)
-            )
-            found[number] = _Mount(path, os.makedev(int(major), int(minor)), kinds[number], root)
-    # What an NFS server has on disks of its own is mounted when somebody comes by, and goes again.
-    return [
-        mount
-        for number, mount in found.items()
-        if not (mount.kind.startswith("nfs") and kinds.get(above[number]) == mount.kind)
-        and _SNAPSHOTS not in mount.path
-    ]

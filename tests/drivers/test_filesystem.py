@@ -19,7 +19,6 @@ from drivers.folders import (
     make,
     without_hard_links,
 )
-from registry_drivers import filesystem_walk
 from registry_drivers.base import Storage
 from registry_drivers.errors import (
     DriverConfigError,
@@ -28,6 +27,7 @@ from registry_drivers.errors import (
     StorageError,
 )
 from registry_drivers.filesystem import FilesystemStorage, open_filesystem
+from registry_drivers.filesystem_rows import Rows
 
 
 class TestFilesystem(DriverConformance):
@@ -43,7 +43,7 @@ class TestFilesystemWithSmallPages(DriverConformance):
 
     @pytest.fixture
     def storage(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
-        monkeypatch.setattr(filesystem_walk, "_PAGE_ROWS", 3)
+        monkeypatch.setattr(Rows, "PAGE_ROWS", 3)
         return FilesystemStorage(str(tmp_path))
 
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from drivers.conformance import paths_of
 from drivers.folders import HEX, OTHER_HEX
-from registry_drivers import filesystem_walk
 from registry_drivers.filesystem import FilesystemStorage
-from registry_drivers.filesystem_walk import byte_order
+from registry_drivers.filesystem_names import byte_order
+from registry_drivers.filesystem_rows import Rows
 
 # Names that make the shortcuts apply, nearly apply, and sort badly.
 NAMES = st.sampled_from(
@@ -110,7 +110,7 @@ def test_the_walk_lists_what_it_promises_in_order_and_goes_on_anywhere(
         assert found == sorted(seen(made), key=byte_order)
         bound = data.draw(st.sampled_from([*found, "r/", "v2/blobs/", "zzz", "v2/blobs/sha256/ab"]))
         rest = [path for path in found if byte_order(path) > byte_order(bound)]
-        with mock.patch.object(filesystem_walk, "_PAGE_ROWS", 2):
+        with mock.patch.object(Rows, "PAGE_ROWS", 2):
             assert paths_of(storage.list("", start_after=bound)) == rest
             assert paths_of(storage.list("")) == found
 

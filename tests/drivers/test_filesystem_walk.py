@@ -18,7 +18,7 @@ from drivers.folders import (
     make,
     result,
 )
-from registry_drivers import filesystem_walk
+from registry_drivers import filesystem_entries, filesystem_walk
 from registry_drivers.base import UNASKED, Deletion
 from registry_drivers.errors import (
     IsFolder,
@@ -215,7 +215,7 @@ def test_a_digests_folder_that_vanishes_is_no_error(
     root: Path, storage: FilesystemStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(root, f"{BLOBS}{HEX}/data")
-    sorted_out = filesystem_walk.sorted_out
+    sorted_out = filesystem_entries.sorted_out
 
     def more(entries: Any) -> Any:
         for plain, others in sorted_out(entries):

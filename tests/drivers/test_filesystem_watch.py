@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from drivers.folders import listed, make, result
-from registry_drivers import filesystem_watch
+from registry_drivers import filesystem_mounts
 from registry_drivers.base import Deletion, Named, Page
 from registry_drivers.errors import NotFound, StorageError
 from registry_drivers.filesystem import FilesystemStorage
@@ -122,7 +122,7 @@ class Mounts:
 
     def __init__(self, file: Path, patch: pytest.MonkeyPatch) -> None:
         self._file = file
-        patch.setattr(filesystem_watch, "_MOUNTS", file)
+        patch.setattr(filesystem_mounts, "_MOUNTS", file)
         self.set()
 
     def set(self, *mounts: tuple[Path | str, str], device: str = "99:1") -> None:
@@ -316,7 +316,7 @@ def test_a_folder_that_is_numbered_anew_is_still_what_an_alias_leads_to(
 def test_a_system_that_tells_no_mounts_is_no_error(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(filesystem_watch, "_MOUNTS", tmp_path / "none")
+    monkeypatch.setattr(filesystem_mounts, "_MOUNTS", tmp_path / "none")
     assert len(listed(FilesystemStorage(str(root)))) == 2
 
 

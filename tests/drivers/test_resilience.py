@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivers.conformance import DriverConformance, paths_of
-from registry_drivers import filesystem_walk
 from registry_drivers.base import Deletion, Outcome, Page, Storage
 from registry_drivers.errors import (
     AccessDenied,
@@ -22,6 +21,7 @@ from registry_drivers.errors import (
 )
 from registry_drivers.faulty import Fault, Faulty
 from registry_drivers.filesystem import FilesystemStorage
+from registry_drivers.filesystem_rows import Rows
 from registry_drivers.memory import MemoryStorage
 from registry_drivers.resilience import Retrying
 from registry_drivers.withdrawal import unless_withdrawn
@@ -56,7 +56,7 @@ class TestRetryingAFaultyDisk(DriverConformance):
 
     @pytest.fixture
     def storage(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
-        monkeypatch.setattr(filesystem_walk, "_PAGE_ROWS", 4)
+        monkeypatch.setattr(Rows, "PAGE_ROWS", 4)
         faulty = Faulty(FilesystemStorage(str(tmp_path)), 11, 0.1, PASSING)
         return Retrying(faulty, attempts=20, sleep=no_sleep)
 
