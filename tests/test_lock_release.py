@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,9 +20,11 @@ from registry_drivers.resilience import Retrying
 from registry_gc.collect import Job, collect
 from registry_gc.guard import Verdict
 from registry_gc.interrupts import Interrupts
-from registry_gc.lock import Lock
+from registry_gc.layout import BLOBS
+from registry_gc.lock import Lock, LockLost
 from registry_gc.locking.holder import FOLDER, LOCK
 from registry_gc.policy import Policy
+from registry_tree import RegistryTree
 from running import Disk
 
 TRIES = 10
@@ -156,3 +160,74 @@ def test_a_lock_that_nobody_could_refresh_is_not_left_behind(
     assert "\n" not in report.error
     assert [*storage.children(f"{FOLDER}/").files] == []
     Lock.acquire(storage, "another").release()
+
+
+ANOTHERS = b"another's"
+
+
+def take_away(storage: Storage, how: str) -> None:
+    """What others do to a lock."""
+    if how == "removed":
+        list(storage.delete([LOCK]))
+    else:
+        storage.write(LOCK, ANOTHERS)
+
+
+@pytest.mark.parametrize("how", ["overwritten", "removed"])
+@pytest.mark.parametrize("kind", ["filesystem", "memory"])
+@pytest.mark.parametrize("seen", [False, True])
+def test_a_lock_that_is_not_ours_at_the_end_ends_the_run_with_5(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, how: str, seen: bool
+) -> None:
+    """On an object store a sweep of seconds looks at the lock once."""
+    disk = kind == "filesystem"
+    (tmp_path / "root").mkdir()
+    storage: Storage = FilesystemStorage(str(tmp_path / "root")) if disk else MemoryStorage()
+    dead = f"{BLOBS}sha256/ab/{'ab' * 32}/data"
+    RegistryTree(storage.write).image("a", "v1")
+    storage.write(dead, b"")
+    release = Lock.release
+
+    def too_late(lock: Lock, *words: Callable[[], bool]) -> None:
+        take_away(storage, how)
+        if seen:
+            # As by the thread that refreshes it, which tells nobody.
+            with contextlib.suppress(LockLost):
+                lock.refresh()
+        release(lock, *words)
+
+    monkeypatch.setattr(Lock, "release", too_late)
+    run_file = str(tmp_path / "run.sqlite")
+    job = Job(storage, Policy(), lambda: Verdict("allowed", ()), run_file, workers=1)
+    report = collect(job, Watcher(), Interrupts())
+    assert report.exit_code == 5
+    assert report.blobs.deleted == 1
+    assert [finding.code for finding in report.findings] == ["lock-lost"]
+    assert report.error is not None
+    assert report.error.startswith("the lock is lost: ")
+    if how == "overwritten":
+        assert storage.read(LOCK) == ANOTHERS
+    else:
+        assert LOCK not in [f"{FOLDER}/{name}" for name in storage.children(f"{FOLDER}/").files]
+
+
+def test_an_end_that_was_asked_for_counts_more_than_a_lock_that_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = MemoryStorage()
+    RegistryTree(storage.write).image("a", "v1")
+    interrupts = Interrupts()
+    acquire = Lock.acquire
+
+    def interrupted(*words: Any, **more: Any) -> Lock:
+        lock = acquire(*words, **more)
+        interrupts.number = signal.SIGTERM
+        storage.write(LOCK, ANOTHERS)
+        return lock
+
+    monkeypatch.setattr(Lock, "acquire", interrupted)
+    run_file = str(tmp_path / "run.sqlite")
+    job = Job(storage, Policy(), lambda: Verdict("allowed", ()), run_file, workers=1)
+    report = collect(job, Watcher(), interrupts)
+    assert report.exit_code == 143
+    assert "lock-lost" in [finding.code for finding in report.findings]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -229,6 +229,23 @@ def test_a_purge_that_may_not_try_again_says_why(
     done = registry.purge()
     assert done.exit_code == code
     assert registry.quarantined() == before
+
+
+def test_a_purge_whose_lock_is_not_its_own_at_the_end_says_so(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.quarantine()
+    registry.later = 8 * DAY
+    release = Lock.release
+
+    def too_late(lock: Lock, *words: Callable[[], bool]) -> None:
+        (registry.root / OWN_FOLDER / "lock").write_bytes(b"another's")
+        release(lock, *words)
+
+    monkeypatch.setattr(Lock, "release", too_late)
+    done = registry.purge()
+    assert (done.exit_code, "lock is lost" in done.json["error"]) == (5, True)
+    assert done.json["runs"][0]["deleted"] > 0
 
 
 def test_what_stops_a_purge_is_told_without_what_only_reassures(

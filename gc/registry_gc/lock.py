@@ -135,6 +135,11 @@ class Lock:
         """What the lock object says of this run."""
         return self._holder
 
+    @property
+    def lost(self) -> str:
+        """Why the lock is known to be ours no more; empty where it is not. Releasing looks too."""
+        return self._lost
+
     def __enter__(self) -> Lock:
         return self
 
@@ -217,7 +222,11 @@ class Lock:
             if self._stored and not self._lost:
                 self._stored = False
                 try:
-                    remove_own(self._storage, self._holder)
+                    if not remove_own(self._storage, self._holder):
+                        self._lost = (
+                            "the lock is lost: at the end it was gone, or another's; another run "
+                            "may have deleted at the same time"
+                        )
                     if self._listed:
                         remove(self._storage, [claim_path(self._holder)])
                 except StorageError as error:

@@ -103,6 +103,7 @@ class Permission:
         """Hold the lock, and watch the guard; a dry run only finds out whether it could.
 
         :raises LockError: somebody else holds it, or it cannot be had.
+        :raises StoppedByGuard: it was lost meanwhile, and nobody has been told.
         """
         storage = self._job.storage
         if self._job.dry_run:
@@ -130,10 +131,18 @@ class Permission:
                 if self.lock is not None:
                     self.lock.release(self._interrupts)
                     self._tell(self.lock)
+                    self._note_loss(self.lock)
+        if self.lock.lost:
+            # On an object store a sweep of seconds looks once, and somebody may have come after.
+            raise StoppedByGuard(f"{self.lock.lost}; what was deleted was dead; run again")
 
     def _tell(self, lock: Lock) -> None:
         while lock.notices:
             self._observer.notice(lock.notices.pop(0))
+
+    def _note_loss(self, lock: Lock) -> None:
+        if lock.lost and not any(finding.code == "lock-lost" for finding in self.findings):
+            self.refuse("lock-lost", lock.lost)
 
     def _refuse_barred(self) -> None:
         if barred := self._job.barred():

@@ -135,6 +135,7 @@ def locked(
 
     :param barred: why another run of this machine keeps this one out; empty where none does.
     :raises LockError: another run has it, or keeps this one out.
+    :raises Changed: it was lost meanwhile, and nobody has been told.
     """
     if why := barred():
         raise LockHeld(why)
@@ -153,3 +154,5 @@ def locked(
             lock.release(interrupts)
         while lock.notices:
             progress.notice(lock.notices.pop(0))
+    if lock.lost:
+        raise Changed(lock.lost)

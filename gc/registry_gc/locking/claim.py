@@ -237,10 +237,12 @@ def is_own(storage: Reader, holder: Holder, path: str = LOCK) -> bool:
     return named is not None and named.token == holder.token
 
 
-def remove_own(storage: Storage, holder: Holder, path: str = LOCK) -> None:
-    """Remove the object at *path* when it is *holder*'s."""
-    if is_own(storage, holder, path):
-        remove(storage, [path])
+def remove_own(storage: Storage, holder: Holder, path: str = LOCK) -> bool:
+    """Remove the object at *path* when it is *holder*'s; whether it was."""
+    if not is_own(storage, holder, path):
+        return False
+    remove(storage, [path])
+    return True
 
 
 def remove(storage: Storage, paths: Iterable[str]) -> None:
