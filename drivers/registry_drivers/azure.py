@@ -151,6 +151,9 @@ class AzureStorage(ObjectStorage):
         self._service = service
         self._base = f"{service}/{quote(container)}"
         self._credential = credential
+        self.where_told = (
+            f"what storage.{self.driver} says of the service (serviceurl, realm, connectionstring)"
+        )
         self._skip_verify = given.flag("skipverify", False)
         self.root = f"{self._base}/{self.folder}".rstrip("/")
         self._looking = threading.Lock()
@@ -254,7 +257,7 @@ class AzureStorage(ObjectStorage):
         answer = self._send(method, self._credential.url(url), signed, body, limit=limit)
         if answer.status >= 300 and answer.status not in expected:
             code, message = told(answer.headers, answer.data)
-            self._fail(answer.status, code, message, path=path, place=not key)
+            self._refused_by(answer, code, message, path=path, place=not key)
         return answer
 
     def _url(self, key: str, query: Mapping[str, str] | None = None) -> str:

@@ -137,7 +137,7 @@ class AzureVersions(ObjectVersions[AzureStorage]):
         signed = storage._credential.sign("GET", url, {"x-ms-version": API_VERSION})
         answer = storage._send("GET", storage._credential.url(url), signed)
         if answer.status >= 300:
-            storage._fail(answer.status, *told(answer.headers, answer.data), place=True)
+            storage._refused_by(answer, *told(answer.headers, answer.data), place=True)
         return answer
 
     def _soft_delete_keeps(self) -> Iterator[Keep]:

@@ -99,6 +99,8 @@ def open_gcs(parameters: Mapping[str, Any], *, driver: str = "gcs") -> GCSStorag
 class GCSStorage(ObjectStorage):
     """One bucket, or a folder of it; see :func:`open_gcs`."""
 
+    where_told = "STORAGE_EMULATOR_HOST, or the proxy on the way,"
+
     def __init__(
         self, given: Parameters, bucket: str, credentials: Credentials, endpoint: str
     ) -> None:
@@ -168,7 +170,7 @@ class GCSStorage(ObjectStorage):
         answer = self._send(method, url, headers, body, limit=limit)
         if answer.status >= 300:
             code, message = told(answer.data)
-            self._fail(answer.status, code, message, path=path, place=place)
+            self._refused_by(answer, code, message, path=path, place=place)
         return answer
 
     def _object(self, key: str) -> str:
@@ -286,7 +288,7 @@ class GCSStorage(ObjectStorage):
         if if_absent and answer.status == 412:
             raise AlreadyExists("it is there already", path=path, driver=self.driver)
         if answer.status >= 300:
-            self._fail(answer.status, *told(answer.data), path=path)
+            self._refused_by(answer, *told(answer.data), path=path)
 
     def _copy(self, entry: Entry, source: str, target: str) -> None:
         before = Rewrite()

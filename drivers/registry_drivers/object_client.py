@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 from registry_drivers.base import Capabilities, Entry, Outcome, Page, Requests
 from registry_drivers.columns import Column, MalformedListing
@@ -91,6 +92,8 @@ class ObjectClient(abc.ABC):
     seekable = True
     tells_gone = True
     """Whether the store says that there was nothing to delete."""
+    where_told = "the endpoint"
+    """What says where the store is, for messages."""
 
     def __init__(self, *, folder: str, web: Web, retry: Retry, secrets: Sequence[str]) -> None:
         self.requests = Requests()
@@ -170,6 +173,16 @@ class ObjectClient(abc.ABC):
             until = time.monotonic() + min(wait, self.retry.longest)
             self._wait_until = max(self._wait_until, until)
         return answer
+
+    def _refused_by(
+        self, answer: Answer, code: str, message: str, *, path: str = "", place: bool = False
+    ) -> NoReturn:
+        """Raise what *answer* means, an error or a redirect: none is followed."""
+        if answer.status in REDIRECTS:
+            to = urlsplit(answer.headers.get("location", ""))
+            where = f"{to.scheme}://{to.netloc.rpartition('@')[2]}" if to.netloc else "elsewhere"
+            message = f"{self.root} sends on to {where}: is {self.where_told} right?"
+        self._fail(answer.status, code, message, path=path, place=place)
 
     def _fail(
         self, status: int, code: str, message: str, *, path: str = "", place: bool = False
@@ -300,6 +313,7 @@ def addressable(key: str) -> bool:
     return _NOT_ADDRESSABLE.search(key) is None
 
 
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
 NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted"})
 # By a lifecycle rule, as a rule: Amazon's Glacier classes, and tiers; Azure's tier.
 _ARCHIVED = frozenset(

@@ -312,6 +312,7 @@ def _meaning(answer: Answer) -> str:
     return {
         301: elsewhere,
         302: elsewhere,
+        303: elsewhere,
         307: elsewhere,
         308: elsewhere,
         400: "the storage refused: are the credentials still good, and the region?",

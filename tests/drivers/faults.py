@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -191,6 +192,38 @@ class FaultConformance:
             ask(storage)
         assert len(proxy.requests) == 1
         self.holds_no_secret(caught.value)
+
+    where_told = "are the region and the endpoint right"
+
+    @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+    @pytest.mark.parametrize(
+        "ask",
+        [
+            lambda storage: list(storage.list("a/")),
+            lambda storage: storage.children("a/"),
+            lambda storage: storage.stat("a/1"),
+            lambda storage: list(storage.delete(["a/1"])),
+        ],
+        ids=["list", "children", "stat", "delete"],
+    )
+    def test_a_redirect_is_told_in_one_line_and_not_followed(
+        self,
+        storage: ObjectStorage,
+        proxy: FaultProxy,
+        status: int,
+        ask: Callable[[ObjectStorage], object],
+    ) -> None:
+        page = b"<html>\n<h1>Moved</h1>\n</html>"
+        to = "https://user:pass@elsewhere.example/?sig=Secret%2B"
+        proxy.always(Answer(status, page, {"Location": to}))
+        with pytest.raises(StorageError) as caught:
+            ask(storage)
+        assert not isinstance(caught.value, NotFound | Unavailable)
+        said = str(caught.value)
+        assert self.where_told in said
+        assert f"HTTP {status}" in said
+        assert not re.search("\n|pass|Secret|<", said)
+        assert len(proxy.requests) == 1
 
     def test_a_copy_that_is_refused_as_missing_says_nothing_of_a_source_that_is_there(
         self, storage: ObjectStorage, proxy: FaultProxy

@@ -51,6 +51,7 @@ def batch(*parts: tuple[int, str, str]) -> Answer:
 
 class TestAzureFaults(FaultConformance):
     secrets = (KEY,)
+    where_told = "sends on to https://elsewhere.example: is what storage.azure says of"
 
     def open(
         self, proxy: FaultProxy, server: AzureServer, *, missing: bool = False, **parameters: Any

@@ -47,6 +47,8 @@ def batch(*parts: tuple[int, str, str]) -> Answer:
 
 
 class TestGCSFaults(FaultConformance):
+    where_told = "sends on to https://elsewhere.example: is STORAGE_EMULATOR_HOST, "
+
     def open(
         self, proxy: FaultProxy, server: GCSServer, *, missing: bool = False, **parameters: Any
     ) -> ObjectStorage:
