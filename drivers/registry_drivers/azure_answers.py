@@ -20,7 +20,7 @@ from registry_drivers.columns import (
     unescape,
 )
 from registry_drivers.multipart import Part
-from registry_drivers.object_client import Level, Listed, is_passing
+from registry_drivers.object_client import LINE_END, Level, Listed, is_passing
 
 _ENCODED_NAME = re.compile(rb'<Name Encoded="true">([^<]*)</Name>')
 
@@ -92,5 +92,5 @@ def told(headers: Mapping[str, str], data: bytes) -> tuple[str, str]:
     """Code and message of an error; a HEAD has a header only."""
     code = headers.get("x-ms-error-code", "") or text_of(data, b"Code")
     # The first line: after it come the request's id and time.
-    lines = text_of(data, b"Message").splitlines()
-    return code, lines[0] if lines else "the storage refused"
+    lines = LINE_END.split(text_of(data, b"Message").lstrip())
+    return code, lines[0] if lines[0] else "the storage refused"

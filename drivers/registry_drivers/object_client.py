@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from registry_drivers.base import Capabilities, Entry, Outcome, Page, Requests
-from registry_drivers.columns import Column, MalformedListing
+from registry_drivers.columns import Column, MalformedListing, unescape
 from registry_drivers.errors import (
     AccessDenied,
     DriverConfigError,
@@ -37,6 +37,8 @@ from registry_drivers.web import CA_HINT, Answer, Web
 
 _STATUS = re.compile(r"status(?: code)?:? (\d{3})")
 _ADDRESS = re.compile(r"https?://[^\s\")]*")
+# Azure tells a request's id and time in further lines; in a debug text they are escaped.
+LINE_END = re.compile(r"[\r\n]|\\[rn]")
 _STATUS_IN_DEBUG = re.compile(r"status: (\d{3}),")
 # Beside what the config calls secret: tokens and signatures, should a store say them back.
 _SECRET_WORDS = re.compile(
@@ -191,6 +193,8 @@ class ObjectClient(abc.ABC):
 
         :param place: the answer is about the bucket, not about an object.
         """
+        # In one line, whatever a proxy has sent.
+        message = " ".join(message.split())
         text = self._clean(f"{code or 'error'}: {message}".rstrip(": ") + f" (HTTP {status})")
         kind = RangeBeyondEnd if status == 416 else _kind(status, code)
         if kind is NotFound and not place and code in NO_BUCKET:
@@ -285,9 +289,9 @@ class ObjectClient(abc.ABC):
                 raise StorageError(reason, path=path, driver=self.driver) from None
             # No answer: a time-out, a broken connection, a body that was cut.
             raise Unavailable(reason, path=path, driver=self.driver) from None
-        self._fail(
-            status, code[1] if code else "", said[1] if said else "the storage refused", path=path
-        )
+        message = LINE_END.split(said[1].lstrip())[0] if said else "the storage refused"
+        message = unescape(message.encode()).decode("utf-8", "replace")
+        self._fail(status, code[1] if code else "", message, path=path)
 
 
 @contextlib.contextmanager

@@ -68,11 +68,19 @@ class TestAzureFaults(FaultConformance):
     def test_an_archived_object_is_told_as_that(
         self, storage: ObjectStorage, proxy: FaultProxy
     ) -> None:
-        said = b"<Error><Code>BlobArchived</Code><Message>Archived.</Message></Error>"
-        proxy.always(Answer(409, said, {"x-ms-error-code": "BlobArchived"}))
-        for read in (storage.read, lambda path: storage.read_range(path, 0, 1)):
-            with pytest.raises(StorageError, match=r"archive class: restore it.*lifecycle rule"):
-                read("a/1")
+        said = b"\xef\xbb\xbf<?xml version='1.0'?><Error><Code>BlobArchived</Code><Message>Not on"
+        said += b" an &quot;archived&quot; blob.%bRequestId:1-2%bTime:2026-11-24</Message></Error>"
+        for end in (b"\n", b"\r\n", b"\\n"):
+            proxy.always(Answer(409, said % (end, end), {"x-ms-error-code": "BlobArchived"}))
+            for read in (storage.read, lambda path: storage.read_range(path, 0, 1)):
+                with pytest.raises(StorageError) as caught:
+                    read("a/1")
+                told = str(caught.value)
+                assert told.startswith(
+                    'azure: a/1: BlobArchived: Not on an "archived" blob. (HTTP 409); it is in an'
+                    " archive class: restore it, and take docker/registry out of the lifecycle rule"
+                )
+                assert "\n" not in told
 
     def test_each_key_has_its_own_outcome(self, storage: ObjectStorage, proxy: FaultProxy) -> None:
         proxy.fail(
