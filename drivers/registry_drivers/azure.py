@@ -295,7 +295,9 @@ class AzureStorage(ObjectStorage):
         if self._store is not None and addressable(key):
             self._credential.prepare()
             return self._fetch_fast(self._store, path, key, limit)
-        return self._request("GET", key, path=path, limit=limit).data
+        answer = self._request("GET", key, path=path, limit=limit)
+        self._check_packed(answer.headers.get("content-encoding", ""), path)
+        return answer.data
 
     def _fetch_range(self, path: str, key: str, span: str) -> Answer:
         # Under this name a signature covers it, whatever else it covers.

@@ -94,6 +94,8 @@ class ObjectClient(abc.ABC):
     seekable = True
     tells_gone = True
     """Whether the store says that there was nothing to delete."""
+    may_unpack = True
+    """Whether a registry may get something else than what is stored with a Content-Encoding."""
     where_told = "the endpoint"
     """What says where the store is, for messages."""
 
@@ -249,6 +251,7 @@ class ObjectClient(abc.ABC):
         self.before_request()
         try:
             result = obstore.get(store, key)
+            self._check_packed(str(result.attributes.get("Content-Encoding", "")), path)
             size = result.meta["size"]
             if limit is not None and size > limit:
                 raise TooLarge(f"{size} bytes, more than the {limit} allowed")
@@ -258,6 +261,19 @@ class ObjectClient(abc.ABC):
                 self._refused_credentials = None
                 raise refused from None
             self._fail_fast(error, path)
+
+    def _check_packed(self, encoding: str, path: str) -> None:
+        """Refuse what was stored with a Content-Encoding that the registry's client may unpack.
+
+        :raises StorageError: this was. Other encodings than these say how it was sent only.
+        """
+        if self.may_unpack and _PACKED.search(encoding):
+            raise StorageError(
+                f"it was stored with Content-Encoding: {encoding[:40]}, so that nobody knows what "
+                "the registry reads: store its content unpacked, without that header",
+                path=path,
+                driver=self.driver,
+            )
 
     def _providing(self, provide: Callable[[], Any]) -> Callable[[], Any]:
         """*provide* for obstore, which hands on neither the kind nor the words of its errors."""
@@ -317,6 +333,8 @@ def addressable(key: str) -> bool:
     return _NOT_ADDRESSABLE.search(key) is None
 
 
+# Source: IANA's HTTP content codings. Some stores keep an upload's "aws-chunked".
+_PACKED = re.compile(r"(?i)\b(gzip|deflate|br|zstd|compress)\b")
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted"})
 # By a lifecycle rule, as a rule: Amazon's Glacier classes, and tiers; Azure's tier.

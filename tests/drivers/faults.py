@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -192,6 +193,23 @@ class FaultConformance:
             ask(storage)
         assert len(proxy.requests) == 1
         self.holds_no_secret(caught.value)
+
+    unpacks = True
+
+    @pytest.mark.parametrize("coding", ["gzip", "x-gzip, GZIP", "zstd", "aws-chunked", ""])
+    def test_what_is_stored_packed_is_read_as_the_registry_reads_it_or_refused(
+        self, storage: ObjectStorage, proxy: FaultProxy, coding: str
+    ) -> None:
+        told = {"ETag": '"1"', "Last-Modified": "Tue, 24 Nov 2026 02:50:51 GMT"}
+        packed = gzip.compress(b"sha256:")
+        proxy.always(Answer(200, packed, {**told, "Content-Encoding": coding}))
+        if coding in ("aws-chunked", "") or not self.unpacks:
+            assert storage.read("a/1") == storage.read("a/1", limit=100) == packed
+            return
+        for read in (storage.read, lambda path: storage.read(path, limit=100)):
+            with pytest.raises(StorageError, match=f"Content-Encoding: {coding}, so that"):
+                read("a/1")
+        assert len(proxy.requests) == 2
 
     where_told = "are the region and the endpoint right"
 

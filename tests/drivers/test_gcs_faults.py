@@ -11,7 +11,7 @@ import pytest
 from drivers.conformance import paths_of
 from drivers.faults import TIMES, FaultConformance
 from registry_drivers.base import Deletion
-from registry_drivers.errors import Unavailable
+from registry_drivers.errors import TooLarge, Unavailable
 from registry_drivers.gcs import open_gcs
 from registry_drivers.object_store import ObjectStorage
 from registry_drivers.withdrawal import unless_withdrawn
@@ -59,6 +59,23 @@ class TestGCSFaults(FaultConformance):
 
     def is_delete(self, request: Request) -> bool:
         return request.path.startswith("/batch/")
+
+    def test_what_is_unpacked_on_the_way_is_read_as_the_registry_reads_it(
+        self, storage: ObjectStorage, proxy: FaultProxy
+    ) -> None:
+        """Stored with Content-Encoding: gzip; nobody says beforehand how long that is."""
+        told = {
+            "ETag": '"1"',
+            "Last-Modified": "Tue, 24 Nov 2026 02:50:51 GMT",
+            "x-goog-stored-content-encoding": "gzip",
+            "x-goog-stored-content-length": "3",
+        }
+        proxy.always(Answer(200, b"unpacked", told, chunked=True))
+        before = storage.requests.read
+        assert storage.read("a/1") == storage.read("a/1", limit=100) == b"unpacked"
+        assert storage.requests.read - before == len(proxy.requests) == 4
+        with pytest.raises(TooLarge):
+            storage.read("a/1", limit=5)
 
     @pytest.mark.parametrize("answer", [b"{}", b'{"error": {"message": "later"}}'])
     def test_a_copy_that_does_not_say_how_to_go_on_ends(

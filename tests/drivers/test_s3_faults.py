@@ -49,6 +49,7 @@ KEY = "{http://s3.amazonaws.com/doc/2006-03-01/}Key"
 class TestS3Faults(FaultConformance):
     secrets = (SECRET_KEY,)
     tells_gone = False
+    unpacks = False
 
     def open(
         self, proxy: FaultProxy, server: S3Server, *, missing: bool = False, **parameters: Any

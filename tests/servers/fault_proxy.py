@@ -30,11 +30,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Instead of the server's answer. The server never sees the request."""
+    """Instead of the server's answer. The server never sees the request.
+
+    ``chunked``: it does not say beforehand how long it is.
+    """
 
     status: int
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
+    chunked: bool = False
 
 
 class Broken:
@@ -157,7 +161,10 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(fault, Broken):
             self._break()
         elif isinstance(fault, Answer):
-            self._answer(fault.status, fault.headers, fault.body)
+            if fault.chunked:
+                self._answer_in_chunks(fault)
+            else:
+                self._answer(fault.status, fault.headers, fault.body)
         else:
             self._forward(body, fault)
 
@@ -209,6 +216,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body[: len(body) // 2] if cut else body)
         if cut:
             self._break()
+
+    def _answer_in_chunks(self, answer: Answer) -> None:
+        self.send_response_only(answer.status)
+        for name, value in {**answer.headers, "Transfer-Encoding": "chunked"}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(answer.body), answer.body))
 
     def _break(self) -> None:
         self.wfile.flush()
