@@ -85,6 +85,7 @@ def _doubts(
             found.append(_no_manifests(survey))
     elif not accept_shrink:
         found += _missing_manifests(survey, before.missing)
+    found += _undated(survey)
     if not accept_shrink:
         found += _shrunk(before.lost(_seen(survey)))
     return found
@@ -132,6 +133,16 @@ def _shrunk(lost: str) -> Iterator[Finding]:
             "shrunk",
             f"{lost} since the last run on this storage: is all of it mounted, and is it the right "
             "one? If it is right, --accept-shrink",
+        )
+
+
+def _undated(survey: Survey) -> Iterator[Finding]:
+    if survey.blobs is not None and survey.blobs.undated:
+        yield Finding(
+            "ages-unknown",
+            f"of {survey.blobs.undated} blobs that nothing needs the store does not say when they "
+            "were written, so that nobody knows whether they are younger than --grace: stop the "
+            "registry and run without it",
         )
 
 

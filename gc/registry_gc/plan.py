@@ -32,6 +32,9 @@ from registry_gc.policy import Policy
 from registry_gc.references import Manifests
 from registry_gc.runs.rows import Kind, Row, RowParts, Rows
 
+FIRST_DATE = 31_536_000.0
+"""Seconds since the epoch: 1971. A store that says 1970 of a blob, or nothing, knows no date."""
+
 
 class DeadLinks(NamedTuple):
     """Rows for everything in ``repositories/``, by kind, and the repositories that they empty.
@@ -49,11 +52,15 @@ _RFC_3339 = re.compile(
 
 
 class Blobs(NamedTuple):
-    """The dead blobs of one batch as rows, and the keys that only their age keeps, with that."""
+    """The dead blobs of one batch as rows, and the keys that only their age keeps, with that.
+
+    ``undated``: how many of the dead ones have a date that is none, see :data:`FIRST_DATE`.
+    """
 
     rows: Rows
     young: Keys
     modified: NDArray[np.float64]
+    undated: int
 
 
 def dead_blobs(batch: BlobBatch, live: LiveSet, cutoff: float, names: Names) -> Blobs:
@@ -72,7 +79,8 @@ def dead_blobs(batch: BlobBatch, live: LiveSet, cutoff: float, names: Names) -> 
         sizes=batch.sizes[dead].tolist(),
         modified=batch.modified[dead].tolist(),
     )
-    return Blobs(rows, batch.keys[young], batch.modified[young])
+    undated = int(np.count_nonzero(batch.modified[dead] < FIRST_DATE))
+    return Blobs(rows, batch.keys[young], batch.modified[young], undated)
 
 
 def dead_links(

@@ -77,7 +77,8 @@ class Blobs(msgspec.Struct):
     """What a pass over ``blobs/`` has counted. ``hollow``: folders that hold no file.
 
     ``bytes``: of all but ``unsized``, the live blobs whose size a filesystem was not asked for.
-    ``ahead``: how many nothing needs, and their dates in the future keep.
+    ``ahead``: how many nothing needs, and their dates in the future keep. ``undated``: how many
+    nothing needs, where age matters and the store does not say when they were written.
     ``held`` of them, with ``held_bytes``, live only because a repository is held. ``unfinished``:
     strangers that are ours, see :func:`registry_drivers.paths.is_temporary`.
     """
@@ -88,6 +89,7 @@ class Blobs(msgspec.Struct):
     bytes: int = 0
     unsized: int = 0
     ahead: int = 0
+    undated: int = 0
     held: int = 0
     held_bytes: int = 0
     unfinished: list[str] = msgspec.field(default_factory=list)
@@ -327,6 +329,9 @@ class Surveyor:
             sink.add(found.rows)
             young += [found.young, ages.among(batch)]
             survey.blobs.ahead += int(np.count_nonzero(found.modified > self.ahead))
+            # A file's date may be one that an archive gave it; a store dates what is written.
+            if self._policy.grace and not named:
+                survey.blobs.undated += found.undated
             self._observer.advance(len(batch.keys) + batch.live)
         self._observer.finish()
         _tidy(catalog)
