@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry_gc.wording.durations import parse_deadline, parse_duration
+from registry_gc.wording.durations import in_words, parse_deadline, parse_duration
 
 
 @pytest.mark.parametrize(
@@ -128,3 +128,18 @@ def test_a_time_of_tomorrow_is_that_of_tomorrows_clock() -> None:
 def test_what_is_no_deadline_or_has_passed_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_deadline(text, NOON)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 seconds"),
+        (61, "1 minute and 1 second"),
+        (3661, "1 hour and 1 minute"),
+        (7 * 86400, "7 days"),
+        (7 * 86400 + 3 * 3600 + 9, "7 days and 3 hours"),
+        (400 * 86400, "400 days"),
+    ],
+)
+def test_an_age_in_words_has_two_units(seconds: float, text: str) -> None:
+    assert in_words(seconds) == text

@@ -466,6 +466,23 @@ def test_the_command_answers_in_words_and_as_json(tmp_path: Path) -> None:
     assert not (disk.root / repository_path("nowhere")).exists()
 
 
+def test_a_long_way_is_cut_in_its_middle(tmp_path: Path) -> None:
+    disk = Disk(tmp_path)
+    first = last = disk.tree.image("a", layers=[b"layer"])
+    for _ in range(29):
+        last = disk.tree.index("a", None, [last])
+    disk.tree.tag("a", "v1", last)
+    config = write_config(disk.root, readonly=False)
+    _, text, _ = shown(config, "-m", sha256(b"layer"))
+    (line,) = [line for line in text.splitlines() if "a:v1 -> " in line]
+    assert line.count("sha256:") == 12
+    assert f"a:v1 -> index {last}" in line
+    assert f"image {first} -> names blob {sha256(b'layer')}" in line
+    assert "… 19 more (--output json has all) …" in line
+    _, text, _ = shown(config, "-m", "--output", "json", sha256(b"layer"))
+    assert len(json.loads(text)["trails"][0]["steps"]) == 31
+
+
 def test_names_and_reasons_cannot_speak_to_a_terminal(tmp_path: Path) -> None:
     disk = Disk(tmp_path)
     disk.tree.manifest("a", {"mediaType": "x\nall is well\x1b[2K"}, "v1")

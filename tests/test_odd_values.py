@@ -10,6 +10,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from model import V2
 from registry_gc.cli.main import registry_garbage_collect, registry_gc
 from running import Disk, fingerprint, write_config
 
@@ -109,3 +110,38 @@ def test_nothing_is_written_over_the_config(disk: Disk, command: str, option: st
     assert "names the config itself" in answer.stderr
     assert config.read_bytes() == before
     assert {*config.parent.iterdir()} - {disk.folder / "state"} == beside | {link}
+
+
+@pytest.mark.parametrize("option", ["--state-dir", "--metrics-file", "--run-file", "--cache"])
+def test_an_empty_path_is_none(disk: Disk, option: str) -> None:
+    """A script's variable that is not set."""
+    line = ["--dry-run", option, "", str(write_config(disk.root))]
+    answer = CliRunner().invoke(registry_garbage_collect, line)
+    assert answer.exit_code == 2
+    assert f"Invalid value for '{option}': is empty" in answer.stderr
+
+
+INSIDE = [*OUTPUTS, ("", "--state-dir"), ("report", "--state-dir")]
+
+
+@pytest.mark.parametrize(("command", "option"), INSIDE)
+@pytest.mark.parametrize("link", [False, True])
+def test_nothing_is_written_among_what_is_collected(
+    disk: Disk, command: str, option: str, *, link: bool
+) -> None:
+    content = disk.root / V2
+    if link:
+        (disk.folder / "way").symlink_to(content)
+        content = disk.folder / "way"
+    before = disk.files()
+    program: Any = registry_gc if command else registry_garbage_collect
+    config = write_config(disk.root)
+    line = [*[command][: bool(command)], option, str(content / "ours"), str(config)]
+    answer = CliRunner().invoke(program, line)
+    assert answer.exit_code == 2
+    assert "choose a place elsewhere" in answer.stderr
+    assert disk.files() == before
+    # Beside it is no harm.
+    beside = str(disk.root / "docker/registry/ours")
+    answer = CliRunner().invoke(program, [*line[:-2], beside, str(config)])
+    assert "choose a place elsewhere" not in answer.stderr

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from command_line import environment
 from registry_gc import run_file as module
 from registry_gc.run_file import RunFile
 from registry_gc.runs import database
 from registry_gc.runs.database import RunFileError
 from registry_gc.runs.rows import Count, Kind, Row, RowParts, Rows, RowState
 from registry_gc.runs.state_dir import temporary_folder
+from running import Disk, write_config
 
 
 def row(number: int, kind: Kind = Kind.BLOB, repository: str | None = None, size: int = 1) -> Row:
@@ -446,3 +448,17 @@ def test_temporary_folders_are_made_in_the_first_place_that_takes_them(tmp_path:
     assert Path(temporary_folder(there, missing)).parent == tmp_path
     with pytest.raises(OSError, match="missing"):
         temporary_folder(missing)
+
+
+def test_a_limit_of_the_process_is_told_by_its_name(tmp_path: Path) -> None:
+    """SQLite says "disk I/O error", and nothing is wrong with the disk."""
+    disk = Disk(tmp_path)
+    disk.tree.image("a", "v1")
+    config = write_config(disk.root)
+    line = f"ulimit -f 8; exec {sys.executable} -m registry_gc run --dry-run {config}"
+    done = subprocess.run(
+        ["sh", "-c", line], env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "(ulimit -f)" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -59,10 +59,9 @@ from registry_drivers.filesystem_patience import again, patiently
 from registry_drivers.filesystem_walk import Walk
 from registry_drivers.filesystem_watch import Identity, Watch
 from registry_drivers.filesystem_write import move_file, write_file
-from registry_drivers.parameters import Parameters
+from registry_drivers.parameters import DEFAULT_ROOT, Parameters
 from registry_drivers.paths import check_path, check_paths, check_prefix
 
-DEFAULT_ROOT = "/var/lib/registry"
 # Between two looks at the guard; a file is one request each way.
 _DELETE_BATCH = 256
 # Files of which the delete was tried again in vain (2.6 seconds each), before no other is.

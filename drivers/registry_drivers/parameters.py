@@ -16,6 +16,10 @@ _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 
 
+DEFAULT_ROOT = "/var/lib/registry"
+"""Where a registry keeps a filesystem's storage if its config does not say."""
+
+
 class Unquoted(str):
     """Text without quotes that YAML takes for a number or a boolean, and Go writes otherwise.
 

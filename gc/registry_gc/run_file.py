@@ -25,6 +25,7 @@ from registry_gc.runs.database import (
     create,
     memory_path,
     no_room,
+    reason_of,
 )
 from registry_gc.runs.rows import (
     GONE,
@@ -126,13 +127,15 @@ class RunFile(Database):
             return cls._new(path, meta)
         except (OSError, sqlite3.Error) as error:
             if elsewhere == "never" or (elsewhere == "when full" and not no_room(path, error)):
-                raise RunFileError(f"{path}: {error}") from error
+                raise RunFileError(f"{path}: {reason_of(error)}") from error
             try:
                 fallback = cls._new(memory_path(os.path.basename(path)), meta)
             except (OSError, sqlite3.Error) as second:
-                raise RunFileError(f"{path}: {error}; nor elsewhere: {second}") from second
+                raise RunFileError(
+                    f"{path}: {error}; nor elsewhere: {reason_of(second)}"
+                ) from second
             fallback.notices.append(
-                f"{path} cannot be written ({error}); the run file is {fallback.path}, "
+                f"{path} cannot be written ({reason_of(error)}); the run file is {fallback.path}, "
                 "which does not survive a reboot"
             )
             return fallback
@@ -163,7 +166,7 @@ class RunFile(Database):
                 connection.close()
                 raise
         except (OSError, sqlite3.Error) as error:
-            raise RunFileError(f"{path}: {error}") from error
+            raise RunFileError(f"{path}: {reason_of(error)}") from error
         if schema != SCHEMA:
             connection.close()
             raise RunFileError(f"{path}: no run file of this version")

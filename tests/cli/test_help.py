@@ -7,12 +7,13 @@ import re
 import subprocess
 import sys
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from command_line import environment
 from registry_gc import __version__
-from registry_gc.cli.main import registry_garbage_collect, registry_gc
+from registry_gc.cli.main import every_command, registry_garbage_collect, registry_gc
 from running import Disk, write_config
 
 
@@ -32,6 +33,15 @@ def test_the_version_is_told(flag: str) -> None:
     for command in (registry_garbage_collect, registry_gc):
         answer = CliRunner().invoke(command, [flag])
         assert (answer.exit_code, __version__ in answer.stdout) == (0, True)
+
+
+def test_every_help_fits_a_terminal_of_80_columns() -> None:
+    commands: list[click.Command] = [registry_garbage_collect, registry_gc, *every_command()]
+    assert len(commands) > 10
+    for command in commands:
+        answer = CliRunner().invoke(command, ["--help"], terminal_width=80)
+        assert answer.exit_code == 0
+        assert [line for line in answer.stdout.splitlines() if len(line) > 80] == []
 
 
 def test_run_is_the_drop_in_in_the_group(disk: Disk) -> None:

@@ -22,12 +22,13 @@ _OPTIONS: Sequence[str] = (
 
 _EPILOG = """\b
 Exit codes:
-  0    done, also if nothing was left to do; or a dry run that found out what it was asked
+  0    done, also if nothing was left to do; or a dry run that found out what
+       it was asked
   1    failed; what was deleted is in FILE, and all of it was dead
   2    usage or config error
   3    done, but something was held, damaged, or could not be deleted
-  4    refused: somebody may be writing, a limit was hit, or FILE is no plan for this
-  5    stopped on the way: by the guard, the lock or a deadline; safe to go on later
+  4    refused: somebody may write, a limit was hit, or FILE is no plan for it
+  5    stopped by the guard, the lock or a deadline; safe to go on later
   130  interrupted (143 by SIGTERM); safe to go on later
 """
 

@@ -34,6 +34,8 @@ from registry_gc.wording.shown import shown
 
 _SHOWN = 10
 """Lines of one sort in text; JSON has all."""
+_STEPS = 12
+"""Steps of one trail in text; a chain of referrers may have thousands."""
 _KINDS = {AboutDigest: "digest", AboutTag: "tag", AboutRepository: "repository"}
 
 
@@ -122,6 +124,9 @@ def _trail(trail: Trail) -> str:
     for step in trail.steps:
         arrow = "" if not step.relation else f" -> {step.relation} "
         steps.append(f"{arrow or ' -> '}{step.kind} {step.digest}")
+    if len(steps) > _STEPS:
+        left = humanize.intcomma(len(steps) - _STEPS)
+        steps[_STEPS // 2 : -_STEPS // 2] = [f" -> … {left} more (--output json has all) …"]
     why = "" if trail.tag else f" ({trail.root})"
     return f"{root}{why}{''.join(steps)}"
 

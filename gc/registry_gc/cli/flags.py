@@ -264,7 +264,25 @@ class RateType(click.FloatRange):
         return rate
 
 
-class FileType(click.Path):
+class NamedType(click.Path):
+    """A path that is not empty: it would be taken for none, or for the working directory."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read a path."""
+        if not value:
+            # A variable of a script's that is not set.
+            self.fail("is empty, and no path", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class FolderType(NamedType):
+    """A folder, or a path where nothing is yet."""
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False)
+
+
+class FileType(NamedType):
     """A regular file, or a path where nothing is yet: what is written there takes its place."""
 
     def __init__(self) -> None:
@@ -272,9 +290,6 @@ class FileType(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Read a path."""
-        if not value:
-            # A variable of a script's that is not set: what was asked for would not be written.
-            self.fail("is empty, and no path of a file", param, ctx)
         path = super().convert(value, param, ctx)
         if os.path.exists(path) and not os.path.isfile(path):
             self.fail(f"{value!r} is no regular file", param, ctx)

@@ -23,7 +23,7 @@ Exit codes:
 
 _UNLOCK_EPILOG = """\b
 Exit codes:
-  0    unlocked, or there was no lock; or a dry run that found out what it was asked
+  0    unlocked, or there was no lock; or a dry run that found that out
   1    failed: the storage could not be read or written
   2    usage or config error
   4    refused: the run that holds the lock is at work

@@ -37,8 +37,8 @@ Exit codes:
   1    failed; what was deleted is in the run file, and all of it was dead
   2    usage or config error
   3    done, but something was held, damaged, or could not be deleted
-  4    refused: somebody may be writing, or a limit was hit; nothing was deleted
-  5    stopped on the way: by the guard, the lock or a deadline; safe to go on later
+  4    refused: somebody may write, or a limit was hit; nothing was deleted
+  5    stopped by the guard, the lock or a deadline; safe to go on later
   130  interrupted (143 by SIGTERM); safe to go on later
 
 CONFIG is the registry's own config file; REGISTRY_* variables override it as they do for the

@@ -11,7 +11,9 @@ from registry_gc.cli.flags import (
     DeadlineType,
     DurationType,
     FileType,
+    FolderType,
     LimitType,
+    NamedType,
     RateType,
     ReleaseType,
     SchedulerType,
@@ -163,12 +165,12 @@ OPTIONS = (
         "A run that was stopped goes on with its own. Default: in the state directory.",
     ),
     click.option(
-        "--state-dir", type=click.Path(file_okay=False), metavar="PATH",
+        "--state-dir", type=FolderType(), metavar="PATH",
         help="Where run files are kept. Default: $XDG_STATE_HOME/registry-gc, for root "
         "/var/lib/registry-gc.",
     ),
     click.option(
-        "--metrics-file", type=click.Path(dir_okay=False), metavar="PATH",
+        "--metrics-file", type=NamedType(dir_okay=False), metavar="PATH",
         help="Write metrics to this file, for node_exporter's textfile collector.",
     ),
     click.option(

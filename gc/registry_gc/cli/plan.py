@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 _EPILOG = """\b
 Exit codes:
   0    done: the plan is written
-  1    failed, or FILE exists already: there is no plan; or a full disk lost the output, not FILE
+  1    failed, or FILE exists already: there is no plan; or a full disk lost
+       the output, not FILE
   2    usage or config error
   3    done, but something is held or damaged, and not in the plan
   5    stopped on the way by a deadline; there is no plan

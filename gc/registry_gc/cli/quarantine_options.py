@@ -12,7 +12,7 @@ from registry_gc.cli.options import chosen
 
 _CODES = """\b
 Exit codes:
-  0    done; or a dry run that found out what it was asked%s
+  0    done%s; or a dry run that found out what it was asked
   1    failed%s
   2    usage or config error
   3    done, but something was lost, held, or could not be moved or deleted
@@ -22,7 +22,7 @@ Exit codes:
 """
 
 _NOTHING = ", or there is nothing of that in quarantine"
-_WRITING = ", somebody may be writing, or a check says no"
+_WRITING = ",\n       somebody may write, or a check says no"
 
 _AUDIT_LOG = (
     "Append a JSON line for each object that %s to this file, or send it to syslog; WHERE is a "
@@ -64,7 +64,7 @@ def restore(**options: Any) -> None:
     sys.exit(run_restore(options))
 
 
-@click.command(cls=DropInCommand, epilog=_CODES % ("; also if nothing was due", "", _WRITING))
+@click.command(cls=DropInCommand, epilog=_CODES % (", or nothing was due", "", _WRITING))
 @chosen("dry_run")
 @click.option(
     "--older-than",

@@ -21,7 +21,7 @@ Exit codes:
 _RUNS_EPILOG = """\b
 Exit codes:
   0    listed, also if a run's file is damaged or there is none
-  1    failed: the state directory could not be read, or the list not be written
+  1    failed: the state directory could not be read, or the list not written
   2    usage error
   130  interrupted (143 by SIGTERM)
 """

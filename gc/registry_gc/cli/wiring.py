@@ -15,7 +15,7 @@ import click
 from registry_drivers.base import Reader, Storage
 from registry_drivers.errors import DriverConfigError, StorageError
 from registry_drivers.factory import open_storage
-from registry_drivers.parameters import Parameters
+from registry_drivers.parameters import DEFAULT_ROOT, Parameters
 from registry_gc.blob_cache.forgetting import BlobCache, NoCache, RedisCache
 from registry_gc.collect import Job
 from registry_gc.compact.spool import SpoolError
@@ -23,6 +23,7 @@ from registry_gc.config import Config, load_config
 from registry_gc.configuring.file import ConfigError
 from registry_gc.engine import Engine
 from registry_gc.guard import Guard, GuardOptions
+from registry_gc.layout import V2
 from registry_gc.lock import LockError
 from registry_gc.progress import JsonLogging, Progress, say
 from registry_gc.runs.state_dir import default_state_dir, open_state_dir
@@ -98,7 +99,28 @@ def config_of(options: Mapping[str, Any], progress: Progress) -> Config:
         with suppress(OSError, ValueError):
             if options.get(name) and os.path.samefile(str(options[name]), config.path):
                 raise ConfigError(f"{config.path}: {shown} names the config itself")
+    _refuse_inside(config, options)
     return config
+
+
+def _refuse_inside(config: Config, options: Mapping[str, Any]) -> None:
+    """Raise where something is to be written among what is collected, and would go the next time.
+
+    :raises ConfigError: so it is.
+    """
+    if config.driver != "filesystem":
+        return
+    root = str(config.storage.parameters.get("rootdirectory") or DEFAULT_ROOT)
+    # No path at all: the driver, or the option's own check, says so.
+    with suppress(OSError, ValueError):
+        content = os.path.realpath(os.path.join(root, V2))
+        for name, shown in {**_WRITTEN, "state_dir": "--state-dir"}.items():
+            path = os.path.realpath(str(options.get(name) or os.devnull))
+            if os.path.commonpath([content, path]) == content:
+                raise ConfigError(
+                    f"{shown}: {options[name]} lies in {content}, where the registry keeps what is "
+                    "collected: choose a place elsewhere"
+                )
 
 
 def storage_of(config: Config, requests_per_second: float | None = None) -> Storage:

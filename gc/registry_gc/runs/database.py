@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -42,7 +43,7 @@ class Database:
         try:
             yield from self._connection.execute(query, values)
         except sqlite3.Error as error:
-            raise RunFileError(f"{self.path}: {error}") from error
+            raise RunFileError(f"{self.path}: {reason_of(error)}") from error
 
     def read_many(self, query: str, values: Sequence[object], count: int) -> Iterator[list[Any]]:
         """As :meth:`read`, *count* rows at a time; for rows that are small and many."""
@@ -51,7 +52,7 @@ class Database:
             while rows := found.fetchmany(count):
                 yield rows
         except sqlite3.Error as error:
-            raise RunFileError(f"{self.path}: {error}") from error
+            raise RunFileError(f"{self.path}: {reason_of(error)}") from error
 
     def write(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
         """Run *statement* for each of *rows*, all or none; elsewhere where the disk is full."""
@@ -66,7 +67,7 @@ class Database:
                 with self._connection:
                     self._connection.executemany(statement, rows)
         except sqlite3.Error as error:
-            raise RunFileError(f"{self.path}: {error}") from error
+            raise RunFileError(f"{self.path}: {reason_of(error)}") from error
 
     def _move(self, error: sqlite3.Error) -> None:
         """Go on in memory-backed storage with all that was committed."""
@@ -83,7 +84,8 @@ class Database:
             raise
         self._connection.close()
         self.notices.append(
-            f"{self.path}: {error}; the run file goes on as {path}, which does not survive a reboot"
+            f"{self.path}: {reason_of(error)}; the run file goes on as {path}, which does not "
+            "survive a reboot"
         )
         self.path, self._connection = path, target
 
@@ -102,7 +104,16 @@ def no_room(path: str, error: OSError | sqlite3.Error) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def is_full(error: sqlite3.Error) -> bool:
+def reason_of(error: OSError | sqlite3.Error) -> str:
+    """What *error* says; SQLite has no word for a limit of this process."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    too_large = getattr(error, "errno", None) == errno.EFBIG
+    if limit == resource.RLIM_INFINITY or not (too_large or is_full(error)):
+        return str(error)
+    return f"{error}; no file of this process may be larger than {limit} bytes (ulimit -f)"
+
+
+def is_full(error: OSError | sqlite3.Error) -> bool:
     name = getattr(error, "sqlite_errorname", "")
     return name.startswith(("SQLITE_FULL", "SQLITE_IOERR"))
 

@@ -24,9 +24,10 @@ import xxhash
 from registry_gc.compact.arrays import gathered
 from registry_gc.policy import Policy, Release
 from registry_gc.run_file import SCHEMA, RunFile
-from registry_gc.runs.database import RunFileError, connect, is_full
+from registry_gc.runs.database import RunFileError, connect, is_full, reason_of
 from registry_gc.runs.links_seen import Words
 from registry_gc.runs.rows import Kind, RowState
+from registry_gc.wording.durations import in_words
 
 _POLICY = (
     "delete_untagged",
@@ -175,8 +176,8 @@ class PlanFile(RunFile):
         if age > max_age:
             raise PlanRefused(
                 "plan-too-old",
-                f"{self.path}: the plan is {age / 3600:.1f} hours old, more than the "
-                f"{max_age / 3600:.1f} that --max-age allows; make another",
+                f"{self.path}: the plan is {in_words(age)} old, more than the "
+                f"{in_words(max_age)} that --max-age allows; make another",
             )
 
     def _check_seal(self, meta: dict[str, Any]) -> None:
@@ -342,7 +343,7 @@ class PlanFile(RunFile):
                 self._move(error)
                 self._connection.execute(statement, values)
         except sqlite3.Error as error:
-            raise RunFileError(f"{self.path}: {error}") from error
+            raise RunFileError(f"{self.path}: {reason_of(error)}") from error
 
 
 _CLOCKS_DIFFER = 60.0

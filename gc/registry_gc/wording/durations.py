@@ -39,6 +39,17 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
+def in_words(seconds: float) -> str:
+    """An age for people, by its two largest units: ``8 days and 3 hours``."""
+    import humanize
+
+    whole = round(seconds)
+    unit = "seconds" if whole < 3600 else "minutes" if whole < 86400 else "hours"
+    return humanize.precisedelta(
+        whole, minimum_unit=unit, suppress=["months", "years"], format="%d"
+    )
+
+
 def parse_deadline(text: str, now: datetime) -> float:
     """The seconds from *now* until *text*: a time of day (the next one), a moment, or a duration.
 
