@@ -16,6 +16,7 @@ from core_support import UNTAGGED_GO, Watcher
 from registry_drivers.base import Children, Deletion, Outcome
 from registry_drivers.errors import AccessDenied, Unavailable
 from registry_drivers.filesystem import FilesystemStorage
+from registry_drivers.memory import MemoryStorage
 from registry_drivers.wrappers import Wrapper
 from registry_gc.collect import Job, collect
 from registry_gc.engine import SerialEngine, WorkerLost
@@ -143,6 +144,22 @@ def test_a_registry_that_becomes_writable_stops_the_sweep(
     assert len(case.dead - case.left) <= 3 * (looks - 1)
     assert bool(case.dead - case.left) is (looks > 1)
     case.finish()
+
+
+@pytest.mark.parametrize(("then", "code"), [(WRITABLE, 5), (UNKNOWN, 0)])
+def test_on_an_object_store_who_begins_to_write_while_the_last_things_go_is_told(
+    case: Case, then: Verdict, code: int
+) -> None:
+    """There guard and lock are looked at every ten seconds: a short sweep looks once."""
+    store = MemoryStorage()
+    for path in all_files(case.folder / "registry"):
+        store.put(path, (case.folder / "registry" / path).read_bytes())
+    case.answers = changing(ALLOWED, ALLOWED, then=then)
+    report = case.collect(storage=store)
+    assert report.exit_code == code
+    assert report.blobs.deleted == 20
+    assert ("takes writes" in str(report.error)) is (code == 5)
+    assert (then.findings[0] in report.findings) is (code == 5)
 
 
 @pytest.mark.parametrize("verdict", [WRITABLE, UNKNOWN])

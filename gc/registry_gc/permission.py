@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from registry_drivers.base import Reader
-from registry_drivers.errors import NotFound
+from registry_drivers.errors import NotFound, StorageError
 from registry_gc.catalog import is_registry
 from registry_gc.events import Observer
 from registry_gc.guard import Finding, Verdict, objections
-from registry_gc.guard.watch import GuardWatch
+from registry_gc.guard.watch import WRITING, GuardWatch
 from registry_gc.interrupts import Interrupts
 from registry_gc.job import Job
 from registry_gc.lock import Lock, LockError, LockHeld, blocker, clock
@@ -185,6 +185,27 @@ class Permission:
             self._why_stopped = f"stopped: {reason}; what was deleted was dead; run again to go on"
             return Stop.REFUSED
         return None
+
+    def look_after(self) -> Stop | None:
+        """Look once more when the last thing is gone: at what was seen while it went.
+
+        On an object store a sweep of seconds has looked once, before it. A registry that takes
+        writes by now may have taken some that rest on what went.
+        """
+        if self.changed:
+            return self.look()
+        if self._reader.capabilities.folders:
+            return None  # empty folders go after it, with a look of their own
+        try:
+            verdict = self.check()
+        except StorageError:
+            return None
+        # Whatever else there is to say now, all that was dead is gone.
+        if WRITING.isdisjoint(finding.code for finding in verdict.findings):
+            return None
+        reason = self._note(verdict)
+        self._why_stopped = f"{reason}; what was deleted was dead, but look whether it was pushed"
+        return Stop.REFUSED
 
     def _note(self, verdict: Verdict) -> str:
         """The guard says no more what it said; returns why."""

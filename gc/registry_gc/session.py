@@ -238,9 +238,8 @@ class Session:
             try:
                 swept = sweep(self.run_file, self._means(deleter))
                 unsettled = swept.error is not None
-                if swept.stopped is None and self.permission.changed:
-                    # Seen while the last batch went.
-                    swept.stopped = self.permission.look()
+                if swept.stopped is None:
+                    swept.stopped = self.permission.look_after()
                 if swept.stopped is None:
                     self.swept = True
                     swept.stopped = self._tidy(self.run_file)

@@ -23,8 +23,8 @@ PAUSES = (1.0, 3.0)
 """Seconds before an answer that may be a passing fault is asked for again."""
 
 _JOIN_SECONDS = 2.0
-# Whoever says so once has taken writes.
-_WRITING = frozenset({"registry-writable", "registry-answers"})
+WRITING = frozenset({"registry-writable", "registry-answers"})
+"""What is found where a registry takes writes: whoever says so once has taken some."""
 
 
 class GuardWatch:
@@ -100,6 +100,6 @@ class GuardWatch:
                 verdict = Verdict("unknown", (finding,))
             if verdict.verdict == "allowed":
                 return None
-            if any(finding.code in _WRITING for finding in verdict.findings):
+            if any(finding.code in WRITING for finding in verdict.findings):
                 break
         return verdict
