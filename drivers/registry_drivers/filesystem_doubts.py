@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from registry_drivers.base import Requests
 from registry_drivers.errors import Unavailable
-from registry_drivers.filesystem_errors import DISK_GONE, MISSING, PASSING, translate
+from registry_drivers.filesystem_errors import MISSING, PASSING, UNSURE, translate
 from registry_drivers.filesystem_patience import again
 from registry_drivers.filesystem_watch import Watch
 
@@ -56,9 +56,7 @@ class Doubts:
             raise translate(last, path.rstrip("/"), self._root) from last
 
     def _note(self, error: Unavailable | OSError) -> None:
-        if self._doubt is None and (
-            isinstance(error, Unavailable) or error.errno in PASSING | DISK_GONE
-        ):
+        if self._doubt is None and (isinstance(error, Unavailable) or error.errno in UNSURE):
             self._doubt = error
 
     def vanished(self, error: OSError, path: str) -> None:

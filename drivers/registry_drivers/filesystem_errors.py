@@ -27,6 +27,8 @@ PASSING = frozenset({errno.ESTALE, errno.EINTR, errno.ETIMEDOUT, errno.EAGAIN})
 DISK_GONE = frozenset(
     {errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.EHOSTDOWN, errno.ESHUTDOWN}
 )
+# After that, "missing" may be said of what is there.
+UNSURE = PASSING | DISK_GONE
 # FUSE says so of whatever is asked when its process has ended.
 _DISCONNECTED = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
 
@@ -74,7 +76,7 @@ def check_names(paths: Iterable[str]) -> None:
             )
 
 
-# As those of os.path, which take what fails in passing for "no": here that is raised.
+# As those of os.path, which take what fails for "no": here that is raised, where it says nothing.
 
 
 def is_there(path: str, *, links: bool = True) -> bool:
@@ -96,7 +98,7 @@ def _mode(ask: Callable[[str], os.stat_result], path: str) -> int:
     try:
         return ask(path).st_mode
     except OSError as error:
-        if error.errno in PASSING:
+        if error.errno in UNSURE:
             raise
         return 0
 

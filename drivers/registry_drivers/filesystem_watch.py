@@ -17,7 +17,7 @@ from registry_drivers.errors import NotFound, Replaced, StorageError
 from registry_drivers.filesystem_errors import (
     DRIVER,
     MISSING,
-    PASSING,
+    UNSURE,
     dangling,
     is_folder,
     is_link,
@@ -274,7 +274,7 @@ class Watch:
 
     def _note(self, folder: str, error: OSError) -> None:
         """A folder that is not known yet fails: what is missing after that may be there."""
-        if error.errno in PASSING:
+        if error.errno in UNSURE:
             self._failed[folder] = error
 
     def _look_at(self, folder: str) -> None:
