@@ -24,7 +24,7 @@ from rich.text import Text  # noqa: E402
 from demo_registry import make  # noqa: E402
 from demo_usage import made_up_report  # noqa: E402
 from registry_gc.cli.main import registry_gc  # noqa: E402
-from registry_gc.report.tables import Look  # noqa: E402
+from registry_gc.report.tables import TableStyle  # noqa: E402
 from registry_gc.report.usage_html import write_page  # noqa: E402
 from registry_gc.report.usage_text import usage_lines  # noqa: E402
 from servers.browser import chromium  # noqa: E402
@@ -77,7 +77,7 @@ def collection() -> None:
 
 def terminal() -> None:
     """The text of the same report."""
-    look = Look(WIDTH, colour=True)
+    look = TableStyle(WIDTH, colour=True)
     console = Console(record=True, width=WIDTH, file=io.StringIO())
     for line in islice(usage_lines(made_up_report(), look), LINES):
         console.print(Text.from_ansi(line), no_wrap=True)

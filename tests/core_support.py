@@ -24,7 +24,7 @@ from registry_gc.marking.signatures import read_signatures
 from registry_gc.plan import dead_blobs, dead_links
 from registry_gc.policy import Policy
 from registry_gc.references import Manifests
-from registry_gc.runs.rows import Kind, Row
+from registry_gc.runs.rows import Row, RowKind
 from registry_tree import RegistryTree
 
 NOW = 1_700_000_000.0
@@ -149,7 +149,7 @@ def link_rows(storage: Reader, found: Marked) -> list[Row]:
     )
 
 
-def rows_of(rows: Iterable[Row], kind: Kind) -> list[Row]:
+def rows_of(rows: Iterable[Row], kind: RowKind) -> list[Row]:
     """Those of *kind*."""
     return [row for row in rows if row.kind is kind]
 

@@ -7,23 +7,25 @@ import threading
 import pytest
 
 from registry_gc.guard.addresses import Address
-from registry_gc.guard.answer import Answer, Kind
+from registry_gc.guard.answer import Answer, AnswerKind
 from registry_gc.service.afterwards import _MOST, Ask, missing, there
 
 
-def asking(*kinds: Kind) -> Ask:
+def asking(*kinds: AnswerKind) -> Ask:
     return lambda: [
         (Address(f"r{number}", (), 0), Answer(kind)) for number, kind in enumerate(kinds)
     ]
 
 
 def test_what_answers_at_all_is_there() -> None:
-    found = there(asking(Kind.REFUSES, Kind.WRITABLE, Kind.SILENT, Kind.READ_ONLY))
+    found = there(
+        asking(AnswerKind.REFUSES, AnswerKind.WRITABLE, AnswerKind.SILENT, AnswerKind.READ_ONLY)
+    )
     assert found == 0b0010 << _MOST | 0b1010
     assert there(asking()) == 0
 
 
-W, R, NO = Kind.WRITABLE, Kind.READ_ONLY, Kind.REFUSES
+W, R, NO = AnswerKind.WRITABLE, AnswerKind.READ_ONLY, AnswerKind.REFUSES
 
 
 @pytest.mark.parametrize(
@@ -32,21 +34,21 @@ W, R, NO = Kind.WRITABLE, Kind.READ_ONLY, Kind.REFUSES
         ((W,), True, (NO,), "DOES NOT ANSWER: r0"),
         ((NO, W), True, (NO, W), ""),
         ((W, W), True, (W, NO), "DOES NOT ANSWER: r1"),
-        ((W,), True, (Kind.SILENT,), ""),
+        ((W,), True, (AnswerKind.SILENT,), ""),
         ((W,), True, (R,), ""),
-        ((W,), True, (Kind.UNAUTHORIZED,), ""),
+        ((W,), True, (AnswerKind.UNAUTHORIZED,), ""),
         ((W,), False, (NO,), "DOES NOT ANSWER: r0"),
         ((W,), False, (R,), "STILL READ-ONLY: r0"),
-        ((Kind.UNAUTHORIZED,), False, (R,), "STILL READ-ONLY: r0"),
+        ((AnswerKind.UNAUTHORIZED,), False, (R,), "STILL READ-ONLY: r0"),
         ((W, W), False, (R, W), ""),
         # A replica that never took writes, beside a registry that asks for a password.
-        ((Kind.UNAUTHORIZED, R), False, (Kind.UNAUTHORIZED, R), ""),
+        ((AnswerKind.UNAUTHORIZED, R), False, (AnswerKind.UNAUTHORIZED, R), ""),
         ((NO,), False, (R,), ""),
         ((NO,), False, (NO,), ""),
     ],
 )
 def test_only_what_was_there_is_missed(
-    before: tuple[Kind, ...], stops: bool, now: tuple[Kind, ...], told: str
+    before: tuple[AnswerKind, ...], stops: bool, now: tuple[AnswerKind, ...], told: str
 ) -> None:
     said = missing(asking(*now), there(asking(*before)), stops=stops, patience=0.1)
     assert told in said

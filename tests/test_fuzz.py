@@ -13,7 +13,7 @@ from model import V2
 from mutations import digests, mutated, real_manifests
 from registry_drivers.memory import MemoryStorage
 from registry_gc.digest import key_of
-from registry_gc.manifest_reader import Edge, State, Wanted, read_manifests
+from registry_gc.manifest_reader import Edge, ManifestState, Wanted, read_manifests
 from registry_gc.manifests import References, UnreadableManifest, parse, parse_many
 from registry_gc.policy import Policy
 from registry_gc.verify.descriptors import Indescribable, describe
@@ -108,7 +108,7 @@ def edges_read(data: bytes) -> list[tuple[bytes, Edge]]:
     storage = MemoryStorage(lambda: NOW)
     storage.put(blob_path(sha256(data)), data)
     batch = read_manifests(storage, Wanted(key_of(sha256(data)), {}))
-    assert batch.states.tolist() == [State.OK]
+    assert batch.states.tolist() == [ManifestState.OK]
     assert batch.offsets.tolist() == [0, len(batch.targets)]
     keys = (key.tobytes() for key in batch.targets)
     return [(key, Edge(edge)) for key, edge in zip(keys, batch.edges.tolist(), strict=True)]

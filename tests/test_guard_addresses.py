@@ -33,7 +33,7 @@ from real import RealRegistry
 from registry_gc.config import ConfigError, HttpConfig
 from registry_gc.guard import probe
 from registry_gc.guard.addresses import configured_address, given_address, not_asked
-from registry_gc.guard.answer import Answer, Kind
+from registry_gc.guard.answer import Answer, AnswerKind
 from servers.process import free_port
 
 
@@ -203,7 +203,7 @@ def test_a_name_with_more_addresses_than_are_asked_is_not_known(
 
         def ask(self: probe.Probe, address: Any, target: Any) -> Answer:
             answered.append(target)
-            return Answer(Kind.READ_ONLY)
+            return Answer(AnswerKind.READ_ONLY)
 
         monkeypatch.setattr(probe.Probe, "_ask", ask)
         verdict = check(config(f"many.example:{port}"))

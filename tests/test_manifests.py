@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry_gc.manifests import Kind, UnreadableManifest, parse
+from registry_gc.manifests import ManifestKind, UnreadableManifest, parse
 from registry_tree import (
     BUILDKIT_CONFIG,
     DOCKER_LAYER,
@@ -69,12 +69,12 @@ def unreadable(document: object) -> str:
 )
 def test_an_image_references_config_and_layers(media_type: str | None) -> None:
     found = parse(encoded(image(media_type)))
-    assert (found.kind, found.blobs) == (Kind.IMAGE, (A, B, C))
+    assert (found.kind, found.blobs) == (ManifestKind.IMAGE, (A, B, C))
     assert (found.children, found.maybe, found.linked, found.subject) == ((), (), (), None)
 
 
 def test_the_parameters_of_a_media_type_do_not_matter() -> None:
-    assert parse(encoded(image(f"{OCI_MANIFEST}; charset=utf-8"))).kind is Kind.IMAGE
+    assert parse(encoded(image(f"{OCI_MANIFEST}; charset=utf-8"))).kind is ManifestKind.IMAGE
     children = index(descriptor(f" {OCI_MANIFEST} ;x=y", A, 1))
     assert parse(encoded(children)).children == (A,)
 
@@ -91,7 +91,7 @@ def test_the_subject_is_told_apart_from_what_is_kept(media_type: str) -> None:
 def test_an_index_references_its_children(media_type: str | None) -> None:
     children = [descriptor(OCI_MANIFEST, A, 1), descriptor(DOCKER_LIST, B, 1)]
     found = parse(encoded(index(*children, media_type=media_type)))
-    assert (found.kind, found.children, found.blobs) == (Kind.INDEX, (A, B), ())
+    assert (found.kind, found.children, found.blobs) == (ManifestKind.INDEX, (A, B), ())
 
 
 @pytest.mark.parametrize("media_type", [OCI_ARTIFACT, ORAS_ARTIFACT])
@@ -101,7 +101,7 @@ def test_an_artifact_references_its_blobs_which_it_need_not_have(
 ) -> None:
     document = {"mediaType": media_type} | ({} if blobs == "absent" else {"blobs": blobs})
     found = parse(encoded(document))
-    assert found.kind is Kind.ARTIFACT
+    assert found.kind is ManifestKind.ARTIFACT
     assert found.blobs == ((A,) if isinstance(blobs, list) and blobs else ())
 
 
@@ -112,7 +112,7 @@ def test_an_artifact_references_its_blobs_which_it_need_not_have(
 def test_a_schema_1_manifest_references_its_layers_each_once(head: Document) -> None:
     layers = [{"blobSum": A}, {"blobSum": B}, {"blobSum": A}]
     found = parse(encoded({**head, "fsLayers": layers, "history": [{"v1Compatibility": "{}"}]}))
-    assert (found.kind, found.blobs) == (Kind.SCHEMA_1, (A, B))
+    assert (found.kind, found.blobs) == (ManifestKind.SCHEMA_1, (A, B))
 
 
 def test_a_buildkit_cache_references_layers_and_a_config_that_are_no_manifests() -> None:
@@ -126,7 +126,7 @@ def test_a_buildkit_cache_references_layers_and_a_config_that_are_no_manifests()
             )
         )
     )
-    assert found.kind is Kind.INDEX
+    assert found.kind is ManifestKind.INDEX
     assert found.blobs == found.linked == (A, B, C, D)
     assert found.children == found.maybe == ()
 
@@ -166,7 +166,7 @@ def test_lists_that_are_null_are_empty_lists() -> None:
     """Programs in Go write them so."""
     assert parse(encoded(image(layers=None))).blobs == (A,)
     assert parse(encoded({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": None})).kind is (
-        Kind.INDEX
+        ManifestKind.INDEX
     )
     assert parse(encoded(image(subject=None, blobs=None, manifests=None, fsLayers=None))).blobs == (
         A,
@@ -176,8 +176,8 @@ def test_lists_that_are_null_are_empty_lists() -> None:
 
 
 def test_an_index_of_nothing_is_an_index() -> None:
-    assert parse(encoded(index())).kind is Kind.INDEX
-    assert parse(encoded({"schemaVersion": 2, "manifests": []})).kind is Kind.INDEX
+    assert parse(encoded(index())).kind is ManifestKind.INDEX
+    assert parse(encoded({"schemaVersion": 2, "manifests": []})).kind is ManifestKind.INDEX
 
 
 @pytest.mark.parametrize(
@@ -402,7 +402,7 @@ def test_anything_is_read_or_is_unreadable(data: bytes) -> None:
         found = parse(data)
     except UnreadableManifest:
         return
-    assert isinstance(found.kind, Kind)
+    assert isinstance(found.kind, ManifestKind)
 
 
 @given(st.binary(min_size=0, max_size=3), st.integers(0, 500), st.integers(0, 8))

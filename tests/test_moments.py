@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from demo_usage import made_up_report
-from registry_gc.report.tables import Look
+from registry_gc.report.tables import TableStyle
 from registry_gc.report.usage_document import usage_csv, usage_json
 from registry_gc.report.usage_html import page
 from registry_gc.report.usage_text import usage_lines
@@ -72,7 +72,7 @@ def test_a_report_shows_whatever_time_a_file_has(when: float) -> None:
     assert year in usage_json(strange)
     assert year in page(strange)
     assert year in "\n".join(usage_csv(strange))
-    assert list(usage_lines(strange, Look(120, False)))
+    assert list(usage_lines(strange, TableStyle(120, False)))
 
 
 def test_a_file_of_another_age_of_the_world_is_as_old_as_it_says(tmp_path: Path) -> None:

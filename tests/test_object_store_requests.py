@@ -13,7 +13,7 @@ import pytest
 
 from registry_drivers import azure, gcs, s3
 from registry_drivers.object_store import ObjectStorage
-from registry_gc.runs.rows import Kind
+from registry_gc.runs.rows import RowKind
 from registry_tree import V2, RegistryTree
 from running import OWN_FOLDER, Result, run
 from servers.fault_proxy import FaultProxy, Request
@@ -196,5 +196,5 @@ def planned(result: Result) -> dict[str, int]:
     """How many rows each phase had."""
     with closing(sqlite3.connect(result.json["run_file"])) as file:
         phases = dict(file.execute("SELECT kind, count(*) FROM deletions GROUP BY phase"))
-    assert set(phases) <= {kind.label for kind in Kind}
+    assert set(phases) <= {kind.label for kind in RowKind}
     return phases

@@ -23,7 +23,7 @@ from core_support import (
 )
 from registry_gc.plan import dead_links
 from registry_gc.policy import Policy, Release
-from registry_gc.runs.rows import Kind, Row
+from registry_gc.runs.rows import Row, RowKind
 from registry_tree import (
     OCI_INDEX,
     OCI_LAYER,
@@ -76,11 +76,11 @@ def test_each_row_says_what_where_how_large_how_old_and_why(store: Store) -> Non
     signing += f"signatures/{signature.replace(':', '/')}/link"
     store.write(signing, signature.encode())
     rows = plan(store)
-    by_kind = {kind: rows_of(rows, kind) for kind in Kind}
+    by_kind = {kind: rows_of(rows, kind) for kind in RowKind}
     layer, config = sha256(b"old layer"), sha256(b"old config")
-    assert by_kind[Kind.TAG_INDEX] == [
+    assert by_kind[RowKind.TAG_INDEX] == [
         Row(
-            Kind.TAG_INDEX,
+            RowKind.TAG_INDEX,
             "a",
             image,
             tag_index_path("a", "v1", image),
@@ -89,9 +89,9 @@ def test_each_row_says_what_where_how_large_how_old_and_why(store: Store) -> Non
             "the tag v1 pointed to it once",
         )
     ]
-    assert by_kind[Kind.SIGNATURE] == [
+    assert by_kind[RowKind.SIGNATURE] == [
         Row(
-            Kind.SIGNATURE,
+            RowKind.SIGNATURE,
             "a",
             signature,
             signing,
@@ -101,29 +101,29 @@ def test_each_row_says_what_where_how_large_how_old_and_why(store: Store) -> Non
         )
     ]
     why = "no tag of this repository leads to it"
-    assert sorted(by_kind[Kind.REVISION], key=lambda row: row.path) == [
-        Row(Kind.REVISION, "a", digest, revision_path("a", digest), 0, OLD, why)
+    assert sorted(by_kind[RowKind.REVISION], key=lambda row: row.path) == [
+        Row(RowKind.REVISION, "a", digest, revision_path("a", digest), 0, OLD, why)
         for digest in sorted([image, signed])
     ]
     why = "no live manifest of this repository references it"
-    assert by_kind[Kind.LAYER_LINK] == [
-        Row(Kind.LAYER_LINK, "a", digest, layer_link_path("a", digest), 0, OLD, why)
+    assert by_kind[RowKind.LAYER_LINK] == [
+        Row(RowKind.LAYER_LINK, "a", digest, layer_link_path("a", digest), 0, OLD, why)
         for digest in sorted([layer, config])
     ]
     why = "no live manifest references it"
     gone = [image, signed, layer, config, signature]
-    assert sorted(by_kind[Kind.BLOB], key=lambda row: row.path) == sorted(
+    assert sorted(by_kind[RowKind.BLOB], key=lambda row: row.path) == sorted(
         [
-            Row(Kind.BLOB, None, digest, blob_path(digest), store.tree.size(digest), OLD, why)
+            Row(RowKind.BLOB, None, digest, blob_path(digest), store.tree.size(digest), OLD, why)
             for digest in gone
         ],
         key=lambda row: row.path,
     )
     folder = f"{repository_path('a')}/_uploads/u1"
     why = "upload begun 2020-01-01T00:00:00Z and not finished"
-    assert by_kind[Kind.UPLOAD] == [
-        Row(Kind.UPLOAD, "a", "u1", f"{folder}/data", 4, OLD, why),
-        Row(Kind.UPLOAD, "a", "u1", f"{folder}/startedat", 20, OLD, why),
+    assert by_kind[RowKind.UPLOAD] == [
+        Row(RowKind.UPLOAD, "a", "u1", f"{folder}/data", 4, OLD, why),
+        Row(RowKind.UPLOAD, "a", "u1", f"{folder}/startedat", 20, OLD, why),
     ]
 
 
@@ -183,7 +183,7 @@ def test_a_layer_link_that_names_a_live_revision_is_live(store: Store) -> None:
     dead = store.tree.image("a", None, layers=[b"x"])
     store.tree.link_layer("a", image)
     store.tree.link_layer("a", dead)
-    gone = paths(rows_of(plan(store), Kind.LAYER_LINK))
+    gone = paths(rows_of(plan(store), RowKind.LAYER_LINK))
     assert layer_link_path("a", image) not in gone
     assert layer_link_path("a", dead) in gone
 
@@ -281,7 +281,7 @@ def test_a_revision_of_a_manifest_that_is_gone_goes_with_m_when_it_is_untagged(
         store.remove(blob_path(digest))
     assert revision_path("a", lost) in paths(plan(store))
     assert revision_path("a", tagged) not in paths(plan(store))
-    assert not rows_of(plan(store, Policy()), Kind.REVISION)
+    assert not rows_of(plan(store, Policy()), RowKind.REVISION)
 
 
 # Tags
@@ -318,7 +318,7 @@ def test_a_referrer_goes_before_its_subject_in_chains_too(store: Store) -> None:
     chain = [store.tree.image("a", None, layers=[b"0"])]
     for number in range(1, 6):
         chain.append(store.tree.image("a", None, layers=[b"%d" % number], subject=chain[-1]))
-    order = [row.digest for row in rows_of(plan(store), Kind.REVISION)]
+    order = [row.digest for row in rows_of(plan(store), RowKind.REVISION)]
     assert order == chain[::-1]
 
 
@@ -497,8 +497,8 @@ def signed(store: Store, tag: str | None, *, link: bool = True) -> str:
 def test_signature_links_go_with_their_revision_or_without_one(store: Store, link: bool) -> None:
     signed(store, "v1")
     signed(store, None, link=link)
-    assert len(rows_of(plan(store), Kind.SIGNATURE)) == 1
-    assert len(rows_of(plan(store, Policy()), Kind.SIGNATURE)) == (0 if link else 1)
+    assert len(rows_of(plan(store), RowKind.SIGNATURE)) == 1
+    assert len(rows_of(plan(store, Policy()), RowKind.SIGNATURE)) == (0 if link else 1)
 
 
 def test_a_live_key_is_never_among_the_rows_of_blobs(store: Store) -> None:

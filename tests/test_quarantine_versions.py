@@ -18,7 +18,7 @@ from registry_gc.manifests import References
 from registry_gc.quarantine import aside, clearing
 from registry_gc.quarantine.restore import Quarantined
 from registry_gc.run_file import RunFile
-from registry_gc.runs.rows import Kind, Row, RowState
+from registry_gc.runs.rows import Row, RowKind, RowState
 from registry_gc.runs.version_rows import add_versions_of_deleted
 from registry_tree import blob_path, sha256
 from running import Result
@@ -373,8 +373,10 @@ def test_what_a_sweep_has_found_gone_has_its_versions_purged_and_what_was_gone_b
     tmp_path: Path,
 ) -> None:
     file = RunFile.create(str(tmp_path / "run"))
-    file.add([Row(Kind.BLOB, None, "d", path, 1, 1.0, "dead") for path in ("one", "two", "three")])
-    (rows,) = file.batches(Kind.BLOB, 10)
+    file.add(
+        [Row(RowKind.BLOB, None, "d", path, 1, 1.0, "dead") for path in ("one", "two", "three")]
+    )
+    (rows,) = file.batches(RowKind.BLOB, 10)
     states = [
         (RowState.DELETED, ""),
         (RowState.GONE_ALREADY, ""),
@@ -382,5 +384,5 @@ def test_what_a_sweep_has_found_gone_has_its_versions_purged_and_what_was_gone_b
     ]
     file.record([(row[0], *state) for row, state in zip(rows, states, strict=True)])
     add_versions_of_deleted(file)
-    assert {row.path for row in file.rows(Kind.VERSIONS)} == {"one", "two"}
+    assert {row.path for row in file.rows(RowKind.VERSIONS)} == {"one", "two"}
     file.close()

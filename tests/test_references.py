@@ -16,8 +16,8 @@ from registry_gc.cache import ReferenceCache
 from registry_gc.compact.key_index import KeyIndex
 from registry_gc.digest import Names, empty_keys, key_of, pack
 from registry_gc.engine import SerialEngine, ThreadEngine
-from registry_gc.manifest_reader import Edge, State
-from registry_gc.manifests import SIZE_LIMIT, Kind
+from registry_gc.manifest_reader import Edge, ManifestState
+from registry_gc.manifests import SIZE_LIMIT, ManifestKind
 from registry_gc.references import Manifests, Stretch
 from registry_tree import (
     OCI_INDEX,
@@ -47,9 +47,9 @@ def edges(manifests: Manifests, digest: str) -> list[tuple[str, Edge]]:
     return [(text, Edge(kind)) for text, kind in zip(texts, kinds.tolist(), strict=True)]
 
 
-def state(manifests: Manifests, digest: str) -> State:
+def state(manifests: Manifests, digest: str) -> ManifestState:
     (number,) = manifests.ids(pack([key_of(digest)]))
-    return State(manifests.batch.states[number])
+    return ManifestState(manifests.batch.states[number])
 
 
 def test_the_references_of_a_manifest_are_its_edges(store: Store) -> None:
@@ -69,7 +69,11 @@ def test_the_references_of_a_manifest_are_its_edges(store: Store) -> None:
         (sha256(b"unknown"), Edge.MAYBE),
         (layer, Edge.LINKED),
     ]
-    assert manifests.of_kind(Kind.INDEX).sum() == manifests.of_kind(Kind.IMAGE).sum() == 1
+    assert (
+        manifests.of_kind(ManifestKind.INDEX).sum()
+        == manifests.of_kind(ManifestKind.IMAGE).sum()
+        == 1
+    )
 
 
 @pytest.mark.parametrize("media_type", [OCI_MANIFEST, OCI_INDEX, None])
@@ -112,13 +116,13 @@ def test_edges_of_several_manifests_say_where_they_start(store: Store) -> None:
 @pytest.mark.parametrize(
     ("content", "expected", "reason"),
     [
-        (None, State.MISSING, "not in the store"),
-        (b"", State.MISMATCH, "empty"),
-        (b"{}", State.MISMATCH, "its content has the digest sha256:44136fa3"),
+        (None, ManifestState.MISSING, "not in the store"),
+        (b"", ManifestState.MISMATCH, "empty"),
+        (b"{}", ManifestState.MISMATCH, "its content has the digest sha256:44136fa3"),
     ],
 )
 def test_what_is_missing_and_what_is_wrong_are_told_apart(
-    store: Store, content: bytes | None, expected: State, reason: str
+    store: Store, content: bytes | None, expected: ManifestState, reason: str
 ) -> None:
     image = store.tree.image("a", None)
     if content is None:
@@ -136,7 +140,7 @@ def test_what_has_the_right_digest_and_is_no_manifest_is_unreadable(store: Store
     blob = store.tree.blob(b"a layer")
     manifests = manifests_of(store)
     manifests.load(pack([key_of(blob)]))
-    assert state(manifests, blob) is State.UNREADABLE
+    assert state(manifests, blob) is ManifestState.UNREADABLE
 
 
 @pytest.mark.parametrize("held", [0, 600, 1 << 18])
@@ -144,31 +148,34 @@ def test_nothing_is_mixed_up_between_manifests_that_are_read_together(
     store: Store, monkeypatch: pytest.MonkeyPatch, held: int
 ) -> None:
     monkeypatch.setattr("registry_gc.manifest_reader._HELD_BYTES", held)
-    expected: dict[str, tuple[State, list[str]]] = {}
+    expected: dict[str, tuple[ManifestState, list[str]]] = {}
     for number in range(40):
         parts = [b"%d/%d" % (number, part) for part in range(number % 4)]
         named = [sha256(data) for data in (b"{}", *parts)]
         match number % 5:
             case 0:
                 digest = store.tree.image("a", None, layers=parts)
-                expected[digest] = State.OK, named
+                expected[digest] = ManifestState.OK, named
             case 1:
                 layer = sha512(b"%d" % number)
                 more = {"layers": [descriptor(OCI_LAYER, layer, 1)]}
-                expected[store.tree.image("a", None, extra=more)] = State.OK, [named[0], layer]
+                expected[store.tree.image("a", None, extra=more)] = (
+                    ManifestState.OK,
+                    [named[0], layer],
+                )
             case 2:
                 child = sha256(b"child %d" % number)
                 document = {
                     "mediaType": OCI_INDEX,
                     "manifests": [descriptor(OCI_MANIFEST, child, 1)],
                 }
-                expected[store.tree.manifest("a", document)] = State.OK, [child]
+                expected[store.tree.manifest("a", document)] = ManifestState.OK, [child]
             case 3:
-                expected[store.tree.blob(b"a layer %d" % number)] = State.UNREADABLE, []
+                expected[store.tree.blob(b"a layer %d" % number)] = ManifestState.UNREADABLE, []
             case _:
                 digest = store.tree.image("a", None, layers=[b"gone %d" % number])
                 store.remove(blob_path(digest))
-                expected[digest] = State.MISSING, []
+                expected[digest] = ManifestState.MISSING, []
     manifests = manifests_of(store)
     manifests.load(pack(map(key_of, expected)))
     assert len(manifests) == len(expected)
@@ -176,15 +183,15 @@ def test_nothing_is_mixed_up_between_manifests_that_are_read_together(
         assert state(manifests, digest) is wanted
         assert [target for target, _ in edges(manifests, digest)] == targets
         (number,) = manifests.ids(pack([key_of(digest)])).tolist()
-        assert (number in manifests.batch.reasons) == (wanted is not State.OK)
-        assert bool(manifests.batch.sizes[number]) == (wanted is not State.MISSING)
+        assert (number in manifests.batch.reasons) == (wanted is not ManifestState.OK)
+        assert bool(manifests.batch.sizes[number]) == (wanted is not ManifestState.MISSING)
 
 
 def test_a_blob_that_is_too_large_for_a_manifest_is_not_read_to_its_end(store: Store) -> None:
     blob = store.tree.blob(b"x" * (SIZE_LIMIT + 1))
     manifests = manifests_of(store)
     manifests.load(pack([key_of(blob)]))
-    assert state(manifests, blob) is State.UNREADABLE
+    assert state(manifests, blob) is ManifestState.UNREADABLE
     assert "too large" in manifests.batch.reasons[0]
 
 
@@ -205,9 +212,12 @@ def test_a_digest_of_another_algorithm_is_checked_or_not_believed(
 ) -> None:
     data = json.dumps({"mediaType": OCI_INDEX, "manifests": []}).encode()
     if algorithm == "sha512":
-        digest, wanted = sha512(data), State.OK
+        digest, wanted = sha512(data), ManifestState.OK
     else:
-        digest, wanted = f"{algorithm}:" + "ab" * {"sha384": 48}.get(algorithm, 16), State.MISMATCH
+        digest, wanted = (
+            f"{algorithm}:" + "ab" * {"sha384": 48}.get(algorithm, 16),
+            ManifestState.MISMATCH,
+        )
     store.tree.blob(data, digest)
     names = Names()
     manifests = manifests_of(store, names)
@@ -223,7 +233,7 @@ def test_bytes_are_looked_for_under_every_name_that_a_link_gives_them(store: Sto
     aliases = {alias: {key_of(sha256(b"gone")), key_of(image)}}
     manifests = Manifests(SerialEngine(store.storage), names, aliases, Watcher())
     manifests.load(pack([alias]))
-    assert state(manifests, sha512(data)) is State.OK
+    assert state(manifests, sha512(data)) is ManifestState.OK
 
 
 def test_bytes_under_another_name_must_have_the_digest_they_are_wanted_for(store: Store) -> None:
@@ -232,7 +242,7 @@ def test_bytes_under_another_name_must_have_the_digest_they_are_wanted_for(store
     alias = names.key(sha512(b"something else"))
     manifests = Manifests(SerialEngine(store.storage), names, {alias: {key_of(image)}}, Watcher())
     manifests.load(pack([alias]))
-    assert state(manifests, sha512(b"something else")) is State.MISMATCH
+    assert state(manifests, sha512(b"something else")) is ManifestState.MISMATCH
 
 
 def test_numbers_stay_when_more_is_loaded_and_nothing_is_read_twice(store: Store) -> None:
@@ -338,7 +348,7 @@ def test_what_was_read_before_is_not_read_again_and_says_the_same(
     assert store.storage.requests.read == before
     for digest in (image, index):
         assert edges(second, digest) == edges(first, digest)
-        assert state(second, digest) is State.OK
+        assert state(second, digest) is ManifestState.OK
     ids = first.with_subject()
     assert second.with_subject().tolist() == ids.tolist()
     assert second.subjects_of(ids).tobytes() == first.subjects_of(ids).tobytes()
@@ -372,8 +382,8 @@ def test_what_was_not_understood_is_not_remembered(store: Store, cache: Referenc
     again = remembering(store, cache)
     again.load(keys)
     assert store.storage.requests.read == before + 2
-    assert state(again, blob) is State.UNREADABLE
-    assert state(again, gone) is State.MISSING
+    assert state(again, blob) is ManifestState.UNREADABLE
+    assert state(again, gone) is ManifestState.MISSING
 
 
 def test_what_is_forgotten_is_read_again(store: Store, cache: ReferenceCache) -> None:

@@ -18,12 +18,14 @@ from registry_gc import run_file as module
 from registry_gc.run_file import RunFile
 from registry_gc.runs import database
 from registry_gc.runs.database import RunFileError
-from registry_gc.runs.rows import Count, Kind, Row, RowParts, Rows, RowState
+from registry_gc.runs.rows import Count, Row, RowKind, RowParts, Rows, RowState
 from registry_gc.runs.state_dir import temporary_folder
 from running import Disk, write_config
 
 
-def row(number: int, kind: Kind = Kind.BLOB, repository: str | None = None, size: int = 1) -> Row:
+def row(
+    number: int, kind: RowKind = RowKind.BLOB, repository: str | None = None, size: int = 1
+) -> Row:
     digest = f"sha256:{number:064x}"
     return Row(kind, repository, digest, f"{kind.label}/{number}", size, 1.5, "why not")
 
@@ -50,19 +52,19 @@ def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_rows_come_back_as_they_were(run_file: RunFile) -> None:
-    rows = [row(number, kind, "a/b", number) for number in range(3) for kind in Kind]
-    rows.append(Row(Kind.BLOB, None, None, "x", 7, None, "no digest"))
+    rows = [row(number, kind, "a/b", number) for number in range(3) for kind in RowKind]
+    rows.append(Row(RowKind.BLOB, None, None, "x", 7, None, "no digest"))
     run_file.add(rows)
-    for kind in Kind:
+    for kind in RowKind:
         assert sorted(run_file.rows(kind), key=repr) == sorted(
             (one for one in rows if one.kind is kind), key=repr
         )
-    assert run_file.count(Kind.BLOB) == Count(4, 10)
-    assert run_file.count(Kind.REVISION) == Count(3, 3)
+    assert run_file.count(RowKind.BLOB) == Count(4, 10)
+    assert run_file.count(RowKind.REVISION) == Count(3, 3)
     assert run_file.notices == []
 
 
-def columns(count: int, kind: Kind, repository: str | None = None) -> Rows:
+def columns(count: int, kind: RowKind, repository: str | None = None) -> Rows:
     numbers = range(count)
     return Rows(
         kind=kind,
@@ -81,67 +83,67 @@ def test_columns_are_written_as_the_rows_that_they_are(
     run_file: RunFile, count: int, repository: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_CHUNK", 120)
-    rows = columns(count, Kind.LAYER_LINK, repository)
+    rows = columns(count, RowKind.LAYER_LINK, repository)
     assert len([*rows]) == len(rows) == count
     run_file.add(RowParts([rows, iter([row(1)])]))
-    assert sorted(run_file.rows(Kind.LAYER_LINK)) == sorted(rows)
-    assert [*run_file.rows(Kind.BLOB)] == [row(1)]
+    assert sorted(run_file.rows(RowKind.LAYER_LINK)) == sorted(rows)
+    assert [*run_file.rows(RowKind.BLOB)] == [row(1)]
 
 
 def test_what_is_counted_while_rows_are_written_is_what_the_file_holds(run_file: RunFile) -> None:
-    run_file.add([row(number, Kind.REVISION, size=3) for number in range(7)])
-    run_file.add(columns(230, Kind.BLOB))
+    run_file.add([row(number, RowKind.REVISION, size=3) for number in range(7)])
+    run_file.add(columns(230, RowKind.BLOB))
     run_file.record_meta(version="1")
-    run_file.add(columns(5, Kind.UPLOAD, "a"))
+    run_file.add(columns(5, RowKind.UPLOAD, "a"))
 
     def counted() -> list[Count]:
-        return [run_file.count(kind) for kind in Kind] + [
-            run_file.count(kind, state) for kind in Kind for state in RowState
+        return [run_file.count(kind) for kind in RowKind] + [
+            run_file.count(kind, state) for kind in RowKind for state in RowState
         ]
 
     def in_file() -> list[Count]:
         other = RunFile.existing(run_file.path)
-        found = [other.count(kind) for kind in Kind] + [
-            other.count(kind, state) for kind in Kind for state in RowState
+        found = [other.count(kind) for kind in RowKind] + [
+            other.count(kind, state) for kind in RowKind for state in RowState
         ]
         other.close()
         return found
 
-    assert run_file.count(Kind.BLOB) == Count(230, sum(range(230)))
+    assert run_file.count(RowKind.BLOB) == Count(230, sum(range(230)))
     assert run_file.uploads() == 5
     assert counted() == in_file()
-    run_file.drop(Kind.BLOB, [f"sha256:{number:064x}" for number in range(30)])
+    run_file.drop(RowKind.BLOB, [f"sha256:{number:064x}" for number in range(30)])
     assert counted() == in_file()
-    run_file.add(columns(2, Kind.BLOB))
+    run_file.add(columns(2, RowKind.BLOB))
     run_file.record([(1, RowState.FAILED, "no"), (2, RowState.DELETED, "")])
     assert counted() == in_file()
     assert [error for _, error in run_file.failures()] == ["no"]
-    run_file.drop_all(Kind.BLOB)
+    run_file.drop_all(RowKind.BLOB)
     assert counted() == in_file()
 
 
 def test_rows_are_shown_by_repository_digest_and_path(run_file: RunFile) -> None:
     rows = [row(2, repository="b"), row(1, repository="b"), row(3, repository="a")]
     run_file.add(rows)
-    assert list(run_file.rows(Kind.BLOB)) == [rows[2], rows[1], rows[0]]
+    assert list(run_file.rows(RowKind.BLOB)) == [rows[2], rows[1], rows[0]]
 
 
 def test_revisions_come_in_order_with_the_tag_entries_beside_them(run_file: RunFile) -> None:
-    def entry(kind: Kind, repository: str, digest: str, name: str) -> Row:
+    def entry(kind: RowKind, repository: str, digest: str, name: str) -> Row:
         return Row(kind, repository, digest, name, 0, 1.5, "why not")
 
     run_file.add(
         [
-            entry(Kind.TAG_INDEX, "b", "sha256:1", "b/v 2"),
-            entry(Kind.TAG_INDEX, "b", "sha256:1", "b/\udcff"),
-            entry(Kind.TAG_INDEX, "b", "sha256:2", "b/its revision stays"),
-            entry(Kind.TAG_INDEX, "b\udcff", "sha256:1", "another/repository"),
-            entry(Kind.REVISION, "b", "sha256:3", "taken back"),
-            entry(Kind.REVISION, "b\udcff", "sha256:1", "r1"),
-            entry(Kind.REVISION, "b", "sha256:1", "r2"),
-            entry(Kind.REVISION, "a", "sha256:1", "r3"),
-            entry(Kind.LAYER_LINK, "a", "sha256:1", "a link"),
-            entry(Kind.TAG_INDEX, "a", "sha256:1", "an entry taken back"),
+            entry(RowKind.TAG_INDEX, "b", "sha256:1", "b/v 2"),
+            entry(RowKind.TAG_INDEX, "b", "sha256:1", "b/\udcff"),
+            entry(RowKind.TAG_INDEX, "b", "sha256:2", "b/its revision stays"),
+            entry(RowKind.TAG_INDEX, "b\udcff", "sha256:1", "another/repository"),
+            entry(RowKind.REVISION, "b", "sha256:3", "taken back"),
+            entry(RowKind.REVISION, "b\udcff", "sha256:1", "r1"),
+            entry(RowKind.REVISION, "b", "sha256:1", "r2"),
+            entry(RowKind.REVISION, "a", "sha256:1", "r3"),
+            entry(RowKind.LAYER_LINK, "a", "sha256:1", "a link"),
+            entry(RowKind.TAG_INDEX, "a", "sha256:1", "an entry taken back"),
         ]
     )
     run_file.record([(5, RowState.TAKEN_BACK, ""), (10, RowState.TAKEN_BACK, "")])
@@ -165,10 +167,12 @@ def test_facts_about_the_run_come_back_as_they_were(run_file: RunFile) -> None:
 
 
 def test_names_that_are_no_utf8_are_kept_byte_for_byte(run_file: RunFile) -> None:
-    odd = Row(Kind.UPLOAD, "r\udcff", "u\udcfe", "r\udcff/_uploads/u\udcfe/data", 1, 2.0, "\udcfd")
+    odd = Row(
+        RowKind.UPLOAD, "r\udcff", "u\udcfe", "r\udcff/_uploads/u\udcfe/data", 1, 2.0, "\udcfd"
+    )
     run_file.add([odd])
-    assert list(run_file.rows(Kind.UPLOAD)) == [odd]
-    ((number, found),) = next(run_file.batches(Kind.UPLOAD, 10))
+    assert list(run_file.rows(RowKind.UPLOAD)) == [odd]
+    ((number, found),) = next(run_file.batches(RowKind.UPLOAD, 10))
     assert os.fsencode(found) == b"r\xff/_uploads/u\xfe/data"
     run_file.record([(number, RowState.FAILED, "denied: \udcff")])
     assert list(run_file.failures()) == [(odd.path, "denied: \udcff")]
@@ -180,13 +184,13 @@ def test_batches_hold_what_is_still_to_be_done_in_the_order_it_was_planned(
     run_file: RunFile,
 ) -> None:
     run_file.add([row(number) for number in (5, 3, 9, 1, 7)])
-    run_file.add([row(8, Kind.REVISION)])
+    run_file.add([row(8, RowKind.REVISION)])
     seen = []
-    for batch in run_file.batches(Kind.BLOB, 2):
+    for batch in run_file.batches(RowKind.BLOB, 2):
         seen.append([found for _, found in batch])
         run_file.record([(number, RowState.DELETED, "") for number, _ in batch[:1]])
     assert seen == [["blob/5", "blob/3"], ["blob/9", "blob/1"], ["blob/7"]]
-    assert next(run_file.batches(Kind.BLOB, 10)) == [(2, "blob/3"), (4, "blob/1")]
+    assert next(run_file.batches(RowKind.BLOB, 10)) == [(2, "blob/3"), (4, "blob/1")]
 
 
 def test_outcomes_are_counted_by_state(run_file: RunFile) -> None:
@@ -194,17 +198,17 @@ def test_outcomes_are_counted_by_state(run_file: RunFile) -> None:
     run_file.record(
         [(1, RowState.DELETED, ""), (2, RowState.GONE_ALREADY, ""), (3, RowState.FAILED, "denied")]
     )
-    assert run_file.count(Kind.BLOB) == Count(4, 40)
-    assert run_file.count(Kind.BLOB, RowState.DELETED) == Count(1, 10)
-    assert run_file.count(Kind.BLOB, RowState.DELETED, RowState.FAILED) == Count(2, 20)
-    assert run_file.count(Kind.BLOB, RowState.PLANNED) == Count(1, 10)
+    assert run_file.count(RowKind.BLOB) == Count(4, 40)
+    assert run_file.count(RowKind.BLOB, RowState.DELETED) == Count(1, 10)
+    assert run_file.count(RowKind.BLOB, RowState.DELETED, RowState.FAILED) == Count(2, 20)
+    assert run_file.count(RowKind.BLOB, RowState.PLANNED) == Count(1, 10)
     assert list(run_file.failures()) == [("blob/2", "denied")]
-    assert [one.path for one in run_file.rows(Kind.BLOB, RowState.GONE_ALREADY)] == ["blob/1"]
+    assert [one.path for one in run_file.rows(RowKind.BLOB, RowState.GONE_ALREADY)] == ["blob/1"]
 
 
 def test_uploads_are_counted_once_each_whatever_they_consist_of(run_file: RunFile) -> None:
     run_file.add(
-        Row(Kind.UPLOAD, repository, uuid, f"{repository}/{uuid}/{name}", 1, None, "old")
+        Row(RowKind.UPLOAD, repository, uuid, f"{repository}/{uuid}/{name}", 1, None, "old")
         for repository, uuid in (("a", "1"), ("a", "2"), ("b", "1"))
         for name in ("data", "startedat")
     )
@@ -214,17 +218,17 @@ def test_uploads_are_counted_once_each_whatever_they_consist_of(run_file: RunFil
 
 
 def test_rows_that_are_not_dead_after_all_are_taken_back(run_file: RunFile) -> None:
-    run_file.add([row(1), row(2), row(1, Kind.LAYER_LINK)])
-    run_file.drop(Kind.BLOB, [row(1).digest or "", "sha256:unknown"])
-    assert list(run_file.rows(Kind.BLOB)) == [row(2)]
-    assert run_file.count(Kind.LAYER_LINK).rows == 1
+    run_file.add([row(1), row(2), row(1, RowKind.LAYER_LINK)])
+    run_file.drop(RowKind.BLOB, [row(1).digest or "", "sha256:unknown"])
+    assert list(run_file.rows(RowKind.BLOB)) == [row(2)]
+    assert run_file.count(RowKind.LAYER_LINK).rows == 1
 
 
 def test_rows_are_added_all_or_none(run_file: RunFile) -> None:
-    broken = Row(Kind.BLOB, None, None, None, 1, None, "x")  # type: ignore[arg-type]  # wrong on purpose
+    broken = Row(RowKind.BLOB, None, None, None, 1, None, "x")  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(RunFileError):
         run_file.add([row(1), broken])
-    assert run_file.count(Kind.BLOB).rows == 0
+    assert run_file.count(RowKind.BLOB).rows == 0
 
 
 def test_sqlite3_reads_it_with_the_tables_that_are_documented(
@@ -246,10 +250,10 @@ def test_sqlite3_reads_it_with_the_tables_that_are_documented(
 
 
 def test_the_order_of_kinds_is_the_order_of_deletion() -> None:
-    order = [kind.label for kind in sorted(Kind, key=lambda kind: kind.phase)]
+    order = [kind.label for kind in sorted(RowKind, key=lambda kind: kind.phase)]
     objects = ["tag-index", "signature", "revision", "layer-link", "blob", "upload"]
     assert order == [*objects, "versions", "multipart-upload"]
-    assert list(Kind) == sorted(Kind, key=lambda kind: kind.phase)
+    assert list(RowKind) == sorted(RowKind, key=lambda kind: kind.phase)
 
 
 # Where it lies
@@ -327,8 +331,8 @@ def test_a_disk_that_fills_up_moves_it_to_memory_with_all_that_was_written(
     run_file.add(many)
     run_file.record([(1, RowState.DELETED, "")])
     assert Path(run_file.path).is_relative_to(memory)
-    assert [row(1), row(2), *many] == list(run_file.rows(Kind.BLOB))
-    assert run_file.count(Kind.BLOB, RowState.DELETED).rows == 1
+    assert [row(1), row(2), *many] == list(run_file.rows(RowKind.BLOB))
+    assert run_file.count(RowKind.BLOB, RowState.DELETED).rows == 1
     assert run_file.meta() == {"run": "x"}
     (notice,) = run_file.notices
     assert "full" in notice
@@ -382,10 +386,10 @@ def test_a_file_that_is_overwritten_ends_the_run_with_a_message(
     path.write_bytes(b"\0" * 100_000)
     for attempt in (
         lambda: run_file.add([row(1)]),
-        lambda: run_file.count(Kind.BLOB),
+        lambda: run_file.count(RowKind.BLOB),
         lambda: run_file.uploads(),
-        lambda: list(run_file.rows(Kind.BLOB)),
-        lambda: list(run_file.batches(Kind.BLOB, 10)),
+        lambda: list(run_file.rows(RowKind.BLOB)),
+        lambda: list(run_file.batches(RowKind.BLOB, 10)),
         lambda: list(run_file.failures()),
         lambda: run_file.repositories_with(RowState.FAILED),
         lambda: run_file.record([(1, RowState.DELETED, "")]),
@@ -401,7 +405,7 @@ def test_what_was_written_survives_a_kill(path: Path) -> None:
     code = (
         "import os, signal, sys\n"
         "from registry_gc.run_file import RunFile\n"
-        "from registry_gc.runs.rows import Kind, Row, RowState\n"
+        "from registry_gc.runs.rows import RowKind, Row, RowState\n"
         f"run_file = RunFile.create({str(path)!r})\n"
         "rows = [Row(Kind.BLOB, None, None, str(n), 1, None, 'x') for n in range(5000)]\n"
         "run_file.add(rows)\n"

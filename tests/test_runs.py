@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 from registry_gc.machine.processes import Process
 from registry_gc.report.past_runs import runs_lines
-from registry_gc.report.tables import Look
+from registry_gc.report.tables import TableStyle
 from registry_gc.run_file import RunFile
 from registry_gc.runs.past import (
     PastRun,
@@ -31,7 +31,7 @@ from registry_gc.runs.past import (
     prune,
     read_run,
 )
-from registry_gc.runs.rows import Kind, Row, RowState
+from registry_gc.runs.rows import Row, RowKind, RowState
 from registry_gc.usage.growth import read_growth
 from registry_tree import repository_path
 from running import Disk, collect, run
@@ -56,10 +56,10 @@ def write_run(
     path = state / "runs" / name_of(number)
     run_file = RunFile.create(str(path))
     rows = [
-        Row(Kind.BLOB, None, f"sha256:{n}", f"p{n}", 10, 1.0, "why") for n in range(len(states))
+        Row(RowKind.BLOB, None, f"sha256:{n}", f"p{n}", 10, 1.0, "why") for n in range(len(states))
     ]
     run_file.add(rows)
-    batch = [number for number, _ in next(run_file.batches(Kind.BLOB, 9999), [])]
+    batch = [number for number, _ in next(run_file.batches(RowKind.BLOB, 9999), [])]
     facts = {"run": f"{number:08x}-run", "driver": "filesystem", "root": root, "created": number}
     run_file.record_meta(**facts, dry_run=dry_run, delete_untagged=True, **meta)
     if ended:
@@ -410,7 +410,7 @@ def test_what_a_run_has_set_aside_is_told_and_needs_no_run_file(tmp_path: Path) 
     found = read_run(str(path))
     assert (found.quarantined, found.quarantined_bytes, found.deleted_bytes) == (2, 20, 0)
     assert found.state is RunState.FINISHED
-    assert "20 Bytes set aside" in "\n".join(runs_lines("/s", [found], Look()))
+    assert "20 Bytes set aside" in "\n".join(runs_lines("/s", [found], TableStyle()))
     write_run(tmp_path, 2)
     prune(str(tmp_path), 1, None)
     assert files(tmp_path) == names(2)
@@ -506,7 +506,7 @@ def test_no_runs_is_said(tmp_path: Path) -> None:
 
 def test_a_narrow_terminal_is_shown_what_fits() -> None:
     run = PastRun("p", RunState.FINISHED, run="0123456789", created=0.0, seconds=7384.0, root="/r")
-    lines = list(runs_lines("/s", [run], Look(80)))
+    lines = list(runs_lines("/s", [run], TableStyle(80)))
     assert max(map(len, lines)) <= 80
     assert any("2 h 3 min" in line for line in lines)
     assert not any("01234567" in line for line in lines)
@@ -518,7 +518,7 @@ def test_cells_are_whole_on_any_terminal(width: int) -> None:
         "p", RunState.FINISHED, run="0123456789", created=0.0, seconds=7384.0, root="/r",
         delete_untagged=True, quarantined=3, quarantined_bytes=123_456_789, exit_code=0,
     )  # fmt: skip
-    lines = list(runs_lines("/s", [run], Look(width)))
+    lines = list(runs_lines("/s", [run], TableStyle(width)))
     assert not [line for line in lines if "…" in line]
     assert any(
         re.search(r"began \(UTC\) .*what +state +exit +freed .*took$", line) for line in lines

@@ -19,7 +19,7 @@ from registry_gc.guard import Verdict
 from registry_gc.interrupts import Interrupts
 from registry_gc.policy import Policy
 from registry_gc.report.model import Report
-from registry_gc.runs.rows import Kind, Row
+from registry_gc.runs.rows import Row, RowKind
 from registry_tree import (
     blob_path,
     layer_link_path,
@@ -97,41 +97,43 @@ def images() -> Images:
     return Images()
 
 
-def row(kind: Kind, repository: str | None, digest: str, path: str, modified: float = 0.0) -> Row:
+def row(
+    kind: RowKind, repository: str | None, digest: str, path: str, modified: float = 0.0
+) -> Row:
     """A row of a plan that should not be there."""
     return Row(kind, repository, digest, path, 1, modified, "a mistake")
 
 
 Wrong = Callable[[Images], Row]
 WRONG: dict[str, Wrong] = {
-    "a live layer": lambda i: row(Kind.BLOB, None, sha256(b"live"), blob_path(sha256(b"live"))),
-    "a live manifest": lambda i: row(Kind.BLOB, None, i.live, blob_path(i.live)),
+    "a live layer": lambda i: row(RowKind.BLOB, None, sha256(b"live"), blob_path(sha256(b"live"))),
+    "a live manifest": lambda i: row(RowKind.BLOB, None, i.live, blob_path(i.live)),
     "a signature's layer": lambda i: row(
-        Kind.BLOB, None, sha256(b"signature"), blob_path(sha256(b"signature"))
+        RowKind.BLOB, None, sha256(b"signature"), blob_path(sha256(b"signature"))
     ),
     "a layer that goes by another name": lambda i: row(
-        Kind.BLOB, None, sha256(b"by sha512"), blob_path(sha256(b"by sha512"))
+        RowKind.BLOB, None, sha256(b"by sha512"), blob_path(sha256(b"by sha512"))
     ),
-    "a live revision": lambda i: row(Kind.REVISION, "a", i.live, revision_path("a", i.live)),
+    "a live revision": lambda i: row(RowKind.REVISION, "a", i.live, revision_path("a", i.live)),
     "a live referrer": lambda i: row(
-        Kind.REVISION, "a", i.signature, revision_path("a", i.signature)
+        RowKind.REVISION, "a", i.signature, revision_path("a", i.signature)
     ),
     "a live layer link": lambda i: row(
-        Kind.LAYER_LINK, "a", sha256(b"live"), layer_link_path("a", sha256(b"live"))
+        RowKind.LAYER_LINK, "a", sha256(b"live"), layer_link_path("a", sha256(b"live"))
     ),
     "an alias": lambda i: row(
-        Kind.LAYER_LINK, "c", sha512(b"by sha512"), layer_link_path("c", sha512(b"by sha512"))
+        RowKind.LAYER_LINK, "c", sha512(b"by sha512"), layer_link_path("c", sha512(b"by sha512"))
     ),
     "what a tag points to": lambda i: row(
-        Kind.TAG_INDEX, "a", i.live, tag_index_path("a", "v1", i.live)
+        RowKind.TAG_INDEX, "a", i.live, tag_index_path("a", "v1", i.live)
     ),
-    "a tag itself": lambda i: row(Kind.TAG_INDEX, "a", i.live, tag_path("a", "v1")),
+    "a tag itself": lambda i: row(RowKind.TAG_INDEX, "a", i.live, tag_path("a", "v1")),
     "another path than its digest's": lambda i: row(
-        Kind.BLOB, None, sha256(b"nothing"), blob_path(i.live)
+        RowKind.BLOB, None, sha256(b"nothing"), blob_path(i.live)
     ),
-    "an upload that is none": lambda i: row(Kind.UPLOAD, "a", "uuid", blob_path(i.live)),
+    "an upload that is none": lambda i: row(RowKind.UPLOAD, "a", "uuid", blob_path(i.live)),
     "something young": lambda i: row(
-        Kind.BLOB, None, sha256(b"nothing"), blob_path(sha256(b"nothing")), NOW + DAY
+        RowKind.BLOB, None, sha256(b"nothing"), blob_path(sha256(b"nothing")), NOW + DAY
     ),
 }
 

@@ -33,7 +33,7 @@ from registry_gc.layout import BLOBS, REPOSITORIES, layer_link, revision_link
 from registry_gc.machine.threads import submit
 from registry_gc.run_file import RunFile
 from registry_gc.runs.database import RunFileError
-from registry_gc.runs.rows import OBJECT_KINDS, Kind, Row, RowState
+from registry_gc.runs.rows import OBJECT_KINDS, Row, RowKind, RowState
 from registry_gc.sweep import Means, Stop, Swept, sweep, tidy
 from registry_tree import RegistryTree, blob_path, folder_sink, layer_link_path, sha256
 
@@ -77,7 +77,7 @@ class Storage:
         raise AssertionError("sweeping removes no folders")
 
 
-def rows(kind: Kind, count: int, size: int = 10) -> list[Row]:
+def rows(kind: RowKind, count: int, size: int = 10) -> list[Row]:
     return [
         Row(kind, "a", f"sha256:{n:064x}", f"{kind.label}/{n}/link", size, None, "dead")
         for n in range(count)
@@ -145,7 +145,7 @@ def test_one_kind_is_done_with_before_the_next_begins(
 
 
 def test_on_a_filesystem_the_order_of_the_plan_is_kept(run_file: RunFile) -> None:
-    planned = rows(Kind.REVISION, 30)[::-1]
+    planned = rows(RowKind.REVISION, 30)[::-1]
     run_file.add(planned)
     storage = Storage()
     run(run_file, storage)
@@ -153,7 +153,7 @@ def test_on_a_filesystem_the_order_of_the_plan_is_kept(run_file: RunFile) -> Non
 
 
 def test_rows_that_are_done_already_are_left_alone(run_file: RunFile) -> None:
-    run_file.add(rows(Kind.BLOB, 4))
+    run_file.add(rows(RowKind.BLOB, 4))
     run_file.record([(1, RowState.DELETED, ""), (3, RowState.FAILED, "denied")])
     storage = Storage()
     run(run_file, storage)
@@ -164,7 +164,7 @@ def test_rows_that_are_done_already_are_left_alone(run_file: RunFile) -> None:
 def test_each_outcome_is_written_down_as_the_storage_told_it(
     run_file: RunFile, capabilities: Capabilities
 ) -> None:
-    run_file.add(rows(Kind.BLOB, 6))
+    run_file.add(rows(RowKind.BLOB, 6))
     storage = Storage(
         answers={
             "blob/1/link": Outcome("blob/1/link", Deletion.GONE_ALREADY),
@@ -178,7 +178,7 @@ def test_each_outcome_is_written_down_as_the_storage_told_it(
         RowState.FAILED: 1,
     }
     assert list(run_file.failures()) == [("blob/4/link", "held by a policy")]
-    assert run_file.count(Kind.BLOB, RowState.DELETED).bytes == 40
+    assert run_file.count(RowKind.BLOB, RowState.DELETED).bytes == 40
     assert set(run_file.folders_of_gone()) == {f"blob/{number}" for number in range(6)} - {"blob/4"}
 
 
@@ -200,7 +200,15 @@ def test_memory_does_not_grow_with_what_is_deleted(
         """Bytes at most while *count* blobs are deleted, and their folders."""
         digests = [f"{n:064x}" for n in range(first, first + count)]
         run_file.add(
-            Row(Kind.BLOB, None, f"sha256:{name}", f"{BLOBS}sha256/ab/{name}/data", 1, None, "dead")
+            Row(
+                RowKind.BLOB,
+                None,
+                f"sha256:{name}",
+                f"{BLOBS}sha256/ab/{name}/data",
+                1,
+                None,
+                "dead",
+            )
             for name in digests
         )
         del digests
@@ -223,8 +231,8 @@ def test_a_path_with_two_rows_has_two_outcomes(
     run_file: RunFile, capabilities: Capabilities
 ) -> None:
     # A storage has listed it twice.
-    one, other = rows(Kind.BLOB, 2)
-    run_file.add([one, other, other, *rows(Kind.UPLOAD, 1)])
+    one, other = rows(RowKind.BLOB, 2)
+    run_file.add([one, other, other, *rows(RowKind.UPLOAD, 1)])
     run(run_file, Storage(), capabilities)
     assert states(run_file) == {RowState.DELETED: 4}
 
@@ -239,7 +247,7 @@ def test_a_row_of_which_the_storage_says_nothing_has_failed(
                 if "/1/" not in outcome.path:
                     yield outcome
 
-    run_file.add(rows(Kind.BLOB, 6))
+    run_file.add(rows(RowKind.BLOB, 6))
     swept = run(run_file, Silent(), capabilities)
     assert swept.error is None
     assert states(run_file) == {RowState.DELETED: 5, RowState.FAILED: 1}
@@ -265,7 +273,7 @@ def test_a_failed_delete_does_not_stop_the_rest(
 def test_a_blob_to_which_a_link_stays_is_left(
     run_file: RunFile, capabilities: Capabilities
 ) -> None:
-    for kind in (Kind.REVISION, Kind.LAYER_LINK, Kind.BLOB):
+    for kind in (RowKind.REVISION, RowKind.LAYER_LINK, RowKind.BLOB):
         run_file.add(rows(kind, 5))
     denied = ["revision/1/link", "layer-link/3/link"]
     storage = Storage(answers={path: Outcome(path, Deletion.FAILED, "no") for path in denied})
@@ -306,8 +314,8 @@ def test_nothing_planned_is_nothing_asked(run_file: RunFile) -> None:
 def test_the_guard_is_asked_before_each_batch_and_its_no_stops_before_the_batch(
     run_file: RunFile, capabilities: Capabilities
 ) -> None:
-    run_file.add(rows(Kind.REVISION, 8))
-    run_file.add(rows(Kind.BLOB, 8))
+    run_file.add(rows(RowKind.REVISION, 8))
+    run_file.add(rows(RowKind.BLOB, 8))
     answers = iter([None, None, None, Stop.REFUSED])
     storage, watcher = Storage(), Watcher()
     swept = run(run_file, storage, capabilities, lambda: next(answers), watcher=watcher)
@@ -323,7 +331,7 @@ def test_the_guard_is_asked_before_each_batch_and_its_no_stops_before_the_batch(
 def test_in_a_batch_that_takes_long_the_guard_is_asked_again(
     run_file: RunFile, capabilities: Capabilities, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_file.add(rows(Kind.BLOB, 8))
+    run_file.add(rows(RowKind.BLOB, 8))
     now = [0.0]
     monkeypatch.setattr(sweeping, "time", SimpleNamespace(monotonic=lambda: now[0]))
     answers = iter([None, None, Stop.REFUSED])
@@ -345,7 +353,7 @@ def test_in_a_batch_that_takes_long_the_guard_is_asked_again(
 def test_a_guard_that_says_no_at_once_lets_nothing_go(
     run_file: RunFile, capabilities: Capabilities
 ) -> None:
-    run_file.add(rows(Kind.BLOB, 8))
+    run_file.add(rows(RowKind.BLOB, 8))
     storage = Storage()
     assert run(run_file, storage, capabilities, lambda: Stop.REFUSED).stopped is Stop.REFUSED
     assert storage.deleted == []
@@ -355,7 +363,7 @@ def test_a_guard_that_says_no_at_once_lets_nothing_go(
 def test_a_guard_that_cannot_be_asked_lets_nothing_more_go(
     run_file: RunFile, capabilities: Capabilities
 ) -> None:
-    run_file.add(rows(Kind.BLOB, 12))
+    run_file.add(rows(RowKind.BLOB, 12))
     looks = 0
 
     def look() -> Stop | None:
@@ -374,8 +382,8 @@ def test_a_guard_that_cannot_be_asked_lets_nothing_more_go(
 
 @pytest.mark.parametrize("after", range(8))
 def test_an_interrupt_stops_before_the_next_single_delete(run_file: RunFile, after: int) -> None:
-    run_file.add(rows(Kind.REVISION, 3))
-    run_file.add(rows(Kind.BLOB, 5))
+    run_file.add(rows(RowKind.REVISION, 3))
+    run_file.add(rows(RowKind.BLOB, 5))
     storage = Storage(batch=1)
     swept = run(run_file, storage, interrupted=lambda: len(storage.deleted) >= after)
     assert swept.stopped is Stop.INTERRUPTED
@@ -403,8 +411,8 @@ class Busy(Wrapper):
 
 def planned_in_memory(run_file: RunFile, count: int) -> MemoryStorage:
     memory = MemoryStorage(delete_batch=4)
-    run_file.add(rows(Kind.BLOB, count))
-    for row in rows(Kind.BLOB, count):
+    run_file.add(rows(RowKind.BLOB, count))
+    for row in rows(RowKind.BLOB, count):
         memory.put(row.path, b"x" * 10)
     return memory
 
@@ -485,8 +493,8 @@ def test_stopped_anywhere_and_taken_up_again_everything_goes_once(
 def test_a_batch_that_raises_keeps_what_was_told_before_and_ends_the_sweep(
     run_file: RunFile, capabilities: Capabilities, fail_at: int
 ) -> None:
-    run_file.add(rows(Kind.REVISION, 12))
-    run_file.add(rows(Kind.BLOB, 12))
+    run_file.add(rows(RowKind.REVISION, 12))
+    run_file.add(rows(RowKind.BLOB, 12))
     storage, watcher = Storage(fail_at=fail_at), Watcher()
     with pytest.raises(Unavailable, match="gone away"):
         run(run_file, storage, capabilities, watcher=watcher)
@@ -503,7 +511,7 @@ def test_a_batch_that_raises_keeps_what_was_told_before_and_ends_the_sweep(
 def test_an_error_nobody_expected_is_raised_and_what_was_told_is_kept(
     run_file: RunFile, capabilities: Capabilities
 ) -> None:
-    run_file.add(rows(Kind.BLOB, 12))
+    run_file.add(rows(RowKind.BLOB, 12))
     storage = Storage(fail_at=7, error=RuntimeError("a bug"))
     with pytest.raises(RuntimeError, match="a bug"):
         run(run_file, storage, capabilities)
@@ -513,8 +521,8 @@ def test_an_error_nobody_expected_is_raised_and_what_was_told_is_kept(
 def test_a_journal_that_cannot_be_written_ends_the_sweep(
     run_file: RunFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_file.add(rows(Kind.REVISION, 12))
-    run_file.add(rows(Kind.BLOB, 12))
+    run_file.add(rows(RowKind.REVISION, 12))
+    run_file.add(rows(RowKind.BLOB, 12))
 
     def refuse(*_: object) -> None:
         raise RunFileError("no room anywhere")
@@ -529,7 +537,7 @@ def test_a_journal_that_cannot_be_written_ends_the_sweep(
 def test_a_batch_that_cannot_be_written_down_does_not_keep_the_others(
     run_file: RunFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_file.add(rows(Kind.BLOB, 16))
+    run_file.add(rows(RowKind.BLOB, 16))
     together = threading.Barrier(4)
     record = RunFile.record
     tries: list[str] = []
@@ -557,7 +565,7 @@ def test_a_batch_that_cannot_be_written_down_does_not_keep_the_others(
 def test_without_room_for_threads_every_batch_is_deleted_once_and_written_down(
     run_file: RunFile, monkeypatch: pytest.MonkeyPatch, room: int
 ) -> None:
-    run_file.add(rows(Kind.BLOB, 40))
+    run_file.add(rows(RowKind.BLOB, 40))
     few_threads(monkeypatch, room)
     storage = Storage(before=lambda _: time.sleep(0.001))
     swept = run(run_file, storage, OBJECTS)
@@ -601,7 +609,7 @@ def test_what_cannot_be_handed_to_a_thread_for_another_reason_is_not_done_or_tol
 def test_batches_go_side_by_side_where_the_wait_is_what_takes_the_time(
     run_file: RunFile,
 ) -> None:
-    run_file.add(rows(Kind.BLOB, 16))
+    run_file.add(rows(RowKind.BLOB, 16))
     together = threading.Barrier(4)
 
     def wait_for_the_others(path: str) -> None:
@@ -614,7 +622,7 @@ def test_batches_go_side_by_side_where_the_wait_is_what_takes_the_time(
 
 
 def test_no_batch_is_larger_than_the_storage_takes(run_file: RunFile) -> None:
-    run_file.add(rows(Kind.BLOB, 11))
+    run_file.add(rows(RowKind.BLOB, 11))
     sizes: list[int] = []
 
     class Counting(Storage):

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from msgspec.structs import replace
 
 from demo_usage import NOW, made_up_report
-from registry_gc.report.tables import Look
+from registry_gc.report.tables import TableStyle
 from registry_gc.report.usage_document import usage_csv, usage_json
 from registry_gc.report.usage_text import age_of, usage_lines
 from registry_gc.usage.figures import DAY
@@ -123,7 +123,7 @@ def test_what_waits_in_quarantine_is_a_line(
     runs: list[tuple[int, int, int, float | None]], words: str
 ) -> None:
     waiting = tuple(Waiting(f"run-{at}", *run) for at, run in enumerate(runs))
-    lines = list(usage_lines(replace(made_up_report(3), waiting=waiting), Look(200, False)))
+    lines = list(usage_lines(replace(made_up_report(3), waiting=waiting), TableStyle(200, False)))
     (line,) = [line for line in lines if "in quarantine" in line]
     due = datetime.fromtimestamp(NOW + DAY, UTC)
     expected = words.format(f"registry-gc purge frees from {due:%Y-%m-%d %H:%M} UTC on")
@@ -209,7 +209,7 @@ def test_a_name_is_no_formula_in_a_spreadsheet(name: str) -> None:
 
 def test_hostile_names_stay_names_in_every_form() -> None:
     report = made_up_report(3, names=HOSTILE)
-    text = "\n".join(usage_lines(report, Look(200)))
+    text = "\n".join(usage_lines(report, TableStyle(200)))
     assert "\x1b" not in text
     assert "\u202e" not in text
     assert "[red]markup[/red]" in text
@@ -221,20 +221,20 @@ def test_hostile_names_stay_names_in_every_form() -> None:
 
 
 def test_colour_is_for_terminals() -> None:
-    lines = "\n".join(usage_lines(made_up_report(3), Look(100, colour=True)))
+    lines = "\n".join(usage_lines(made_up_report(3), TableStyle(100, colour=True)))
     assert "\x1b[" in lines
 
 
 @pytest.mark.parametrize("width", [80, 110, 200])
 def test_lines_are_no_longer_than_the_terminal_is_wide(width: int) -> None:
     report = made_up_report(30, names=["a" * 300])
-    assert max(map(len, usage_lines(report, Look(width)))) <= width
+    assert max(map(len, usage_lines(report, TableStyle(width)))) <= width
 
 
 @pytest.mark.parametrize("width", [20, 40, 60, 71, 72, 73, 119, 120])
 def test_numbers_are_whole_on_any_terminal(width: int) -> None:
     report = made_up_report(3, names=["a" * 300, "b", "c"])
-    lines = [*usage_lines(report, Look(width))]
+    lines = [*usage_lines(report, TableStyle(width))]
     assert not [line for line in lines if "…" in line]
     assert any(line.endswith("last push") for line in lines)
     row = next(line for line in lines if line.startswith(" b "))

@@ -31,9 +31,9 @@ from registry_drivers.object_versions import (
     Gone,
     ObjectVersions,
     Removed,
-    State,
     Version,
     Versions,
+    VersionState,
     removed_of,
 )
 from registry_drivers.versions import Keep
@@ -228,11 +228,11 @@ def _rows(cut: Sequence[Column], *, permanent: bool) -> Iterator[Version]:
             continue
         if not name:
             raise MalformedListing("a row of the listing has no name")
-        state = State.CURRENT
+        state = VersionState.CURRENT
         if gone == b"true":
-            state = State.OLD if number and permanent else State.RETAINED
+            state = VersionState.OLD if number and permanent else VersionState.RETAINED
         elif number and is_current != b"true":
-            state = State.OLD
+            state = VersionState.OLD
         ended = float(http_times([end])[0]) if end else 0.0
         yield Version(
             key_of(unescape(name)), unescape(number).decode(), size, max(time, ended), state

@@ -21,9 +21,9 @@ from registry_drivers.gcs_answers import decoded, told
 from registry_drivers.object_versions import (
     ObjectVersions,
     Removed,
-    State,
     Version,
     Versions,
+    VersionState,
     removed_of,
 )
 from registry_drivers.paging import PageTokens
@@ -162,7 +162,7 @@ class GCSVersions(ObjectVersions[GCSStorage]):
 
             page = self._ask(ask, prefix, list=1)
             for row in page.rows:
-                if row.state is State.RETAINED:
+                if row.state is VersionState.RETAINED:
                     yield row.key.encode(), [row]
             if not page.token:
                 return
@@ -175,11 +175,11 @@ class GCSVersions(ObjectVersions[GCSStorage]):
 
 
 def _version(item: _Item) -> Version:
-    state = State.CURRENT
+    state = VersionState.CURRENT
     if item.soft_delete_time:
-        state = State.RETAINED
+        state = VersionState.RETAINED
     elif item.time_deleted:
-        state = State.OLD
+        state = VersionState.OLD
     known = [text for text in (item.updated, item.time_deleted, item.soft_delete_time) if text]
     modified = max((float(times([text.encode()])[0]) for text in known), default=0.0)
     return Version(item.name, item.generation, integer(item.size), modified, state)

@@ -34,7 +34,7 @@ Storage = TypeVar("Storage", bound=ObjectStorage)
 Answered = TypeVar("Answered")
 
 
-class State(enum.Enum):
+class VersionState(enum.Enum):
     """What a version is to its key."""
 
     CURRENT = "current"
@@ -55,7 +55,7 @@ class Version:
     id: str
     size: int
     modified: float
-    state: State
+    state: VersionState
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ class ObjectVersions(abc.ABC, Generic[Storage]):
         return self._left(key, versions) if self._is_hidden(versions) else None
 
     def _leftover_or_current(self, key: str, versions: Sequence[Version]) -> Leftover | None:
-        if any(version.state is State.CURRENT for version in versions):
+        if any(version.state is VersionState.CURRENT for version in versions):
             return self._left(key, versions, current=True)
         return self._leftover(key, versions)
 
@@ -174,8 +174,8 @@ class ObjectVersions(abc.ABC, Generic[Storage]):
         path = key[len(self._storage.folder) :]
         if not is_path(path):
             return None
-        going = [version for version in versions if version.state is not State.RETAINED]
-        staying = [version for version in versions if version.state is State.RETAINED]
+        going = [version for version in versions if version.state is not VersionState.RETAINED]
+        staying = [version for version in versions if version.state is VersionState.RETAINED]
         return Leftover(
             path=path,
             versions=len(going),
@@ -188,7 +188,9 @@ class ObjectVersions(abc.ABC, Generic[Storage]):
     def _is_hidden(self, versions: Iterable[Version]) -> bool:
         """Whether *versions*, those of one key, surely hold no current object."""
         states = {version.state for version in versions}
-        return State.CURRENT not in states and (State.MARKER in states or not self.marked)
+        return VersionState.CURRENT not in states and (
+            VersionState.MARKER in states or not self.marked
+        )
 
     def _keys(self, prefix: str) -> Iterator[tuple[str, list[Version]]]:
         """The keys that begin with *prefix*, each with all its versions."""
@@ -242,7 +244,7 @@ class ObjectVersions(abc.ABC, Generic[Storage]):
         found = self._find(sorted(keys, key=str.encode)) if keys else {}
         going: dict[str, list[Version]] = {}
         for key, path in keys.items():
-            versions = [row for row in found.get(key, ()) if row.state is not State.RETAINED]
+            versions = [row for row in found.get(key, ()) if row.state is not VersionState.RETAINED]
             if not versions:
                 outcomes[path] = Outcome(path, Deletion.GONE_ALREADY)
             elif not self._is_hidden(versions):
@@ -281,7 +283,7 @@ class ObjectVersions(abc.ABC, Generic[Storage]):
 
         Adds to *failed* why keys failed, and takes from *unknown* what is known to be gone.
         """
-        for state in (State.OLD, State.MARKER):
+        for state in (VersionState.OLD, VersionState.MARKER):
             self._delete_all(
                 [
                     version
@@ -338,7 +340,7 @@ class ObjectVersions(abc.ABC, Generic[Storage]):
         for key in keys:
             versions = found.get(key, ())
             clear = self._is_hidden(versions) if versions else key not in unsure
-            if not clear and not any(row.state is State.CURRENT for row in versions):
+            if not clear and not any(row.state is VersionState.CURRENT for row in versions):
                 found[key] = dict(self._keys(key)).get(key, [])
         return found
 

@@ -23,9 +23,9 @@ from registry_drivers.object_versions import (
     Gone,
     Passing,
     Removed,
-    State,
     Version,
     Versions,
+    VersionState,
 )
 from registry_drivers.s3_answers import is_not_there, is_truncated, names_of, next_key, xml_holds
 from registry_drivers.s3_settings import S3Settings
@@ -50,7 +50,9 @@ class S3Versions(S3Settings, S3Uploads):
         key = self._storage._key(path)
         versions = self._find([key]).get(key, [])
         # An older delete marker is among them, and has no size.
-        old = [version for version in versions if version.state is State.OLD and version.size]
+        old = [
+            version for version in versions if version.state is VersionState.OLD and version.size
+        ]
         if not old or not self._is_hidden(versions):
             raise NotFound("no version of it is hidden", path=path, driver=self._storage.driver)
         latest = max(old, key=lambda version: version.modified)
@@ -81,9 +83,9 @@ class S3Versions(S3Settings, S3Uploads):
             markers: list[Version] = []
             for key in waiting:
                 versions = found.get(key, ())
-                hidden = [row for row in versions if row.state is State.MARKER]
-                back = any(row.state is State.CURRENT for row in versions)
-                if back or not hidden or not any(row.state is State.OLD for row in versions):
+                hidden = [row for row in versions if row.state is VersionState.MARKER]
+                back = any(row.state is VersionState.CURRENT for row in versions)
+                if back or not hidden or not any(row.state is VersionState.OLD for row in versions):
                     came = back and key in unhidden
                     result = Deletion.MOVED if came else Deletion.GONE_ALREADY
                     yield Outcome(keys[key], result)
@@ -179,9 +181,9 @@ def _rows(document: bytes, row: bytes) -> Iterator[Version]:
     ):
         if not name or not number or last not in (b"true", b"false"):
             raise MalformedListing("a row of the listing has no name, version or place")
-        state = State.OLD
+        state = VersionState.OLD
         if last == b"true":
-            state = State.CURRENT if data else State.MARKER
+            state = VersionState.CURRENT if data else VersionState.MARKER
         yield Version(key_of(name), key_of(unescape(number)), size, time, state)
 
 

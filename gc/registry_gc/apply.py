@@ -30,7 +30,7 @@ from registry_gc.job import Job, Plan
 from registry_gc.policy import GRACE_IN_USE
 from registry_gc.report.model import Report
 from registry_gc.runs.plan_file import PlanFile, PlanRefused
-from registry_gc.runs.rows import Kind, RowState
+from registry_gc.runs.rows import RowKind, RowState
 from registry_gc.second_look import look_again
 from registry_gc.session import Session
 from registry_gc.survey import Survey
@@ -144,7 +144,7 @@ class _Application(Session):
     def _look_again(self, engine: Engine) -> None:
         plan = self.run_file
         assert plan is not None
-        before = plan.count(Kind.BLOB, RowState.DELETED, RowState.QUARANTINED).rows
+        before = plan.count(RowKind.BLOB, RowState.DELETED, RowState.QUARANTINED).rows
         looked = look_again(
             plan,
             self.reader,
@@ -169,7 +169,9 @@ class _Application(Session):
                 self.observer.notice(keep.message)
         self._say(looked.new_links, looked.taken_back, looked.gone)
         meta = plan.meta()
-        if "finished" in meta and not any(plan.count(kind, RowState.PLANNED).rows for kind in Kind):
+        if "finished" in meta and not any(
+            plan.count(kind, RowState.PLANNED).rows for kind in RowKind
+        ):
             self.observer.notice(
                 "nothing was left to do: this plan was carried out before, and the figures are "
                 "what that came to; registry-gc plan show says when"

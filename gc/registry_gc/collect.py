@@ -38,7 +38,7 @@ from registry_gc.runs.earlier import discard_begun, discard_begun_plan
 from registry_gc.runs.links_seen import stamped_words
 from registry_gc.runs.past import beginning, ending
 from registry_gc.runs.plan_file import PlanFile, policy_facts
-from registry_gc.runs.rows import Kind
+from registry_gc.runs.rows import RowKind
 from registry_gc.runs.version_rows import sizes_to_go
 from registry_gc.session import Session
 from registry_gc.survey import Survey, Surveyor
@@ -181,7 +181,7 @@ class SealedCollection(Session):
             return self.aside.tell_missed(survey)
 
         def again() -> Survey:
-            run_file.drop_all(Kind.BLOB)
+            run_file.drop_all(RowKind.BLOB)
             return surveyor.plan_blobs(self._listed(surveyor), run_file)
 
         return self._recall(survey, again)
@@ -247,7 +247,7 @@ class SealedCollection(Session):
         self.keeps = versions.keeps()
         if shows_leftovers(self.keeps, purge=policy.purge_versions):
             self._plan_leftovers(versions, cutoff)
-        dead = self.run_file.count(Kind.BLOB).bytes + self.run_file.count(Kind.UPLOAD).bytes
+        dead = self.run_file.count(RowKind.BLOB).bytes + self.run_file.count(RowKind.UPLOAD).bytes
         for keep in self.keeps:
             self.observer.notice(f"{keep.message}. This concerns {dead} bytes that are to go")
         if self.retained.objects:

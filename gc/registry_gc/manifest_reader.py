@@ -21,7 +21,7 @@ from registry_gc.manifests import SIZE_LIMIT, References, parse_many
 _HELD_BYTES = 1 << 18
 
 
-class State(enum.IntEnum):
+class ManifestState(enum.IntEnum):
     """What came of reading a manifest."""
 
     OK = 0
@@ -109,7 +109,7 @@ def read_manifests(reader: Reader, wanted: Wanted) -> ManifestBatch:
 
 
 # What came of reading one manifest, its bytes if any were read, and where it is not OK the reason.
-_Read = tuple[State, bytes, str]
+_Read = tuple[ManifestState, bytes, str]
 
 
 class _BatchBuilder:
@@ -128,19 +128,19 @@ class _BatchBuilder:
 
     def add(self, read: Sequence[_Read]) -> None:
         """One more row for each of *read*."""
-        parsed = iter(parse_many([data for state, data, _ in read if state is State.OK]))
+        parsed = iter(parse_many([data for state, data, _ in read if state is ManifestState.OK]))
         for state, data, reason in read:
             # Nothing is skipped: each that was read has its own answer, in the same order.
-            found = next(parsed) if state is State.OK else None
+            found = next(parsed) if state is ManifestState.OK else None
             if isinstance(found, References):
                 self.understood(found, len(data))
             elif found is None:
                 self.refused(state, reason, len(data))
             else:
-                self.refused(State.UNREADABLE, str(found), len(data))
+                self.refused(ManifestState.UNREADABLE, str(found), len(data))
 
     def understood(self, references: References, size: int) -> None:
-        self.states.append(State.OK)
+        self.states.append(ManifestState.OK)
         self.sizes.append(size)
         self.kinds.append(references.kind)
         subject = references.subject
@@ -163,7 +163,7 @@ class _BatchBuilder:
                 self.targets.append(self.names.keys(digests))
                 self.edges += bytes([edge]) * len(digests)
 
-    def refused(self, state: State, reason: str, size: int) -> None:
+    def refused(self, state: ManifestState, reason: str, size: int) -> None:
         self.reasons[len(self.states)] = reason
         self.states.append(state)
         self.sizes.append(size)
@@ -192,15 +192,15 @@ def _read_one(reader: Reader, digest: str, stored: tuple[str, ...]) -> _Read:
             data = reader.read(blob_path(name), limit=SIZE_LIMIT)
         except NoFile as error:
             # Nobody knows what was there; that it is missing would free all that it names.
-            return State.UNREADABLE, b"", f"its data is {error.what}"
+            return ManifestState.UNREADABLE, b"", f"its data is {error.what}"
         except NotFound:
             continue
         except TooLarge:
             reason = f"over {SIZE_LIMIT >> 20} MiB: too large for a manifest"
-            return State.UNREADABLE, b"", reason
+            return ManifestState.UNREADABLE, b"", reason
         wrong = mismatch(data, digest)
-        return (State.MISMATCH if wrong else State.OK), data, wrong
-    return State.MISSING, b"", "its manifest is not in the store"
+        return (ManifestState.MISMATCH if wrong else ManifestState.OK), data, wrong
+    return ManifestState.MISSING, b"", "its manifest is not in the store"
 
 
 def mismatch(data: bytes, digest: str) -> str:

@@ -55,7 +55,7 @@ ARTIFACTS = frozenset(
 MANIFESTS = SCHEMA_1 | IMAGES | INDEXES | ARTIFACTS
 
 
-class Kind(enum.IntEnum):
+class ManifestKind(enum.IntEnum):
     """What a manifest is."""
 
     IMAGE = 1
@@ -79,7 +79,7 @@ class References(msgspec.Struct, frozen=True):
     where all are sha256 digests.
     """
 
-    kind: Kind
+    kind: ManifestKind
     blobs: tuple[str, ...]
     children: tuple[str, ...]
     maybe: tuple[str, ...]
@@ -163,7 +163,7 @@ def parse_many(contents: Sequence[bytes]) -> list[References | UnreadableManifes
             own = plain_keys(blobs) if keys is None else keys[start:stop]
             start = stop
         if blobs is not None and own is not None:
-            found.append(References(Kind.IMAGE, tuple(blobs), (), (), (), None, own))
+            found.append(References(ManifestKind.IMAGE, tuple(blobs), (), (), (), None, own))
         else:
             found.append(_parsed(data))
     return found
@@ -197,7 +197,7 @@ def _plain_image(manifest: _Manifest, data: bytes) -> References | None:
     named = None if manifest.subject is None else manifest.subject.digest
     if named is not None:
         check_digests([named])
-    return References(Kind.IMAGE, tuple(blobs), (), (), (), named, blob_keys=keys)
+    return References(ManifestKind.IMAGE, tuple(blobs), (), (), (), named, blob_keys=keys)
 
 
 def _plain_blobs(manifest: _Manifest, data: bytes) -> list[str] | None:
@@ -224,20 +224,20 @@ def _media_type(text: str | None) -> str:
     return (text or "").partition(";")[0].strip().lower()
 
 
-def _kind(manifest: _Manifest) -> Kind | None:
+def _kind(manifest: _Manifest) -> ManifestKind | None:
     """What *manifest* is, or None when it lacks what that must have."""
     media_type = _media_type(manifest.mediaType)
     if manifest.fsLayers is not None and (manifest.schemaVersion == 1 or media_type in SCHEMA_1):
-        return Kind.SCHEMA_1
+        return ManifestKind.SCHEMA_1
     if media_type in ARTIFACTS:
-        return Kind.ARTIFACT
+        return ManifestKind.ARTIFACT
     is_index = manifest.manifests is not msgspec.UNSET
     is_image = manifest.config is not None and manifest.layers is not msgspec.UNSET
     if media_type in INDEXES or (is_index and media_type not in IMAGES):
-        return Kind.INDEX if is_index else None
+        return ManifestKind.INDEX if is_index else None
     if is_image:
-        return Kind.IMAGE
-    return Kind.ARTIFACT if manifest.blobs is not msgspec.UNSET else None
+        return ManifestKind.IMAGE
+    return ManifestKind.ARTIFACT if manifest.blobs is not msgspec.UNSET else None
 
 
 def _complaint(manifest: _Manifest) -> str:
@@ -350,7 +350,7 @@ def _list(field: list[_Descriptor] | msgspec.UnsetType | None) -> list[_Descript
     return field if isinstance(field, list) else []
 
 
-def _references(kind: Kind, manifest: _Manifest) -> References:
+def _references(kind: ManifestKind, manifest: _Manifest) -> References:
     blobs = [] if manifest.config is None else [manifest.config.digest]
     blobs += [descriptor.digest for descriptor in _list(manifest.layers)]
     blobs += [descriptor.digest for descriptor in _list(manifest.blobs)]

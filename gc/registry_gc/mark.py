@@ -22,7 +22,7 @@ from registry_gc.compact.key_index import distinct_keys
 from registry_gc.digest import Keys, empty_keys, pack
 from registry_gc.layout import blob_path, revision_link
 from registry_gc.live_set import LiveSet
-from registry_gc.manifest_reader import Edge, State
+from registry_gc.manifest_reader import Edge, ManifestState
 from registry_gc.marking.aliases import Aliases
 from registry_gc.marking.broken_tags import broken_tags, entries_of
 from registry_gc.marking.holding import Hold, Holding
@@ -205,7 +205,7 @@ class _Marker:
         """Those of what indexes of the repositories *owners* list that live by that."""
         # A child that is not stored is no error, and live: its referrers stay with it. What only
         # might be a manifest ends here unless it is one.
-        stored = self.manifests.batch.states[ids] == State.OK
+        stored = self.manifests.batch.states[ids] == ManifestState.OK
         maybe = within(self.linked_ids, ids) | ((edges == Edge.MAYBE) & stored)
         kept = (edges == Edge.CHILD) | maybe
         return pairs_of(owners[kept], ids[kept])
@@ -214,7 +214,7 @@ class _Marker:
         self, ids: NDArray[np.int64], edges: NDArray[np.uint8]
     ) -> NDArray[np.int64]:
         """Those that nothing but a repository's link tells to be manifests."""
-        stored = self.manifests.batch.states[ids] == State.OK
+        stored = self.manifests.batch.states[ids] == ManifestState.OK
         told = (edges == Edge.CHILD) | ((edges == Edge.MAYBE) & stored)
         by_link: NDArray[np.int64] = ids[~told & within(self.linked_ids, ids)]
         return by_link
@@ -255,17 +255,17 @@ class _Marker:
         told = {damage.path for damage in found}
         batch = self.manifests.batch
         states = batch.states[manifests_of(self.linked)]
-        for pair in self.linked[states == State.MISSING].tolist():
+        for pair in self.linked[states == ManifestState.MISSING].tolist():
             digest = self.catalog.names.text(batch.keys[pair & MANIFEST].tobytes())
             path = revision_link(self.catalog.repositories[pair >> 32], digest)
             if path not in told:
                 found.add(Damage(path, batch.reasons[pair & MANIFEST]))
-        for pair in self.linked[states == State.MISMATCH].tolist():
+        for pair in self.linked[states == ManifestState.MISMATCH].tolist():
             digest = self.catalog.names.text(batch.keys[pair & MANIFEST].tobytes())
             found.add(Damage(blob_path(digest), batch.reasons[pair & MANIFEST]))
         ids = self.manifests.ids(self.target_keys)
         pairs = pairs_of(self.target_owner, ids)
-        lost = (batch.states[ids] == State.MISSING) & ~within(self.linked, pairs)
+        lost = (batch.states[ids] == ManifestState.MISSING) & ~within(self.linked, pairs)
         tags = np.flatnonzero(self.catalog.tags.known)
         for at in np.flatnonzero(lost).tolist():
             found.add(Damage(self.catalog.tags.path(int(tags[at])), batch.reasons[int(ids[at])]))

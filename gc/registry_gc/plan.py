@@ -30,7 +30,7 @@ from registry_gc.marking.dead_layers import DeadLayers, Resolver, dead_layers
 from registry_gc.marking.pairs import pairs_of
 from registry_gc.policy import Policy
 from registry_gc.references import Manifests
-from registry_gc.runs.rows import Kind, Row, RowParts, Rows
+from registry_gc.runs.rows import Row, RowKind, RowParts, Rows
 
 FIRST_DATE = 31_536_000.0
 """Seconds since the epoch: 1971. A store that says 1970 of a blob, or nothing, knows no date."""
@@ -71,7 +71,7 @@ def dead_blobs(batch: BlobBatch, live: LiveSet, cutoff: float, names: Names) -> 
     dead = np.flatnonzero(unreached & ~young)
     digests = names.texts(batch.keys[dead])
     rows = Rows(
-        kind=Kind.BLOB,
+        kind=RowKind.BLOB,
         reason="no live manifest references it",
         repositories=None,
         digests=digests,
@@ -155,7 +155,7 @@ def _tag_index_rows(catalog: Catalog, dead: NDArray[np.bool_]) -> Iterator[Row]:
             owner, tag = catalog.tag_folders[folder]
             repository = catalog.repositories[owner]
             yield Row(
-                kind=Kind.TAG_INDEX,
+                kind=RowKind.TAG_INDEX,
                 repository=repository,
                 digest=digest,
                 path=tag_index_link(repository, tag, digest),
@@ -184,7 +184,7 @@ def _dead_signatures(
 def _signature_rows(catalog: Catalog, dead: Sequence[Signature]) -> Iterator[Row]:
     for signature in dead:
         yield Row(
-            kind=Kind.SIGNATURE,
+            kind=RowKind.SIGNATURE,
             repository=catalog.repositories[signature.repository],
             digest=signature.digest,
             path=signature.path,
@@ -234,7 +234,7 @@ def _revision_rows(
         yield _link_rows(
             catalog,
             links,
-            Kind.REVISION,
+            RowKind.REVISION,
             lambda owners, digests: list(map(revision_link, owners, digests)),
             "no tag of this repository leads to it",
         )
@@ -264,7 +264,7 @@ def _layer_rows(catalog: Catalog, layers: DeadLayers) -> Iterator[Rows]:
         yield _link_rows(
             catalog,
             links,
-            Kind.LAYER_LINK,
+            RowKind.LAYER_LINK,
             layer_links,
             "no live manifest of this repository references it",
         )
@@ -273,7 +273,7 @@ def _layer_rows(catalog: Catalog, layers: DeadLayers) -> Iterator[Rows]:
 def _link_rows(
     catalog: Catalog,
     links: Links,
-    kind: Kind,
+    kind: RowKind,
     paths: Callable[[list[str], list[str]], list[str]],
     reason: str,
 ) -> Rows:
@@ -328,7 +328,7 @@ def _upload_rows(catalog: Catalog, uploads: Sequence[Upload]) -> Iterator[Row]:
         files = zip(upload.files, upload.sizes, strict=True)
         for path, size in sorted(files, key=lambda file: file[0].endswith("/startedat")):
             yield Row(
-                kind=Kind.UPLOAD,
+                kind=RowKind.UPLOAD,
                 repository=catalog.repositories[upload.repository],
                 digest=upload.uuid,
                 path=path,

@@ -19,11 +19,11 @@ from registry_gc.manifest_reader import (
     NO_SUBJECT,
     Edge,
     ManifestBatch,
-    State,
+    ManifestState,
     Wanted,
     read_manifests,
 )
-from registry_gc.manifests import Kind
+from registry_gc.manifests import ManifestKind
 
 _MANIFESTS_A_UNIT = 512
 _EDGES_AT_ONCE = 1 << 17
@@ -53,7 +53,7 @@ class Columns(msgspec.Struct):
         return cls(
             keys,
             np.zeros(len(keys), np.uint32),
-            np.full(len(keys), State.MISSING, np.uint8),
+            np.full(len(keys), ManifestState.MISSING, np.uint8),
             np.zeros(len(keys), np.uint8),
             np.zeros(len(keys), np.int64),
             np.zeros(len(keys), np.uint32),
@@ -263,7 +263,7 @@ class Manifests:
             yield ManifestBatch(
                 keys=pack(found.keys),
                 sizes=np.array(found.sizes, np.int64),
-                states=np.full(len(counts), State.OK, np.uint8),
+                states=np.full(len(counts), ManifestState.OK, np.uint8),
                 kinds=np.array(found.kinds, np.uint8),
                 offsets=np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
                 targets=pack(found.targets),
@@ -278,7 +278,7 @@ class Manifests:
         if self._cache is None:
             return
         rows: list[Remembered] = []
-        for at in np.flatnonzero(part.states == State.OK).tolist():
+        for at in np.flatnonzero(part.states == ManifestState.OK).tolist():
             key = part.keys[at].tobytes()
             # What is stored under another name is left to be read: its listing shows that name.
             if key in self._names.others or key in self._aliases:
@@ -327,7 +327,7 @@ class Manifests:
     @property
     def missing(self) -> Keys:
         """The manifests that were not in the store when they were asked for, sorted."""
-        return distinct_keys(self.batch.keys[self.in_state(State.MISSING)])
+        return distinct_keys(self.batch.keys[self.in_state(ManifestState.MISSING)])
 
     @property
     def remembers(self) -> bool:
@@ -389,11 +389,11 @@ class Manifests:
         """The subjects of *ids*, which all have one."""
         return self._subject_keys[np.searchsorted(self._subject_ids, ids)]
 
-    def in_state(self, *states: State) -> NDArray[np.bool_]:
+    def in_state(self, *states: ManifestState) -> NDArray[np.bool_]:
         """Tell for each manifest whether it is in one of *states*."""
         return among(self.batch.states, states)
 
-    def of_kind(self, kind: Kind) -> NDArray[np.bool_]:
+    def of_kind(self, kind: ManifestKind) -> NDArray[np.bool_]:
         """Tell for each manifest whether it is of *kind*."""
         found: NDArray[np.bool_] = self.batch.kinds == kind
         return found

@@ -20,7 +20,7 @@ from registry_gc.layout import BLOBS, OWN, REPOSITORIES, SHA256_BLOBS
 from registry_gc.live_set import LiveSet
 from registry_gc.locking.holder import LOCK
 from registry_gc.policy import Policy
-from registry_gc.runs.rows import Kind, Row
+from registry_gc.runs.rows import Row, RowKind
 
 _CHUNK = 1000  # a page
 _MANY_BLOBS = 50_000
@@ -119,7 +119,7 @@ def leftover_rows(
             continue
         rows.append(
             Row(
-                kind=Kind.VERSIONS,
+                kind=RowKind.VERSIONS,
                 repository=None,
                 digest=None,
                 path=left.path,
@@ -153,7 +153,7 @@ def multipart_rows(versions: VersionReader, policy: Policy, cutoff: float) -> li
     before = cutoff - max(0.0, policy.upload_age - policy.grace)
     return [
         Row(
-            kind=Kind.MULTIPART,
+            kind=RowKind.MULTIPART,
             repository=None,
             digest=upload.upload_id,
             path=f"{upload.path}{_UPLOAD}{upload.upload_id}",

@@ -32,8 +32,8 @@ from registry_gc.runs.rows import (
     OBJECT_KINDS,
     WIDTH,
     Count,
-    Kind,
     Row,
+    RowKind,
     RowParts,
     Rows,
     RowState,
@@ -78,7 +78,7 @@ _INSERT_BYTES = (
 _FIELD = re.compile(r"\{(repository|digest)\}")
 
 
-_BY_PHASE = {kind.phase: kind for kind in Kind}
+_BY_PHASE = {kind.phase: kind for kind in RowKind}
 
 
 _ELIGIBLE = tuple(state for state in RowState if state is not RowState.TAKEN_BACK)
@@ -229,13 +229,13 @@ class RunFile(Database):
                 self.write(_INSERT_BYTES, [tuple(map(_encoded, value)) for value in encoded])
         self._counted(kind, len(rows), sum(rows.sizes))
 
-    def _counted(self, kind: Kind, rows: int, size: int) -> None:
+    def _counted(self, kind: RowKind, rows: int, size: int) -> None:
         if self._counts is not None:
             key = (kind.phase, RowState.PLANNED)
             known = self._counts.get(key, Count())
             self._counts[key] = Count(known.rows + rows, known.bytes + size)
 
-    def drop(self, kind: Kind, digests: Iterable[str]) -> None:
+    def drop(self, kind: RowKind, digests: Iterable[str]) -> None:
         """Take rows back that are not dead after all."""
         # One pass over the file for all of them: it has no index that would find one.
         self.write(
@@ -243,11 +243,11 @@ class RunFile(Database):
             [(kind.phase, json.dumps([*digests]))],
         )
 
-    def drop_all(self, kind: Kind) -> None:
+    def drop_all(self, kind: RowKind) -> None:
         """Take all rows of a kind back."""
         self.write("DELETE FROM deletions WHERE phase = ?", [(kind.phase,)])
 
-    def count(self, kind: Kind, *states: RowState) -> Count:
+    def count(self, kind: RowKind, *states: RowState) -> Count:
         """How many rows of a kind, in any of *states*; taken back ones only where named."""
         counts = self._known_counts()
         found = [counts.get((kind.phase, state), Count()) for state in states or _ELIGIBLE]
@@ -272,16 +272,16 @@ class RunFile(Database):
 
     def uploads(self, *states: RowState) -> int:
         """How many uploads have rows in any of *states*; each upload has several files."""
-        if not self.count(Kind.UPLOAD, *states).rows:
+        if not self.count(RowKind.UPLOAD, *states).rows:
             return 0
         ((found,),) = self.read(
             "SELECT count(DISTINCT repository || char(10) || digest) FROM deletions "
             "WHERE phase = ? AND state IN (SELECT value FROM json_each(?))",
-            (Kind.UPLOAD.phase, json.dumps(states or _ELIGIBLE)),
+            (RowKind.UPLOAD.phase, json.dumps(states or _ELIGIBLE)),
         )
         return int(found)
 
-    def rows(self, kind: Kind, state: RowState | None = None) -> Iterator[Row]:
+    def rows(self, kind: RowKind, state: RowState | None = None) -> Iterator[Row]:
         """The rows of a kind that are in *state*, or not taken back.
 
         They come in the order of repository, digest and path.
@@ -307,7 +307,7 @@ class RunFile(Database):
             for number, finished, phase, *row in found
         }
 
-    def lines(self, kind: Kind, form: str, show: Callable[[str], str]) -> Iterator[str]:
+    def lines(self, kind: RowKind, form: str, show: Callable[[str], str]) -> Iterator[str]:
         """One line for each row of a kind, by repository and digest; many lines a text.
 
         :param form: the line, with ``{repository}`` and ``{digest}`` for those of the row; put
@@ -343,11 +343,11 @@ class RunFile(Database):
             "FROM deletions WHERE phase IN (?1, ?2) AND state <> ?3 "
             "GROUP BY repository, digest HAVING max(phase = ?2) ORDER BY repository, digest"
         )
-        values = (Kind.TAG_INDEX.phase, Kind.REVISION.phase, RowState.TAKEN_BACK)
+        values = (RowKind.TAG_INDEX.phase, RowKind.REVISION.phase, RowState.TAKEN_BACK)
         for name, paths in self.read(query, values):
             yield name, paths.split("\0") if paths else []
 
-    def batches(self, kind: Kind, size: int) -> Iterator[list[tuple[int, str]]]:
+    def batches(self, kind: RowKind, size: int) -> Iterator[list[tuple[int, str]]]:
         """Rows still to be deleted, as number and path, *size* at a time."""
         after = 0
         while True:
@@ -377,7 +377,7 @@ class RunFile(Database):
         # Few links say another digest than their own; all that failed may be very many.
         others = {
             other: why
-            for digest, why in self.read(_OF_FAILED, (Kind.BLOB.phase, RowState.FAILED))
+            for digest, why in self.read(_OF_FAILED, (RowKind.BLOB.phase, RowState.FAILED))
             for other in stored_as(digest)
         }
         query = (
@@ -386,7 +386,7 @@ class RunFile(Database):
             "UNION ALL SELECT key, value FROM json_each(?3)) GROUP BY digest) USING (digest) "
             "WHERE phase = ?1 AND state = ?4 ORDER BY id"
         )
-        values = (Kind.BLOB.phase, RowState.FAILED, json.dumps(others), RowState.PLANNED)
+        values = (RowKind.BLOB.phase, RowState.FAILED, json.dumps(others), RowState.PLANNED)
         return list(self.read(query, values))
 
     def record(self, outcomes: Sequence[tuple[int, RowState, str]]) -> None:

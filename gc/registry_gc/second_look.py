@@ -46,7 +46,7 @@ from registry_gc.policy import Policy
 from registry_gc.retained import is_live, leftovers_of, multipart_rows
 from registry_gc.runs.links_seen import renew, word, words_there
 from registry_gc.runs.plan_file import Doubtful, PlanFile
-from registry_gc.runs.rows import Kind, RowState
+from registry_gc.runs.rows import RowKind, RowState
 from registry_gc.survey import Survey, Surveyor
 
 Recall = Callable[[Survey, Callable[[], Survey]], Survey]
@@ -95,7 +95,7 @@ def look_again(
         nonlocal new_links
         catalog = surveyor.catalog()
         new_links = renew(catalog, known)
-        dead.drop_all(Kind.BLOB)
+        dead.drop_all(RowKind.BLOB)
         return surveyor.look_again(catalog, dead)
 
     try:
@@ -182,14 +182,18 @@ class _Judge:
         return RowState.GONE_ALREADY, "gone before the second look"
 
     def _is_there(self, row: Doubtful) -> bool:
-        if row.kind in (Kind.SIGNATURE, Kind.UPLOAD, Kind.MULTIPART):
+        if row.kind in (RowKind.SIGNATURE, RowKind.UPLOAD, RowKind.MULTIPART):
             return row.path in self._paths
         keys = pack([key_of(row.digest or "")])
-        if row.kind is Kind.BLOB:
+        if row.kind is RowKind.BLOB:
             return bool(self.live.has(keys)[0] or within(self._survey.late, keys)[0])
         tag = row.path.partition("/_manifests/tags/")[2].partition("/")[0]
         words = word(_LINKS[row.kind], row.repository or "", keys, tag)
         return bool(within(self._words, words)[0])
 
 
-_LINKS = {Kind.TAG_INDEX: "tag_index", Kind.REVISION: "revisions", Kind.LAYER_LINK: "layers"}
+_LINKS = {
+    RowKind.TAG_INDEX: "tag_index",
+    RowKind.REVISION: "revisions",
+    RowKind.LAYER_LINK: "layers",
+}

@@ -36,7 +36,7 @@ from registry_gc.retained import Retained
 from registry_gc.run_file import RunFile
 from registry_gc.runs.database import RunFileError
 from registry_gc.runs.plan_file import PlanFile
-from registry_gc.runs.rows import Kind
+from registry_gc.runs.rows import RowKind
 from registry_gc.survey import Survey, Surveyor
 from registry_gc.sweep import Means, Stop, discard, sweep, tidy
 from registry_gc.verify.contradiction import Contradiction
@@ -156,7 +156,7 @@ class Session:
     def _check_limits(self) -> None:
         assert self.run_file is not None
         assert self.survey is not None
-        dead = self.run_file.count(Kind.BLOB).rows
+        dead = self.run_file.count(RowKind.BLOB).rows
         for objection in self.limits.objections(self.survey, dead, self.blobs_total):
             self.permission.refuse(objection.code, objection.message)
         self.permission.heed_change()

@@ -29,7 +29,7 @@ from registry_gc.listing.reading import name_catalog, read_catalog
 from registry_gc.listing.tag_memory import TagMemory
 from registry_gc.live_set import LiveSet
 from registry_gc.machine.allocator import return_freed
-from registry_gc.manifest_reader import State
+from registry_gc.manifest_reader import ManifestState
 from registry_gc.mark import Marking, mark
 from registry_gc.marking.link_ages import LinkAges
 from registry_gc.marking.pairs import manifests_of
@@ -38,7 +38,7 @@ from registry_gc.marking.young_blobs import YoungBlobs
 from registry_gc.plan import dead_blobs
 from registry_gc.policy import Policy, Release
 from registry_gc.references import Manifests
-from registry_gc.runs.rows import Kind, Row
+from registry_gc.runs.rows import Row, RowKind
 
 _LARGE = 1 << 20
 """Links from which on memory is worth some milliseconds."""
@@ -50,10 +50,10 @@ class BlobSink(Protocol):
     def add(self, rows: Iterable[Row]) -> None:
         """Append rows."""
 
-    def drop(self, kind: Kind, digests: Iterable[str]) -> None:
+    def drop(self, kind: RowKind, digests: Iterable[str]) -> None:
         """Take rows back that are not dead after all."""
 
-    def drop_all(self, kind: Kind) -> None:
+    def drop_all(self, kind: RowKind) -> None:
         """Take all rows of a kind back."""
 
 
@@ -63,10 +63,10 @@ class NoBlobs:
     def add(self, rows: Iterable[Row]) -> None:
         """Ignore."""
 
-    def drop(self, kind: Kind, digests: Iterable[str]) -> None:
+    def drop(self, kind: RowKind, digests: Iterable[str]) -> None:
         """Ignore."""
 
-    def drop_all(self, kind: Kind) -> None:
+    def drop_all(self, kind: RowKind) -> None:
         """Ignore."""
 
 
@@ -120,14 +120,14 @@ class Survey(msgspec.Struct):
         live[manifests_of(self.marking.live)] = True
         # The first to be loaded are the revisions, see :meth:`Surveyor._marked`.
         states = self.manifests.batch.states[: self.linked][live[: self.linked]]
-        missing = int(np.count_nonzero(states == State.MISSING))
+        missing = int(np.count_nonzero(states == ManifestState.MISSING))
         return max(missing, len(states) - stored), len(states)
 
     @property
     def live_manifests(self) -> int:
         """How many live revisions have their manifest in the store."""
         states = self.manifests.batch.states[manifests_of(self.marking.live)]
-        return int(np.count_nonzero(states != State.MISSING))
+        return int(np.count_nonzero(states != ManifestState.MISSING))
 
 
 class Surveyor:
@@ -229,25 +229,28 @@ class Surveyor:
             )
             # Else each run from now on would go this way round.
             cache.forget(lost)
-            sink.drop_all(Kind.BLOB)
+            sink.drop_all(RowKind.BLOB)
             survey = self._with_blobs(catalog, sink, cache)
         if len(survey.manifests.unconfirmed()):
             # Others, now? Nothing that is remembered is to be relied on.
-            sink.drop_all(Kind.BLOB)
+            sink.drop_all(RowKind.BLOB)
             survey = self._with_blobs(catalog, sink, None)
         return survey
 
     def _marked(self, catalog: Catalog, cache: ReferenceCache | None) -> Survey:
-        _tidy(catalog)
+        _return_memory(catalog)
         manifests = Manifests(self._engine, catalog.names, catalog.aliases, self._observer, cache)
         manifests.load(catalog.revisions.keys)
-        linked, missing = len(manifests), int(np.count_nonzero(manifests.in_state(State.MISSING)))
-        _tidy(catalog)
+        linked, missing = (
+            len(manifests),
+            int(np.count_nonzero(manifests.in_state(ManifestState.MISSING))),
+        )
+        _return_memory(catalog)
         catalog.signatures = read_signatures(self._reader, catalog, manifests)
         marking = mark(self._reader, catalog, manifests, self._policy, self.cutoff)
         if self._ages(catalog).learn_doubtful(manifests, marking, self.cutoff):
             marking = mark(self._reader, catalog, manifests, self._policy, self.cutoff)
-        _tidy(catalog)
+        _return_memory(catalog)
         return Survey(catalog, manifests, marking, linked=linked, missing=missing)
 
     def _with_blobs(
@@ -269,10 +272,10 @@ class Surveyor:
                 f"{len(listed)} manifests could not be found, and are listed among the blobs; "
                 "reading them again"
             )
-            sink.drop_all(Kind.BLOB)
+            sink.drop_all(RowKind.BLOB)
             survey, listed = self._pass(catalog, sink, cache, confirm)
         if len(listed):
-            sink.drop_all(Kind.BLOB)
+            sink.drop_all(RowKind.BLOB)
             raise StorageError(
                 f"{len(listed)} manifests are listed, and a request for them is answered with "
                 "'not found'; what they need is not known",
@@ -334,7 +337,7 @@ class Surveyor:
                 survey.blobs.undated += found.undated
             self._observer.advance(len(batch.keys) + batch.live)
         self._observer.finish()
-        _tidy(catalog)
+        _return_memory(catalog)
         survey.late = distinct(np.concatenate(young))
         if len(survey.late):
             self._revive(survey, sink, survey.late)
@@ -367,10 +370,10 @@ class Surveyor:
         for keys in survey.marking.live_keys.of(without(survey.marking.live, before.live)):
             fresh = keys[~before.live_set.has(keys)]
             if len(fresh):
-                sink.drop(Kind.BLOB, survey.catalog.names.texts(fresh))
+                sink.drop(RowKind.BLOB, survey.catalog.names.texts(fresh))
 
 
-def _tidy(catalog: Catalog) -> None:
+def _return_memory(catalog: Catalog) -> None:
     if len(catalog.layers) > _LARGE:
         return_freed()
 

@@ -32,7 +32,7 @@ from registry_gc.layout import BLOBS, REPOSITORIES
 from registry_gc.machine.threads import submit
 from registry_gc.retained import multipart_of
 from registry_gc.run_file import RunFile
-from registry_gc.runs.rows import OBJECT_KINDS, Kind, RowState
+from registry_gc.runs.rows import OBJECT_KINDS, RowKind, RowState
 from registry_gc.runs.version_rows import add_versions_of_deleted, record_freed
 
 _STATES = {
@@ -126,7 +126,7 @@ class _Sweep:
         """All kinds in their order, until something speaks against the next."""
         swept = self._swept
         with ThreadPoolExecutor(self._workers, thread_name_prefix="registry-gc-sweep") as pool:
-            for kind in Kind:
+            for kind in RowKind:
                 self._take_out(kind)
                 planned = self._run_file.count(kind, RowState.PLANNED).rows
                 if not planned:
@@ -143,19 +143,21 @@ class _Sweep:
             raise swept.error
         return swept
 
-    def _take_out(self, kind: Kind) -> None:
+    def _take_out(self, kind: RowKind) -> None:
         """Before a kind: what has become of the others decides which of its rows go."""
         means = self._means
-        if kind is Kind.VERSIONS:
+        if kind is RowKind.VERSIONS:
             if means.purge:
                 add_versions_of_deleted(self._run_file)
             _spare(self._run_file, means.waiting, means.observer)
-        if kind is Kind.BLOB and (staying := self._run_file.blobs_of_failed_links(means.stored_as)):
+        if kind is RowKind.BLOB and (
+            staying := self._run_file.blobs_of_failed_links(means.stored_as)
+        ):
             rows = [(number, path) for number, path, _ in staying]
             kept = [Outcome(path, Deletion.FAILED, _LINKED + why) for _, path, why in staying]
             self._record(_Batch(rows, kept, None))
 
-    def _delete_all(self, kind: Kind, pool: ThreadPoolExecutor) -> None:
+    def _delete_all(self, kind: RowKind, pool: ThreadPoolExecutor) -> None:
         swept, looking = self._swept, self._looking
         send = _sender(kind, self._means.deleter, self._means.versions)
         with _UnderWay(self._record) as under_way:
@@ -192,10 +194,10 @@ def _spare(run_file: RunFile, waiting: Callable[[], Collection[str]], observer: 
     Whoever made the plan may have seen none: it says what other runs have hidden since, or what
     an earlier one hid of a key that was pushed again and is deleted by this run.
     """
-    if not run_file.count(Kind.VERSIONS, RowState.PLANNED).rows or not (paths := waiting()):
+    if not run_file.count(RowKind.VERSIONS, RowState.PLANNED).rows or not (paths := waiting()):
         return
     spared = 0
-    for rows in run_file.batches(Kind.VERSIONS, _ROWS_AT_ONCE):
+    for rows in run_file.batches(RowKind.VERSIONS, _ROWS_AT_ONCE):
         found = [(number, RowState.TAKEN_BACK, _WAITS) for number, path in rows if path in paths]
         if found:
             run_file.record(found)
@@ -287,12 +289,12 @@ class _UnderWay:
 _Send = Callable[[Iterable[str]], Iterator[Outcome]]
 
 
-def _sender(kind: Kind, deleter: Deleter, versions: VersionDeleter | None) -> _Send:
+def _sender(kind: RowKind, deleter: Deleter, versions: VersionDeleter | None) -> _Send:
     """What deletes rows of a kind. Nothing that purges can touch a current object."""
     if kind in OBJECT_KINDS:
         return deleter.delete
     assert versions is not None
-    if kind is Kind.VERSIONS:
+    if kind is RowKind.VERSIONS:
         return versions.delete_versions
     abort = versions.abort
 

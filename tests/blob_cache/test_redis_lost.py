@@ -24,7 +24,7 @@ from registry_gc.interrupts import Interrupts
 from registry_gc.policy import Policy
 from registry_gc.report.model import Report
 from registry_gc.run_file import RunFile
-from registry_gc.runs.rows import Kind, Row, RowState
+from registry_gc.runs.rows import Row, RowKind, RowState
 from registry_tree import blob_path, sha256
 from servers.redis import RedisServer, entries
 
@@ -165,9 +165,11 @@ def test_what_a_killed_run_had_deleted_the_next_run_removes(
     ):
         run_file = RunFile.create(str(tmp_path / "runs" / name))
         run_file.record_meta(driver=some.store.storage.driver, root=root, blob_cache="redis")
-        run_file.add(Row(Kind.BLOB, None, digest, f"x/{digest}", 1, None, "") for digest in digests)
         run_file.add(
-            Row(Kind.LAYER_LINK, "c", digest, f"c/{digest}", 1, None, "") for digest in digests
+            Row(RowKind.BLOB, None, digest, f"x/{digest}", 1, None, "") for digest in digests
+        )
+        run_file.add(
+            Row(RowKind.LAYER_LINK, "c", digest, f"c/{digest}", 1, None, "") for digest in digests
         )
         run_file.record([(1, RowState.DELETED, "")])
         run_file.close()
@@ -204,7 +206,7 @@ def states_of(report: Report) -> tuple[int, str]:
     assert report.run_file is not None
     run_file = RunFile.existing(report.run_file)
     try:
-        planned = run_file.count(Kind.BLOB, RowState.PLANNED).rows
+        planned = run_file.count(RowKind.BLOB, RowState.PLANNED).rows
         return planned, run_file.meta()["blob_cache"]
     finally:
         run_file.close()

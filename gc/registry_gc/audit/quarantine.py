@@ -18,15 +18,15 @@ from registry_gc.quarantine.bring_back import (
     Result,
     meaning_of,
 )
-from registry_gc.runs.rows import Kind
+from registry_gc.runs.rows import RowKind
 
 # The words of a collection's lines.
 _KINDS = {
-    BLOB: Kind.BLOB.label,
-    LAYER: Kind.LAYER_LINK.label,
-    SIGNATURE: Kind.SIGNATURE.label,
-    REVISION: Kind.REVISION.label,
-    TAG_INDEX: Kind.TAG_INDEX.label,
+    BLOB: RowKind.BLOB.label,
+    LAYER: RowKind.LAYER_LINK.label,
+    SIGNATURE: RowKind.SIGNATURE.label,
+    REVISION: RowKind.REVISION.label,
+    TAG_INDEX: RowKind.TAG_INDEX.label,
     OTHER: "other",
 }
 _RESULTS = {

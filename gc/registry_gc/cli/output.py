@@ -16,7 +16,7 @@ from registry_gc.compact.waiting_text import WaitingText
 from registry_gc.runs.state_dir import IN_MEMORY
 
 if TYPE_CHECKING:
-    from registry_gc.report.tables import Look
+    from registry_gc.report.tables import TableStyle
 
 _ROOMY = (None, "/var/tmp", *IN_MEMORY)  # noqa: S108  # files without a name
 # Counted in characters: what is called a line here may be a thousand of them.
@@ -143,11 +143,11 @@ def _texts(lines: Iterable[str]) -> Iterator[str]:
         yield "\n".join(waiting) + "\n"
 
 
-def look() -> Look:
+def table_style() -> TableStyle:
     """What stdout is like, for tables: a terminal's width and colour, or plain lines."""
-    from registry_gc.report.tables import Look
+    from registry_gc.report.tables import TableStyle
 
     if sys.stdout is None or sys.stdout.closed or not sys.stdout.isatty():
-        return Look()
+        return TableStyle()
     plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
-    return Look(get_terminal_size().columns, colour=not plain)
+    return TableStyle(get_terminal_size().columns, colour=not plain)

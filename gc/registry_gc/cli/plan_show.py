@@ -14,7 +14,7 @@ from registry_gc.cli.output import Output
 from registry_gc.cli.wiring import complain
 from registry_gc.runs.database import RunFileError
 from registry_gc.runs.plan_file import PlanFile
-from registry_gc.runs.rows import Kind, RowState
+from registry_gc.runs.rows import RowKind, RowState
 from registry_gc.wording.moments import utc
 from registry_gc.wording.shown import cell, shown
 
@@ -45,7 +45,7 @@ def _text(plan: PlanFile) -> Iterator[str]:
     yield from _heading(plan.meta())
     yield ""
     yield "kind, how many, bytes, state:"
-    for kind in Kind:
+    for kind in RowKind:
         for state in RowState:
             count = plan.count(kind, state)
             if count.rows:

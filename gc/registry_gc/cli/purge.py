@@ -44,7 +44,7 @@ from registry_gc.interrupts import Interrupts
 from registry_gc.limits import Limits
 from registry_gc.policy import Policy
 from registry_gc.progress import Progress
-from registry_gc.quarantine.bring_back import Look, Result
+from registry_gc.quarantine.bring_back import LookOrStop, Result
 from registry_gc.quarantine.purge import Purge, Purged
 from registry_gc.quarantine.recall import missed, recall
 from registry_gc.quarantine.still_allowed import StillAllowed
@@ -164,7 +164,7 @@ class _Purging:
         self._missed = len(live)
         self._purge(survey, None, live)
 
-    def _purge(self, survey: Survey, look: Look | None, live: Sequence[str] = ()) -> None:
+    def _purge(self, survey: Survey, look: LookOrStop | None, live: Sequence[str] = ()) -> None:
         self._held = [hold.repository for hold in survey.marking.holds]
         purge = Purge(
             self._storage,

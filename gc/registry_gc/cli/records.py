@@ -14,7 +14,7 @@ from registry_gc.cli.outlets import MetricsOutlet, audit_log_of
 from registry_gc.collect import Job, Plan, remember_again
 from registry_gc.digest import pack
 from registry_gc.events import Observer, PhaseTimer
-from registry_gc.manifest_reader import State
+from registry_gc.manifest_reader import ManifestState
 from registry_gc.references import Manifests
 from registry_gc.report.model import Report
 from registry_gc.runs.database import RunFileError
@@ -59,7 +59,7 @@ def sizes_of(catalog: Catalog, manifests: Manifests) -> Callable[[str], int | No
             return None
         read = int(manifests.batch.sizes[number])
         # Of what was there and is empty, its digest tells; of all else no bytes were read.
-        empty = manifests.batch.states[number] == State.MISMATCH
+        empty = manifests.batch.states[number] == ManifestState.MISMATCH
         return read if read or empty else None
 
     return size

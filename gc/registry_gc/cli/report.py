@@ -8,7 +8,7 @@ from typing import Any
 
 from registry_drivers.base import Storage
 from registry_drivers.wrappers import ReadOnly
-from registry_gc.cli.output import Output, look
+from registry_gc.cli.output import Output, table_style
 from registry_gc.cli.policy import upload_ages
 from registry_gc.cli.wiring import (
     cache_path,
@@ -104,7 +104,7 @@ def _lines(report: UsageReport, form: str, fault: str | None) -> Iterator[str]:
         return iter([usage_json(report, fault)])
     if form == "csv":
         return usage_csv(report)
-    return usage_lines(report, look())
+    return usage_lines(report, table_style())
 
 
 def _write_page(path: str, report: UsageReport) -> str | None:

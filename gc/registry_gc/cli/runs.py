@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from registry_gc.cli.output import Output, look
+from registry_gc.cli.output import Output, table_style
 from registry_gc.cli.wiring import note, wanted_state_dir
 from registry_gc.interrupts import Interrupts
 from registry_gc.runs.past import past_runs, prune
@@ -26,7 +26,7 @@ def list_runs(options: Mapping[str, Any]) -> int:
         if options["output"] == "json":
             output.lines([runs_json(state_dir, runs)])
         else:
-            output.lines(runs_lines(state_dir, runs, look()))
+            output.lines(runs_lines(state_dir, runs, table_style()))
         return 0
 
     return run_work(options, work)

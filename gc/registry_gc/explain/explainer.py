@@ -22,11 +22,11 @@ from registry_gc.explain.fates import Fate, fate_of_repository, how_young
 from registry_gc.explain.lookup import ALGORITHMS, LOOKS_LIKE_DIGEST, Unknown, whole_digest
 from registry_gc.explain.trails import Trail, Trails
 from registry_gc.layout import blob_path, layer_link, revision_link, tag_index_link
-from registry_gc.manifest_reader import State
+from registry_gc.manifest_reader import ManifestState
 from registry_gc.plan import dead_links
 from registry_gc.quarantine.aside import asides, hidden_by
 from registry_gc.references import Manifests
-from registry_gc.runs.rows import Kind, Row
+from registry_gc.runs.rows import Row, RowKind
 from registry_gc.usage.freed import Freed, Marker, without_repository, without_tag
 
 
@@ -268,7 +268,7 @@ class Explainer:
             yield f"it, or a link that names it, is {how_young(self._marker.policy)}"
         if number >= 0 and any(link.kind == "revision" for link in links):
             state = self._manifests.batch.states[number]
-            if state in (State.UNREADABLE, State.MISMATCH):
+            if state in (ManifestState.UNREADABLE, ManifestState.MISMATCH):
                 yield f"damaged: {self._manifests.batch.reasons[number]}"
         for other in sorted(self._catalog.aliases.get(key, ())):
             yield f"its bytes are stored as {self._catalog.names.text(other)}"
@@ -339,6 +339,6 @@ class Explainer:
 def _counts(going: Iterable[Row]) -> dict[str, int]:
     """How many of each kind; an upload, whose digest is its name, has a row for each file."""
     things = dict.fromkeys(
-        (row.kind.label, row.digest if row.kind is Kind.UPLOAD else row.path) for row in going
+        (row.kind.label, row.digest if row.kind is RowKind.UPLOAD else row.path) for row in going
     )
     return dict(Counter(kind for kind, _ in things))

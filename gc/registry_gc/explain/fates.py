@@ -15,7 +15,7 @@ from registry_gc.mark import Marking
 from registry_gc.marking.pairs import repositories_of
 from registry_gc.plan import abandoned_uploads
 from registry_gc.policy import Policy
-from registry_gc.runs.rows import Kind, Row
+from registry_gc.runs.rows import Row, RowKind
 
 
 class Fate(enum.StrEnum):
@@ -58,8 +58,8 @@ def fate_of_repository(
     if live or among(catalog.tags.owner, [number]).any():
         return Fate.LIVE, []
     keys = _linked(catalog, number)
-    links = len(keys) - sum(row.kind is not Kind.UPLOAD for row in going)
-    gone = {row.digest for row in going if row.kind is Kind.UPLOAD}
+    links = len(keys) - sum(row.kind is not RowKind.UPLOAD for row in going)
+    gone = {row.digest for row in going if row.kind is RowKind.UPLOAD}
     uploads = [it for it in catalog.uploads if it.repository == number and it.uuid not in gone]
     if not links and not uploads:
         return Fate.DEAD, []

@@ -12,18 +12,18 @@ from registry_gc.catalog import Catalog
 from registry_gc.compact.arrays import distinct, within
 from registry_gc.digest import pack
 from registry_gc.explain.fates import how_young
-from registry_gc.manifest_reader import Edge, State
-from registry_gc.manifests import Kind
+from registry_gc.manifest_reader import Edge, ManifestState
+from registry_gc.manifests import ManifestKind
 from registry_gc.mark import Marking
 from registry_gc.marking.pairs import manifests_of, pair_of, pairs_of, repositories_of
 from registry_gc.policy import Policy
 from registry_gc.references import Manifests
 
 KINDS = {
-    Kind.IMAGE: "image",
-    Kind.INDEX: "index",
-    Kind.ARTIFACT: "artifact",
-    Kind.SCHEMA_1: "schema 1 image",
+    ManifestKind.IMAGE: "image",
+    ManifestKind.INDEX: "index",
+    ManifestKind.ARTIFACT: "artifact",
+    ManifestKind.SCHEMA_1: "schema 1 image",
 }
 
 
@@ -119,9 +119,9 @@ class Trails:
 
     def kind_of(self, number: int) -> str:
         """What the manifest *number* is; ``blob`` for anything that is none."""
-        if number < 0 or self._manifests.batch.states[number] != State.OK:
+        if number < 0 or self._manifests.batch.states[number] != ManifestState.OK:
             return "blob"
-        return KINDS[Kind(self._manifests.batch.kinds[number])]
+        return KINDS[ManifestKind(self._manifests.batch.kinds[number])]
 
     def naming(self, key: bytes, repository: str | None) -> list[tuple[str, str, str]]:
         """The live manifests that refer to *key*: repository, relation, digest."""
@@ -193,7 +193,7 @@ class Trails:
         rows = np.flatnonzero(within(keys[order], self._targets) & (self._edges != Edge.BLOB))
         found: dict[int, list[tuple[int, bool]]] = {}
         targets = self._manifests.ids(self._targets[rows])
-        stored = self._manifests.batch.states[targets] == State.OK
+        stored = self._manifests.batch.states[targets] == ManifestState.OK
         told = (self._edges[rows] == Edge.CHILD) | ((self._edges[rows] == Edge.MAYBE) & stored)
         for row, target, by_link in zip(
             rows.tolist(), targets.tolist(), (~told).tolist(), strict=True

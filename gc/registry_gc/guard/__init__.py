@@ -17,7 +17,7 @@ from registry_drivers.base import Reader
 from registry_drivers.errors import NotFound
 from registry_gc.config import Config, HttpConfig
 from registry_gc.guard.addresses import Address
-from registry_gc.guard.answer import Answer, Kind
+from registry_gc.guard.answer import Answer, AnswerKind
 from registry_gc.guard.registries import Registries
 
 __all__ = ["Finding", "Guard", "GuardOptions", "Verdict"]
@@ -166,9 +166,11 @@ class Guard:
         kinds = {answer.kind for _, answer in answers}
         usable = not self._registries.unusable
         told: list[Finding] = []
-        if self._options.registry_stopped and usable and kinds <= {Kind.REFUSES}:
+        if self._options.registry_stopped and usable and kinds <= {AnswerKind.REFUSES}:
             told.append(_stopped(answers, drains=self._registries.drains))
-        elif self._config.readonly and usable and kinds <= {Kind.REFUSES, Kind.READ_ONLY}:
+        elif (
+            self._config.readonly and usable and kinds <= {AnswerKind.REFUSES, AnswerKind.READ_ONLY}
+        ):
             told.append(_readonly(self._config.path, answers))
         known, unknown = ([], []) if told else self._doubts(answers)
         if self._options.assume_readonly:
@@ -218,7 +220,7 @@ def _readonly(path: str, answers: list[tuple[Address, Answer]]) -> Finding:
     says = f"{path} says read-only"
     if not answers:
         return Finding("nothing-to-probe", f"{says}, and names no address to ask")
-    if all(answer.kind is Kind.REFUSES for _, answer in answers):
+    if all(answer.kind is AnswerKind.REFUSES for _, answer in answers):
         # What only the file says is allowed, and confirmed by nobody.
         names = ", ".join(address.name for address, _ in answers)
         return Finding(
@@ -243,7 +245,7 @@ def _doubt(address: Address, answer: Answer, *, stopped: bool) -> Finding | None
     """Why an address' answer does not do; None where it does."""
     detail = answer.detail or answer.kind.value
     said = f"{address.name}{':' if detail.startswith('its ') else ''} {detail}"
-    if answer.kind is Kind.WRITABLE:
+    if answer.kind is AnswerKind.WRITABLE:
         return Finding(
             "registry-writable",
             f"{said}: it takes writes; make it read-only and restart it, or stop it",
@@ -253,19 +255,19 @@ def _doubt(address: Address, answer: Answer, *, stopped: bool) -> Finding | None
             "registry-answers",
             f"the registry is said to be stopped, but {said}: stop what listens there",
         )
-    if answer.kind is Kind.UNAUTHORIZED:
+    if answer.kind is AnswerKind.UNAUTHORIZED:
         remedy = answer.remedy or "give credentials for it with --registry-auth-file"
         return Finding(
             "probe-unauthorized", f"{said}: whether it takes writes stays unknown; {remedy}"
         )
-    if answer.kind is Kind.SILENT:
+    if answer.kind is AnswerKind.SILENT:
         remedy = answer.remedy or "make it reachable from here, or stop it"
         return Finding(
             "probe-no-answer",
             f"{address.name} does not answer: {answer.detail}; whether it takes writes stays"
             f" unknown: {remedy}",
         )
-    if answer.kind is Kind.ODD:
+    if answer.kind is AnswerKind.ODD:
         remedy = answer.remedy or "give the registry's own address with --registry-url"
         return Finding(
             "probe-odd-answer",

@@ -7,7 +7,7 @@ import enum
 import msgspec
 
 
-class Kind(enum.Enum):
+class AnswerKind(enum.Enum):
     """What an answer, or its absence, tells; from what counts most to what counts least."""
 
     WRITABLE = "takes writes"
@@ -24,11 +24,11 @@ class Answer(msgspec.Struct, frozen=True):
     ``remedy``: what to do about it, where that is not what helps in most cases.
     """
 
-    kind: Kind
+    kind: AnswerKind
     detail: str = ""
     remedy: str = ""
 
     @property
     def answered(self) -> bool:
         """Whether anything at all is there."""
-        return self.kind not in (Kind.REFUSES, Kind.SILENT)
+        return self.kind not in (AnswerKind.REFUSES, AnswerKind.SILENT)

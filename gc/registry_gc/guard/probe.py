@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from registry_gc.guard.addresses import Address
-from registry_gc.guard.answer import Answer, Kind
+from registry_gc.guard.answer import Answer, AnswerKind
 
 if TYPE_CHECKING:
     from registry_gc.guard.credentials import Credentials, Login
@@ -80,7 +80,7 @@ class Probe:
         try:
             targets = list(_targets(address))
         except (OSError, UnicodeError) as error:
-            return Answer(Kind.SILENT, f"its name cannot be resolved: {_why(error)}")
+            return Answer(AnswerKind.SILENT, f"its name cannot be resolved: {_why(error)}")
         answers: list[Answer] = []
         absent: list[Answer] = []
         for target in targets[:_MOST_ADDRESSES]:
@@ -90,13 +90,15 @@ class Probe:
                 no_ipv6 = target.family == socket.AF_INET6 and error.errno in _NO_SUCH_FAMILY
                 (absent if no_ipv6 else answers).append(_failure(error, address))
             except ValueError:  # a host or a prefix that does not fit into a header
-                answers.append(Answer(Kind.SILENT, "its host or its path cannot be asked for"))
+                answers.append(
+                    Answer(AnswerKind.SILENT, "its host or its path cannot be asked for")
+                )
         if len(targets) > _MOST_ADDRESSES:
             # One that is read-only proves nothing about the others.
             asked = f"has {len(targets)} addresses, of which {_MOST_ADDRESSES} were asked"
-            answers.append(Answer(Kind.SILENT, f"{asked}: name each by --registry-url"))
+            answers.append(Answer(AnswerKind.SILENT, f"{asked}: name each by --registry-url"))
         # IPv6 that this machine does not have says nothing, unless there is nothing else.
-        order = list(Kind)
+        order = list(AnswerKind)
         return min(answers or absent, key=lambda answer: order.index(answer.kind))
 
     def _ask(self, address: Address, target: _Target) -> Answer:
@@ -108,18 +110,18 @@ class Probe:
             authorization = self._accepted.get(address, "")
         answer, offers = self._options(address, target, authorization)
         login = self._login(address)
-        if answer.kind is not Kind.UNAUTHORIZED or login is None:
+        if answer.kind is not AnswerKind.UNAUTHORIZED or login is None:
             return answer
         from registry_gc.guard.credentials import NoToken
 
         try:
             authorization = self._authorization(address, login, offers)
         except NoToken as error:
-            return Answer(Kind.UNAUTHORIZED, str(error), error.remedy or _LOG_IN)
+            return Answer(AnswerKind.UNAUTHORIZED, str(error), error.remedy or _LOG_IN)
         answer, _ = self._options(address, target, authorization)
-        if answer.kind is Kind.UNAUTHORIZED:
+        if answer.kind is AnswerKind.UNAUTHORIZED:
             refused = f"{answer.detail} and does not accept the credentials"
-            return Answer(Kind.UNAUTHORIZED, refused, _LOG_IN)
+            return Answer(AnswerKind.UNAUTHORIZED, refused, _LOG_IN)
         with self._guard:
             self._accepted[address] = authorization
         return answer
@@ -169,11 +171,11 @@ class Probe:
             except HTTPException as error:
                 if isinstance(error, OSError):  # the connection was closed without an answer
                     raise
-                return Answer(Kind.ODD, "answers something that is not HTTP"), []
+                return Answer(AnswerKind.ODD, "answers something that is not HTTP"), []
             if response.headers.defects:
                 # What stands below a line that is no header is not among the headers.
                 response.close()
-                return Answer(Kind.ODD, "answers something that is not HTTP"), []
+                return Answer(AnswerKind.ODD, "answers something that is not HTTP"), []
             with response:
                 allow = response.headers.get_all("Allow") or []
                 offers = response.headers.get_all("WWW-Authenticate") or []
@@ -229,19 +231,19 @@ def _targets(address: Address) -> Iterator[_Target]:
 
 def _judge(status: int, allow: list[str]) -> Answer:
     if status in (401, 403):
-        return Answer(Kind.UNAUTHORIZED, f"answers {status}")
+        return Answer(AnswerKind.UNAUTHORIZED, f"answers {status}")
     methods = {method.strip().upper() for line in allow for method in line.split(",")} - {""}
     listed = f"Allow: {', '.join(sorted(methods))}" if methods else "no Allow"
     # Anything but success is somebody else's word: a proxy's 405 lists what the proxy allows.
     if status not in (200, 204):
-        return Answer(Kind.ODD, f"answers {status}", _UNHEALTHY if status == 503 else "")
+        return Answer(AnswerKind.ODD, f"answers {status}", _UNHEALTHY if status == 503 else "")
     if methods & _WRITING:
-        return Answer(Kind.WRITABLE, f"answers {listed[:100]}")
+        return Answer(AnswerKind.WRITABLE, f"answers {listed[:100]}")
     # A registry that takes no writes says this and no more; a front that answers by itself, and
     # hands a POST on, says more.
     if methods == {"GET", "HEAD"}:
-        return Answer(Kind.READ_ONLY, f"answers {listed[:100]}")
-    return Answer(Kind.ODD, f"answers {status} with {listed[:100]}")
+        return Answer(AnswerKind.READ_ONLY, f"answers {listed[:100]}")
+    return Answer(AnswerKind.ODD, f"answers {status} with {listed[:100]}")
 
 
 def _failure(error: OSError, address: Address) -> Answer:
@@ -250,8 +252,8 @@ def _failure(error: OSError, address: Address) -> Answer:
         # The registry removes its socket file when it ends.
         refused += (FileNotFoundError,)
     if isinstance(error, refused):
-        return Answer(Kind.REFUSES)
-    return Answer(Kind.SILENT, _why(error), _remedy(error))
+        return Answer(AnswerKind.REFUSES)
+    return Answer(AnswerKind.SILENT, _why(error), _remedy(error))
 
 
 def _remedy(error: Exception) -> str:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from registry_gc.catalog import Catalog
 from registry_gc.listing.links import VANISHED
-from registry_gc.manifest_reader import State
+from registry_gc.manifest_reader import ManifestState
 from registry_gc.policy import Policy
 from registry_gc.references import Manifests
 
@@ -20,7 +20,7 @@ def broken_tags(catalog: Catalog, manifests: Manifests, policy: Policy) -> dict[
     """
     tags = catalog.tags
     ids = manifests.ids(tags.keys[tags.known])
-    missing = manifests.in_state(State.MISSING)[ids]
+    missing = manifests.in_state(ManifestState.MISSING)[ids]
     lost = np.flatnonzero(tags.known)[missing].tolist()
     broken: dict[int, str] = {}
     vanished = {it.path for it in catalog.damaged if it.reason == VANISHED}

@@ -12,7 +12,7 @@ from registry_gc.catalog import Catalog
 from registry_gc.compact.arrays import among, distinct, within, without
 from registry_gc.digest import Keys, pack
 from registry_gc.layout import REPOSITORIES
-from registry_gc.manifest_reader import State
+from registry_gc.manifest_reader import ManifestState
 from registry_gc.marking.aliases import Aliases
 from registry_gc.marking.pairs import MANIFEST, Pairs, manifests_of, repositories_of
 from registry_gc.policy import Policy
@@ -97,7 +97,7 @@ class Holding:
         :param met: what is linked, or has come to life since this was asked last.
         """
         batch = self._manifests.batch
-        damaged = self._manifests.in_state(State.UNREADABLE, State.MISMATCH)
+        damaged = self._manifests.in_state(ManifestState.UNREADABLE, ManifestState.MISMATCH)
         if damaged.any():
             for pair in met[damaged[manifests_of(met)]].tolist():
                 key = batch.keys[pair & MANIFEST].tobytes()

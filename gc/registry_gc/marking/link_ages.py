@@ -36,7 +36,7 @@ from registry_gc.listing.link_store import LinkStore
 from registry_gc.listing.links import Links, OddLink
 from registry_gc.listing.reading import learn_links
 from registry_gc.listing.repositories import RepositoryBatch, list_layer_links
-from registry_gc.manifest_reader import State
+from registry_gc.manifest_reader import ManifestState
 from registry_gc.mark import Marking
 from registry_gc.marking.dead_layers import unneeded_layers
 from registry_gc.marking.pairs import manifests_of, pairs_of
@@ -124,7 +124,7 @@ class LinkAges:
             dead.append(distinct(known[~alive]))
             numbers[rows], lives[rows] = known, alive
         # Whether a tag's target was ever pushed is told by its history where it is not stored.
-        doubtful = ~manifests.in_state(State.OK)
+        doubtful = ~manifests.in_state(ManifestState.OK)
         doubtful[np.concatenate(dead)] = True
         for rows in slices(len(index)):
             lives[rows] &= ~doubtful[numbers[rows]]

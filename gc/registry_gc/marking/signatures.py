@@ -14,8 +14,8 @@ from registry_gc.catalog import Catalog
 from registry_gc.layout import revision_folder
 from registry_gc.listing.ranges import Range
 from registry_gc.listing.repositories import Signature, list_repositories
-from registry_gc.manifest_reader import State
-from registry_gc.manifests import Kind
+from registry_gc.manifest_reader import ManifestState
+from registry_gc.manifests import ManifestKind
 from registry_gc.references import Manifests
 
 
@@ -26,7 +26,7 @@ def read_signatures(reader: Reader, catalog: Catalog, manifests: Manifests) -> l
     # The listing does show those that have lost their revision's own link.
     found = list(catalog.signatures)
     ids = catalog.revisions.ids(manifests)
-    suspects = manifests.of_kind(Kind.SCHEMA_1) | ~manifests.in_state(State.OK)
+    suspects = manifests.of_kind(ManifestKind.SCHEMA_1) | ~manifests.in_state(ManifestState.OK)
     keys = catalog.revisions.keys
     for row in np.flatnonzero(suspects[ids]).tolist():
         owner = int(catalog.revisions.owner[row])

@@ -104,7 +104,7 @@ class Result(NamedTuple):
     error: str = ""
 
 
-Look = Callable[[], None]
+LookOrStop = Callable[[], None]
 """Called before each batch; raises where nothing more may be done."""
 
 
@@ -115,7 +115,7 @@ class BringingBack:
     :param look: called before each batch.
     """
 
-    def __init__(self, storage: Storage, versions: object | None, look: Look) -> None:
+    def __init__(self, storage: Storage, versions: object | None, look: LookOrStop) -> None:
         self._storage = storage
         self._undeleter = versions if isinstance(versions, Undeleter) else None
         self._look = look

@@ -23,7 +23,7 @@ from registry_gc.quarantine.aside import (
     notes_of,
     read_list,
 )
-from registry_gc.quarantine.bring_back import Back, Look, Result
+from registry_gc.quarantine.bring_back import Back, LookOrStop, Result
 
 
 def is_there(result: Result) -> bool:
@@ -32,7 +32,7 @@ def is_there(result: Result) -> bool:
 
 
 def forget_hidden(
-    storage: Storage, versions: object | None, paths: Collection[str], look: Look
+    storage: Storage, versions: object | None, paths: Collection[str], look: LookOrStop
 ) -> None:
     """Take *paths*, which are in their places, out of all runs' lists of what markers hide.
 

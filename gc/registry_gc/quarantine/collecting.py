@@ -13,7 +13,7 @@ from registry_gc.quarantine.aside import Quarantining, anything_waits
 from registry_gc.survey import Survey, Surveyor
 
 if TYPE_CHECKING:
-    from registry_gc.quarantine.bring_back import Look
+    from registry_gc.quarantine.bring_back import LookOrStop
 
 
 class SettingAside:
@@ -52,7 +52,7 @@ class SettingAside:
             )
         return survey
 
-    def recall(self, survey: Survey, again: Callable[[], Survey], look: Look) -> Survey:
+    def recall(self, survey: Survey, again: Callable[[], Survey], look: LookOrStop) -> Survey:
         """Bring back what is live; returns the mark that found nothing more.
 
         :raises StorageError: see :func:`registry_gc.quarantine.recall.recall`.
@@ -73,7 +73,7 @@ class SettingAside:
         self.recalled += came
         return survey
 
-    def look_back(self, surveyor: Surveyor, look: Look) -> None:
+    def look_back(self, surveyor: Surveyor, look: LookOrStop) -> None:
         """Mark, and bring back what is live by now: what a push has reached meanwhile.
 
         :raises StorageError: see :func:`registry_gc.quarantine.recall.recall`.

@@ -16,7 +16,7 @@ from registry_drivers.base import Deletion, Outcome, Storage
 from registry_drivers.versions import VersionDeleter
 from registry_gc.layout import BLOBS, OWN, REPOSITORIES
 from registry_gc.quarantine.aside import Aside, Kept, asides, contents, hidden_by
-from registry_gc.quarantine.bring_back import BLOB, Look, exists, meaning_of
+from registry_gc.quarantine.bring_back import BLOB, LookOrStop, exists, meaning_of
 from registry_gc.quarantine.clearing import clear
 from registry_gc.quarantine.still_allowed import while_allowed
 from registry_gc.survey import Survey
@@ -65,7 +65,7 @@ class Purge:
         versions: VersionDeleter | None,
         survey: Survey,
         older_than: float | None,
-        look: Look | None,
+        look: LookOrStop | None,
         live: Iterable[str] = (),
         settled: Settled | None = None,
     ) -> None:

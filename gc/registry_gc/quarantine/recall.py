@@ -37,7 +37,7 @@ from registry_gc.quarantine.bring_back import (
     SIGNATURE,
     Back,
     BringingBack,
-    Look,
+    LookOrStop,
     Meaning,
     Result,
     exists,
@@ -259,7 +259,7 @@ def recall(
     versions: object | None,
     survey: Survey,
     again: Callable[[], Survey],
-    look: Look,
+    look: LookOrStop,
     observer: Observer,
     told: Callable[[Result], None] | None = None,
     cache: str | None = None,
@@ -313,7 +313,11 @@ def recall(
 
 
 def look_back(
-    storage: Storage, versions: object | None, surveyor: Surveyor, look: Look, observer: Observer
+    storage: Storage,
+    versions: object | None,
+    surveyor: Surveyor,
+    look: LookOrStop,
+    observer: Observer,
 ) -> int:
     """Mark anew and bring back what is live now; returns how many things came back.
 

@@ -19,7 +19,7 @@ from registry_gc.lock import blocker
 from registry_gc.report.model import Quarantine, Report, Tally, Verification
 from registry_gc.run_file import RunFile
 from registry_gc.runs.database import RunFileError
-from registry_gc.runs.rows import Kind, RowState
+from registry_gc.runs.rows import RowKind, RowState
 from registry_gc.runs.version_rows import unfreed
 from registry_gc.session import Session
 
@@ -74,21 +74,21 @@ def report_of_none(
     )
 
 
-def _tally(run_file: RunFile | None, kind: Kind) -> Tally:
+def _tally(run_file: RunFile | None, kind: RowKind) -> Tally:
     if run_file is None:
         return Tally()
     eligible = run_file.count(kind)
     deleted = run_file.count(kind, RowState.DELETED)
     aside = run_file.count(kind, RowState.QUARANTINED)
     freed = deleted.bytes
-    if run_file.count(Kind.VERSIONS, RowState.FAILED).rows:
+    if run_file.count(RowKind.VERSIONS, RowState.FAILED).rows:
         freed -= unfreed(run_file.read).get(kind.label, 0)
     return Tally(eligible.rows, eligible.bytes, deleted.rows, freed, aside.rows, aside.bytes)
 
 
 def _versions(session: Session, run_file: RunFile | None) -> Tally:
     """A run appends those of what it deletes while it does; a dry run has counted them."""
-    found, retained = _tally(run_file, Kind.VERSIONS), session.retained
+    found, retained = _tally(run_file, RowKind.VERSIONS), session.retained
     return replace(
         found,
         eligible=found.eligible + retained.own,
@@ -99,7 +99,7 @@ def _versions(session: Session, run_file: RunFile | None) -> Tally:
 def _uploads(run_file: RunFile | None) -> Tally:
     if run_file is None:
         return Tally()
-    files = _tally(run_file, Kind.UPLOAD)
+    files = _tally(run_file, RowKind.UPLOAD)
     return Tally(
         run_file.uploads(),
         files.eligible_bytes,
@@ -125,7 +125,7 @@ def _emptied(session: Session, run_file: RunFile | None) -> int:
 
 
 def _rows_in(run_file: RunFile | None, state: RowState) -> int:
-    return 0 if run_file is None else sum(run_file.count(kind, state).rows for kind in Kind)
+    return 0 if run_file is None else sum(run_file.count(kind, state).rows for kind in RowKind)
 
 
 def _report(session: Session, run_file: RunFile | None, code: int) -> Report:
@@ -156,15 +156,15 @@ def _report(session: Session, run_file: RunFile | None, code: int) -> Report:
         repositories=_repositories(session),
         emptied=_emptied(session, run_file),
         marked=len(marking.live_set) if marking else 0,
-        manifests=_tally(run_file, Kind.REVISION),
+        manifests=_tally(run_file, RowKind.REVISION),
         blobs_total=session.blobs_total,
-        blobs=_tally(run_file, Kind.BLOB),
-        layer_links=_tally(run_file, Kind.LAYER_LINK),
+        blobs=_tally(run_file, RowKind.BLOB),
+        layer_links=_tally(run_file, RowKind.LAYER_LINK),
         uploads=_uploads(run_file),
         keeps=session.keeps,
         retained=session.retained,
         versions=_versions(session, run_file),
-        multipart_uploads=_tally(run_file, Kind.MULTIPART),
+        multipart_uploads=_tally(run_file, RowKind.MULTIPART),
         blobs_bytes=None if blobs is None or blobs.unsized else blobs.bytes,
         uploads_bytes=sum(sum(upload.sizes) for upload in uploads),
         held_blobs=blobs.held if blobs else 0,

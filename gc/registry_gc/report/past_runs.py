@@ -10,7 +10,7 @@ import humanize
 from rich.text import Text
 
 from registry_gc import __version__
-from registry_gc.report.tables import Column, Look, lines_of, table
+from registry_gc.report.tables import Column, TableStyle, lines_of, table
 from registry_gc.runs.past import PastRun, RunState
 from registry_gc.wording.moments import rfc3339, to_the_minute
 from registry_gc.wording.shown import shown
@@ -79,7 +79,7 @@ def _document(run: PastRun) -> dict[str, Any]:
     }
 
 
-def runs_lines(state_dir: str, runs: Sequence[PastRun], look: Look) -> Iterator[str]:
+def runs_lines(state_dir: str, runs: Sequence[PastRun], style: TableStyle) -> Iterator[str]:
     """A table for each storage, the newest run first; below why one is damaged or not done."""
     if not runs:
         yield shown(f"{state_dir}: no runs")
@@ -94,9 +94,9 @@ def runs_lines(state_dir: str, runs: Sequence[PastRun], look: Look) -> Iterator[
         title = f"{run.root} ({run.driver})" if run.root else "files that cannot be read"
         storages.setdefault(shown(title), []).append(run)
     tables = [
-        table(look, title, _COLUMNS, map(_row, some)) for title, some in sorted(storages.items())
+        table(style, title, _COLUMNS, map(_row, some)) for title, some in sorted(storages.items())
     ]
-    yield from lines_of(look, *tables, *reasons)
+    yield from lines_of(style, *tables, *reasons)
 
 
 def _row(run: PastRun) -> Sequence[str]:

@@ -35,7 +35,7 @@ class Column(msgspec.Struct, frozen=True):
     style: str = ""
 
 
-class Look(msgspec.Struct, frozen=True):
+class TableStyle(msgspec.Struct, frozen=True):
     """How wide the lines may be, and whether the reader's terminal shows colour."""
 
     width: int = 160
@@ -48,10 +48,10 @@ class Look(msgspec.Struct, frozen=True):
 
 
 def table(
-    look: Look, title: str, columns: Sequence[Column], rows: Iterable[Sequence[str]]
+    style: TableStyle, title: str, columns: Sequence[Column], rows: Iterable[Sequence[str]]
 ) -> Table:
     """A table; every cell is shown as it is, and never read as markup."""
-    shown_here = [look.wide or not column.wide for column in columns]
+    shown_here = [style.wide or not column.wide for column in columns]
     cells = [[Text(shown(value)) for value in compress(row, shown_here)] for row in rows]
     drawn = Table(
         title=Text(title, style="bold"),
@@ -78,8 +78,8 @@ def table(
     return drawn
 
 
-def lines_of(look: Look, *drawn: Table | Text) -> Iterator[str]:
-    """What was drawn, line by line; longer ones than *look* has room for, where cells need it."""
+def lines_of(style: TableStyle, *drawn: Table | Text) -> Iterator[str]:
+    """What was drawn, line by line; longer ones than *style* has room for, where cells need it."""
     needed = [
         sum(column.min_width or 0 for column in part.columns) + _BESIDE * len(part.columns)
         for part in drawn
@@ -87,9 +87,9 @@ def lines_of(look: Look, *drawn: Table | Text) -> Iterator[str]:
     ]
     console = Console(
         file=io.StringIO(),
-        width=max([look.width, *needed]),
-        force_terminal=look.colour,
-        no_color=None if look.colour else True,
+        width=max([style.width, *needed]),
+        force_terminal=style.colour,
+        no_color=None if style.colour else True,
         highlight=False,
     )
     with console.capture() as capture:

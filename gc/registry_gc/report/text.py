@@ -13,10 +13,10 @@ import numpy as np
 
 from registry_gc.compact.arrays import distinct
 from registry_gc.job import Plan
-from registry_gc.manifest_reader import State
+from registry_gc.manifest_reader import ManifestState
 from registry_gc.marking.pairs import manifests_of, repositories_of
 from registry_gc.report.model import Report
-from registry_gc.runs.rows import Kind
+from registry_gc.runs.rows import RowKind
 from registry_gc.wording.shown import shown
 
 
@@ -26,17 +26,17 @@ def plan_lines(plan: Plan, verbose: bool) -> Iterator[str]:
         yield from map(shown, _marking_lines(plan))
     else:
         yield from map(shown, plan.catalog.repositories)
-    blobs = plan.run_file.count(Kind.BLOB).rows
-    manifests = plan.run_file.count(Kind.REVISION).rows
+    blobs = plan.run_file.count(RowKind.BLOB).rows
+    manifests = plan.run_file.count(RowKind.REVISION).rows
     yield ""
     yield (
         f"{len(plan.marking.live_set)} blobs marked, {blobs} blobs and {manifests} manifests "
         "eligible for deletion"
     )
     yield from map(shown, _manifest_lines(plan))
-    yield from plan.run_file.lines(Kind.BLOB, "blob eligible for deletion: {digest}", shown)
+    yield from plan.run_file.lines(RowKind.BLOB, "blob eligible for deletion: {digest}", shown)
     form = "{repository}: layer link eligible for deletion: {digest}"
-    yield from plan.run_file.lines(Kind.LAYER_LINK, form, shown)
+    yield from plan.run_file.lines(RowKind.LAYER_LINK, form, shown)
 
 
 def _manifest_lines(plan: Plan) -> Iterator[str]:
@@ -64,7 +64,7 @@ def _marking_lines(plan: Plan) -> Iterator[str]:
         ids = manifests_of(live[bounds[number] : bounds[number + 1]])
         ids = ids[np.argsort(keys[ids])]
         marked: set[bytes] = set()
-        for manifest in ids[states[ids] != State.MISSING].tolist():
+        for manifest in ids[states[ids] != ManifestState.MISSING].tolist():
             yield f"{repository}: marking manifest {names.text(keys[manifest].tobytes())} "
             _, targets, _ = plan.manifests.targets_of(np.array([manifest]))
             for target in distinct(targets):

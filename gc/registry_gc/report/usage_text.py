@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from registry_gc.report.counts import counted
-from registry_gc.report.tables import Column, Look, lines_of, table
+from registry_gc.report.tables import Column, TableStyle, lines_of, table
 from registry_gc.report.usage_document import UsageReport, by_age, by_size
 from registry_gc.usage.figures import DAY, Blob, Share, Usage
 from registry_gc.usage.images import Image
@@ -20,36 +20,36 @@ from registry_gc.wording.shown import shown
 _DIGEST = 19  # characters of one that are shown: "sha256:" and twelve more
 
 
-def usage_lines(report: UsageReport, look: Look) -> Iterator[str]:
-    """The whole report, *look* wide."""
+def usage_lines(report: UsageReport, style: TableStyle) -> Iterator[str]:
+    """The whole report, *style* wide."""
     usage, top = report.usage, report.top
     drawn: list[Table | Text] = [
         _heading(report),
-        _totals(report, look),
+        _totals(report, style),
         Text(),
-        _shares(_title("Groups", usage.groups, top), by_size(usage.groups, top), usage.made, look),
+        _shares(_title("Groups", usage.groups, top), by_size(usage.groups, top), usage.made, style),
         _shares(
             _title("Repositories", usage.repositories, top),
             by_size(usage.repositories, top),
             usage.made,
-            look,
+            style,
         ),
         _shares(
             "Repositories longest without a push",
             by_age(usage.repositories, top),
             usage.made,
-            look,
+            style,
         ),
-        _images("Largest images", usage.largest_images, usage.made, look),
-        _images("Oldest images", usage.oldest_images, usage.made, look),
-        _blobs("Largest blobs", usage.largest_blobs, usage.made, look),
-        _blobs("Oldest blobs", usage.oldest_blobs, usage.made, look),
-        _ages(usage, look),
+        _images("Largest images", usage.largest_images, usage.made, style),
+        _images("Oldest images", usage.oldest_images, usage.made, style),
+        _blobs("Largest blobs", usage.largest_blobs, usage.made, style),
+        _blobs("Oldest blobs", usage.oldest_blobs, usage.made, style),
+        _ages(usage, style),
     ]
     for hold in usage.holds[:top]:
         what = f"{hold.repository}@{hold.digest}" if hold.digest else hold.repository
         drawn.append(Text(shown(f"held: {what}: {hold.reason}")))
-    return lines_of(look, *drawn)
+    return lines_of(style, *drawn)
 
 
 def _title(what: str, shares: Sequence[Share], top: int) -> str:
@@ -65,7 +65,7 @@ def _heading(report: UsageReport) -> Text:
     return heading
 
 
-def _totals(report: UsageReport, look: Look) -> Table:
+def _totals(report: UsageReport, style: TableStyle) -> Table:
     usage = report.usage
     totals = usage.totals
     size = humanize.naturalsize
@@ -102,7 +102,7 @@ def _totals(report: UsageReport, look: Look) -> Table:
         Column("", style="bold"),
         Column("", number=False, fold=True),
     )
-    drawn = table(look, "", columns, rows)
+    drawn = table(style, "", columns, rows)
     drawn.title, drawn.show_header, drawn.box = None, False, None
     drawn.caption = ""
     return drawn
@@ -142,7 +142,7 @@ def age_of(moment: float | None, now: float) -> str:
     return "today"
 
 
-def _shares(title: str, shares: Sequence[Share], now: float, look: Look) -> Table:
+def _shares(title: str, shares: Sequence[Share], now: float, style: TableStyle) -> Table:
     columns = (
         Column("name", number=False, fold=True, style="bold"),
         Column("logical"),
@@ -172,10 +172,10 @@ def _shares(title: str, shares: Sequence[Share], now: float, look: Look) -> Tabl
         )
         for share in shares
     )
-    return table(look, title, columns, rows)
+    return table(style, title, columns, rows)
 
 
-def _images(title: str, images: Sequence[Image], now: float, look: Look) -> Table:
+def _images(title: str, images: Sequence[Image], now: float, style: TableStyle) -> Table:
     columns = (
         Column("repository", number=False, fold=True, style="bold"),
         Column("tags", number=False, fold=True),
@@ -194,7 +194,7 @@ def _images(title: str, images: Sequence[Image], now: float, look: Look) -> Tabl
         )
         for image in images
     )
-    return table(look, title, columns, rows)
+    return table(style, title, columns, rows)
 
 
 def _tags(tags: Sequence[str]) -> str:
@@ -202,7 +202,7 @@ def _tags(tags: Sequence[str]) -> str:
     return f"{text} and {len(tags) - 3} more" if len(tags) > 3 else text
 
 
-def _blobs(title: str, blobs: Sequence[Blob], now: float, look: Look) -> Table:
+def _blobs(title: str, blobs: Sequence[Blob], now: float, style: TableStyle) -> Table:
     columns = (
         Column("digest", number=False, style="dim"),
         Column("used by", number=False, fold=True),
@@ -221,10 +221,10 @@ def _blobs(title: str, blobs: Sequence[Blob], now: float, look: Look) -> Table:
         )
         for blob in blobs
     )
-    return table(look, title, columns, rows)
+    return table(style, title, columns, rows)
 
 
-def _ages(usage: Usage, look: Look) -> Table:
+def _ages(usage: Usage, style: TableStyle) -> Table:
     columns = (
         Column("younger than", number=False),
         Column("blobs"),
@@ -242,4 +242,4 @@ def _ages(usage: Usage, look: Look) -> Table:
         )
         for age in usage.ages
     )
-    return table(look, "Age of blobs", columns, rows)
+    return table(style, "Age of blobs", columns, rows)

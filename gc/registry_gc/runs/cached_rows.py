@@ -7,10 +7,10 @@ import time
 from collections.abc import Iterator, Sequence
 
 from registry_gc.runs.database import Database
-from registry_gc.runs.rows import Cached, Kind, RowState
+from registry_gc.runs.rows import Cached, RowKind, RowState
 
 _OF_CACHED = "FROM deletions WHERE phase IN (SELECT value FROM json_each(?)) "
-_PHASES = json.dumps([kind.phase for kind in (Kind.REVISION, Kind.LAYER_LINK, Kind.BLOB)])
+_PHASES = json.dumps([kind.phase for kind in (RowKind.REVISION, RowKind.LAYER_LINK, RowKind.BLOB)])
 
 
 class CachedRows:

@@ -22,7 +22,7 @@ import msgspec
 
 from registry_gc.machine.processes import Process
 from registry_gc.run_file import SCHEMA
-from registry_gc.runs.rows import Kind, RowState
+from registry_gc.runs.rows import RowKind, RowState
 from registry_gc.runs.totals import counts_of
 
 _NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}\.sqlite")
@@ -187,7 +187,7 @@ def _told(path: str, meta: dict[str, Any], counts: _Counts) -> PastRun:
     unsettled = sum(rows for _, state, rows, _ in counts if state not in _SETTLED)
     done = [count for count in counts if count[1] == RowState.DELETED]
     aside = [count for count in counts if count[1] == RowState.QUARANTINED]
-    deleted = {kind.label: 0 for kind in Kind}
+    deleted = {kind.label: 0 for kind in RowKind}
     deleted.update({kind: rows for kind, _, rows, _ in done})
     return PastRun(
         path=path,

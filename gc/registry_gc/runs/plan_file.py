@@ -26,7 +26,7 @@ from registry_gc.policy import Policy, Release
 from registry_gc.run_file import SCHEMA, RunFile
 from registry_gc.runs.database import RunFileError, connect, is_full, reason_of
 from registry_gc.runs.links_seen import Words
-from registry_gc.runs.rows import Kind, RowState
+from registry_gc.runs.rows import RowKind, RowState
 from registry_gc.wording.durations import in_words
 
 _POLICY = (
@@ -61,7 +61,7 @@ class Doubtful(NamedTuple):
     """
 
     number: int
-    kind: Kind
+    kind: RowKind
     repository: str | None
     digest: str | None
     path: str
@@ -187,7 +187,7 @@ class PlanFile(RunFile):
             # Versions of what was deleted are the only rows that a sweep itself appends.
             ((strange,),) = self.read(
                 f"SELECT count(*) FROM deletions WHERE id > ? AND NOT ({_DERIVED})",  # noqa: S608  # above
-                (last, Kind.VERSIONS.phase, last, Kind.VERSIONS.phase),
+                (last, RowKind.VERSIONS.phase, last, RowKind.VERSIONS.phase),
             )
             altered = bool(strange)
         if altered:
@@ -295,7 +295,7 @@ class PlanFile(RunFile):
         """
         self._statement("ATTACH DATABASE ? AS look", look)
         try:
-            kinds = {kind.phase: kind for kind in Kind}
+            kinds = {kind.phase: kind for kind in RowKind}
             after = 0
             while rows := list(self.read(_DOUBTFUL, (after, *_OPEN, _ROWS_AT_ONCE))):
                 after = rows[-1][0]
@@ -318,7 +318,7 @@ class PlanFile(RunFile):
             "WHERE phase = ? AND state IN (?, ?)",
             (
                 self.meta()["sealed_rows"],
-                Kind.VERSIONS.phase,
+                RowKind.VERSIONS.phase,
                 RowState.PLANNED,
                 RowState.FAILED,
             ),
@@ -349,7 +349,7 @@ class PlanFile(RunFile):
 _CLOCKS_DIFFER = 60.0
 """Seconds that a storage's clock, known by its answers to the second, may seem to go back."""
 
-_OPEN = (RowState.PLANNED, RowState.FAILED, Kind.VERSIONS.phase)
+_OPEN = (RowState.PLANNED, RowState.FAILED, RowKind.VERSIONS.phase)
 _DOUBTFUL = """
 SELECT id, phase, repository, digest, path,
        EXISTS (SELECT 1 FROM look.deletions AS dead WHERE dead.path = row.path)

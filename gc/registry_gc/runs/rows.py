@@ -13,7 +13,7 @@ WIDTH = 5
 """Values of a row that its kind and reason do not say."""
 
 
-class Kind(enum.Enum):
+class RowKind(enum.Enum):
     """What a row deletes; the order is that of deletion, safe to stop after any single one."""
 
     TAG_INDEX = (1, "tag-index")
@@ -33,7 +33,7 @@ class Kind(enum.Enum):
         """Its name in the file and in reports."""
 
 
-OBJECT_KINDS = tuple(kind for kind in Kind if kind not in (Kind.VERSIONS, Kind.MULTIPART))
+OBJECT_KINDS = tuple(kind for kind in RowKind if kind not in (RowKind.VERSIONS, RowKind.MULTIPART))
 """The kinds of which each row is an object; the others are what the storage keeps."""
 
 
@@ -58,7 +58,7 @@ written down, is still planned, and one that failed may have been carried out af
 class Row(NamedTuple):
     """One thing to delete. ``size``: bytes that this frees, 0 for links. ``modified``: epoch."""
 
-    kind: Kind
+    kind: RowKind
     repository: str | None
     digest: str | None
     path: str
@@ -74,7 +74,7 @@ class Rows(msgspec.Struct, frozen=True):
     object for each row, takes half the time until they are written.
     """
 
-    kind: Kind
+    kind: RowKind
     reason: str
     repositories: Sequence[str] | None
     digests: Sequence[str]

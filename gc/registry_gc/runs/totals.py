@@ -6,7 +6,7 @@ import contextlib
 import sqlite3
 
 from registry_gc.runs.database import RunFileError
-from registry_gc.runs.rows import Count, Kind, RowState
+from registry_gc.runs.rows import Count, RowKind, RowState
 from registry_gc.runs.version_rows import unfreed
 
 
@@ -37,7 +37,7 @@ def counts_of(connection: sqlite3.Connection) -> list[tuple[str, str, int, int]]
     """
     query = "SELECT kind, state, count(*), coalesce(sum(size), 0) FROM deletions GROUP BY 1, 2"
     counts = {(kind, state): (rows, size) for kind, state, rows, size in connection.execute(query)}
-    failed = (Kind.VERSIONS.label, str(RowState.FAILED))
+    failed = (RowKind.VERSIONS.label, str(RowState.FAILED))
     if failed in counts:
         for kind, there in unfreed(connection.execute).items():
             for key, more in (((kind, str(RowState.DELETED)), -there), (failed, there)):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from registry_gc.runs.database import Database, RunFileError
-from registry_gc.runs.rows import Kind, RowState
+from registry_gc.runs.rows import RowKind, RowState
 
 _OF_OBJECTS = "CREATE INDEX IF NOT EXISTS objects ON deletions (path) WHERE size > 0"
 _BY_PATH = "CREATE INDEX IF NOT EXISTS paths ON deletions (path)"
@@ -33,12 +33,12 @@ def add_versions_of_deleted(run_file: Database) -> None:
         "AND path NOT IN (SELECT path FROM deletions WHERE phase = ?) ORDER BY path",
         [
             (
-                Kind.VERSIONS.phase,
-                Kind.VERSIONS.label,
-                Kind.VERSIONS.phase,
+                RowKind.VERSIONS.phase,
+                RowKind.VERSIONS.label,
+                RowKind.VERSIONS.phase,
                 RowState.DELETED,
                 RowState.GONE_ALREADY,
-                Kind.VERSIONS.phase,
+                RowKind.VERSIONS.phase,
             )
         ],
     )
@@ -52,7 +52,7 @@ def sizes_to_go(run_file: Database, paths: Iterable[str]) -> dict[str, int]:
         "SELECT path, max(size) FROM deletions WHERE phase < ? AND state = ? "
         "AND path IN (SELECT value FROM json_each(?)) GROUP BY path"
     )
-    values = (Kind.VERSIONS.phase, RowState.PLANNED, json.dumps([*paths]))
+    values = (RowKind.VERSIONS.phase, RowState.PLANNED, json.dumps([*paths]))
     return dict(run_file.read(query, values))
 
 
@@ -69,7 +69,7 @@ def record_freed(run_file: Database, freed: Sequence[tuple[int, int]]) -> None:
         "AND object.phase < ? AND object.state = ?), 0)) "
         "WHERE id = ? AND phase = ? AND size = 0",
         [
-            (size, Kind.VERSIONS.phase, RowState.DELETED, number, Kind.VERSIONS.phase)
+            (size, RowKind.VERSIONS.phase, RowState.DELETED, number, RowKind.VERSIONS.phase)
             for number, size in freed
         ],
     )
@@ -80,7 +80,7 @@ def unfreed(read: Callable[[str, tuple[object, ...]], Iterable[Any]]) -> dict[st
 
     :param read: of a run file, or of a connection to one; raises what it raises.
     """
-    return dict(read(_UNFREED, (Kind.VERSIONS.phase, RowState.DELETED, RowState.FAILED)))
+    return dict(read(_UNFREED, (RowKind.VERSIONS.phase, RowState.DELETED, RowState.FAILED)))
 
 
 def _have_index(run_file: Database, statement: str) -> None:

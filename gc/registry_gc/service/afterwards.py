@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable, Sequence
 
 from registry_gc.guard.addresses import Address
-from registry_gc.guard.answer import Answer, Kind
+from registry_gc.guard.answer import Answer, AnswerKind
 
 PATIENCE = 5.0
 """Seconds for the registry to answer, and for all that is done here."""
 
 _PAUSE_SECONDS = 0.2
 _MOST = 16  # addresses that are kept in mind
-_THERE = frozenset(Kind) - {Kind.REFUSES, Kind.SILENT}
+_THERE = frozenset(AnswerKind) - {AnswerKind.REFUSES, AnswerKind.SILENT}
 
 Ask = Callable[[], Sequence[tuple[Address, Answer]]]
 
@@ -34,7 +34,7 @@ def there(ask: Ask, patience: float = PATIENCE) -> int:
     def look() -> None:
         kinds = [answer.kind for _, answer in ask()[:_MOST]]
         found[0] = sum(
-            (1 if kind is Kind.READ_ONLY else 1 | 1 << _MOST) << number
+            (1 if kind is AnswerKind.READ_ONLY else 1 | 1 << _MOST) << number
             for number, kind in enumerate(kinds)
             if kind in _THERE
         )
@@ -67,9 +67,9 @@ def missing(ask: Ask, before: int, *, stops: bool, patience: float = PATIENCE) -
 def _missing(answers: Sequence[tuple[Address, Answer]], before: int, *, stops: bool) -> str:
     kinds = [answer.kind for _, answer in answers]
     for number, (address, answer) in enumerate(answers[:_MOST]):
-        if answer.kind is Kind.REFUSES and before >> number & 1:
+        if answer.kind is AnswerKind.REFUSES and before >> number & 1:
             return f"THE REGISTRY DOES NOT ANSWER: {address.name} refuses the connection"
-        if stops or answer.kind is not Kind.READ_ONLY or Kind.WRITABLE in kinds:
+        if stops or answer.kind is not AnswerKind.READ_ONLY or AnswerKind.WRITABLE in kinds:
             # Where another one takes writes, this one may be there for reading alone.
             continue
         if before >> _MOST + number & 1:

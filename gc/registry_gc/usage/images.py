@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from registry_gc.compact.arrays import among, distinct, within
 from registry_gc.digest import Keys
-from registry_gc.manifest_reader import Edge, State
+from registry_gc.manifest_reader import Edge, ManifestState
 from registry_gc.marking.pairs import manifests_of, pairs_of, repositories_of
 from registry_gc.usage.inventory import Inventory
 
@@ -55,7 +55,7 @@ class _Finder:
         rows = np.flatnonzero(tags.known)
         ids = self.manifests.ids(tags.keys[rows])
         fine = ids >= 0
-        fine[fine] = self.manifests.batch.states[ids[fine]] == State.OK
+        fine[fine] = self.manifests.batch.states[ids[fine]] == ManifestState.OK
         # Rows of tags, and beside each its image.
         self.rows = rows[fine]
         self.tagged = pairs_of(tags.owner[self.rows], ids[fine])

@@ -29,7 +29,7 @@ from registry_gc.listing.blob_stream import stream_blobs
 from registry_gc.listing.reading import read_catalog
 from registry_gc.policy import Policy
 from registry_gc.run_file import RunFile
-from registry_gc.runs.rows import Kind, Row
+from registry_gc.runs.rows import Row, RowKind
 from registry_gc.verify.closure import Closure, close
 from registry_gc.verify.contradiction import Contradiction
 from registry_gc.verify.library import Library
@@ -164,7 +164,13 @@ def conflicts(
     """Why rows of *run_file* must not go; nothing where all of them may."""
     judge = _Judge(catalog, library, closure)
     numbers = {name: number for number, name in enumerate(catalog.repositories)}
-    for kind in (Kind.TAG_INDEX, Kind.SIGNATURE, Kind.REVISION, Kind.LAYER_LINK, Kind.UPLOAD):
+    for kind in (
+        RowKind.TAG_INDEX,
+        RowKind.SIGNATURE,
+        RowKind.REVISION,
+        RowKind.LAYER_LINK,
+        RowKind.UPLOAD,
+    ):
         for name, rows in groupby(run_file.rows(kind), key=lambda row: row.repository):
             number = numbers.get(name or "")
             for row in rows:
@@ -174,7 +180,7 @@ def conflicts(
                     reason = judge.link(number, row)
                 if reason:
                     yield f"{row.path}: {reason}"
-    for row in run_file.rows(Kind.BLOB):
+    for row in run_file.rows(RowKind.BLOB):
         if reason := _form(row, cutoff) or judge.blob(row):
             yield f"{row.path}: {reason}"
 
@@ -185,18 +191,18 @@ def _form(row: Row, cutoff: float) -> str:
         return "younger than the grace period"
     name, digest = row.repository or "", row.digest or ""
     try:
-        if row.kind is not Kind.UPLOAD:
+        if row.kind is not RowKind.UPLOAD:
             check_digest(digest)
     except InvalidDigest as error:
         return str(error)
     below = f"/{digest.replace(':', '/')}/link"
     right = {
-        Kind.BLOB: row.path == blob_path(digest),
-        Kind.REVISION: row.path == revision_link(name, digest),
-        Kind.LAYER_LINK: row.path == layer_link(name, digest),
-        Kind.UPLOAD: row.path.startswith(f"{REPOSITORIES}{name}/_uploads/{digest}/"),
-        Kind.TAG_INDEX: row.path == tag_index_link(name, _tag_of(row.path), digest),
-        Kind.SIGNATURE: row.path.startswith(f"{REPOSITORIES}{name}/_manifests/revisions/")
+        RowKind.BLOB: row.path == blob_path(digest),
+        RowKind.REVISION: row.path == revision_link(name, digest),
+        RowKind.LAYER_LINK: row.path == layer_link(name, digest),
+        RowKind.UPLOAD: row.path.startswith(f"{REPOSITORIES}{name}/_uploads/{digest}/"),
+        RowKind.TAG_INDEX: row.path == tag_index_link(name, _tag_of(row.path), digest),
+        RowKind.SIGNATURE: row.path.startswith(f"{REPOSITORIES}{name}/_manifests/revisions/")
         and row.path.endswith("/signatures" + below),
     }
     return "" if right[row.kind] else "is not what its row says"
@@ -228,7 +234,7 @@ class _Judge:
 
     def link(self, repository: int, row: Row) -> str:
         """Why the link of *row* must stay."""
-        if row.kind is Kind.UPLOAD:
+        if row.kind is RowKind.UPLOAD:
             return ""
         if repository in self._closure.held:
             return "its repository is held"
@@ -237,18 +243,18 @@ class _Judge:
             return "something young names it"
         if row.path in self._catalog.alias_links and self._is_needed_name(key):
             return "it says under which name a live blob is stored"
-        if row.kind is Kind.LAYER_LINK:
+        if row.kind is RowKind.LAYER_LINK:
             named = self._names({key}) & self._names(self._needed_in(repository))
             return "a live manifest of its repository needs it" if named else ""
         return self._of_manifest(repository, row, key)
 
     def _of_manifest(self, repository: int, row: Row, key: bytes) -> str:
         live = self._closure.live.get(repository, set())
-        if row.kind is Kind.SIGNATURE:
+        if row.kind is RowKind.SIGNATURE:
             folder = row.path.partition("/_manifests/revisions/")[2]
             revision = ":".join(folder.split("/")[:2])
             return "its manifest is live" if self._key(revision) in live else ""
-        if row.kind is Kind.TAG_INDEX:
+        if row.kind is RowKind.TAG_INDEX:
             folder = tag_folder(row.repository or "", _tag_of(row.path))
             if self._current.get(folder) == row.digest:
                 return "the tag points to it"
