@@ -133,6 +133,19 @@ def store() -> Store:
     return Store()
 
 
+def test_a_referrer_that_is_young_itself_is_not_freed_with_its_subject(store: Store) -> None:
+    """A backup brought it back: all links to it are old, and another repository needs it."""
+    image = store.tree.image("a", "v1", layers=[b"layer"])
+    referrer = store.tree.image("a", subject=image, layers=[b"signature"])
+    store.tree.index("b", "v1", [referrer])
+    path = blob_path(referrer)
+    store.storage.put(path, store.storage.read(path), YOUNG)
+    about = explainer(store.storage, Policy(delete_untagged=True, grace=HOUR)).explain("a:v1")
+    assert isinstance(about, AboutTag)
+    # Young, it is a root of its own; and what it describes lives with it.
+    assert about.frees.manifests == 1
+
+
 UNTAGGED_GO = Policy(delete_untagged=True)
 
 

@@ -135,10 +135,16 @@ class Marker:
         """What lives in *catalog* and would not in *rest*, by the rules of ``-m``."""
         policy = replace(self.policy, delete_untagged=True)
         before, late = self.marked(catalog, policy)
+        known = self._doubtful(catalog, before)
         while True:
             after = self._mark(rest, policy, late)
             stats = self._stats(rest, without(before.digests, after.digests))
-            young = stats.keys[stats.modified > self._cutoff]
+            # Of what lives on elsewhere, age matters where more links to it would go now.
+            doubtful = self._stats(rest, without(self._doubtful(rest, after), known))
+            known = distinct(np.concatenate([known, doubtful.keys]))
+            young = np.concatenate(
+                [found.keys[found.modified > self._cutoff] for found in (stats, doubtful)]
+            )
             if not len(young):
                 break
             # What is young stays, and is a root when it is a manifest.
@@ -147,6 +153,13 @@ class Marker:
         linked = distinct(pairs_of(catalog.revisions.owner, catalog.revisions.ids(self._manifests)))
         manifests = within(linked, without(before.live, after.live))
         return Freed(int(manifests.sum()), len(stats.keys), int(stats.sizes.sum()))
+
+    def _doubtful(self, catalog: Catalog, marking: Marking) -> Keys:
+        """What is live, and keeps a link that would go if it is young."""
+        if not self.policy.grace:
+            return empty_keys()
+        ages = YoungBlobs(catalog, self._manifests, marking, self._cutoff)
+        return distinct(marking.digests[ages.doubtful.has(marking.digests)])
 
     def _stats(self, catalog: Catalog, keys: Keys) -> _Stats:
         others = catalog.names.others
