@@ -405,9 +405,9 @@ def test_what_was_written_survives_a_kill(path: Path) -> None:
     code = (
         "import os, signal, sys\n"
         "from registry_gc.run_file import RunFile\n"
-        "from registry_gc.runs.rows import RowKind, Row, RowState\n"
+        "from registry_gc.runs.rows import Row, RowKind, RowState\n"
         f"run_file = RunFile.create({str(path)!r})\n"
-        "rows = [Row(Kind.BLOB, None, None, str(n), 1, None, 'x') for n in range(5000)]\n"
+        "rows = [Row(RowKind.BLOB, None, None, str(n), 1, None, 'x') for n in range(5000)]\n"
         "run_file.add(rows)\n"
         "run_file.make_durable()\n"
         "run_file.record([(n, RowState.DELETED, '') for n in range(1, 100)])\n"
