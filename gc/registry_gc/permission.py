@@ -21,7 +21,7 @@ _LOOK_AGAIN = 10.0
 
 
 class Refused(Exception):
-    """The guard, the lock, the plan or a limit says no; nothing was deleted."""
+    """The guard, the lock, the plan, a limit or what was found says no; nothing was changed."""
 
 
 class StoppedByGuard(Exception):

@@ -29,7 +29,6 @@ from registry_gc.cli.wiring import (
 )
 from registry_gc.cli.working import (
     FAILURES,
-    Refused,
     engine_of,
     failure,
     locked,
@@ -42,6 +41,7 @@ from registry_gc.guard import Guard
 from registry_gc.guard.watch import GuardWatch
 from registry_gc.interrupts import Interrupts
 from registry_gc.limits import Limits
+from registry_gc.permission import Refused
 from registry_gc.policy import Policy
 from registry_gc.progress import Progress
 from registry_gc.quarantine.bring_back import LookOrStop, Result

@@ -17,7 +17,6 @@ from registry_gc.cli.wiring import complain, is_terminal, logs_json, note
 from registry_gc.cli.working import (
     FAILURES,
     Failed,
-    Refused,
     failure,
     locked,
     registry_at,
@@ -25,6 +24,7 @@ from registry_gc.cli.working import (
 )
 from registry_gc.interrupts import Interrupts
 from registry_gc.layout import REPOSITORIES, SHA256_BLOBS
+from registry_gc.permission import Refused
 from registry_gc.progress import Progress
 from registry_gc.quarantine.aside import Aside, Kept, asides
 from registry_gc.quarantine.bring_back import Back, BringingBack, exists, meaning_of

@@ -21,12 +21,9 @@ from registry_gc.engine import Engine, WorkerLost, engine_for
 from registry_gc.interrupts import Interrupted, Interrupts
 from registry_gc.lock import Lock, LockError, LockHeld
 from registry_gc.machine.shortage import NO_MEMORY, NO_THREADS, is_out_of_threads
+from registry_gc.permission import Refused
 from registry_gc.progress import Progress
 from registry_gc.quarantine.still_allowed import Changed
-
-
-class Refused(Exception):
-    """The guard, or what was found, says no; nothing was changed."""
 
 
 class Failed(Exception):
